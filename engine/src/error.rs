@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::clock;
 use crate::format::record::RecordError;
 use crate::gc::GcError;
+use crate::limits::FILES_MAX;
 use crate::options::OptionsError;
 use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, Unmet};
 
@@ -92,6 +93,8 @@ pub enum Shortage {
     Space,
     /// File descriptors, of the process or of the system.
     Descriptors,
+    /// Lines for files in the manifest, which names [`FILES_MAX`] at most.
+    Files,
 }
 
 impl Shortage {
@@ -99,6 +102,9 @@ impl Shortage {
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
+        if let Some(own) = error.get_ref().and_then(|own| own.downcast_ref::<Self>()) {
+            return Some(*own);
+        }
         match (error.kind(), Errno::from_io_error(error)) {
             (StorageFull | QuotaExceeded, _) => Some(Self::Space),
             (_, Some(Errno::MFILE | Errno::NFILE)) => Some(Self::Descriptors),
@@ -111,24 +117,30 @@ impl Shortage {
         match self {
             Self::Space => room,
             Self::Descriptors => "let the process have more open files",
+            Self::Files => "remove frames and compact the store, or collect its garbage",
         }
     }
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Space => "the disk is full",
-            Self::Descriptors => "no file descriptor is left",
-        })
+        match self {
+            Self::Space => f.write_str("the disk is full"),
+            Self::Descriptors => f.write_str("no file descriptor is left"),
+            Self::Files => write!(f, "the store has {FILES_MAX} files, as many as it may"),
+        }
     }
 }
+
+impl std::error::Error for Shortage {}
 
 impl From<Shortage> for io::Error {
     fn from(shortage: Shortage) -> Self {
         match shortage {
             Shortage::Space => io::ErrorKind::StorageFull.into(),
             Shortage::Descriptors => Errno::MFILE.into(),
+            // The system knows no such error.
+            Shortage::Files => Self::new(io::ErrorKind::StorageFull, shortage),
         }
     }
 }
@@ -424,6 +436,9 @@ impl From<Corruption> for ReadError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompactError {
+    /// An option is out of its range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// The frames could not be removed.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -509,6 +524,13 @@ mod tests {
             let told = CompactError::StorageFull(shortage).to_string();
             assert!(told.starts_with(text), "{told}");
         }
+        let own = Shortage::Files;
+        assert_eq!(Shortage::of(&own.into()), Some(own));
+        assert_eq!(
+            AppendError::StorageFull(own).to_string(),
+            "the store has 1048576 files, as many as it may; remove frames and compact the store, \
+             or collect its garbage, appends then go on by themselves"
+        );
         assert_eq!(of(Errno::IO), None);
     }
 

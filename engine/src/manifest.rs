@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::error::{Corruption, OpenError};
+use crate::error::{Corruption, OpenError, Shortage};
 use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
 use crate::limits::FILES_MAX;
@@ -131,7 +131,7 @@ impl Manifest {
     }
 
     /// Changes the manifest; durable when it returns. After an error it is as before, in memory and
-    /// for the next open; one that would name more than [`FILES_MAX`] files is that of a full disk.
+    /// for the next open; one that would name more than [`FILES_MAX`] files is [`Shortage::Files`].
     /// Where it cannot be said which counts, because the copy was complete and only a sync
     /// failed, the error is none of a full disk, and the manifest is not changed any more.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SuperState)) -> io::Result<()> {
@@ -144,7 +144,7 @@ impl Manifest {
         change(&mut state);
         if state.files.len() > FILES_MAX.max(count) {
             // Neither copy could be read again.
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(Shortage::Files.into());
         }
         let next = writing.sequence + 1;
         // Odd sequences go to the first copy: a new store begins with super.a.
@@ -294,7 +294,7 @@ mod tests {
         let manifest = Manifest::create(dir.path(), files, state).unwrap();
         for _ in 0..2 {
             let refused = manifest.update(|state| state.files.push(line)).unwrap_err();
-            assert!(is_full(&refused), "{refused}");
+            assert_eq!(Shortage::of(&refused), Some(Shortage::Files), "{refused}");
         }
         let named = |dir: &Path| load(dir).unwrap().unwrap().state().files.len();
         assert_eq!((named(dir.path()), manifest.state().files.len()), (FILES_MAX, FILES_MAX));

@@ -150,6 +150,9 @@ pub enum OptionsError {
         /// Milliseconds it was set to.
         pause_ms: u64,
     },
+    /// Segments that are compacted at a share of dead bytes that is not allowed.
+    #[error("segments compacted once {0} percent of their bytes are dead: 1 to 100 are needed")]
+    DeadPercent(u8),
     /// Not a sync policy.
     #[error("{0:?} is not a sync policy; expected: sync, interval:50ms (1ms to 60000ms) or none")]
     SyncPolicy(String),
@@ -172,6 +175,9 @@ impl StoreOptions {
             && !((1..=SYNC_INTERVAL_MS_MAX).contains(&ms) && bytes > 0)
         {
             return Err(OptionsError::SyncInterval { ms, bytes });
+        }
+        if let Some(compaction) = self.compaction {
+            compaction.check()?;
         }
         match self.scrub {
             Some(ScrubOptions { bytes_per_second, pause_ms })
@@ -300,5 +306,16 @@ mod tests {
             assert_eq!(scrub(bytes_per_second, pause_ms), refused);
         }
         assert_eq!((scrub(1, 0), scrub(u64::MAX, SCRUB_PAUSE_MS_MAX)), (Ok(()), Ok(())));
+        let compaction = |dead_percent| {
+            let compaction = Some(CompactOptions { dead_percent, ..CompactOptions::default() });
+            open(StoreOptions { compaction, ..StoreOptions::default() })
+        };
+        for percent in [0, 101, u8::MAX] {
+            assert_eq!(compaction(percent), Err(OptionsError::DeadPercent(percent)));
+        }
+        assert_eq!((compaction(1), compaction(100)), (Ok(()), Ok(())));
+        let store = crate::Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let refused = store.compact(CompactOptions { dead_percent: 0, bytes_per_second: None });
+        assert_eq!(refused, Err(OptionsError::DeadPercent(0).into()));
     }
 }

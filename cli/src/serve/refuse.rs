@@ -95,6 +95,7 @@ pub(super) fn compact(error: &CompactError) -> Refusal {
         CompactError::Append(error) => return append(error),
         CompactError::Unreadable(error) => return read(error),
         CompactError::Left(_) => Code::Corrupt,
+        CompactError::Options(_) => Code::InvalidValue,
         CompactError::StorageFull(_) => Code::StorageFull,
         CompactError::ReadOnly(_) => Code::ReadOnly,
         CompactError::Poisoned | CompactError::Closed => Code::Closed,

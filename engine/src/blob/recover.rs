@@ -269,6 +269,10 @@ impl Opened {
     /// it names and that is there: the crash came before the manifest was written, or the manifest
     /// lost its newest copy.
     fn strangers(&mut self, env: &Arc<Env>, strangers: &There) -> Result<(), BlobError> {
+        if env.manifest.state().backup {
+            // All that its frames name is in the packs it names; whoever adds to it removes these.
+            return Ok(());
+        }
         let mut taken = None;
         for (&key, &head) in strangers {
             // The oldest generation has all that the others were made of, and one of them is

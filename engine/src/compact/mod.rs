@@ -22,6 +22,7 @@ use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
+use crate::options::OptionsError;
 use crate::store::{Inner, Store};
 use crate::value::{Appended, BlobHash, FrameId};
 use pace::Pace;
@@ -45,6 +46,15 @@ pub struct CompactOptions {
 impl Default for CompactOptions {
     fn default() -> Self {
         Self { dead_percent: 50, bytes_per_second: Some(32 * 1024 * 1024) }
+    }
+}
+
+impl CompactOptions {
+    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+        match self.dead_percent {
+            1..=100 => Ok(()),
+            percent => Err(OptionsError::DeadPercent(percent)),
+        }
     }
 }
 
@@ -107,7 +117,8 @@ impl Store {
     /// [`CompactError`]; all that can be read stays readable.
     pub fn compact(&self, options: CompactOptions) -> Result<CompactReport, CompactError> {
         let inner = &self.inner;
-        let which = Which::Dead(options.dead_percent.clamp(1, 100));
+        options.check()?;
+        let which = Which::Dead(options.dead_percent);
         let mut report = CompactReport::default();
         loop {
             let _one = inner.compaction.begin();

@@ -189,7 +189,7 @@ pub(super) fn round(
         return Duration::ZERO;
     }
     compaction.note_look(Duration::ZERO);
-    let which = Which::Dead(options.dead_percent.clamp(1, 100));
+    let which = Which::Dead(options.dead_percent);
     // What failed, for example on a full disk, is tried again. The last sealed segment may be
     // needed by an opening and is left alone.
     let done = inner.compact(&which, false, options.bytes_per_second);

@@ -97,8 +97,8 @@ impl Store {
     /// The backup opens for reading. It becomes a store to write to by [`restore`].
     ///
     /// # Errors
-    /// [`MaintainError`]; the destination is then what it was, and the next attempt takes up what
-    /// this one has copied.
+    /// [`MaintainError`]; the destination is then what it was, or what it is to be when only the
+    /// last names could not be given. The next attempt takes up what this one has copied.
     pub fn backup(
         &self,
         dest: impl AsRef<Path>,

@@ -2,13 +2,15 @@
 //! until the manifest of the copy names them, so the directory is at every moment what it was or
 //! what it is to be, and what a crash left is taken up by the next attempt.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::MaintainError;
 use super::finding::Progress;
+use super::read_only::aside;
 use super::snapshot::Snapshot;
 use super::survey::Survey;
 use crate::blob::{BadEntry, check_pack_file};
@@ -53,6 +55,11 @@ fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
     of(a) == of(b)
 }
 
+/// Whether all bytes of a file of the source are known by its CRC.
+fn is_known(file: &FileEntry) -> bool {
+    file.state == FileState::Sealed && file.crc != 0
+}
+
 impl Copier<'_> {
     /// Makes the copy what the snapshot says and its manifest `state`, but for the files.
     pub(super) fn run(
@@ -72,6 +79,8 @@ impl Copier<'_> {
             self.to_files.create_dir(&dir).map_err(failed("make", &dir))?;
         }
         let before = manifest.state();
+        let named = self.finish(&before)?;
+        let (mut brought, mut sealed) = (Vec::new(), Vec::new());
         let mut files = Vec::with_capacity(snapshot.state.files.len());
         let bytes_total = snapshot.state.files.iter().map(|file| file.length).sum();
         let mut bytes = 0;
@@ -81,18 +90,28 @@ impl Copier<'_> {
                 return Err(MaintainError::Stopped);
             }
             let there = before.files.iter().find(|old| is_same(old, file));
+            let place = file.path_in(self.to);
+            // What stood in for a file that was lost may be cut off.
+            let is_sound = |old: &FileEntry| {
+                !named.contains(&place) || (old.crc != 0 && self.sync_if_whole(&place, old))
+            };
             files.push(match there.filter(|_| self.is_in_place(file)) {
-                Some(old) if old.state == file.state => {
+                Some(old) if old.state == file.state && is_sound(old) => {
                     counts.kept += 1;
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
                 // It was sealed since, and nothing was appended to it before.
-                Some(_) if file.crc != 0 && self.sync_if_whole(&file.path_in(self.to), file) => {
-                    self.bring_derived(file);
+                Some(_) if file.crc != 0 && self.sync_if_whole(&place, file) => {
+                    sealed.push(*file);
                     counts.kept += 1;
                     *file
                 }
-                _ => self.bring(file, &path, counts)?,
+                _ => {
+                    let entry = self.bring(file, &path, counts)?;
+                    brought.push(place);
+                    sealed.extend(Some(*file).filter(is_known));
+                    entry
+                }
             });
             bytes += file.length;
         }
@@ -100,7 +119,20 @@ impl Copier<'_> {
         let next = SuperState { files, ..state };
         let update = manifest.update(|state| *state = next);
         update.map_err(failed("write the manifest in", self.to))?;
-        self.settle(&manifest.state())
+        self.settle(&manifest.state(), &brought, &sealed)
+    }
+
+    /// Gives the files of the manifest the names that an attempt before this one did not come to
+    /// give them, as an open does: what this one brings takes their other names. Returns those.
+    fn finish(&self, before: &SuperState) -> Result<HashSet<PathBuf>, MaintainError> {
+        let aside = aside(&**self.to_files, self.to, before);
+        for (path, unfinished) in &aside {
+            self.rename(unfinished, path)?;
+        }
+        if !aside.is_empty() {
+            self.sync_dirs()?;
+        }
+        Ok(aside.into_keys().collect())
     }
 
     fn is_in_place(&self, file: &FileEntry) -> bool {
@@ -117,13 +149,12 @@ impl Copier<'_> {
     ) -> Result<FileEntry, MaintainError> {
         let sealed = file.state == FileState::Sealed;
         // The CRC of one that was unmarked a moment ago is not known yet.
-        let expected = Some(file.crc).filter(|&crc| sealed && crc != 0);
+        let expected = is_known(file).then_some(file.crc);
         let to = unfinished(&file.path_in(self.to));
         let mut file = *file;
         // What is there was made from a shorter form of the file.
         file.kind.derived().iter().for_each(|kind| self.remove(&file.path_of(self.to, kind)));
-        if sealed && self.link && expected.is_some() {
-            self.bring_derived(&file);
+        if self.link && expected.is_some() {
             match self.to_files.link(from, &to) {
                 Ok(()) => {
                     counts.linked += 1;
@@ -137,7 +168,6 @@ impl Copier<'_> {
             }
         }
         if expected.is_some() && self.sync_if_whole(&to, &file) {
-            self.bring_derived(&file);
             counts.kept += 1;
             return Ok(file);
         }
@@ -149,9 +179,6 @@ impl Copier<'_> {
         self.check(&mut file, from, &to, expected.is_none())?;
         if sealed {
             file.crc = crc;
-            if expected.is_some() {
-                self.bring_derived(&file);
-            }
         }
         counts.copied += 1;
         counts.bytes_copied += file.length;
@@ -257,7 +284,9 @@ impl Copier<'_> {
         Ok(crc.finalize())
     }
 
-    /// Brings the indexes made from a sealed file. They are made again when they do not come along.
+    /// Brings the indexes made from a sealed file. They are made again when they do not come along,
+    /// and come when the file has its name: beside a shorter form of it they would tell of frames
+    /// and removals that are not in it.
     fn bring_derived(&self, file: &FileEntry) {
         for kind in file.kind.derived() {
             let (from, to) = (file.path_of(self.from, kind), file.path_of(self.to, kind));
@@ -280,18 +309,19 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Gives files the names the manifest has for them and removes those it does not name. An open
+    /// Gives the files that were brought the names the manifest has for them and removes those it
+    /// does not name, and what an attempt that was cut off left beside one that was kept. An open
     /// does the same when this did not come to its end.
-    fn settle(&self, state: &SuperState) -> Result<(), MaintainError> {
-        let failed = |path: &Path, error| MaintainError::io("rename", path, error);
-        for file in &state.files {
-            let path = file.path_in(self.to);
-            if self.to_files.len_of(&unfinished(&path)).is_err() {
-                continue;
-            }
-            let renamed = self.to_files.rename(&unfinished(&path), &path);
-            renamed.map_err(|error| failed(&path, error))?;
+    fn settle(
+        &self,
+        state: &SuperState,
+        brought: &[PathBuf],
+        sealed: &[FileEntry],
+    ) -> Result<(), MaintainError> {
+        for path in brought {
+            self.rename(&unfinished(path), path)?;
         }
+        sealed.iter().for_each(|file| self.bring_derived(file));
         self.sync_dirs()?;
         for kind in [FileKind::Segment, FileKind::Pack] {
             let dir = self.to.join(kind.dir());
@@ -306,6 +336,11 @@ impl Copier<'_> {
             }
         }
         Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), MaintainError> {
+        let renamed = self.to_files.rename(from, to);
+        renamed.map_err(|error| MaintainError::io("rename", to, error))
     }
 
     fn remove(&self, path: &Path) {

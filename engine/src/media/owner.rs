@@ -72,10 +72,12 @@ fn parent_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::error::OpenError;
     use crate::maintain::CopyOptions;
-    use crate::options::SyncPolicy;
+    use crate::options::{StoreOptions, SyncPolicy};
     use crate::testing::{frame, open};
 
     fn owners(dir: &Path, found: &mut Vec<(std::path::PathBuf, u32)>) {
@@ -160,6 +162,47 @@ mod tests {
             give_empty(&user.join(name));
             let owner = fs::metadata(user.join(name)).unwrap().uid();
             assert_eq!(owner == 10_001, is_given && is_root, "{name}");
+        }
+    }
+
+    /// Puts a link in the place of a directory when random bytes are asked for, which is while the
+    /// store is opened.
+    #[derive(Debug)]
+    struct Exchange {
+        path: std::path::PathBuf,
+        moved: std::path::PathBuf,
+    }
+
+    impl crate::entropy::Entropy for Exchange {
+        fn seed(&self) -> io::Result<[u8; 32]> {
+            if !self.moved.exists() {
+                fs::rename(&self.path, &self.moved)?;
+                std::os::unix::fs::symlink(&self.moved, &self.path)?;
+            }
+            crate::entropy::SystemEntropy.seed()
+        }
+    }
+
+    #[test]
+    fn a_link_that_comes_while_root_opens_a_store_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("user");
+        fs::create_dir(&user).unwrap();
+        let is_root = fs::metadata(&user).unwrap().uid() == 0;
+        if is_root {
+            std::os::unix::fs::chown(&user, Some(10_001), Some(10_001)).unwrap();
+        }
+        open(&user, SyncPolicy::None).close().unwrap();
+        for name in ["log", "blobs"] {
+            let (path, moved) = (user.join(name), dir.path().join(name));
+            let entropy = Arc::new(Exchange { path: path.clone(), moved: moved.clone() });
+            let options = crate::testing::options(SyncPolicy::None);
+            let opened = crate::Store::open(&user, StoreOptions { entropy, ..options });
+            let is_refused = matches!(&opened, Err(OpenError::Link { path: at }) if *at == path);
+            assert_eq!(is_refused, is_root, "{opened:?}");
+            drop(opened);
+            fs::remove_file(&path).unwrap();
+            fs::rename(&moved, &path).unwrap();
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
     listed.sort_unstable_by_key(FileEntry::key);
     let is_listed = |key| listed.iter().any(|file| file.key() == key);
+    // Of what a backup was before it was added to. Whoever adds to it the next time removes it.
+    let is_left = |base| state.backup && listed.last().is_some_and(|last| base < last.base);
     let mut found = LogFiles::default();
     let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
     finish_renames(env, &listed, &listing).map_err(|error| OpenError::io("tidy", &dir, error))?;
@@ -57,6 +59,7 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
         let path = dir.join(name);
         let stray = match superseded {
             true => Stray::Unused,
+            false if is_left(base) => continue,
             false => stray(env, &path).map_err(|error| OpenError::io("read", &path, error))?,
         };
         let reason = match stray {

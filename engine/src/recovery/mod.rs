@@ -123,7 +123,17 @@ fn hold_dirs(env: &Env) -> Result<(), OpenError> {
             _ => {}
         }
     }
-    Ok(())
+    // Whoever owns the store may have put one there since the lock was taken.
+    check_links(&env.dir)
+}
+
+/// Refuses a store one of whose directories is a link that root must not follow.
+fn check_links(dir: &Path) -> Result<(), OpenError> {
+    let mut subs = [LOG_DIR, BLOB_DIR].map(|sub| dir.join(sub)).into_iter();
+    match subs.find(|sub| leads_away(sub)) {
+        Some(path) => Err(OpenError::Link { path }),
+        None => Ok(()),
+    }
 }
 
 /// Why the groups of the journal are not in their places. Where a filesystem copies what is written
@@ -138,10 +148,7 @@ fn not_put_back(env: &Env, error: io::Error) -> OpenError {
 
 /// Takes the lock of the store in `dir`, which comes before anything else that is done there.
 pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
-    let subs = [LOG_DIR, BLOB_DIR].map(|sub| dir.join(sub));
-    if let Some(path) = subs.into_iter().find(|sub| leads_away(sub)) {
-        return Err(OpenError::Link { path });
-    }
+    check_links(dir)?;
     let path = dir.join(LOCK);
     StoreLock::take(&path, now_ms).map_err(|error| match error {
         LockError::Held { pid, since_ms } => {

@@ -189,8 +189,11 @@ fn run_child(what: &str, dir: &Path, user: Option<u32>) {
     if let Some(user) = user.filter(|_| is_root) {
         // The other user must be able to run the binary, wherever it was built.
         let copy = std::env::temp_dir().join(format!("xs-it-{}", std::process::id()));
-        let copied = fs::copy(std::env::current_exe().unwrap(), &copy);
-        copied.and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))).unwrap();
+        // Another process makes the copy: what this one has open to be written, a child that some
+        // other thread starts has as well for a moment, and what is open so cannot be run.
+        let made = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
+        assert!(made.unwrap().success());
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         command = {
             let mut other = Command::new(&copy);
             other.args(command.get_args()).envs([(DIR, dir.as_os_str()), (WHAT, what.as_ref())]);

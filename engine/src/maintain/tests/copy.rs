@@ -10,6 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{build, check, fill, go_on, none, tell};
+use crate::append::Batch;
+use crate::compact::CompactOptions;
 use crate::error::{ReadError, ReadOnlyReason};
 use crate::maintain::{CopyOptions, CopyReport, MaintainError, Problem, repair, restore};
 use crate::media::Files;
@@ -273,7 +275,7 @@ fn an_empty_store_is_copied_too() {
     fork.append(frame("a", 1).into()).unwrap();
     assert_eq!(numbers(&fork), [1]);
     let cursors = vec![super::cursor("only", 3, b"state")];
-    store.append(crate::append::Batch { cursors, ..Default::default() }).unwrap();
+    store.append(Batch { cursors, ..Default::default() }).unwrap();
     store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
     let backup = Store::open(dest.path(), none()).unwrap();
     assert_eq!(backup.cursors().len(), 1);
@@ -298,46 +300,125 @@ fn a_copy_can_be_stopped_and_taken_up() {
 }
 
 #[test]
+fn what_an_attempt_left_takes_the_place_of_no_file_that_is_whole() {
+    let (dir, dest) = (fast_dir(), fast_dir());
+    // No file is written anew between two copies.
+    let compress = CompressOptions { busy_bytes_per_second: 0, ..CompressOptions::default() };
+    let store = Store::open(dir.path(), StoreOptions { compress, ..none() }).unwrap();
+    fill(&store);
+    store.inner.blobs.seal_all();
+    let backup = || store.backup(dest.path(), CopyOptions::copies(), &mut go_on).unwrap();
+    let files = backup().files_copied;
+    let tail = segment_files(dest.path()).pop().unwrap();
+    for path in [tail, files_in(&dest.path().join("blobs"), "pack").remove(0)] {
+        let (sound, left) = (fs::read(&path).unwrap(), path.with_added_extension("tmp"));
+        let cut_off = [&sound[..sound.len() / 2], &vec![0; sound.len() - sound.len() / 2]].concat();
+        fs::write(&left, &cut_off).unwrap();
+        assert_eq!(backup().files_kept, files);
+        assert!(fs::read(&path).unwrap() == sound, "{}", path.display());
+        // Nor is it taken for one that was lost.
+        fs::write(&left, &cut_off).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(backup().files_copied, 1);
+        assert!(fs::read(&path).unwrap() == sound && !left.exists(), "{}", path.display());
+    }
+    assert!(check(dest.path()).is_clean());
+}
+
+#[test]
 fn a_power_cut_anywhere_leaves_the_backup_before_or_the_one_after() {
+    // One segment grows from each backup to the next.
+    cut_anywhere([500, 300, 50], |_| ());
+}
+
+#[test]
+fn a_power_cut_leaves_a_backup_that_lacks_nothing_after_a_compaction_too() {
+    let compact = |store: &Store| {
+        // Two segments become one, so that nothing takes the place of the second.
+        let frames = store.read(&Default::default()).unwrap().take(900);
+        let ids = frames.enumerate().filter(|(number, _)| number % 3 > 0);
+        let ids: Vec<_> = ids.map(|(_, frame)| frame.unwrap().id()).collect();
+        for removes in ids.chunks(60).map(<[_]>::to_vec) {
+            store.append(Batch { removes, ..Batch::default() }).unwrap();
+        }
+        let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
+        let report = store.compact(all).unwrap();
+        assert!(report.rewritten > report.written, "{report:?}");
+    };
+    cut_anywhere([1000, 100, 50], compact);
+}
+
+/// Cuts the power anywhere in a backup and in a second one that adds to it, and after each cut has
+/// a third one stopped anywhere. Before each so many frames are appended; `between` is called
+/// before the second one.
+fn cut_anywhere(frames: [u64; 3], between: impl Fn(&Store)) {
     let root = fast_dir();
     let (home, dest) = (root.path().join("home"), root.path().join("dest"));
     [&home, &dest].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
     let disk = SimDisk::new(&Image::new(), root.path(), MediaChoice::Positioned);
     let files: Arc<dyn Files> = Arc::new(disk.clone());
     let store = open_on(&home, options(SyncPolicy::Sync), Arc::clone(&files)).unwrap();
-    let images = Arc::new(Mutex::new(Vec::new()));
-    for head in [0, 500] {
-        for n in head..head + 500 {
+    let (images, mut held) = (Arc::new(Mutex::new(Vec::new())), BTreeSet::from([0]));
+    let copies = CopyOptions::copies();
+    let append = |count| {
+        for n in store.info().head..store.info().head + count {
             let new = super::with_body(frame("a", n), format!("{n}").repeat(40).as_bytes());
             store.append(new.into()).unwrap();
         }
+    };
+    for (number, count) in frames[..2].iter().enumerate() {
+        append(*count);
+        if number > 0 {
+            between(&store);
+        }
+        held.insert(numbers(&store).len());
         let kept = Arc::clone(&images);
         disk.watch(move |number, moment| kept.lock().push((number, moment.power_cut(number))));
-        let copies = CopyOptions::copies();
         store.inner.backup_on(&dest, &files, copies, &mut go_on).unwrap();
         disk.unwatch();
         images.lock().push((disk.count(), disk.moment().power_cut(disk.count())));
     }
-    store.close().unwrap();
+    append(frames[2]);
+    let of = |image: &Image| -> Arc<dyn Files> {
+        Arc::new(SimDisk::new(image, root.path(), MediaChoice::Positioned))
+    };
     let mut seen = BTreeSet::new();
     for (cut_at, image) in images.lock().drain(..) {
-        let left = SimDisk::new(&image, root.path(), MediaChoice::Positioned);
-        let files: Arc<dyn Files> = Arc::new(left);
-        let backup = match open_on(&dest, none(), Arc::clone(&files)) {
-            Ok(backup) => backup,
-            Err(error) => panic!("cut at {cut_at}: {error}"),
-        };
-        let found = numbers(&backup).len();
-        if found > 0 {
-            let health = backup.info().health;
-            assert_eq!(health, Health::ReadOnly(ReadOnlyReason::Backup), "cut at {cut_at}");
-            let bodies = backup.read(&Default::default()).unwrap().map(|frame| {
-                backup.blob(&frame.unwrap().hash().unwrap()).unwrap().unwrap().bytes(1 << 20)
-            });
-            assert_eq!(bodies.filter(Result::is_ok).count(), found, "cut at {cut_at}");
-        }
+        let found = frames_of_backup(&dest, of(&image), cut_at);
         seen.insert(found);
-        assert!([0, 500, 1000].contains(&found), "cut at {cut_at}: {found} frames");
+        assert!(held.contains(&found), "cut at {cut_at}: {found} frames");
+        for stop_at in 1.. {
+            let (left, mut begun) = (of(&image), 0);
+            let ended = store.inner.backup_on(&dest, &left, copies, &mut |_| {
+                begun += 1;
+                if begun < stop_at { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            let there = frames_of_backup(&dest, left, cut_at);
+            if ended.is_ok() {
+                assert_eq!(there, numbers(&store).len(), "cut at {cut_at}");
+                break;
+            }
+            assert!(matches!(ended, Err(MaintainError::Stopped)), "cut at {cut_at}: {ended:?}");
+            assert_eq!(there, found, "cut at {cut_at}, stopped at file {stop_at}");
+        }
     }
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 500, 1000]);
+    assert_eq!(seen, held);
+}
+
+/// How many frames a backup opens with, each with its body.
+fn frames_of_backup(dest: &Path, files: Arc<dyn Files>, cut_at: u64) -> usize {
+    let backup = match open_on(dest, none(), files) {
+        Ok(backup) => backup,
+        Err(error) => panic!("cut at {cut_at}: {error}"),
+    };
+    let found = numbers(&backup).len();
+    if found > 0 {
+        let health = backup.info().health;
+        assert_eq!(health, Health::ReadOnly(ReadOnlyReason::Backup), "cut at {cut_at}");
+        let bodies = backup.read(&Default::default()).unwrap().map(|frame| {
+            backup.blob(&frame.unwrap().hash().unwrap()).unwrap().unwrap().bytes(1 << 20)
+        });
+        assert_eq!(bodies.filter(Result::is_ok).count(), found, "cut at {cut_at}");
+    }
+    found
 }

@@ -102,6 +102,8 @@ fn origin() -> Origin {
 fn build(dir: &Path) {
     let store = Store::open(dir, none()).unwrap();
     fill(&store);
+    // Otherwise the close may find some packs sealed and others not.
+    store.inner.blobs.seal_all();
     store.close().unwrap();
 }
 
