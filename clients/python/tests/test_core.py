@@ -397,6 +397,8 @@ class Readings(unittest.TestCase):
     def test_a_gap_is_passed_backwards_too(self) -> None:
         reading = Reading(read_options(reverse=True))
         self.given(reading, deliver([9], 9))
+        with self.assertRaisesRegex(CorruptRange, "^frame 8 cannot be read; go on before 8"):
+            reading.take(gap(1, 8, 9))
         with self.assertRaisesRegex(CorruptRange, "frames 7 to 8 .* go on before 7") as caught:
             reading.take(gap(1, 7, 9))
         self.assertEqual((caught.exception.first, caught.exception.end), (7, 9))

@@ -424,6 +424,8 @@ describe("readings", () => {
   it("a gap is passed backwards too", () => {
     const reading = new Reading(selection("*", { reverse: true }, false));
     given(reading, deliver([9n], 9n));
+    const one = corrupt(reading, gap(1, 8n, 9n));
+    assert.match(one.message, /^frame 8 cannot be read; go on before 8/);
     const { message, first, end, resume } = corrupt(reading, gap(1, 7n, 9n));
     assert.match(message, /frames 7 to 8 .* go on before 7/);
     assert.deepEqual([first, end, resume, reading.position], [7n, 9n, 7n, 7n]);
