@@ -411,6 +411,34 @@ class Readings(unittest.TestCase):
             reading.take(event(4, 42, code=501, rest=b"\3\0why"))
         self.assertEqual(reading.rest.bound, 42)
 
+    def test_a_start_above_the_head_is_kept_until_it_is_reached(self) -> None:
+        starts: List[Any] = [{"from_": 9}, {"after": 8}]
+        for start in starts:
+            reading = Reading(read_options(follow=True, **start))
+            asked = reading.rest
+            reading.began(info(head=5))
+            self.assertEqual(self.given(reading, event(1, 5)), [CaughtUp(5)])
+            with self.assertRaises(Unavailable):
+                reading.take(event(4, 9, code=501, rest=b"\3\0why"))
+            # There is nothing yet that the server could check.
+            self.assertEqual((reading.rest, reading.seen_in, reading.point), (asked, None, None))
+            self.assertEqual(self.given(reading, event(1, 9)), [])
+            self.assertEqual((reading.seen_in, reading.position), ((STORE, 1), 9))
+            self.given(reading, deliver([9], 10))
+            self.assertEqual((reading.rest.start, reading.rest.bound), (messages.START_FROM, 10))
+
+    def test_an_id_above_all_is_kept_until_a_frame_has_come(self) -> None:
+        reading = Reading(read_options(follow=True, after=FrameId(bytes([9] * 16))))
+        asked = reading.rest
+        reading.began(info())
+        self.assertEqual(self.given(reading, event(1, 100)), [CaughtUp(100)])
+        self.given(reading, deliver([], 2000))
+        with self.assertRaises(Unavailable):
+            reading.take(event(4, 2000, code=501, rest=b"\3\0why"))
+        self.assertEqual((reading.rest, reading.seen_in), (asked, None))
+        self.given(reading, deliver([2000], 2001))
+        self.assertEqual((reading.rest.bound, reading.seen_in), (2001, (STORE, 1)))
+
     def test_a_point_holds_for_its_store_and_epoch(self) -> None:
         point = ResumePoint(STORE, 1, 100)
         options = read_options(follow=True)

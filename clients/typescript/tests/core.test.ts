@@ -439,6 +439,40 @@ describe("readings", () => {
     assert.deepEqual(reading.rest.start, { at: "from", bound: 42n });
   });
 
+  it("a start above the head is kept until it is reached", () => {
+    for (const start of [{ from: 9 }, { after: 8 }]) {
+      const reading = following(start);
+      const asked = reading.rest;
+      reading.began(info(1n, 5n));
+      assert.deepEqual(given(reading, event(1, 5n)), [{ kind: "caught_up", head: 5n }]);
+      const dropped = event(4, 9n, 501, Buffer.from("\x03\0why"));
+      assert.throws(() => reading.take(dropped), Unavailable);
+      // There is nothing yet that the server could check.
+      assert.deepEqual([reading.seenIn, reading.point], [undefined, undefined]);
+      assert.equal(reading.rest, asked);
+      assert.deepEqual(given(reading, event(1, 9n)), []);
+      assert.deepEqual(reading.point, { store: STORE, epoch: 1n, offset: 9n });
+      assert.deepEqual(reading.seenIn, { store: STORE, epoch: 1n });
+      given(reading, deliver([9n], 10n));
+      assert.deepEqual(reading.rest.start, { at: "from", bound: 10n });
+    }
+  });
+
+  it("an id above all is kept until a frame has come", () => {
+    const reading = following({ after: idOfBytes(Buffer.alloc(16, 9)) });
+    const asked = reading.rest;
+    reading.began(info());
+    assert.deepEqual(given(reading, event(1, 100n)), [{ kind: "caught_up", head: 100n }]);
+    given(reading, deliver([], 2000n));
+    const dropped = event(4, 2000n, 501, Buffer.from("\x03\0why"));
+    assert.throws(() => reading.take(dropped), Unavailable);
+    assert.equal(reading.rest, asked);
+    assert.deepEqual([reading.seenIn], [undefined]);
+    given(reading, deliver([2000n], 2001n));
+    assert.deepEqual(reading.rest.start, { at: "from", bound: 2001n });
+    assert.deepEqual(reading.seenIn, { store: STORE, epoch: 1n });
+  });
+
   it("a point holds for its store and epoch", () => {
     const point = { store: STORE, epoch: 1n, offset: 100n };
     const reading = new Reading(selection("*", {}, true), point);

@@ -74,7 +74,7 @@ pub struct Follow {
     client: Client,
     /// Frames that came and were not given yet.
     frames: VecDeque<Delivered>,
-    /// The offset to go on from after all that came.
+    /// The offset to go on from after all that came; `None` while it is the start that says so.
     seen: Option<u64>,
     /// The same after all that was given.
     given: Option<u64>,
@@ -208,7 +208,10 @@ impl Follow {
     /// Takes what came on the subscription; what is to be given of it, but for frames.
     fn take(&mut self, event: SubEvent) -> Result<Option<FollowEvent>, ClientError> {
         if let SubEvent::Dropped { refusal, resume } = event {
-            self.saw(resume);
+            // At its start it may have waited for frames that are still to come.
+            if self.start().is_none_or(|start| start < resume) {
+                self.saw(resume);
+            }
             return self.part(refusal.into(), is_passing);
         }
         self.backoff.reset();
@@ -219,11 +222,15 @@ impl Follow {
                 self.rest.limit =
                     self.rest.limit.map(|limit| limit.saturating_sub(frames.len() as u64));
                 self.frames = frames.into();
-                self.saw(scanned_to);
+                if !self.frames.is_empty() || self.start().is_none_or(|start| start <= scanned_to) {
+                    self.saw(scanned_to);
+                }
                 None
             }
             SubEvent::CaughtUp { head } => {
-                self.saw(self.seen.map_or(head, |seen| seen.max(head)));
+                if self.start().is_none_or(|start| start <= head) {
+                    self.saw(self.seen.map_or(head, |seen| seen.max(head)));
+                }
                 let is_first = !std::mem::replace(&mut self.is_caught_up, true);
                 is_first.then_some(FollowEvent::CaughtUp { head })
             }
@@ -240,6 +247,18 @@ impl Follow {
             self.given = self.seen;
         }
         Ok(event)
+    }
+
+    /// The offset below which nothing is wanted, while nothing that is wanted was seen: above all
+    /// when an id says it. It may lie above the head, where there is nothing yet that the server
+    /// could check, and frames that come below it are not to be given.
+    const fn start(&self) -> Option<u64> {
+        match (self.seen, self.rest.start) {
+            (Some(_), _) | (None, Start::First | Start::Last(_) | Start::New) => None,
+            (None, Start::From(Bound::Offset(offset))) => Some(offset),
+            (None, Start::After(Bound::Offset(offset))) => Some(offset.saturating_add(1)),
+            (None, Start::From(Bound::Id(_)) | Start::After(Bound::Id(_))) => Some(u64::MAX),
+        }
     }
 
     /// All up to an offset has come.
