@@ -73,7 +73,7 @@ export class Reading {
   rest: Selection;
   /** All that there is to read was given. */
   isDone = false;
-  /** A server has accepted it. */
+  /** A server has accepted it, and it is known where that has it begin. */
   isStarted = false;
   readonly #reverse: boolean;
   readonly #follow: boolean;
@@ -128,7 +128,11 @@ export class Reading {
     this.#store = info.store;
     this.#epoch = info.epoch;
     if (this.isStarted) return { kind: "resumed", offset: this.#seen ?? null };
-    this.isStarted = true;
+    // What is new and which the last are is known with what comes first: asked again later, others
+    // would be.
+    const { at } = this.rest.start;
+    const isOfNow = (at === "new" || at === "last") && this.#seen === undefined;
+    this.isStarted = !(isOfNow && this.#follow);
     return undefined;
   }
 
@@ -147,6 +151,7 @@ export class Reading {
   take(push: Push): Item[] {
     const items = this.#take(push);
     if (items.length === 0) this.#given = this.#seen;
+    if (items[0]?.kind !== "pulse") this.isStarted = true;
     return items;
   }
 

@@ -72,6 +72,8 @@ pub struct Follow {
     state: State,
     /// The newest connection.
     client: Client,
+    /// What came while it was opened.
+    first: Option<SubEvent>,
     /// Frames that came and were not given yet.
     frames: VecDeque<Delivered>,
     /// The offset to go on from after all that came; `None` while it is the start that says so.
@@ -97,8 +99,8 @@ enum State {
 }
 
 impl Follow {
-    /// Connects and subscribes: [`Start::New`] is from here on, whatever becomes of the connection.
-    /// Must be called within a tokio runtime.
+    /// Connects and subscribes: [`Start::New`] is from here on, and [`Start::Last`] counts from
+    /// here, whatever becomes of the connection. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] when this first attempt fails: nobody has to wait for a wrong address or
@@ -112,12 +114,17 @@ impl Follow {
         let now = || client.server().resume().point(client.server().head);
         let from = from.or_else(|| (rest.start == Start::New).then(now));
         let seen = from.map(|point| point.offset);
-        let subscription = match from {
+        let mut subscription = match from {
             Some(point) => {
                 rest.start = Start::From(Bound::Offset(point.offset));
                 client.subscribe_from(&point, &rest, how).await?
             }
             None => client.subscribe(&rest, how).await?,
+        };
+        // Which the last are is known with what comes first. Asked again later, others would be.
+        let first = match rest.start {
+            Start::Last(_) => first_of(&mut subscription).await?,
+            _ => None,
         };
         Ok(Self {
             address: address.clone(),
@@ -128,6 +135,7 @@ impl Follow {
             backoff: Backoff::new(retry),
             state: State::On(subscription),
             client,
+            first,
             frames: VecDeque::new(),
             seen,
             given: seen,
@@ -179,16 +187,22 @@ impl Follow {
             }
             let outcome = match &mut self.state {
                 State::Over => return Poll::Ready(None),
-                State::On(subscription) => match ready!(subscription.poll_event(cx)) {
-                    Some(Ok(event)) => self.take(event),
-                    Some(Err(error)) => self.part(error, is_cut),
-                    None => {
-                        self.seen = subscription.position().or(self.seen);
-                        self.given = self.seen;
-                        self.state = State::Over;
-                        Ok(None)
+                State::On(subscription) => {
+                    let event = match self.first.take() {
+                        Some(first) => Some(Ok(first)),
+                        None => ready!(subscription.poll_event(cx)),
+                    };
+                    match event {
+                        Some(Ok(event)) => self.take(event),
+                        Some(Err(error)) => self.part(error, is_cut),
+                        None => {
+                            self.seen = subscription.position().or(self.seen);
+                            self.given = self.seen;
+                            self.state = State::Over;
+                            Ok(None)
+                        }
                     }
-                },
+                }
                 State::Away(coming) => match ready!(coming.as_mut().poll(cx)) {
                     Ok((client, subscription)) => Ok(self.resumed(client, subscription)),
                     Err(error) => self.part(error, is_passing),
@@ -320,6 +334,16 @@ impl Stream for Follow {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_event(cx)
+    }
+}
+
+/// What a subscription brings first, other than pulses.
+async fn first_of(subscription: &mut Subscription) -> Result<Option<SubEvent>, ClientError> {
+    loop {
+        match subscription.next().await.transpose()? {
+            Some(SubEvent::Pulse) => {}
+            other => return Ok(other),
+        }
     }
 }
 

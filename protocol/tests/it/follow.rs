@@ -147,6 +147,32 @@ async fn what_is_new_counts_from_the_opening_whatever_becomes_of_the_connection(
     seen.up_to(&mut follow, 8).await;
 }
 
+/// Or the same words would mean others later.
+#[tokio::test]
+async fn what_is_followed_is_known_once_it_is_open() {
+    for start in [Start::New, Start::Last(2)] {
+        let rig = Rig::unix(Role::Admin).await;
+        let relay = Relay::before(&rig.address);
+        rig.memory.fill(5, "a");
+        // It is cut before anything comes: that is an error of the opening, or it goes on from
+        // where it was opened.
+        relay.cut_behind_subscribe(1);
+        let opened = soon(Follow::open(&relay.address(), options(start))).await;
+        assert!(relay.has_cut());
+        let mut follow = match opened {
+            Ok(follow) => follow,
+            Err(error) => {
+                assert!(matches!(&error, ClientError::Disconnected(_)), "{error:?}");
+                open(&relay.address(), options(start)).await
+            }
+        };
+        relay.cut();
+        rig.memory.fill(3, "a");
+        let frames = if start == Start::New { 5 } else { 3 };
+        Seen { frames, ..Seen::default() }.up_to(&mut follow, 8).await;
+    }
+}
+
 /// A start above the head is kept whatever becomes of the connection.
 #[tokio::test]
 async fn what_begins_above_the_head_waits_for_it() {

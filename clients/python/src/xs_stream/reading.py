@@ -14,6 +14,8 @@ from .frames import Frame
 from .messages import (
     START_AFTER,
     START_FROM,
+    START_LAST,
+    START_NEW,
     Dropped,
     Ended,
     ReadOptions,
@@ -87,7 +89,7 @@ class Reading:
         """What there is still to read."""
         self._caught_up = False
         self.started = False
-        """A server has accepted it."""
+        """A server has accepted it, and it is known where that has it begin."""
         self._seen: Optional[int] = point.offset if point else None
         self._given = self._seen
         self._store: Optional[bytes] = point.store if point else None
@@ -129,7 +131,10 @@ class Reading:
         self._store, self._epoch = info.store, info.epoch
         if self.started:
             return Resumed(self._seen)
-        self.started = True
+        # What is new and which the last are is known with what comes first: asked again later,
+        # others would be.
+        is_of_now = self.rest.start in (START_NEW, START_LAST) and self._seen is None
+        self.started = not (is_of_now and self._options.follow)
         return None
 
     def gave(self, item: Item, is_last: bool) -> None:
@@ -145,6 +150,8 @@ class Reading:
         items = self._take(push)
         if not items:
             self._given = self._seen
+        if not (items and isinstance(items[0], Pulse)):
+            self.started = True
         return items
 
     def _take(self, push: Push) -> List[Item]:
