@@ -33,8 +33,9 @@ from xs_stream import (
     parse_address,
 )
 from xs_stream.blobs import pieces
-from xs_stream.coding import PREFACE, PUSH, RESPONSE, Op, Writer, message
+from xs_stream.coding import MORE, PREFACE, PUSH, RESPONSE, Op, Writer, message
 from xs_stream.errors import CODES, refusal_of
+from xs_stream.limits import PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX
 from xs_stream.messages import ReadOptions, read_options
 from xs_stream.reading import Backoff, Reading
 from xs_stream.session import Answer, Flow, Push, Session
@@ -258,6 +259,36 @@ class Sessions(unittest.TestCase):
         corr = session.request(Op.PING)
         with self.assertRaises(ProtocolError):
             session.receive(message(Op.GET, RESPONSE, 0, corr, 0))
+
+    def test_answers_to_pings_wait_up_to_a_number(self) -> None:
+        ping = message(Op.PING, PUSH, 0, 0, 0, b"x")
+        session = Session("test")
+        session.receive(PREFACE)
+        for _ in range(2):
+            session.receive(ping * PONGS_MAX)
+            session.outgoing()
+            session.written()
+        session.receive(ping * PONGS_MAX)
+        with self.assertRaisesRegex(ProtocolError, "PINGs"):
+            session.receive(ping)
+        session = Session("test")
+        session.receive(PREFACE)
+        with self.assertRaisesRegex(ProtocolError, "PINGs"):
+            session.receive(message(Op.PING, PUSH, 0, 0, 0, bytes(65)))
+
+    def test_answers_that_are_not_whole_wait_up_to_a_number_of_bytes(self) -> None:
+        session = Session("test")
+        session.receive(PREFACE)
+        one, two = session.request(Op.TOPICS), session.request(Op.TOPICS)
+        most = PARTS_BYTES_MAX // PART_BYTES_MIN
+        part = message(Op.TOPICS, RESPONSE | MORE, 0, one, 0)
+        # What came of answers that are whole counts no more.
+        session.receive(part * most)
+        self.assertEqual(len(session.receive(message(Op.TOPICS, RESPONSE, 0, one, 0))), 1)
+        part = message(Op.TOPICS, RESPONSE | MORE, 0, two, 0)
+        session.receive(part * most)
+        with self.assertRaisesRegex(ProtocolError, "does not end"):
+            session.receive(part)
 
     def test_a_request_has_a_longest(self) -> None:
         session = Session("test")

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
-import { header, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
+import { header, MORE, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
 import { crc32, crc32InJs } from "../src/crc.js";
 import { CODES, refusalOf } from "../src/errors.js";
 import {
@@ -27,6 +27,7 @@ import {
   type ServerInfo,
 } from "../src/index.js";
 import { isLocal } from "../src/address.js";
+import { PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX } from "../src/limits.js";
 import { append, selection } from "../src/messages.js";
 import { Backoff, Reading, RETRY } from "../src/reading.js";
 import { Flow, Session, type Event } from "../src/session.js";
@@ -283,6 +284,44 @@ describe("sessions", () => {
     const session = new Session("test", "", 2);
     assert.deepEqual([session.stream(), session.stream(), session.streamsLeft], [1, 2, 0]);
     assert.throws(() => session.stream(), NotSent);
+  });
+
+  it("answers to PINGs wait up to a number", () => {
+    const pings = (count: number, size = 1) =>
+      Buffer.concat(
+        Array<Buffer>(count).fill(
+          message({ ...NONE, op: Op.PING, flags: PUSH }, Buffer.alloc(size)),
+        ),
+      );
+    const session = new Session("test");
+    session.receive(PREFACE);
+    for (let round = 0; round < 2; round++) {
+      session.receive(pings(PONGS_MAX));
+      session.outgoing();
+      session.written();
+    }
+    session.receive(pings(PONGS_MAX));
+    assert.throws(() => session.receive(pings(1)), /PINGs/);
+    const other = new Session("test");
+    other.receive(PREFACE);
+    assert.throws(() => other.receive(pings(1, 65)), /PINGs/);
+  });
+
+  it("answers that are not whole wait up to a number of bytes", () => {
+    const session = new Session("test");
+    session.receive(PREFACE);
+    const [one, two] = [session.request(Op.TOPICS), session.request(Op.TOPICS)];
+    const part = (corr: number, flags: number) =>
+      message({ ...NONE, op: Op.TOPICS, flags: RESPONSE | flags, corr });
+    const many = (corr: number) => {
+      const some = Buffer.concat(Array<Buffer>(1024).fill(part(corr, MORE)));
+      for (let at = 0; at < PARTS_BYTES_MAX; at += 1024 * PART_BYTES_MIN) session.receive(some);
+    };
+    // What came of answers that are whole counts no more.
+    many(one);
+    assert.equal(session.receive(part(one, 0)).length, 1);
+    many(two);
+    assert.throws(() => session.receive(part(two, MORE)), /does not end/);
   });
 
   it("a request has a longest", () => {
