@@ -24,6 +24,9 @@ pub struct Corruption {
     pub position: u64,
     /// The offset of the frame that is hit, when that is known.
     pub offset: Option<u64>,
+    /// The offset from which on frames are found again, where a read downwards met it and it may
+    /// have taken more than that frame.
+    pub until: Option<u64>,
     /// What does not fit there.
     pub what: Arc<str>,
 }
@@ -31,7 +34,8 @@ pub struct Corruption {
 impl Corruption {
     /// A corruption whose frame is not known.
     pub(crate) fn new(path: impl Into<PathBuf>, position: u64, what: impl fmt::Display) -> Self {
-        Self { path: path.into(), position, offset: None, what: what.to_string().into() }
+        let what = what.to_string().into();
+        Self { path: path.into(), position, offset: None, until: None, what }
     }
 
     /// The same, with the offset of the frame it hits.

@@ -49,6 +49,12 @@ pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
 /// Events and grants of a stream, which cost no credit, that a client lets wait: a server that
 /// sends more to a client that does not take them means no good.
 pub(crate) const FREE_WAITING_MAX: usize = 65_536;
+/// PINGs of a server whose answers a client lets wait until they are written.
+pub const PONGS_MAX: usize = 1024;
+/// Bytes of answers that are not whole yet, of all requests together, that a client keeps.
+pub const PARTS_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// What one part of an answer counts for at least among them.
+pub(crate) const PART_BYTES_MIN: usize = 1024;
 /// Bytes of a body that may be asked to travel with its frame.
 pub const BODY_WITH_FRAME_MAX: u32 = 1024 * 1024;
 /// Uploads of a server at a time that have become long.

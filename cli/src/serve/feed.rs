@@ -71,7 +71,7 @@ impl Feed for FollowFeed {
     }
 }
 
-/// A damaged place is told and passed by; anything else ends the feed.
+/// A damaged place is told and passed by, if it took frames; anything else ends the feed.
 fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
     match error {
         ReadError::Corrupt(corruption) => {
@@ -79,9 +79,12 @@ fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
             // Not where the damage begins when the read began within it.
             let lowest = before.min(behind);
             let from = corruption.offset.map_or(lowest, |offset| offset.max(lowest));
-            // Upwards it reaches to where the read goes on; downwards each frame is told of.
-            let to = if behind > before { behind } else { from };
-            Ok(Pulled::Gap { from, to: to.max(from.saturating_add(1)) })
+            // Upwards it reaches to where the read goes on; downwards the damage says how far, and
+            // what lies above where the read was has come.
+            let until = corruption.until.unwrap_or_else(|| from.saturating_add(1));
+            let to = if behind > before { behind } else { until.min(before) };
+            // A record that is no frame may be damaged between two that are whole.
+            Ok(if from < to { Pulled::Gap { from, to } } else { Pulled::More })
         }
         other => Err(refuse::read(other)),
     }
@@ -91,11 +94,38 @@ fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
 mod tests {
     use std::num::NonZeroU64;
 
-    use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, Topic, Ttl};
+    use xs_engine::{
+        Batch, Corruption, NewFrame, ReadError, ReadOptions, Store, StoreOptions, Topic, Ttl,
+    };
     use xs_protocol::{Feed, Pulled};
 
-    use super::{Arc, FollowFeed, LOOK_MAX, StoredFeed};
+    use super::{Arc, FollowFeed, LOOK_MAX, StoredFeed, gap};
     use crate::serve::hooks::Hooks;
+
+    #[test]
+    fn a_gap_is_what_damage_took_of_what_had_not_come() {
+        let gap = |offset, until, before, behind| {
+            let what = "bytes".into();
+            let damage = Corruption { path: "a".into(), position: 0, offset, until, what };
+            match gap(&ReadError::Corrupt(damage), before, behind).unwrap() {
+                Pulled::Gap { from, to } => Some(from..to),
+                Pulled::More => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        // Upwards it ends where the read goes on, and begins no earlier than the read.
+        assert_eq!(gap(Some(5), None, 3, 9), Some(5..9));
+        assert_eq!(gap(Some(2), None, 3, 9), Some(3..9));
+        // Downwards it ends where frames are found again, and not above where the read was.
+        assert_eq!(gap(Some(5), Some(9), 12, 5), Some(5..9));
+        assert_eq!(gap(Some(5), Some(20), 12, 5), Some(5..12));
+        assert_eq!(gap(Some(2), Some(9), 12, 3), Some(3..9));
+        assert_eq!(gap(Some(5), None, 12, 5), Some(5..6));
+        // No frame was lost between those before and behind it.
+        assert_eq!(gap(Some(5), None, 3, 5), None);
+        assert_eq!(gap(Some(5), None, 5, 5), None);
+        assert_eq!(gap(Some(5), Some(5), 5, 5), None);
+    }
 
     /// One connection after another is served on a thread: a pull that finds nothing ends too.
     #[test]

@@ -357,7 +357,9 @@ class Runner:
         return self._face.do(self._client.topics(topics))
 
     # "as" and "from" are no names in Python.
-    def do_follow(self, pulse_ms: int = 0, resume: Optional[str] = None, **options: Any) -> None:
+    def do_follow(self, pulse_ms: int = 0, resume: Optional[str] = None, **options: Any) -> Any:
+        if "above_head" in options:
+            options["from"] = self.do_stats()["store"]["head"] + options.pop("above_head")
         name, slow = options.pop("as"), options.pop("slow", {})
         for policy, behind in slow.items():
             options["slow"] = getattr(xs_stream, policy)(behind)
@@ -366,6 +368,7 @@ class Runner:
         stream = self._client.follow(pulse=pulse_ms / 1000, resume=point, **options)
         self._face.do(stream.open())
         self._streams[name] = stream
+        return options.get("from_")
 
     def do_take(self, count: int, pulses: bool = False, **options: Any) -> Any:
         stream = self._streams[options["from"]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Callable, Dict, List, Optional, Set, Type
 from zlib import crc32
 
 from xs_stream import (
     AccessError,
     BlobHash,
+    CaughtUp,
     ConditionFailed,
     ConnectError,
     ConnectionLost,
@@ -16,6 +18,7 @@ from xs_stream import (
     InvalidRequest,
     NewFrame,
     NotFound,
+    Resumed,
     Retry,
     Unavailable,
     XsError,
@@ -220,3 +223,57 @@ class Unknown(Liar):
             with self.assertRaises(ConnectionLost) as caught:
                 await self.shortly(use(client))
             self.assertIsInstance(caught.exception.__cause__, Unavailable)
+
+
+class Opening(Liar):
+    """What begins now, however often it is asked for."""
+
+    async def test_where_a_follower_begins_is_known_once_it_is_open(self) -> None:
+        starts: List[Dict[str, Any]] = [{"new": True}, {"last": 2}]
+        for start in starts:
+            asked: List[bytes] = []
+            is_answered, says = asyncio.Event(), asyncio.Event()
+
+            async def answer(peer: Peer, asked: List[bytes] = asked) -> Header:
+                await peer.greet()
+                header, body = await peer.message()
+                asked.append(body)
+                peer.answer(header)
+                return header
+
+            async def cut(peer: Peer, answer: Any = answer) -> None:
+                await answer(peer)
+
+            async def say(
+                peer: Peer,
+                answer: Any = answer,
+                is_answered: asyncio.Event = is_answered,
+                says: asyncio.Event = says,
+            ) -> None:
+                header = await answer(peer)
+                peer.send(message(Op.SUB_EVENT, PUSH, 0, 0, header.sub, bytes([2])))
+                peer.send(message(Op.PING, PUSH, 0, 0, 0))
+                await peer.expect(Op.PING)
+                is_answered.set()
+                await says.wait()
+                caught_up = bytes([1]) + number(7)
+                peer.send(message(Op.SUB_EVENT, PUSH, 0, 0, header.sub, caught_up))
+
+            async def stay(peer: Peer, answer: Any = answer) -> None:
+                await answer(peer)
+                await peer.rest()
+
+            self.connections = 0
+            client = await self.client(cut, say, stay)
+            follow = client.follow("a", pulse=1.0, **start)
+            opening = asyncio.ensure_future(follow.open())
+            await self.soon(is_answered.wait())
+            self.assertFalse(opening.done())
+            says.set()
+            await self.soon(opening)
+            self.assertEqual(await self.soon(follow.__anext__()), CaughtUp(7))
+            self.assertEqual(await self.soon(follow.__anext__()), Resumed(7))
+            # The start is behind credit, bodies, pulse and flags.
+            self.assertEqual(asked[0][17:], asked[1][17:])
+            self.assertEqual(asked[2][17:27], bytes([1, 0]) + number(7))
+            await follow.aclose()

@@ -35,8 +35,9 @@ from xs_stream import (
     parse_address,
 )
 from xs_stream.blobs import pieces
-from xs_stream.coding import PREFACE, PUSH, RESPONSE, Op, Writer, message
+from xs_stream.coding import MORE, PREFACE, PUSH, RESPONSE, Op, Writer, message
 from xs_stream.errors import CODES, refusal_of
+from xs_stream.limits import PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX
 from xs_stream.messages import ReadOptions, read_options
 from xs_stream.reading import Backoff, Reading
 from xs_stream.session import Answer, Flow, Push, Session
@@ -322,6 +323,36 @@ class Sessions(unittest.TestCase):
         with self.assertRaises(ProtocolError):
             session.receive(message(Op.GET, RESPONSE, 0, corr, 0))
 
+    def test_answers_to_pings_wait_up_to_a_number(self) -> None:
+        ping = message(Op.PING, PUSH, 0, 0, 0, b"x")
+        session = Session("test")
+        session.receive(PREFACE)
+        for _ in range(2):
+            session.receive(ping * PONGS_MAX)
+            session.outgoing()
+            session.written()
+        session.receive(ping * PONGS_MAX)
+        with self.assertRaisesRegex(ProtocolError, "PINGs"):
+            session.receive(ping)
+        session = Session("test")
+        session.receive(PREFACE)
+        with self.assertRaisesRegex(ProtocolError, "PINGs"):
+            session.receive(message(Op.PING, PUSH, 0, 0, 0, bytes(65)))
+
+    def test_answers_that_are_not_whole_wait_up_to_a_number_of_bytes(self) -> None:
+        session = Session("test")
+        session.receive(PREFACE)
+        one, two = session.request(Op.TOPICS), session.request(Op.TOPICS)
+        most = PARTS_BYTES_MAX // PART_BYTES_MIN
+        part = message(Op.TOPICS, RESPONSE | MORE, 0, one, 0)
+        # What came of answers that are whole counts no more.
+        session.receive(part * most)
+        self.assertEqual(len(session.receive(message(Op.TOPICS, RESPONSE, 0, one, 0))), 1)
+        part = message(Op.TOPICS, RESPONSE | MORE, 0, two, 0)
+        session.receive(part * most)
+        with self.assertRaisesRegex(ProtocolError, "does not end"):
+            session.receive(part)
+
     def test_a_request_has_a_longest(self) -> None:
         session = Session("test")
         most = 24 * 1024 * 1024 - 16
@@ -471,6 +502,8 @@ class Readings(unittest.TestCase):
     def test_a_gap_is_passed_backwards_too(self) -> None:
         reading = Reading(read_options(reverse=True))
         self.given(reading, deliver([9], 9))
+        with self.assertRaisesRegex(CorruptRange, "^frame 8 cannot be read; go on before 8"):
+            reading.take(gap(1, 8, 9))
         with self.assertRaisesRegex(CorruptRange, "frames 7 to 8 .* go on before 7") as caught:
             reading.take(gap(1, 7, 9))
         self.assertEqual((caught.exception.first, caught.exception.end), (7, 9))
@@ -482,6 +515,34 @@ class Readings(unittest.TestCase):
         with self.assertRaises(Unavailable):
             reading.take(event(4, 42, code=501, rest=b"\3\0why"))
         self.assertEqual(reading.rest.bound, 42)
+
+    def test_a_start_above_the_head_is_kept_until_it_is_reached(self) -> None:
+        starts: List[Any] = [{"from_": 9}, {"after": 8}]
+        for start in starts:
+            reading = Reading(read_options(follow=True, **start))
+            asked = reading.rest
+            reading.began(info(head=5))
+            self.assertEqual(self.given(reading, event(1, 5)), [CaughtUp(5)])
+            with self.assertRaises(Unavailable):
+                reading.take(event(4, 9, code=501, rest=b"\3\0why"))
+            # There is nothing yet that the server could check.
+            self.assertEqual((reading.rest, reading.seen_in, reading.point), (asked, None, None))
+            self.assertEqual(self.given(reading, event(1, 9)), [])
+            self.assertEqual((reading.seen_in, reading.position), ((STORE, 1), 9))
+            self.given(reading, deliver([9], 10))
+            self.assertEqual((reading.rest.start, reading.rest.bound), (messages.START_FROM, 10))
+
+    def test_an_id_above_all_is_kept_until_a_frame_has_come(self) -> None:
+        reading = Reading(read_options(follow=True, after=FrameId(bytes([9] * 16))))
+        asked = reading.rest
+        reading.began(info())
+        self.assertEqual(self.given(reading, event(1, 100)), [CaughtUp(100)])
+        self.given(reading, deliver([], 2000))
+        with self.assertRaises(Unavailable):
+            reading.take(event(4, 2000, code=501, rest=b"\3\0why"))
+        self.assertEqual((reading.rest, reading.seen_in), (asked, None))
+        self.given(reading, deliver([2000], 2001))
+        self.assertEqual((reading.rest.bound, reading.seen_in), (2001, (STORE, 1)))
 
     def test_a_point_holds_for_its_store_and_epoch(self) -> None:
         point = ResumePoint(STORE, 1, 100)

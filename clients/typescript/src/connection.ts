@@ -309,6 +309,7 @@ export class Connection {
   #received(data: Buffer): void {
     this.#isAsked = false;
     this.#silence?.refresh();
+    if (this.#socket.writableLength === 0) this.#session.written();
     try {
       for (const event of this.#session.receive(data)) this.#happened(event);
     } catch (error) {

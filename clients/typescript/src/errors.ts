@@ -76,7 +76,8 @@ export class CorruptRange extends XsError {
     readonly reverse = false,
   ) {
     const way = reverse ? `before ${first}` : `from ${end}`;
-    super(`frames ${first} to ${end - 1n} cannot be read; go on ${way}`);
+    const what = end - 1n > first ? `frames ${first} to ${end - 1n}` : `frame ${first}`;
+    super(`${what} cannot be read; go on ${way}`);
     this.resume = reverse ? first : end;
   }
 }

@@ -31,3 +31,9 @@ export const INLINE_BYTES_MAX = 1024 * 1024;
 export const CREDIT_DEFAULT = 1024 * 1024;
 /** Events and grants of a stream, which cost no credit, that this client lets wait. */
 export const FREE_WAITING_MAX = 65_536;
+/** Answers to PINGs that this client lets wait until they are written. */
+export const PONGS_MAX = 1024;
+/** Bytes of answers that are not whole yet, of all requests together, that this client keeps. */
+export const PARTS_BYTES_MAX = 1 << 30;
+/** What one part of an answer counts for at least among them. */
+export const PART_BYTES_MIN = 1024;

@@ -3,6 +3,7 @@
 import { Op } from "./coding.js";
 import { CorruptRange, OtherStore, ProtocolError } from "./errors.js";
 import type { Frame } from "./frames.js";
+import { NO_OFFSET } from "./limits.js";
 import { goingOn, readEvent, readList, type SeenIn, type Selection } from "./messages.js";
 import type { Push } from "./session.js";
 import { jsonable } from "./showing.js";
@@ -73,7 +74,7 @@ export class Reading {
   rest: Selection;
   /** All that there is to read was given. */
   isDone = false;
-  /** A server has accepted it. */
+  /** A server has accepted it, and it is known where that has it begin. */
   isStarted = false;
   readonly #reverse: boolean;
   readonly #follow: boolean;
@@ -128,7 +129,11 @@ export class Reading {
     this.#store = info.store;
     this.#epoch = info.epoch;
     if (this.isStarted) return jsonable<Resumed>({ kind: "resumed", offset: this.#seen ?? null });
-    this.isStarted = true;
+    // What is new and which the last are is known with what comes first: asked again later, others
+    // would be.
+    const { at } = this.rest.start;
+    const isOfNow = (at === "new" || at === "last") && this.#seen === undefined;
+    this.isStarted = !(isOfNow && this.#follow);
     return undefined;
   }
 
@@ -147,6 +152,7 @@ export class Reading {
   take(push: Push): Item[] {
     const items = this.#take(push);
     if (items.length === 0) this.#given = this.#seen;
+    if (items[0]?.kind !== "pulse") this.isStarted = true;
     return items;
   }
 
@@ -162,11 +168,12 @@ export class Reading {
         this.isDone = true;
         return [];
       case "dropped":
-        this.#move(event.resume);
+        // At its start it may have waited for frames that are still to come.
+        if (this.#start < event.resume) this.#move(event.resume);
         throw event.refusal;
       case "caught_up": {
         const seen = this.#seen ?? 0n;
-        this.#move(event.head > seen ? event.head : seen);
+        if (this.#start <= event.head) this.#move(event.head > seen ? event.head : seen);
         const isFirst = !this.#isCaughtUp;
         this.#isCaughtUp = true;
         return isFirst ? [event] : [];
@@ -188,8 +195,10 @@ export class Reading {
         at = offset + 1n;
       }
     }
-    this.rest = goingOn(this.rest, scannedTo, frames.length);
-    this.#seen = scannedTo;
+    if (frames.length > 0 || this.#start <= scannedTo) {
+      this.rest = goingOn(this.rest, scannedTo, frames.length);
+      this.#seen = scannedTo;
+    }
     if (this.rest.limit === 0n) this.isDone = true;
     return frames;
   }
@@ -203,6 +212,18 @@ export class Reading {
       }
     }
     return [gap];
+  }
+
+  /**
+   * The offset below which nothing is wanted, while nothing that is wanted was seen: above all when
+   * an id says it. It may lie above the head, where there is nothing yet that the server could
+   * check, and frames that come below it are not to be given. Otherwise below all.
+   */
+  get #start(): bigint {
+    const { start } = this.rest;
+    if (this.#seen !== undefined || this.#reverse || !("bound" in start)) return -1n;
+    if (typeof start.bound === "string") return NO_OFFSET;
+    return start.at === "after" ? start.bound + 1n : start.bound;
   }
 
   /** Notes how far the server looked. */

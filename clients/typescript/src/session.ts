@@ -4,7 +4,16 @@
 import { header, MORE, Op, PREFACE, PUSH, Reader, readHeader, RESPONSE } from "./coding.js";
 import type { Header } from "./coding.js";
 import { InvalidValue, NotSent, ProtocolError, type Refusal } from "./errors.js";
-import { HEADER_BYTES, MESSAGE_BYTES_MAX, NUMBER_MAX, SERVER_MESSAGE_BYTES_MAX } from "./limits.js";
+import {
+  HEADER_BYTES,
+  MESSAGE_BYTES_MAX,
+  NUMBER_MAX,
+  PART_BYTES_MIN,
+  PARTS_BYTES_MAX,
+  PING_BYTES_MAX,
+  PONGS_MAX,
+  SERVER_MESSAGE_BYTES_MAX,
+} from "./limits.js";
 import * as messages from "./messages.js";
 import type { ServerInfo } from "./values.js";
 
@@ -49,6 +58,10 @@ export class Session {
   #corr = 0;
   #sub = 0;
   readonly #asked = new Map<number, { op: number; parts: Buffer[] }>();
+  /** What the parts of answers that are not whole yet count for. */
+  #partsBytes = 0;
+  /** Answers to PINGs that may not be written yet. */
+  #pongs = 0;
 
   /** One that can open so many streams at most. */
   constructor(name: string, token = "", private readonly streams = NUMBER_MAX) {
@@ -60,6 +73,11 @@ export class Session {
     const out = this.#out;
     this.#out = [];
     return out;
+  }
+
+  /** All that `outgoing` gave was written. */
+  written(): void {
+    this.#pongs = 0;
   }
 
   /** Asks, and gives the number under which the answer comes. @throws {InvalidValue} */
@@ -152,6 +170,9 @@ export class Session {
       return { kind: "push", sub, op, code, more: (flags & MORE) !== 0, body };
     }
     if (op === Op.PING) {
+      if (body.length > PING_BYTES_MAX || ++this.#pongs > PONGS_MAX) {
+        throw new ProtocolError("the server sent more PINGs than it takes answers to");
+      }
       this.#send({ op, flags: RESPONSE, code: 0, corr: 0, sub: 0 }, [body]);
       return undefined;
     }
@@ -168,18 +189,27 @@ export class Session {
     const { op, code, corr } = head;
     const asked = this.#asked.get(corr);
     if (asked?.op !== op) throw new ProtocolError("the server answered what was not asked");
+    if (code === 0 && head.flags & MORE) {
+      asked.parts.push(body);
+      this.#partsBytes += cost(body);
+      if (this.#partsBytes > PARTS_BYTES_MAX) {
+        throw new ProtocolError("the server sent an answer that does not end");
+      }
+      return undefined;
+    }
+    this.#asked.delete(corr);
+    for (const part of asked.parts) this.#partsBytes -= cost(part);
     if (code !== 0) {
-      this.#asked.delete(corr);
       return { kind: "answer", corr, parts: [], refusal: messages.readRefusal(code, body) };
     }
     asked.parts.push(body);
-    if (head.flags & MORE) return undefined;
-    this.#asked.delete(corr);
     if (op !== Op.HELLO) return { kind: "answer", corr, parts: asked.parts };
     this.info = messages.readHello(body);
     return { kind: "welcome", info: this.info };
   }
 }
+
+const cost = (part: Buffer) => Math.max(part.length, PART_BYTES_MIN);
 
 function total(parts: readonly Buffer[]): number {
   return parts.reduce((sum, part) => sum + part.length, 0);

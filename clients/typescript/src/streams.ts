@@ -132,7 +132,8 @@ abstract class ReaderStream<T> extends Stream<T> {
   async open(): Promise<this> {
     this.#begin();
     await this.inTurn(async () => {
-      while (!this.line && !this.isClosed && !this.reading.isDone) {
+      const isOpen = () => this.line && this.reading.isStarted;
+      while (!isOpen() && !this.isClosed && !this.reading.isDone) {
         await this.#more();
         // A caller may take its time before it asks for what comes.
         if (this.line) this.#end = undefined;

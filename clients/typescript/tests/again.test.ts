@@ -29,7 +29,8 @@ import {
   type Client,
 } from "../src/index.js";
 import { hashBytes, hashOfBytes } from "../src/values.js";
-import { Liar, Peer, QUICK, refused, STORED, type Talk } from "./peer.js";
+import { Settle } from "../src/waiting.js";
+import { Liar, Peer, QUICK, refused, STORED, take, type Talk } from "./peer.js";
 import { CONFORMANCE, PATIENCE_MS } from "./support.js";
 
 const LONG = Buffer.alloc(2 << 20, "long");
@@ -213,6 +214,54 @@ describe("what may have been done by an attempt before the last", () => {
       liar.connections = 0;
       const client = await liar.dial([vanish(Op.APPEND), refusing(code)], { retry });
       await assert.rejects(append(client), kind);
+    }
+  });
+});
+
+describe("a follower of what begins now", () => {
+  const liar = new Liar();
+
+  it("is open once it is known where it begins", async () => {
+    for (const start of [{ new: true }, { last: 2 }]) {
+      const asked: Buffer[] = [];
+      const [isAnswered, says] = [new Settle<void>(), new Settle<void>()];
+      const answer = async (peer: Peer): Promise<Header> => {
+        await peer.greet();
+        const [header, body] = await peer.message();
+        asked.push(body);
+        peer.answer(header);
+        return header;
+      };
+      const cut: Talk = async (peer) => void (await answer(peer));
+      const say: Talk = async (peer) => {
+        const { sub } = await answer(peer);
+        peer.push(Op.SUB_EVENT, sub, Buffer.from([2]));
+        peer.push(Op.PING, 0, Buffer.alloc(0));
+        await peer.expect(Op.PING);
+        isAnswered.resolve();
+        await says.promise;
+        peer.push(Op.SUB_EVENT, sub, Buffer.concat([Buffer.from([1]), u64(7)]));
+      };
+      const stay: Talk = async (peer) => {
+        await answer(peer);
+        await peer.rest();
+      };
+      liar.connections = 0;
+      const client = await liar.dial([cut, say, stay]);
+      const follow = client.follow("a", { pulseMs: 1000, ...start });
+      let isOpen = false;
+      const opening = follow.open().then(() => (isOpen = true));
+      await isAnswered.promise;
+      await setImmediate();
+      assert(!isOpen);
+      says.resolve();
+      await opening;
+      assert.deepEqual(await take(follow), { kind: "caught_up", head: 7n });
+      assert.deepEqual(await take(follow), { kind: "resumed", offset: 7n });
+      // The start is behind credit, bodies, pulse and flags.
+      assert.deepEqual(asked[0]?.subarray(17), asked[1]?.subarray(17));
+      assert.deepEqual(asked[2]?.subarray(17, 27), Buffer.concat([Buffer.from([1, 0]), u64(7)]));
+      follow.close();
     }
   });
 });

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
-import { header, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
+import { header, MORE, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
 import { crc32, crc32InJs } from "../src/crc.js";
 import { CODES, refusalOf } from "../src/errors.js";
 import {
@@ -26,6 +26,7 @@ import {
   type ServerInfo,
 } from "../src/index.js";
 import { isLocal } from "../src/address.js";
+import { PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX } from "../src/limits.js";
 import { append, selection } from "../src/messages.js";
 import { Backoff, Reading, RETRY } from "../src/reading.js";
 import { Flow, Session, type Event } from "../src/session.js";
@@ -292,6 +293,44 @@ describe("sessions", () => {
     assert.throws(() => session.stream(), NotSent);
   });
 
+  it("answers to PINGs wait up to a number", () => {
+    const pings = (count: number, size = 1) =>
+      Buffer.concat(
+        Array<Buffer>(count).fill(
+          message({ ...NONE, op: Op.PING, flags: PUSH }, Buffer.alloc(size)),
+        ),
+      );
+    const session = new Session("test");
+    session.receive(PREFACE);
+    for (let round = 0; round < 2; round++) {
+      session.receive(pings(PONGS_MAX));
+      session.outgoing();
+      session.written();
+    }
+    session.receive(pings(PONGS_MAX));
+    assert.throws(() => session.receive(pings(1)), /PINGs/);
+    const other = new Session("test");
+    other.receive(PREFACE);
+    assert.throws(() => other.receive(pings(1, 65)), /PINGs/);
+  });
+
+  it("answers that are not whole wait up to a number of bytes", () => {
+    const session = new Session("test");
+    session.receive(PREFACE);
+    const [one, two] = [session.request(Op.TOPICS), session.request(Op.TOPICS)];
+    const part = (corr: number, flags: number) =>
+      message({ ...NONE, op: Op.TOPICS, flags: RESPONSE | flags, corr });
+    const many = (corr: number) => {
+      const some = Buffer.concat(Array<Buffer>(1024).fill(part(corr, MORE)));
+      for (let at = 0; at < PARTS_BYTES_MAX; at += 1024 * PART_BYTES_MIN) session.receive(some);
+    };
+    // What came of answers that are whole counts no more.
+    many(one);
+    assert.equal(session.receive(part(one, 0)).length, 1);
+    many(two);
+    assert.throws(() => session.receive(part(two, MORE)), /does not end/);
+  });
+
   it("a request has a longest", () => {
     const session = new Session("test");
     const most = 24 * 1024 * 1024 - 16;
@@ -431,6 +470,8 @@ describe("readings", () => {
   it("a gap is passed backwards too", () => {
     const reading = new Reading(selection("*", { reverse: true }, false));
     given(reading, deliver([9n], 9n));
+    const one = corrupt(reading, gap(1, 8n, 9n));
+    assert.match(one.message, /^frame 8 cannot be read; go on before 8/);
     const { message, first, end, resume } = corrupt(reading, gap(1, 7n, 9n));
     assert.match(message, /frames 7 to 8 .* go on before 7/);
     assert.deepEqual([first, end, resume, reading.position], [7n, 9n, 7n, 7n]);
@@ -442,6 +483,40 @@ describe("readings", () => {
     const dropped = event(4, 42n, 501, Buffer.from("\x03\0why"));
     assert.throws(() => reading.take(dropped), Unavailable);
     assert.deepEqual(reading.rest.start, { at: "from", bound: 42n });
+  });
+
+  it("a start above the head is kept until it is reached", () => {
+    for (const start of [{ from: 9 }, { after: 8 }]) {
+      const reading = following(start);
+      const asked = reading.rest;
+      reading.began(info(1n, 5n));
+      assert.deepEqual(given(reading, event(1, 5n)), [{ kind: "caught_up", head: 5n }]);
+      const dropped = event(4, 9n, 501, Buffer.from("\x03\0why"));
+      assert.throws(() => reading.take(dropped), Unavailable);
+      // There is nothing yet that the server could check.
+      assert.deepEqual([reading.seenIn, reading.point], [undefined, undefined]);
+      assert.equal(reading.rest, asked);
+      assert.deepEqual(given(reading, event(1, 9n)), []);
+      assert.deepEqual(reading.point, { store: STORE, epoch: 1n, offset: 9n });
+      assert.deepEqual(reading.seenIn, { store: STORE, epoch: 1n });
+      given(reading, deliver([9n], 10n));
+      assert.deepEqual(reading.rest.start, { at: "from", bound: 10n });
+    }
+  });
+
+  it("an id above all is kept until a frame has come", () => {
+    const reading = following({ after: idOfBytes(Buffer.alloc(16, 9)) });
+    const asked = reading.rest;
+    reading.began(info());
+    assert.deepEqual(given(reading, event(1, 100n)), [{ kind: "caught_up", head: 100n }]);
+    given(reading, deliver([], 2000n));
+    const dropped = event(4, 2000n, 501, Buffer.from("\x03\0why"));
+    assert.throws(() => reading.take(dropped), Unavailable);
+    assert.equal(reading.rest, asked);
+    assert.deepEqual([reading.seenIn], [undefined]);
+    given(reading, deliver([2000n], 2001n));
+    assert.deepEqual(reading.rest.start, { at: "from", bound: 2001n });
+    assert.deepEqual(reading.seenIn, { store: STORE, epoch: 1n });
   });
 
   it("a point holds for its store and epoch", () => {

@@ -305,11 +305,14 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   async topics({ client }, { topics }) {
     return client.topics(topics);
   },
-  async follow({ client, streams }, { as, topics, pulse_ms: pulseMs, resume, ...options }) {
+  async follow({ client, streams }, { as, topics, above_head: above, ...options }) {
+    const { pulse_ms: pulseMs, resume, ...begin } = options;
+    if (above) begin.from = BigInt((await client.stats()).store.head) + BigInt(above);
     const point = resume ? parseResume(resume) : undefined;
-    const follow = client.follow(topics, { ...options, pulseMs, resume: point });
+    const follow = client.follow(topics, { ...begin, pulseMs, resume: point });
     await follow.open();
     streams.set(as, follow);
+    return begin.from;
   },
   async take({ streams }, { from, count, pulses }) {
     const follow = streams.get(from) as Follow;

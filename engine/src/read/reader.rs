@@ -424,6 +424,93 @@ mod tests {
     };
     use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
+    /// The offsets that a read says it goes without, and those of the frames it hands out.
+    fn gaps(store: &Store, options: &ReadOptions) -> (Vec<Range<u64>>, Vec<u64>) {
+        let (mut gaps, mut seen) = (Vec::new(), Vec::new());
+        let mut reader = store.read(options).unwrap();
+        loop {
+            let before = reader.next_offset();
+            match reader.next() {
+                Some(Ok(frame)) => seen.push(frame.offset().unwrap()),
+                Some(Err(ReadError::Corrupt(damage))) => {
+                    let from = damage.offset.unwrap().max(before.min(reader.next_offset()));
+                    let until = damage.until.unwrap_or(from + 1).min(before);
+                    gaps.push(from..if options.reverse { until } else { reader.next_offset() });
+                }
+                Some(Err(error)) => panic!("{error}"),
+                None => return (gaps, seen),
+            }
+        }
+    }
+
+    /// Of records that are damaged and of what they take with them, whoever reads among all or some
+    /// of the topics.
+    #[test]
+    fn whatever_is_missing_was_told_of_whichever_way_is_read() {
+        const TOGETHER: u64 = 10;
+        let damages: [fn(&mut [u8], usize, usize); 5] = [
+            // The header; a record; its length, so that it takes in the next one, the rest of the
+            // batch, and more than there is.
+            |bytes, batch, _| bytes[batch + 20] ^= 1,
+            |bytes, _, record| bytes[record + 20] ^= 1,
+            |bytes, _, record| lengthen(bytes, record, 1),
+            |bytes, _, record| lengthen(bytes, record, TOGETHER as u32 - 2),
+            |bytes, _, record| bytes[record + 6] ^= 1,
+        ];
+        for (case, damage) in damages.into_iter().enumerate() {
+            let dir = fast_dir();
+            let store = open(dir.path(), SyncPolicy::None);
+            let mut count = 0;
+            while segment_files(dir.path()).len() < 3 {
+                let one = |n: u64| frame(if n.is_multiple_of(3) { "a" } else { "b" }, n % 10);
+                let frames = (count..count + TOGETHER).map(one).collect();
+                store.append(Batch { frames, ..Batch::default() }).unwrap();
+                count += TOGETHER;
+            }
+            store.close().unwrap();
+            drop(store);
+            let path = segment_files(dir.path()).remove(1);
+            let places = batches(&path);
+            edit(&path, |bytes| {
+                for batch in [1, 5, 6, 20, places.len() - 2].map(|at| places[at]) {
+                    let first = batch + crate::format::batch::BATCH_HEADER_LEN;
+                    let second = first + stride(bytes, first);
+                    damage(bytes, batch, second);
+                }
+            });
+            let store = open(dir.path(), SyncPolicy::None);
+            for topics in ["*", "a", "a, b"] {
+                for reverse in [false, true] {
+                    let options = ReadOptions {
+                        topics: TopicPatterns::parse(topics).unwrap(),
+                        reverse,
+                        ..ReadOptions::default()
+                    };
+                    let (gaps, seen) = gaps(&store, &options);
+                    let told: Vec<_> = gaps.into_iter().flatten().collect();
+                    let mut all = [&told[..], &seen[..]].concat();
+                    all.sort_unstable();
+                    let is_due = |n: &u64| topics != "a" || n.is_multiple_of(3) || told.contains(n);
+                    let expected: Vec<_> = (0..count).filter(is_due).collect();
+                    assert!(!told.is_empty());
+                    assert_eq!(all, expected, "case {case}, {topics}, reverse: {reverse}");
+                }
+            }
+        }
+    }
+
+    fn stride(bytes: &[u8], record: usize) -> usize {
+        crate::format::record::RecordPrefix::read(&bytes[record..]).unwrap().stride()
+    }
+
+    /// Has a record take in so many that follow it and are as long.
+    fn lengthen(bytes: &mut [u8], record: usize, by: u32) {
+        let at = record + 4..record + 8;
+        let len = u32::from_le_bytes(bytes[at.clone()].try_into().unwrap());
+        let len = len + by * stride(bytes, record) as u32;
+        bytes[at].copy_from_slice(&len.to_le_bytes());
+    }
+
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
         const TOGETHER: u64 = 10;
@@ -453,20 +540,14 @@ mod tests {
         });
         let store = open(dir.path(), SyncPolicy::None);
         let gaps = |options: &ReadOptions| {
-            let (mut gaps, mut seen) = (Vec::new(), 0);
-            let mut reader = store.read(options).unwrap();
-            loop {
-                let before = reader.next_offset();
-                match reader.next() {
-                    Some(Ok(_)) => seen += 1,
-                    Some(Err(ReadError::Corrupt(_))) => gaps.push(before..reader.next_offset()),
-                    Some(Err(error)) => panic!("{error}"),
-                    None => return (gaps, seen),
-                }
-            }
+            let (gaps, seen) = gaps(&store, options);
+            (gaps, seen.len() as u64)
         };
         let whole = [middle..middle + TOGETHER, end..end + TOGETHER];
         assert_eq!(gaps(&ReadOptions::default()), (whole.to_vec(), count - 2 * TOGETHER));
+        let (mut downwards, seen) = gaps(&ReadOptions { reverse: true, ..ReadOptions::default() });
+        downwards.reverse();
+        assert_eq!((&downwards[..], seen), (&whole[..], count - 2 * TOGETHER));
         // Whoever begins within the damage is not led to where it began.
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::walk::{FoundRecord, WINDOW_SCAN, Walk, Window};
-use crate::error::ReadError;
+use crate::error::{Corruption, ReadError};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{RecordKind, peek_topic};
 use crate::index::{Index, SegmentIndex};
@@ -179,16 +179,31 @@ impl Forward {
 
 /// Whether damage that ends before `next` concerns only frames before `start`.
 pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
-    let from = match error {
+    begin(error).is_some_and(|from| from < next && next <= start)
+}
+
+/// The offset at which damage begins.
+const fn begin(error: &ReadError) -> Option<u64> {
+    match error {
         ReadError::Corrupt(corruption) => corruption.offset,
         _ => None,
-    };
-    from.is_some_and(|from| from < next && next <= start)
+    }
+}
+
+/// The same damage as one that takes all below an offset: the walk finds by itself where the next
+/// record is, and what lies between was not found.
+fn reaching(error: ReadError, until: u64) -> ReadError {
+    match error {
+        ReadError::Corrupt(corruption) => {
+            ReadError::Corrupt(Corruption { until: Some(until), ..corruption })
+        }
+        other => other,
+    }
 }
 
 /// Whether damage concerns only frames from `end` on.
 fn is_behind(error: &ReadError, end: u64) -> bool {
-    matches!(error, ReadError::Corrupt(corruption) if corruption.offset.is_some_and(|at| at >= end))
+    begin(error).is_some_and(|at| at >= end)
 }
 
 #[inline]
@@ -205,7 +220,8 @@ fn take(walk: &mut Walk, found: &FoundRecord, range: &Range) -> Result<Option<Fr
 /// Downwards: a step of the sparse index is walked upwards and handed out from its end.
 pub(super) struct Backward {
     range: Range,
-    /// The lowest offset that was looked at.
+    /// The lowest offset that was looked at: all from there on was handed out, passed over or told
+    /// of.
     lowest: u64,
     pending: Vec<Result<FoundRecord, ReadError>>,
     window: Option<Window>,
@@ -226,9 +242,10 @@ impl Backward {
     /// frame that is passed over takes one from `looks`, as in [`Forward::next`].
     pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         loop {
+            let above = self.lowest;
             match (self.pending.pop(), &mut self.window) {
                 (Some(Ok(found)), Some(window)) => {
-                    self.lowest = found.offset;
+                    self.lowest = found.offset.min(above);
                     match window.frame_at(found.position, found.offset) {
                         Ok(Some(frame)) if self.range.topics.matches(frame.topic()) => {
                             return Some(Ok(frame));
@@ -240,12 +257,16 @@ impl Backward {
                             }
                         }
                         Ok(None) => {
-                            return Some(Err(window.damaged(found.position, found.offset)));
+                            let error = window.damaged(found.position, found.offset);
+                            return Some(Err(reaching(error, above)));
                         }
                         Err(error) => return Some(Err(error)),
                     }
                 }
-                (Some(Err(error)), _) => return Some(Err(error)),
+                (Some(Err(error)), _) => {
+                    self.lowest = begin(&error).map_or(above, |offset| offset.min(above));
+                    return Some(Err(reaching(error, above)));
+                }
                 _ => match self.step() {
                     Ok(true) => {}
                     Ok(false) => return None,
@@ -289,6 +310,8 @@ impl Backward {
             window.get(first.position, end - first.position)?;
         }
         self.window = Some(window);
+        // Above it is what was looked at, and what was compacted away.
+        self.lowest = self.lowest.min(self.range.end);
         self.range.end = lowest;
         Ok(true)
     }

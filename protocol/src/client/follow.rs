@@ -72,9 +72,11 @@ pub struct Follow {
     state: State,
     /// The newest connection.
     client: Client,
+    /// What came while it was opened.
+    first: Option<SubEvent>,
     /// Frames that came and were not given yet.
     frames: VecDeque<Delivered>,
-    /// The offset to go on from after all that came.
+    /// The offset to go on from after all that came; `None` while it is the start that says so.
     seen: Option<u64>,
     /// The same after all that was given.
     given: Option<u64>,
@@ -97,8 +99,8 @@ enum State {
 }
 
 impl Follow {
-    /// Connects and subscribes: [`Start::New`] is from here on, whatever becomes of the connection.
-    /// Must be called within a tokio runtime.
+    /// Connects and subscribes: [`Start::New`] is from here on, and [`Start::Last`] counts from
+    /// here, whatever becomes of the connection. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] when this first attempt fails: nobody has to wait for a wrong address or
@@ -112,12 +114,17 @@ impl Follow {
         let now = || client.server().resume().point(client.server().head);
         let from = from.or_else(|| (rest.start == Start::New).then(now));
         let seen = from.map(|point| point.offset);
-        let subscription = match from {
+        let mut subscription = match from {
             Some(point) => {
                 rest.start = Start::From(Bound::Offset(point.offset));
                 client.subscribe_from(&point, &rest, how).await?
             }
             None => client.subscribe(&rest, how).await?,
+        };
+        // Which the last are is known with what comes first. Asked again later, others would be.
+        let first = match rest.start {
+            Start::Last(_) => first_of(&mut subscription).await?,
+            _ => None,
         };
         Ok(Self {
             address: address.clone(),
@@ -128,6 +135,7 @@ impl Follow {
             backoff: Backoff::new(retry),
             state: State::On(subscription),
             client,
+            first,
             frames: VecDeque::new(),
             seen,
             given: seen,
@@ -179,16 +187,22 @@ impl Follow {
             }
             let outcome = match &mut self.state {
                 State::Over => return Poll::Ready(None),
-                State::On(subscription) => match ready!(subscription.poll_event(cx)) {
-                    Some(Ok(event)) => self.take(event),
-                    Some(Err(error)) => self.part(error, is_cut),
-                    None => {
-                        self.seen = subscription.position().or(self.seen);
-                        self.given = self.seen;
-                        self.state = State::Over;
-                        Ok(None)
+                State::On(subscription) => {
+                    let event = match self.first.take() {
+                        Some(first) => Some(Ok(first)),
+                        None => ready!(subscription.poll_event(cx)),
+                    };
+                    match event {
+                        Some(Ok(event)) => self.take(event),
+                        Some(Err(error)) => self.part(error, is_cut),
+                        None => {
+                            self.seen = subscription.position().or(self.seen);
+                            self.given = self.seen;
+                            self.state = State::Over;
+                            Ok(None)
+                        }
                     }
-                },
+                }
                 State::Away(coming) => match ready!(coming.as_mut().poll(cx)) {
                     Ok((client, subscription)) => Ok(self.resumed(client, subscription)),
                     Err(error) => self.part(error, is_passing),
@@ -208,7 +222,10 @@ impl Follow {
     /// Takes what came on the subscription; what is to be given of it, but for frames.
     fn take(&mut self, event: SubEvent) -> Result<Option<FollowEvent>, ClientError> {
         if let SubEvent::Dropped { refusal, resume } = event {
-            self.saw(resume);
+            // At its start it may have waited for frames that are still to come.
+            if self.start().is_none_or(|start| start < resume) {
+                self.saw(resume);
+            }
             return self.part(refusal.into(), is_passing);
         }
         self.backoff.reset();
@@ -219,11 +236,15 @@ impl Follow {
                 self.rest.limit =
                     self.rest.limit.map(|limit| limit.saturating_sub(frames.len() as u64));
                 self.frames = frames.into();
-                self.saw(scanned_to);
+                if !self.frames.is_empty() || self.start().is_none_or(|start| start <= scanned_to) {
+                    self.saw(scanned_to);
+                }
                 None
             }
             SubEvent::CaughtUp { head } => {
-                self.saw(self.seen.map_or(head, |seen| seen.max(head)));
+                if self.start().is_none_or(|start| start <= head) {
+                    self.saw(self.seen.map_or(head, |seen| seen.max(head)));
+                }
                 let is_first = !std::mem::replace(&mut self.is_caught_up, true);
                 is_first.then_some(FollowEvent::CaughtUp { head })
             }
@@ -240,6 +261,18 @@ impl Follow {
             self.given = self.seen;
         }
         Ok(event)
+    }
+
+    /// The offset below which nothing is wanted, while nothing that is wanted was seen: above all
+    /// when an id says it. It may lie above the head, where there is nothing yet that the server
+    /// could check, and frames that come below it are not to be given.
+    const fn start(&self) -> Option<u64> {
+        match (self.seen, self.rest.start) {
+            (Some(_), _) | (None, Start::First | Start::Last(_) | Start::New) => None,
+            (None, Start::From(Bound::Offset(offset))) => Some(offset),
+            (None, Start::After(Bound::Offset(offset))) => Some(offset.saturating_add(1)),
+            (None, Start::From(Bound::Id(_)) | Start::After(Bound::Id(_))) => Some(u64::MAX),
+        }
     }
 
     /// All up to an offset has come.
@@ -301,6 +334,16 @@ impl Stream for Follow {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_event(cx)
+    }
+}
+
+/// What a subscription brings first, other than pulses.
+async fn first_of(subscription: &mut Subscription) -> Result<Option<SubEvent>, ClientError> {
+    loop {
+        match subscription.next().await.transpose()? {
+            Some(SubEvent::Pulse) => {}
+            other => return Ok(other),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::read::{read_page, read_topic_summaries};
 use super::{FrameList, GoAway, HelloReply, Imported, Op, Page, StreamEvent};
 use crate::codec::{Envelope, FLAG_PUSH, Header};
 use crate::error::{ProtocolError, Refusal};
+use crate::limits::{PING_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
 
 /// A message from a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ impl Incoming {
             Op::SubEvent => Self::Event { sub, event: StreamEvent::read(header.code, body)? },
             Op::BlobChunk => Self::Chunk { sub, bytes: body.rest(), last: !header.has_more() },
             Op::Credit => Self::Credit { sub, bytes: read_credit(body)? },
+            Op::Ping if cost > PING_BYTES_MAX => return Err(body.wrong("a PING so long")),
             Op::Ping => Self::Ping(body.take(cost, "ping")?),
             Op::GoAway => Self::GoAway(GoAway::read(body)?),
             Op::Close => Self::Close(read_refusal(header.code, body)?),
@@ -127,6 +129,20 @@ impl Response {
             | Op::Unsubscribe
             | Op::SubEvent
             | Op::BlobChunk => Err(body.wrong("a response to what has none")),
+        }
+    }
+
+    /// About how many bytes it takes as a part of an answer that comes in several messages.
+    pub(crate) fn part_bytes(&self) -> usize {
+        match self {
+            Self::Frames(all) => all.iter().map(|frame| frame.record().len()).sum(),
+            Self::Topics(all) => {
+                all.iter().map(|one| size_of::<TopicSummary>() + one.topic.as_str().len()).sum()
+            }
+            Self::Cursors(all) => {
+                all.iter().map(|one| size_of::<CursorSummary>() + one.name.as_str().len()).sum()
+            }
+            _ => SERVER_MESSAGE_BYTES_MAX as usize,
         }
     }
 

@@ -188,12 +188,31 @@ impl Page {
             Pulled::More => (self.feed.scanned_to(), true),
             Pulled::Gap { from, to } if self.frames.is_empty() => {
                 let behind = if self.reverse { from } else { to };
-                let text = format!("the frames {from} to {to} cannot be read; go on behind them");
-                return Err(Refusal::new(Code::Corrupt, text).with(Detail::Offset(behind)));
+                let refusal = Refusal::new(Code::Corrupt, unreadable(from, to));
+                return Err(refusal.with(Detail::Offset(behind)));
             }
             // The next page begins with the gap and says so.
             Pulled::Gap { from, to } => (if self.reverse { to } else { from }, true),
             Pulled::CaughtUp { .. } | Pulled::Idle | Pulled::End => (self.feed.scanned_to(), false),
         }))
+    }
+}
+
+/// The frames from one to before another cannot be read.
+fn unreadable(from: u64, to: u64) -> String {
+    match to.saturating_sub(1) {
+        last if last <= from => format!("frame {from} cannot be read; go on behind it"),
+        last => format!("frames {from} to {last} cannot be read; go on behind them"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unreadable;
+
+    #[test]
+    fn frames_that_are_missing_are_named_by_the_first_and_the_last() {
+        assert!(unreadable(5, 6).starts_with("frame 5 cannot be read"));
+        assert!(unreadable(5, 7).starts_with("frames 5 to 6 cannot be read"));
     }
 }

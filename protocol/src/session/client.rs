@@ -7,7 +7,9 @@ use bytes::Bytes;
 use crate::codec::{Header, PREFACE};
 use crate::error::{ClientError, Code, ProtocolError, Refusal};
 use crate::gather::Gather;
-use crate::limits::{HELLO_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX};
+use crate::limits::{
+    HELLO_BYTES_MAX, PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX, SERVER_MESSAGE_BYTES_MAX,
+};
 use crate::message::{
     AppendRequest, FrameList, GoAway, HelloRequest, HostClaim, Incoming, Op, OpRange, PeerLimits,
     RECORD_VERSION, Request, Response, StreamEvent, VERSION,
@@ -35,6 +37,14 @@ struct Pending {
     op: Op,
     /// The parts that came so far.
     parts: Option<Response>,
+    /// What they count for.
+    bytes: usize,
+}
+
+impl Pending {
+    const fn of(op: Op) -> Self {
+        Self { op, parts: None, bytes: 0 }
+    }
 }
 
 /// One connection as the client sees it.
@@ -42,6 +52,10 @@ struct Pending {
 pub(crate) struct ClientSession {
     out: Gather,
     pending: HashMap<u32, Pending>,
+    /// What the parts of all of them count for.
+    parts_bytes: usize,
+    /// Answers to PINGs that may not be written yet.
+    pongs: usize,
     last_corr: u32,
     last_sub: u32,
     /// What the server accepts; unknown until HELLO.
@@ -59,9 +73,16 @@ impl ClientSession {
     ) -> Result<(Self, u32), ClientError> {
         let mut out = Gather::default();
         out.put_raw(&PREFACE);
-        let pending = HashMap::new();
-        let mut session =
-            Self { out, pending, last_corr: 0, last_sub: 0, limits: None, ops: Vec::new() };
+        let mut session = Self {
+            out,
+            pending: HashMap::new(),
+            parts_bytes: 0,
+            pongs: 0,
+            last_corr: 0,
+            last_sub: 0,
+            limits: None,
+            ops: Vec::new(),
+        };
         let hello = HelloRequest {
             versions: (VERSION, VERSION),
             records: (RECORD_VERSION, RECORD_VERSION),
@@ -132,7 +153,7 @@ impl ClientSession {
         self.check_served(request.op())?;
         let (corr, max) = (self.new_corr(), self.max());
         request.put(corr, sub, max, &mut self.out).map_err(|size| too_large(size, max))?;
-        self.pending.insert(corr, Pending { op: request.op(), parts: None });
+        self.pending.insert(corr, Pending::of(request.op()));
         Ok(corr)
     }
 
@@ -142,7 +163,7 @@ impl ClientSession {
         let (corr, max) = (self.new_corr(), self.max());
         Request::put_append(batch, corr, max, &mut self.out)
             .map_err(|size| too_large(size, max))?;
-        self.pending.insert(corr, Pending { op: Op::Append, parts: None });
+        self.pending.insert(corr, Pending::of(Op::Append));
         Ok(corr)
     }
 
@@ -177,6 +198,12 @@ impl ClientSession {
             Incoming::Chunk { sub, bytes, last } => ClientEvent::Chunk { sub, bytes, last },
             Incoming::Credit { sub, bytes } => ClientEvent::Granted { sub, bytes },
             Incoming::Ping(bytes) => {
+                self.pongs += 1;
+                if self.pongs > PONGS_MAX {
+                    return Err(
+                        ProtocolError::FlowControl("PINGs without taking the answers").into()
+                    );
+                }
                 self.tell(&Request::Pong(bytes), 0)?;
                 return Ok(None);
             }
@@ -197,16 +224,23 @@ impl ClientSession {
         if pending.op as u8 != header.op {
             return Err(ProtocolError::Unexpected("an answer to something else"));
         }
+        let bytes = result.as_ref().map_or(0, Response::part_bytes).max(PART_BYTES_MIN);
         let result = match (pending.parts.take(), result) {
             (Some(mut all), Ok(part)) => all.extend(part).map(|()| Ok(all))?,
             (_, result) => result,
         };
         match result {
             Ok(parts) if header.has_more() => {
+                pending.bytes += bytes;
+                self.parts_bytes += bytes;
+                if self.parts_bytes > PARTS_BYTES_MAX {
+                    return Err(ProtocolError::FlowControl("an answer that does not end"));
+                }
                 pending.parts = Some(parts);
                 Ok(None)
             }
             result => {
+                self.parts_bytes -= pending.bytes;
                 self.pending.remove(&corr);
                 Ok(Some(ClientEvent::Answer { corr, result }))
             }
@@ -226,6 +260,9 @@ impl ClientSession {
     /// Bytes were written.
     pub(crate) fn wrote(&mut self, count: usize) {
         self.out.advance(count);
+        if self.out.is_empty() {
+            self.pongs = 0;
+        }
     }
 }
 
@@ -241,6 +278,7 @@ const fn too_large(size: u64, max: u32) -> ClientError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{FLAG_MORE, FLAG_RESPONSE};
 
     #[test]
     fn the_numbers_of_streams_end() {
@@ -248,5 +286,45 @@ mod tests {
         session.last_sub = u32::MAX - 1;
         assert_eq!(session.new_sub().unwrap(), u32::MAX);
         assert!(matches!(session.new_sub(), Err(ClientError::NoStreams)));
+    }
+
+    fn is_breach(result: Result<Option<ClientEvent>, ClientError>) -> bool {
+        matches!(result, Err(ClientError::Protocol(ProtocolError::FlowControl(_))))
+    }
+
+    #[test]
+    fn answers_to_pings_wait_up_to_a_number() {
+        let (mut session, _) = ClientSession::new(String::new(), String::new(), None).unwrap();
+        let ping = || Incoming::Ping(Bytes::from_static(&[7; 64]));
+        for _ in 0..2 {
+            for _ in 0..PONGS_MAX {
+                assert!(session.accept(ping()).unwrap().is_none());
+            }
+            session.wrote(session.output().len());
+        }
+        for _ in 0..PONGS_MAX {
+            assert!(session.accept(ping()).unwrap().is_none());
+        }
+        assert!(is_breach(session.accept(ping())));
+    }
+
+    #[test]
+    fn answers_that_are_not_whole_wait_up_to_a_number_of_bytes() {
+        let (mut session, _) = ClientSession::new(String::new(), String::new(), None).unwrap();
+        let corrs = [(); 2].map(|()| session.request(&Request::CursorList, 0).unwrap());
+        let part = |corr: u32, flags: u8| {
+            let header = Header { op: Op::CursorList as u8, flags, code: 0, corr, sub: 0 };
+            Incoming::Response { header, result: Ok(Response::Cursors(Vec::new())) }
+        };
+        // What came of answers that are whole counts no more.
+        for corr in corrs {
+            for _ in 0..PARTS_BYTES_MAX / PART_BYTES_MIN {
+                assert!(session.accept(part(corr, FLAG_RESPONSE | FLAG_MORE)).unwrap().is_none());
+            }
+            if corr == corrs[0] {
+                assert!(session.accept(part(corr, FLAG_RESPONSE)).unwrap().is_some());
+            }
+        }
+        assert!(is_breach(session.accept(part(corrs[1], FLAG_RESPONSE | FLAG_MORE))));
     }
 }

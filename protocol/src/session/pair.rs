@@ -303,12 +303,30 @@ fn a_drain_refuses_what_is_new_and_waits_for_what_is_under_way() {
         pair.server.is_closing()
     };
     assert!(!is_ending(&mut pair) && !pair.server.is_over(pair.now));
-    assert!(pair.server.is_over(pair.now + Duration::from_secs(5)));
     pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
     assert!(!is_ending(&mut pair), "the answer is not written");
     pair.move_to_client().unwrap();
     assert!(is_ending(&mut pair) && !pair.server.is_over(pair.now));
     assert!(pair.server.is_over(pair.now + LINGER));
+}
+
+#[test]
+fn a_drain_that_takes_too_long_ends_with_a_while_of_taking_what_comes() {
+    let drain = Duration::from_secs(5);
+    let mut pair = Pair::met(64);
+    let (ticket, _) = pair.ask(&one());
+    pair.server.go_away(drain, pair.now);
+    pair.move_to_client().unwrap();
+    assert_eq!(pair.server.deadline(), pair.now + drain);
+    pair.pass(drain);
+    assert!(pair.server.is_closing() && !pair.server.is_over(pair.now));
+    assert_eq!(pair.server.deadline(), pair.now + LINGER);
+    // What is answered or comes now changes nothing.
+    pair.server.reply(ticket, |_| {});
+    pair.client.request(&one(), 0).unwrap();
+    assert!(pair.move_to_server().is_empty() && pair.server.output().is_empty());
+    pair.pass(LINGER);
+    assert!(pair.server.is_over(pair.now));
 }
 
 #[test]

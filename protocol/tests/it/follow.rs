@@ -147,6 +147,61 @@ async fn what_is_new_counts_from_the_opening_whatever_becomes_of_the_connection(
     seen.up_to(&mut follow, 8).await;
 }
 
+/// Or the same words would mean others later.
+#[tokio::test]
+async fn what_is_followed_is_known_once_it_is_open() {
+    for start in [Start::New, Start::Last(2)] {
+        let rig = Rig::unix(Role::Admin).await;
+        let relay = Relay::before(&rig.address);
+        rig.memory.fill(5, "a");
+        // It is cut before anything comes: that is an error of the opening, or it goes on from
+        // where it was opened.
+        relay.cut_behind_subscribe(1);
+        let opened = soon(Follow::open(&relay.address(), options(start))).await;
+        assert!(relay.has_cut());
+        let mut follow = match opened {
+            Ok(follow) => follow,
+            Err(error) => {
+                assert!(matches!(&error, ClientError::Disconnected(_)), "{error:?}");
+                open(&relay.address(), options(start)).await
+            }
+        };
+        relay.cut();
+        rig.memory.fill(3, "a");
+        let frames = if start == Start::New { 5 } else { 3 };
+        Seen { frames, ..Seen::default() }.up_to(&mut follow, 8).await;
+    }
+}
+
+/// A start above the head is kept whatever becomes of the connection.
+#[tokio::test]
+async fn what_begins_above_the_head_waits_for_it() {
+    for start in [Start::From(Bound::Offset(8)), Start::After(Bound::Offset(7))] {
+        for stops in [false, true] {
+            let mut rig = Rig::unix(Role::Admin).await;
+            let relay = Relay::before(&rig.address);
+            rig.memory.fill(5, "a");
+            let address = if stops { rig.address.clone() } else { relay.address() };
+            let mut follow = open(&address, options(start)).await;
+            assert!(matches!(next(&mut follow).await, FollowEvent::CaughtUp { head: 5 }));
+            if stops {
+                soon(rig.server.stop()).await;
+                rig.server = Server::new(Arc::new(rig.memory.clone()), ServerOptions::default());
+                rig.server.listen(Listener::bind(&rig.address).await.unwrap(), Role::Admin);
+            } else {
+                relay.cut();
+            }
+            let mut seen = Seen { frames: 8, ..Seen::default() };
+            seen.take(next(&mut follow).await);
+            assert_eq!(seen.resumed, [None]);
+            rig.memory.fill(5, "a");
+            soon(rig.client().await.append(&one("a"))).await.unwrap();
+            seen.up_to(&mut follow, 11).await;
+            assert_eq!(follow.point().map(|point| point.offset), Some(11));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_limit_counts_over_all_connections() {
     let rig = Rig::unix(Role::Admin).await;

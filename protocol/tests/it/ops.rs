@@ -95,6 +95,7 @@ async fn fetches_tell_of_damage_and_go_on_behind_it() {
                 Ok(frame) => seen.extend(frame.offset()),
                 Err(ClientError::Refused(refusal)) => {
                     assert_eq!((refusal.code, told), (Code::Corrupt, 0));
+                    assert_eq!(refusal.message, "frame 4 cannot be read; go on behind it");
                     assert_eq!(refusal.details, [Detail::Offset(behind)]);
                     told += 1;
                     match reverse {

@@ -1,19 +1,28 @@
 //! A way to a server that can be cut and closed, as a network or a killed process does it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle};
-use xs_protocol::Address;
+use xs_protocol::codec::{Codec, Envelope, PREFACE};
+use xs_protocol::{Address, Op};
+
+use crate::raw::message;
 
 pub(crate) struct Relay {
     path: PathBuf,
     to: PathBuf,
     listening: Option<JoinHandle<()>>,
     lines: Arc<Mutex<Vec<AbortHandle>>>,
+    /// Connections that are still to be cut behind the answer to their SUBSCRIBE.
+    cuts: Arc<AtomicUsize>,
     _dir: TempDir,
 }
 
@@ -23,7 +32,8 @@ impl Relay {
         let Address::Unix(to) = server.clone() else { panic!("{server} is no Unix socket") };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("xs.sock");
-        let mut relay = Self { path, to, listening: None, lines: Arc::default(), _dir: dir };
+        let (lines, cuts) = (Arc::default(), Arc::default());
+        let mut relay = Self { path, to, listening: None, lines, cuts, _dir: dir };
         relay.open();
         relay
     }
@@ -36,13 +46,19 @@ impl Relay {
     pub(crate) fn open(&mut self) {
         let listener = UnixListener::bind(&self.path).unwrap();
         let (to, lines) = (self.to.clone(), Arc::clone(&self.lines));
+        let cuts = Arc::clone(&self.cuts);
         self.listening = Some(tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let to = to.clone();
+                let less = |left: usize| left.checked_sub(1);
+                let cut = cuts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
                 let line = tokio::spawn(async move {
                     // A server that is gone ends the connection at once.
                     let Ok(mut far) = UnixStream::connect(to).await else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    let _ = match cut {
+                        true => up_to_an_answer(near, far, Op::Subscribe).await,
+                        false => copy_bidirectional(&mut near, &mut far).await.map(drop),
+                    };
                 });
                 lines.lock().push(line.abort_handle());
             }
@@ -54,6 +70,16 @@ impl Relay {
         self.lines.lock().drain(..).for_each(|line| line.abort());
     }
 
+    /// Cuts the next so many connections right behind the answer to their SUBSCRIBE.
+    pub(crate) fn cut_behind_subscribe(&self, connections: usize) {
+        self.cuts.store(connections, Ordering::Relaxed);
+    }
+
+    /// Whether no such cut is left.
+    pub(crate) fn has_cut(&self) -> bool {
+        self.cuts.load(Ordering::Relaxed) == 0
+    }
+
     /// Lets nobody through any more.
     pub(crate) async fn close(&mut self) {
         if let Some(listening) = self.listening.take() {
@@ -62,6 +88,30 @@ impl Relay {
             std::fs::remove_file(&self.path).unwrap();
         }
         self.cut();
+    }
+}
+
+/// Lets everything through up to the answer to a request.
+async fn up_to_an_answer(near: UnixStream, far: UnixStream, op: Op) -> io::Result<()> {
+    let ((mut asks, mut answered), (mut answers, mut asked)) =
+        (near.into_split(), far.into_split());
+    let asking = tokio::io::copy(&mut asks, &mut asked);
+    let answering = async {
+        let (mut codec, mut inbox) = (Codec::new(u32::MAX), BytesMut::new());
+        answered.write_all(&PREFACE).await?;
+        while answers.read_buf(&mut inbox).await? > 0 {
+            while let Ok(Some(Envelope { header, body })) = codec.next(&mut inbox) {
+                answered.write_all(&message(header, &body)).await?;
+                if header.op == op as u8 && header.is_response() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = asking => ended.map(drop),
+        ended = answering => ended,
     }
 }
 

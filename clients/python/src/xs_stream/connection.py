@@ -170,6 +170,8 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is not None and self._transport.get_write_buffer_size() == 0:
+            self._session.written()
         try:
             for event in self._session.receive(data):
                 self._happened(event)

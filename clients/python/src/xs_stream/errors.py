@@ -97,7 +97,8 @@ class CorruptRange(XsError):
     def __init__(self, first: int, end: int, reverse: bool = False) -> None:
         resume = first if reverse else end
         way = "before" if reverse else "from"
-        super().__init__(f"frames {first} to {end - 1} cannot be read; go on {way} {resume}")
+        what = f"frames {first} to {end - 1}" if end - 1 > first else f"frame {first}"
+        super().__init__(f"{what} cannot be read; go on {way} {resume}")
         self.first = first
         self.end = end
         self.resume = resume

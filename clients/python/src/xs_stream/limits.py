@@ -32,3 +32,9 @@ CREDIT_DEFAULT = 1024 * 1024
 """Bytes a server may send ahead of what was taken, for each stream, unless told otherwise."""
 FREE_WAITING_MAX = 65_536
 """Events and grants of a stream, which cost no credit, that this client lets wait."""
+PONGS_MAX = 1024
+"""Answers to PINGs that this client lets wait until they are written."""
+PARTS_BYTES_MAX = 1 << 30
+"""Bytes of answers that are not whole yet, of all requests together, that this client keeps."""
+PART_BYTES_MIN = 1024
+"""What one part of an answer counts for at least among them."""

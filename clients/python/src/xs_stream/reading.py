@@ -3,6 +3,7 @@ and reconnecting that both faces share."""
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import Callable, List, Optional, Tuple, Union
@@ -10,7 +11,17 @@ from typing import Callable, List, Optional, Tuple, Union
 from .coding import Op
 from .errors import CorruptRange, OtherStore, ProtocolError
 from .frames import Frame
-from .messages import START_FROM, Dropped, Ended, ReadOptions, read_event, read_list
+from .messages import (
+    START_AFTER,
+    START_FROM,
+    START_LAST,
+    START_NEW,
+    Dropped,
+    Ended,
+    ReadOptions,
+    read_event,
+    read_list,
+)
 from .session import Push
 from .values import CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo
 
@@ -78,7 +89,7 @@ class Reading:
         """What there is still to read."""
         self._caught_up = False
         self.started = False
-        """A server has accepted it."""
+        """A server has accepted it, and it is known where that has it begin."""
         self._seen: Optional[int] = point.offset if point else None
         self._given = self._seen
         self._store: Optional[bytes] = point.store if point else None
@@ -120,7 +131,10 @@ class Reading:
         self._store, self._epoch = info.store, info.epoch
         if self.started:
             return Resumed(self._seen)
-        self.started = True
+        # What is new and which the last are is known with what comes first: asked again later,
+        # others would be.
+        is_of_now = self.rest.start in (START_NEW, START_LAST) and self._seen is None
+        self.started = not (is_of_now and self._options.follow)
         return None
 
     def gave(self, item: Item, is_last: bool) -> None:
@@ -136,6 +150,8 @@ class Reading:
         items = self._take(push)
         if not items:
             self._given = self._seen
+        if not (items and isinstance(items[0], Pulse)):
+            self.started = True
         return items
 
     def _take(self, push: Push) -> List[Item]:
@@ -148,10 +164,13 @@ class Reading:
             self._move(event.scanned_to)
             self.done = True
         elif isinstance(event, Dropped):
-            self._move(event.resume)
+            # At its start it may have waited for frames that are still to come.
+            if self._start < event.resume:
+                self._move(event.resume)
             raise event.refusal
         elif isinstance(event, CaughtUp):
-            self._move(max(event.head, self._seen or 0))
+            if self._start <= event.head:
+                self._move(max(event.head, self._seen or 0))
             if not self._caught_up:
                 self._caught_up = True
                 return [event]
@@ -170,8 +189,9 @@ class Reading:
                     if frame.offset < at:
                         raise ProtocolError(f"frame {frame.offset} came after frame {at - 1}")
                     at = frame.offset + 1
-        self.rest = self.rest.going_on(scanned_to, len(frames))
-        self._seen = scanned_to
+        if frames or self._start <= scanned_to:
+            self.rest = self.rest.going_on(scanned_to, len(frames))
+            self._seen = scanned_to
         if self.rest.limit == 0:
             self.done = True
         return list(frames)
@@ -184,6 +204,19 @@ class Reading:
                 self._given = self._seen
                 raise CorruptRange(gap.first, gap.end, reverse)
         return [gap]
+
+    @property
+    def _start(self) -> float:
+        """The offset below which nothing is wanted, while nothing that is wanted was seen: above
+        all when an id says it. It may lie above the head, where there is nothing yet that the
+        server could check, and frames that come below it are not to be given. Otherwise below
+        all."""
+        rest = self.rest
+        if self._seen is not None or rest.reverse or rest.start not in (START_FROM, START_AFTER):
+            return -1
+        if not isinstance(rest.bound, int):
+            return math.inf
+        return rest.bound + (rest.start == START_AFTER)
 
     def _move(self, offset: int) -> None:
         """Notes how far the server looked."""

@@ -8,7 +8,16 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 from . import messages
 from .coding import MORE, PREFACE, RESPONSE, Header, Op, Reader, message
 from .errors import InvalidValue, ProtocolError, Refusal
-from .limits import CORR_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_MESSAGE_BYTES_MAX
+from .limits import (
+    CORR_MAX,
+    HEADER_BYTES,
+    MESSAGE_BYTES_MAX,
+    PART_BYTES_MIN,
+    PARTS_BYTES_MAX,
+    PING_BYTES_MAX,
+    PONGS_MAX,
+    SERVER_MESSAGE_BYTES_MAX,
+)
 from .values import ServerInfo
 
 __all__ = ["Answer", "Closed", "Event", "Flow", "GoAway", "Push", "Session", "Welcome"]
@@ -67,6 +76,10 @@ class Session:
         self._corr = 0
         self._sub = 0
         self._asked: Dict[int, Tuple[int, List[bytes]]] = {}
+        self._parts_bytes = 0
+        """What the parts of answers that are not whole yet count for."""
+        self._pongs = 0
+        """Answers to PINGs that may not be written yet."""
         self._hello = self.request(Op.HELLO, messages.hello(name, token or ""))
 
     def outgoing(self) -> bytes:
@@ -74,6 +87,10 @@ class Session:
         out = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         return out
+
+    def written(self) -> None:
+        """All that `outgoing` gave was written."""
+        self._pongs = 0
 
     def request(self, op: int, body: Union[bytes, bytearray] = b"", sub: int = 0) -> int:
         """Asks, and gives the number under which the answer comes. Raises InvalidValue."""
@@ -148,6 +165,9 @@ class Session:
         if op in _PUSHES:
             return Push(sub, op, code, bool(flags & MORE), body)
         if op == Op.PING:
+            self._pongs += 1
+            if len(body) > PING_BYTES_MAX or self._pongs > PONGS_MAX:
+                raise ProtocolError("the server sent more PINGs than it takes answers to")
             self._out.append(message(Op.PING, RESPONSE, 0, 0, 0, body))
             return None
         if op == Op.CLOSE:
@@ -161,17 +181,25 @@ class Session:
         op, parts = self._asked.get(header.corr, (0, []))
         if op != header.op:
             raise ProtocolError("the server answered what was not asked")
-        if header.code:
-            del self._asked[header.corr]
-            return Answer(header.corr, (), messages.read_refusal(header.code, body))
-        parts.append(body)
-        if header.flags & MORE:
+        if not header.code and header.flags & MORE:
+            parts.append(body)
+            self._parts_bytes += _cost(body)
+            if self._parts_bytes > PARTS_BYTES_MAX:
+                raise ProtocolError("the server sent an answer that does not end")
             return None
         del self._asked[header.corr]
+        self._parts_bytes -= sum(map(_cost, parts))
+        if header.code:
+            return Answer(header.corr, (), messages.read_refusal(header.code, body))
+        parts.append(body)
         if header.corr == self._hello and op == Op.HELLO:
             self.info = messages.read_hello(body)
             return Welcome(self.info)
         return Answer(header.corr, parts, None)
+
+
+def _cost(part: bytes) -> int:
+    return max(len(part), PART_BYTES_MIN)
 
 
 class Flow:

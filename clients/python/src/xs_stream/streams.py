@@ -56,9 +56,16 @@ class _Reader(Closable):
         """Has the server begin, so that nothing that comes later is missed; iterating and `async
         with` do so too. Raises ClientClosed when it is closed before that."""
         async with self._turn:
-            while self._line is None and not self._closed and not self._reading.done:
+            while (
+                not (self._line is not None and self._reading.started)
+                and not self._closed
+                and not self._reading.done
+            ):
                 with contextlib.suppress(StopAsyncIteration):
                     await self._more()
+                if not self._reading.started:
+                    # Pulses came.
+                    self._items.clear()
                 if self._line is not None:
                     # A caller may take its time before it asks for what comes.
                     self._until = None

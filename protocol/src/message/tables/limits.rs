@@ -95,6 +95,8 @@ fn of_the_code() -> Vec<(&'static str, u64)> {
         ("tcp_answer_ms", ms(limits::TCP_ANSWER_MAX)),
         ("token_check_ms", ms(limits::WATCH_EVERY)),
         ("linger_ms", ms(limits::LINGER)),
+        ("pongs", limits::PONGS_MAX as u64),
+        ("parts_bytes", limits::PARTS_BYTES_MAX as u64),
     ]
 }
 

@@ -42,23 +42,27 @@ impl ServerSession {
         if self.codec.has_preface() {
             self.push(Op::Close, why.code.number(), 0, |out| put_refusal(out, why));
         }
+        self.linger(now);
+    }
+
+    /// Says no more. Bytes are taken for a while: they would have the system throw away what the
+    /// client has not read yet.
+    fn linger(&mut self, now: Instant) {
         self.streams.clear();
         self.phase = Phase::Closing(now + LINGER);
     }
 
-    /// The same at once: what the socket takes of it is all that the client is told.
+    /// [Closes](Self::close) at once: what the socket takes of it is all that the client is told.
     pub(crate) fn part(&mut self, why: &Refusal, now: Instant) {
         self.close(why, now);
         self.phase = Phase::Closing(now);
     }
 
-    /// Ends a connection that was told to go when nothing is under way and all is written. Bytes
-    /// are taken for a while as after CLOSE: they would have the system throw away what the client
-    /// has not read yet.
+    /// Ends a connection that was told to go when nothing is under way and all is written.
     pub(crate) fn end_drain(&mut self, now: Instant) {
         let is_done = self.is_idle() && self.out.is_empty();
         if self.drain_until.is_some() && is_done && !self.is_closing() {
-            self.phase = Phase::Closing(now + LINGER);
+            self.linger(now);
         }
     }
 
@@ -108,6 +112,9 @@ impl ServerSession {
         if self.blocked.is_some_and(|since| now >= since + WRITE_STALL_MAX) {
             self.fail(&ProtocolError::Stalled("it takes no bytes"), now);
         }
+        if self.drain_until.is_some_and(|until| now >= until) && !self.is_closing() {
+            self.linger(now);
+        }
         self.pulses(now);
         let late = |stream: &Stream| stream.deadline.is_some_and(|deadline| now >= deadline);
         let late = self.streams.iter().filter(|(_, stream)| late(stream));
@@ -133,10 +140,7 @@ impl ServerSession {
 
     /// Whether the time of the connection is over.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
-        match self.phase {
-            Phase::Closing(until) => now >= until,
-            _ => self.drain_until.is_some_and(|until| now >= until),
-        }
+        matches!(self.phase, Phase::Closing(until) if now >= until)
     }
 
     /// Bytes came.

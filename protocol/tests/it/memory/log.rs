@@ -167,6 +167,7 @@ impl Inner {
             }
             Start::New => self.head(),
         };
-        (start.min(end), end)
+        // Who follows waits for a start that is still to come.
+        (if options.follow { start } else { start.min(end) }, end)
     }
 }
