@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bridge::{Bridge, bridge};
-use super::files::denied;
+use super::files::unreadable;
 use super::place::{Given, Places};
 use super::streams::Source;
 use crate::isolate::LogLevel;
@@ -126,7 +126,7 @@ pub(super) async fn op_xs_tail(
     let granted = bridge.granted();
     // A file that is not there yet is waited for; one that may never be read is an error now.
     if let Err(error @ ReadDenied::Denied { .. }) = granted.readable(&path) {
-        return Err(denied(error));
+        return Err(unreadable(&bridge, error));
     }
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
@@ -187,7 +187,7 @@ impl Tail {
             Ok(opened) => opened,
             // Between two files of a rotation there may be none: looked for again next time.
             Err(ReadDenied::Io { .. }) => return Ok(None),
-            Err(error) => return Err(denied(error)),
+            Err(error) => return Err(unreadable(&self.bridge, error)),
         };
         Ok(file.metadata().ok().map(|meta| Opened { file, meta, place }))
     }
