@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use deno_core::{OpState, op2};
@@ -42,12 +42,25 @@ const REST_MAX: Duration = Duration::from_secs(60);
 struct Position {
     device: u64,
     inode: u64,
+    /// When the file was made, in nanoseconds since 1970, where that is known: its number is given
+    /// to another one once it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    birth: Option<u64>,
     offset: u64,
 }
 
 impl Position {
+    fn new(meta: &Metadata, offset: u64) -> Self {
+        let birth = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let birth = birth.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Self { device: meta.dev(), inode: meta.ino(), birth, offset }
+    }
+
     fn is_in(&self, meta: &Metadata) -> bool {
-        (self.device, self.inode) == (meta.dev(), meta.ino())
+        let other = Self::new(meta, self.offset);
+        let is_born_then =
+            self.birth.is_none() || other.birth.is_none() || self.birth == other.birth;
+        is_born_then && (self.device, self.inode) == (other.device, other.inode)
     }
 
     fn to_bytes(self) -> Bytes {
@@ -235,11 +248,11 @@ impl Tail {
     fn moved(&self, now: &Opened, saved: Position) -> Option<(File, Metadata)> {
         let file = self.granted.open_moved(&now.place, saved.device, saved.inode)?;
         let meta = file.metadata().ok()?;
-        (saved.offset <= meta.len()).then_some((file, meta))
+        (saved.is_in(&meta) && saved.offset <= meta.len()).then_some((file, meta))
     }
 
     fn read(&mut self, file: File, meta: &Metadata, offset: u64) {
-        let position = Position { device: meta.dev(), inode: meta.ino(), offset };
+        let position = Position::new(meta, offset);
         self.reading = Some(Reading { file, position, partial: Vec::new() });
     }
 

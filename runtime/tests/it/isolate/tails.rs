@@ -51,6 +51,11 @@ impl Log {
         serde_json::from_slice(&position).ok()
     }
 
+    fn set_position(&self, position: &Value) {
+        let key = format!("tail:{}", self.path.display());
+        self.memory.set_position(&key, Bytes::from(position.to_string()));
+    }
+
     /// Runs until something is so.
     async fn run_until(&self, is_so: impl Fn() -> bool) {
         let until = async {
@@ -199,4 +204,33 @@ async fn a_line_that_cannot_be_handled_is_met_once() {
     let lines: Vec<_> = lines.iter().map(|frame| memory.body(frame)).collect();
     let want = (0..100).filter(|n| *n != 50 && *n != 70).map(|n| n.to_string());
     assert_eq!(lines, want.collect::<Vec<_>>());
+}
+
+/// A new file may have the number of one that was deleted: its beginning was skipped.
+#[tokio::test]
+async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
+    let log = Log::new("old\n");
+    log.run_to(0, 4).await;
+    log.append("", "A\n");
+    log.run_to(1, 6).await;
+    let mut position = log.position().unwrap();
+    // As it was kept before births were.
+    let birth = position.as_object_mut().unwrap().remove("birth");
+    log.set_position(&position);
+    log.append("", "B\n");
+    log.run_to(2, 8).await;
+    assert_eq!(log.lines(), ["A", "B"]);
+    let Some(birth) = birth.as_ref().and_then(Value::as_u64) else { return };
+    let mut position = log.position().unwrap();
+    assert_eq!(position["birth"], birth);
+    position["birth"] = json!(birth - 1);
+    log.set_position(&position);
+    log.run_to(5, 8).await;
+    assert_eq!(log.lines(), ["A", "B", "old", "A", "B"]);
+    // Nor is what was moved away the one that was read.
+    log.set_position(&position);
+    log.rotate(".1", "C\n");
+    log.run_to(6, 2).await;
+    assert_eq!(log.lines()[5..], ["C"]);
+    assert!(log.memory.logs().iter().all(|(_, line)| line.contains("is not read")));
 }
