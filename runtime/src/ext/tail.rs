@@ -354,21 +354,37 @@ impl Reading {
         }
         let end = match self.partial.iter().rposition(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
-            None if self.partial.len() >= LINE_BYTES_MAX => self.partial.len(),
+            None if self.partial.len() >= LINE_BYTES_MAX => boundary(&self.partial),
             None => return Ok(Piece::Part),
         };
         let rest = self.partial.split_off(end);
         let whole = std::mem::replace(&mut self.partial, rest);
         let lines = whole.split_inclusive(|&byte| byte == b'\n').map(|line| {
             self.position.offset += line.len() as u64;
-            let text = text(line.strip_suffix(b"\n").unwrap_or(line));
-            Line { text, end: self.position.offset }
+            Line { text: text(line), end: self.position.offset }
         });
         Ok(Piece::Lines(lines.collect()))
     }
 }
 
+/// Where a line that is too long is cut: not within a character, nor within its end.
+fn boundary(line: &[u8]) -> usize {
+    let mut last = line.iter().rev().take(4).copied().enumerate();
+    let Some((at, lead)) = last.find(|(_, byte)| byte & 0xC0 != 0x80) else { return line.len() };
+    let wanted = match lead {
+        b'\r' | 0xC0..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        0xF0.. => 4,
+        _ => 1,
+    };
+    if at + 1 < wanted { line.len() - at - 1 } else { line.len() }
+}
+
+/// A line without its end, where it has one.
 fn text(line: &[u8]) -> String {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = match line.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => line,
+    };
     String::from_utf8_lossy(line).into_owned()
 }

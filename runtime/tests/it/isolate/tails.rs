@@ -234,3 +234,30 @@ async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     assert_eq!(log.lines()[5..], ["C"]);
     assert!(log.memory.logs().iter().all(|(_, line)| line.contains("is not read")));
 }
+
+/// Each cut could fall within a character, and took a return that was no end of a line.
+#[tokio::test]
+async fn a_line_that_is_too_long_is_cut_between_characters() {
+    const MAX: usize = 1024 * 1024;
+    for long in [
+        format!("x{}", "\u{e9}".repeat(MAX)),
+        format!("{}{}", "x".repeat(MAX - 2), "\u{1f600}".repeat(8)),
+        format!("{}\r{}", "x".repeat(MAX - 1), "y".repeat(80_000)),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, format!("{long}\r\nend\n")).unwrap();
+        let at = path.display();
+        let source = format!(
+            "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+               for await (const line of ctx.tail('{at}', {{ first: 'start' }})) {{ \
+                 yield line; if (line === 'end') return; }} }} }};"
+        );
+        let (isolate, _, memory) = start(ENTRY, &source).await.unwrap();
+        soon(isolate.run_generator()).await.unwrap();
+        let lines: Vec<_> =
+            memory.topic("it.recv").iter().map(|frame| memory.body(frame)).collect();
+        assert!(lines.len() > 2, "it is cut");
+        assert!(lines.concat() == format!("{long}end"));
+    }
+}
