@@ -73,24 +73,37 @@ let backs = null;
 
 function callBegan(call) {
   calls.add(call);
-  backs = null;
+  newList();
   call.onEnd(() => {
     calls.delete(call);
-    backs = null;
+    newList();
   });
 }
 
 function newBacks() {
-  const made = new Set();
+  const made = { waiting: new Set(), forgets: [] };
   let left = calls.size, cut = false;
   for (const call of calls) {
-    call.onEnd(() => {
+    made.forgets.push(call.onEnd(() => {
       cut ||= call.cut;
       if (--left > 0) return;
-      for (const back of made) back(cut);
-    });
+      for (const back of made.waiting) back(cut);
+    }));
   }
   return made;
+}
+
+// Whoever asks from now on asks for other calls.
+function newList() {
+  const before = backs;
+  backs = null;
+  if (before !== null) letGo(before);
+}
+
+// A list that nobody is in, nor comes to: a call that stays open need not know of it any more.
+function letGo(list) {
+  if (list === backs || list.waiting.size > 0) return;
+  for (const forget of list.forgets) forget();
 }
 
 // Calls back once all calls that are open now are over, and says whether one of them was cut off,
@@ -98,8 +111,11 @@ function newBacks() {
 function whenCallsEnd(back) {
   if (calls.size === 0) return null;
   const list = backs ??= newBacks();
-  list.add(back);
-  return () => list.delete(back);
+  list.waiting.add(back);
+  return () => {
+    list.waiting.delete(back);
+    letGo(list);
+  };
 }
 
 function topicsText(topics, what) {

@@ -85,6 +85,19 @@ pub(super) struct Run {
     pub(super) finished: bool,
 }
 
+impl Run {
+    /// Whether it was answered although its code goes on, for a while.
+    pub(super) fn is_cut(&self) -> bool {
+        self.answer.is_none()
+    }
+
+    /// Cuts it off: its code may go on, and makes nothing any more.
+    pub(super) fn cut(&mut self) -> Option<oneshot::Sender<Result<(), ModuleError>>> {
+        (self.complete, self.body) = (None, None);
+        self.answer.take()
+    }
+}
+
 pub(super) fn bridge(state: &RefCell<OpState>) -> Rc<Bridge> {
     Rc::clone(state.borrow().borrow::<Rc<Bridge>>())
 }
@@ -273,7 +286,7 @@ impl Bridge {
 
     /// Whether an event loop without work means that something waits for ever.
     pub(crate) fn is_stalled(&self) -> bool {
-        let finishing = self.runs.borrow().values().any(|run| run.finished);
+        let finishing = self.runs.borrow().values().any(|run| run.finished || run.is_cut());
         !self.is_idle() && !finishing && !self.signal_awaited.get()
     }
 

@@ -91,12 +91,19 @@ fn begin_call(
             error = out_of_time(&bridge, run, deadline, idle) => error,
         };
         let name = if error.kind == FailureKind::Timeout { "TimeoutError" } else { "AbortError" };
-        let ended = bridge.runs.borrow_mut().remove(&run);
-        if let Some(answer) = ended.and_then(|run| run.answer) {
+        let answer = bridge.runs.borrow_mut().get_mut(&run).and_then(Run::cut);
+        if let Some(answer) = answer {
             bridge.abort(Some(run), name, &error.message);
             // The caller may be gone: then the error interests nobody.
             let _ = answer.send(Err(error));
-            bridge.maybe_idle();
+        }
+        // Its code has as long as when all is stopped.
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(bridge.spec.limits.stop) => {
+                bridge.runs.borrow_mut().remove(&run);
+                bridge.maybe_idle();
+            }
         }
     }));
     format!("C{work}")

@@ -12,16 +12,17 @@ use deno_core::{OpState, op2};
 use deno_error::JsErrorBox;
 use serde_json::json;
 
-use super::bridge::{Bridge, NOT_CAPABLE, bridge};
+use super::bridge::{Bridge, bridge};
 use crate::isolate::limits::READ_BYTES_MAX;
 use crate::permissions::ReadDenied;
 
 /// Entries of a directory listing.
 const ENTRIES_MAX: usize = 100_000;
 
-pub(super) fn denied(error: ReadDenied) -> JsErrorBox {
+/// Why a path cannot be read, as its author is told.
+pub(super) fn unreadable(bridge: &Bridge, error: ReadDenied) -> JsErrorBox {
     match error {
-        ReadDenied::Denied { .. } => JsErrorBox::new(NOT_CAPABLE, error.to_string()),
+        ReadDenied::Denied(denial) => bridge.denied(&denial),
         ReadDenied::Io { .. } => JsErrorBox::generic(error.to_string()),
     }
 }
@@ -38,10 +39,7 @@ async fn blocking<T: Send + 'static>(
         work(file).map_err(|error| ReadDenied::Io { path, error: error.to_string() })
     });
     match done.await {
-        Ok(result) => result.map_err(|error| match error {
-            ReadDenied::Denied(denial) => bridge.denied(&denial),
-            error @ ReadDenied::Io { .. } => denied(error),
-        }),
+        Ok(result) => result.map_err(|error| unreadable(bridge, error)),
         Err(_) => Err(JsErrorBox::generic("reading the file failed")),
     }
 }

@@ -102,7 +102,8 @@ impl Bridge {
         }
         let (outbox, origin) = {
             let mut runs = self.runs.borrow_mut();
-            let Some(run) = runs.get_mut(&run) else { return Err(over()) };
+            let run = runs.get_mut(&run).filter(|run| !run.is_cut());
+            let Some(run) = run else { return Err(over()) };
             run.results += 1;
             (Rc::clone(&run.outbox), run.origin)
         };

@@ -42,7 +42,10 @@ pub(super) async fn op_xs_remove(
     let bridge = bridge(&state);
     let id = FrameId::parse(&id).map_err(type_error)?;
     let within = removable(&bridge)?;
-    let outbox = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox));
+    let outbox = {
+        let runs = bridge.runs.borrow();
+        runs.get(&run).filter(|run| !run.is_cut()).map(|run| Rc::clone(&run.outbox))
+    };
     let Some(outbox) = outbox else {
         return Err(JsErrorBox::generic("this run is over: nothing more can be removed from it"));
     };

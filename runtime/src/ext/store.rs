@@ -270,7 +270,7 @@ async fn append(
 ) -> Result<String, JsErrorBox> {
     let stored = {
         let mut runs = bridge.runs.borrow_mut();
-        let Some(run) = runs.get_mut(&run) else {
+        let Some(run) = runs.get_mut(&run).filter(|run| !run.is_cut()) else {
             return Err(JsErrorBox::generic(
                 "this run is over: nothing more can be appended from it",
             ));
@@ -388,7 +388,11 @@ pub(super) async fn op_xs_append_if(
     #[string] terms: String,
 ) -> Result<String, JsErrorBox> {
     let bridge = bridge(&state);
-    let known = bridge.runs.borrow().get(&run).map(|run| (Rc::clone(&run.outbox), run.origin));
+    let known = {
+        let runs = bridge.runs.borrow();
+        let open = runs.get(&run).filter(|run| !run.is_cut());
+        open.map(|run| (Rc::clone(&run.outbox), run.origin))
+    };
     let Some((outbox, origin)) = known else {
         let text = "this run is over: nothing more can be appended from it";
         return Err(JsErrorBox::generic(text));

@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use deno_core::{OpState, op2};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::bridge::{Bridge, bridge};
-use super::files::denied;
+use super::files::unreadable;
 use super::place::{Given, SourcePlaces};
 use super::streams::Source;
 use crate::isolate::LogLevel;
@@ -42,12 +42,25 @@ const REST_MAX: Duration = Duration::from_secs(60);
 struct Position {
     device: u64,
     inode: u64,
+    /// When the file was made, in nanoseconds since 1970, where that is known: its number is given
+    /// to another one once it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    birth: Option<u64>,
     offset: u64,
 }
 
 impl Position {
+    fn new(meta: &Metadata, offset: u64) -> Self {
+        let birth = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let birth = birth.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Self { device: meta.dev(), inode: meta.ino(), birth, offset }
+    }
+
     fn is_in(&self, meta: &Metadata) -> bool {
-        (self.device, self.inode) == (meta.dev(), meta.ino())
+        let other = Self::new(meta, self.offset);
+        let is_born_then =
+            self.birth.is_none() || other.birth.is_none() || self.birth == other.birth;
+        is_born_then && (self.device, self.inode) == (other.device, other.inode)
     }
 
     fn to_bytes(self) -> Bytes {
@@ -126,7 +139,7 @@ pub(super) async fn op_xs_tail(
     let granted = bridge.granted();
     // A file that is not there yet is waited for; one that may never be read is an error now.
     if let Err(error @ ReadDenied::Denied { .. }) = granted.readable(&path) {
-        return Err(denied(error));
+        return Err(unreadable(&bridge, error));
     }
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
         return Err(JsErrorBox::generic("this run is over"));
@@ -187,7 +200,7 @@ impl Tail {
             Ok(opened) => opened,
             // Between two files of a rotation there may be none: looked for again next time.
             Err(ReadDenied::Io { .. }) => return Ok(None),
-            Err(error) => return Err(denied(error)),
+            Err(error) => return Err(unreadable(&self.bridge, error)),
         };
         Ok(file.metadata().ok().map(|meta| Opened { file, meta, place }))
     }
@@ -235,11 +248,11 @@ impl Tail {
     fn moved(&self, now: &Opened, saved: Position) -> Option<(File, Metadata)> {
         let file = self.granted.open_moved(&now.place, saved.device, saved.inode)?;
         let meta = file.metadata().ok()?;
-        (saved.offset <= meta.len()).then_some((file, meta))
+        (saved.is_in(&meta) && saved.offset <= meta.len()).then_some((file, meta))
     }
 
     fn read(&mut self, file: File, meta: &Metadata, offset: u64) {
-        let position = Position { device: meta.dev(), inode: meta.ino(), offset };
+        let position = Position::new(meta, offset);
         self.reading = Some(Reading { file, position, partial: Vec::new() });
     }
 
@@ -341,21 +354,37 @@ impl Reading {
         }
         let end = match self.partial.iter().rposition(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
-            None if self.partial.len() >= LINE_BYTES_MAX => self.partial.len(),
+            None if self.partial.len() >= LINE_BYTES_MAX => boundary(&self.partial),
             None => return Ok(Piece::Part),
         };
         let rest = self.partial.split_off(end);
         let whole = std::mem::replace(&mut self.partial, rest);
         let lines = whole.split_inclusive(|&byte| byte == b'\n').map(|line| {
             self.position.offset += line.len() as u64;
-            let text = text(line.strip_suffix(b"\n").unwrap_or(line));
-            Line { text, end: self.position.offset }
+            Line { text: text(line), end: self.position.offset }
         });
         Ok(Piece::Lines(lines.collect()))
     }
 }
 
+/// Where a line that is too long is cut: not within a character, nor within its end.
+fn boundary(line: &[u8]) -> usize {
+    let mut last = line.iter().rev().take(4).copied().enumerate();
+    let Some((at, lead)) = last.find(|(_, byte)| byte & 0xC0 != 0x80) else { return line.len() };
+    let wanted = match lead {
+        b'\r' | 0xC0..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        0xF0.. => 4,
+        _ => 1,
+    };
+    if at + 1 < wanted { line.len() - at - 1 } else { line.len() }
+}
+
+/// A line without its end, where it has one.
 fn text(line: &[u8]) -> String {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = match line.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => line,
+    };
     String::from_utf8_lossy(line).into_owned()
 }

@@ -99,6 +99,7 @@ pub struct Slots {
     told_to_end: Option<FrameId>,
     taken: Option<Taken>,
     denied: Option<FrameId>,
+    waits: Option<FrameId>,
 }
 
 impl Slots {
@@ -127,6 +128,12 @@ impl Slots {
         self.denied
     }
 
+    /// The newest version, when its Host had no room for it: it is to run once there is some.
+    #[must_use]
+    pub const fn waits(&self) -> Option<FrameId> {
+        self.waits
+    }
+
     /// What was last taken from a file.
     #[must_use]
     pub const fn taken(&self) -> Option<&Taken> {
@@ -145,7 +152,7 @@ impl Slots {
             Event::Create => {
                 self.pending = Some(id);
                 self.newest = Some(id);
-                self.denied = None;
+                (self.denied, self.waits) = (None, None);
                 if let (Some(file), Some(hash)) = (notes.file, notes.hash) {
                     self.taken = Some(Taken { file, hash });
                 }
@@ -153,7 +160,7 @@ impl Slots {
             Event::Term => {
                 self.confirmed = None;
                 self.pending = None;
-                self.denied = None;
+                (self.denied, self.waits) = (None, None);
                 self.told_to_end = self.newest;
                 // The file is gone: should it come back unchanged, it is new. A stop that does not
                 // name the file leaves it taken, and so stays a stop.
@@ -167,13 +174,16 @@ impl Slots {
                 self.confirmed = create;
                 self.pending = self.pending.filter(|pending| create != Some(*pending));
                 self.denied = self.denied.filter(|denied| create != Some(*denied));
+                self.waits = self.waits.filter(|waits| create != Some(*waits));
                 self.told_to_end = None;
             }
             Event::Invalid => {
                 self.pending = self.pending.filter(|id| create != Some(*id));
-                let is_denied = notes.code.as_deref() == Some(FailureKind::Permission.as_str());
-                if is_denied && create == self.newest {
-                    self.denied = create;
+                let is_for = |kind: FailureKind| notes.code.as_deref() == Some(kind.as_str());
+                if create == self.newest {
+                    self.denied =
+                        if is_for(FailureKind::Permission) { create } else { self.denied };
+                    self.waits = create.filter(|_| is_for(FailureKind::Full));
                 }
             }
             Event::FinOk | Event::FinError | Event::FinTerm => {

@@ -27,7 +27,7 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,8 +65,8 @@ pub use store::processor_cursor;
 
 /// Time that all modules together have to end when the Host is stopped.
 const STOP_MAX: Duration = Duration::from_secs(12);
-/// Processors of one Host.
-const PROCESSORS_MAX: usize = 256;
+/// Processors of one Host that run at a time.
+pub const PROCESSORS_MAX: usize = 256;
 // However many streams each module has, there is one for every handler and command.
 const _: () = assert!(
     PROCESSORS_MAX * (share::STREAMS_MAX + share::BLOBS_MAX + 1)
@@ -95,6 +95,8 @@ pub struct HostOptions {
     /// Isolates it may make beyond the first of each processor before it ends as
     /// [`HostEnd::Worn`].
     pub spent_isolates_max: usize,
+    /// Processors it runs at a time, at most [`PROCESSORS_MAX`]; the next ones wait until one ends.
+    pub processors_max: usize,
     /// The processors it runs.
     pub part: Part,
     /// How the process was confined: what was done, and how that stands.
@@ -162,6 +164,11 @@ struct Host {
     /// Threads on which the Host before this one crashed, as long as the log does not say so.
     culprits: Vec<String>,
     spent_isolates_max: usize,
+    processors_max: usize,
+    /// Who runs, or is to.
+    places: HashSet<Key>,
+    /// Who is to run once there is a place.
+    waiting: BTreeSet<Key>,
     keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
 }
@@ -202,14 +209,9 @@ impl Host {
             confined: options.confined,
         });
         let spent_isolates_max = options.spent_isolates_max;
-        let options = ReadOptions {
-            topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
-                .expect("a constant that parses"),
-            start: Start::First,
-            follow: true,
-            ..ReadOptions::default()
-        };
-        let subscription = client.subscribe(&options, SubscribeOptions::default()).await?;
+        let processors_max = options.processors_max.min(PROCESSORS_MAX);
+        let subscription =
+            client.subscribe(&lifecycle_frames(), SubscribeOptions::default()).await?;
         let mut host = Self {
             complaint: Complaint::read(&shared).await?,
             shared,
@@ -222,8 +224,11 @@ impl Host {
             backoff: Backoff::default(),
             culprits,
             spent_isolates_max,
+            processors_max,
+            places: HashSet::new(),
+            waiting: BTreeSet::new(),
             keepers: HashMap::new(),
-            // What ends a keeper, of which there are at most PROCESSORS_MAX, or the Host.
+            // What ends the Host, which reads the first of them.
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next(false).await? {}
@@ -264,6 +269,7 @@ impl Host {
                 }
                 event = self.subscription.next() => {
                     self.fold(event, true)?;
+                    self.fill().await?;
                 }
                 () = changed(&mut self.watcher), if rested => self.sync().await?,
                 () = due(self.again), if rested => self.sync().await?,
@@ -325,15 +331,12 @@ impl Host {
             return;
         }
         let Some((key, event)) = self.lifecycle.apply(&frame) else { return };
+        self.count(&key, event);
         match event {
             Event::Create => {
                 self.shared.versions.insert(frame.id(), key.name.clone());
                 if act && self.shared.part.has(&key.name) {
-                    let order = match self.obstacle(&key, &frame) {
-                        Some(error) => Order::Refuse(frame, error),
-                        None => Order::Create(frame),
-                    };
-                    self.order(key, order);
+                    self.create(key, frame);
                 }
             }
             Event::Term if act && self.shared.part.has(&key.name) => {
@@ -346,6 +349,56 @@ impl Host {
         }
     }
 
+    /// Keeps in mind who has a place and who waits for one.
+    fn count(&mut self, key: &Key, event: Event) {
+        let Some(slots) = self.lifecycle.get(key) else { return };
+        let is_end = match event {
+            Event::Invalid | Event::FinOk | Event::FinError | Event::FinTerm => true,
+            // That is answered with a `fin.term`, once it has ended.
+            _ => false,
+        };
+        if is_end && !slots.wants_to_run() && slots.told_to_end().is_none() {
+            self.places.remove(key);
+        }
+        let waits = slots.waits().is_some() && !self.places.contains(key);
+        if waits && self.shared.part.has(&key.name) {
+            self.waiting.insert(key.clone());
+        } else {
+            self.waiting.remove(key);
+        }
+    }
+
+    /// Gives the places that are free to who waits for one.
+    async fn fill(&mut self) -> Result<(), HostError> {
+        while self.places.len() < self.processors_max {
+            let Some(key) = self.waiting.pop_first() else { break };
+            let id = self.lifecycle.get(&key).and_then(Slots::waits);
+            match self.create_frame(id).await {
+                Ok(Some(frame)) => self.create(key, frame),
+                Ok(None) => {}
+                Err(HostError::Store(error)) if !driver::is_lost(&error) => {
+                    tracing::warn!(%error, "a version is not read now; it waits on");
+                    self.waiting.insert(key);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a version run, if it may.
+    fn create(&mut self, key: Key, frame: Frame) {
+        let order = match self.obstacle(&key, &frame) {
+            Some(error) => Order::Refuse(frame, error),
+            None => {
+                self.places.insert(key.clone());
+                Order::Create(frame)
+            }
+        };
+        self.order(key, order);
+    }
+
     /// Why a processor may not be started, although its source may be right.
     fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
         if version::told_error(frame).is_some() {
@@ -355,10 +408,11 @@ impl Host {
             let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
             return Some(ModuleError::new(FailureKind::Definition, text));
         }
-        let full = self.keepers.len() >= PROCESSORS_MAX && !self.keepers.contains_key(key);
-        full.then(|| {
-            let text = format!("a Host runs at most {PROCESSORS_MAX} processors");
-            ModuleError::new(FailureKind::Definition, text)
+        let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
+        is_full.then(|| {
+            let max = self.processors_max;
+            let text = format!("a Host runs at most {max} processors; it waits until one ends");
+            ModuleError::new(FailureKind::Full, text)
         })
     }
 
@@ -377,12 +431,15 @@ impl Host {
     /// Starts what the log says is to run, and answers for what was told to end meanwhile.
     async fn resume(&mut self) -> Result<(), HostError> {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
-        let own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
+        let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
+        // Who had no place has none before those who had one.
+        own.sort_by_key(|(_, slots)| !slots.wants_to_run());
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {
                 self.order(key.clone(), Order::Term(told));
             }
-            let pending = self.create_frame(slots.pending().or_else(|| slots.denied())).await?;
+            let tried = slots.pending().or_else(|| slots.denied()).or_else(|| slots.waits());
+            let pending = self.create_frame(tried).await?;
             let confirmed = self.create_frame(slots.confirmed()).await?;
             if pending.is_none() && confirmed.is_none() {
                 continue;
@@ -390,7 +447,10 @@ impl Host {
             let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
             let order = match (obstacle, pending) {
                 (Some(error), Some(frame)) => Order::Refuse(frame, error),
-                (_, pending) => Order::Resume { pending, confirmed },
+                (_, pending) => {
+                    self.places.insert(key.clone());
+                    Order::Resume { pending, confirmed }
+                }
             };
             self.order(key, order);
         }
@@ -468,6 +528,17 @@ impl Host {
         if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
             tracing::error!("some modules did not end in time; they end with the process");
         }
+    }
+}
+
+/// All that the log says of processors, and will say.
+fn lifecycle_frames() -> ReadOptions {
+    ReadOptions {
+        topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
+            .expect("a constant that parses"),
+        start: Start::First,
+        follow: true,
+        ..ReadOptions::default()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{Config, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -114,7 +114,9 @@ fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatche
         // A full channel holds a notice already, and one is as good as many.
         let _ = notices.try_send(());
     };
-    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
+    // A link may lead to all of the machine. What is behind one is looked at without notices.
+    let config = Config::default().with_follow_symlinks(false);
+    let watcher = RecommendedWatcher::new(notice, config).and_then(|mut watcher| {
         watcher.watch(dir, RecursiveMode::Recursive)?;
         Ok(watcher)
     });
@@ -130,8 +132,30 @@ fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatche
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
+
+    /// Whether the kernel gives this process notices of a directory.
+    fn is_watched(dir: &Path) -> bool {
+        let inode = format!(" ino:{:x} ", fs::metadata(dir).unwrap().ino());
+        fs::read_dir("/proc/self/fdinfo").unwrap().flatten().any(|entry| {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            text.lines().any(|line| line.starts_with("inotify ") && line.contains(&inode))
+        })
+    }
+
+    /// One to `/` had the whole machine watched.
+    #[test]
+    fn links_are_not_followed() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(dir.path().join("handlers")).unwrap();
+        symlink(outside.path(), dir.path().join("handlers/link")).unwrap();
+        let watcher = notices_of(dir.path(), mpsc::channel(1).0).unwrap();
+        assert!(is_watched(&dir.path().join("handlers")));
+        assert!(!is_watched(outside.path()));
+        drop(watcher);
+    }
 
     #[tokio::test]
     async fn a_save_is_told_once_it_rests() {

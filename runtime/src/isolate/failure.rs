@@ -18,6 +18,8 @@ pub enum FailureKind {
     Definition,
     /// A permission is missing.
     Permission,
+    /// The Host runs as many as it may.
+    Full,
     /// A call took too long, or waits for something that can never happen.
     Timeout,
     /// It kept the CPU too long without returning to the event loop.
@@ -47,6 +49,7 @@ impl FailureKind {
             Self::Throw => "throw",
             Self::Definition => "definition",
             Self::Permission => "permission",
+            Self::Full => "full",
             Self::Timeout => "timeout",
             Self::Cpu => "cpu",
             Self::Heap => "heap",

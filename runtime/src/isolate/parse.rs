@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use xs_engine::limits::PATTERNS_MAX;
 use xs_engine::{FrameId, Topic, TopicPatterns, Ttl};
@@ -94,11 +95,15 @@ enum Topics {
     Many(Vec<String>),
 }
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "start is \"new\", \"first\" or { after: id }")]
 enum Start {
     Named(StartName),
-    After { after: String },
+    After(After),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    after: String,
 }
 
 #[derive(Deserialize)]
@@ -108,14 +113,18 @@ enum StartName {
     First,
 }
 
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "onError is \"unregister\", \"skip\", \"park\" or { retry: n, backoff, max, then }"
-)]
 enum Failing {
     Now(Resort),
-    Retry { retry: u32, backoff: Option<f64>, max: Option<f64>, then: Option<Resort> },
+    Retry(Retry),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    retry: u32,
+    backoff: Option<f64>,
+    max: Option<f64>,
+    then: Option<Resort>,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -133,6 +142,44 @@ enum Resort {
     Park,
 }
 
+impl<'de> Deserialize<'de> for Start {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expected = "start is \"new\", \"first\" or { after: id }";
+        word_or_object(from, expected, Self::Named, Self::After)
+    }
+}
+
+impl<'de> Deserialize<'de> for Failing {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expected = "onError is \"unregister\", \"skip\", \"park\" or \
+                        { retry: n, backoff, max, then }";
+        word_or_object(from, expected, Self::Now, Self::Retry)
+    }
+}
+
+/// An option that is a word or an object. What is no field of the object is named, which serde does
+/// not do for an untagged enum; about all else `expected` says what would be right.
+fn word_or_object<'de, D, W, O, T>(
+    from: D,
+    expected: &str,
+    word: impl Fn(W) -> T,
+    object: impl Fn(O) -> T,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    W: DeserializeOwned,
+    O: DeserializeOwned,
+{
+    let given = Value::deserialize(from)?;
+    if !given.is_object() {
+        return W::deserialize(given).map(word).map_err(|_| D::Error::custom(expected));
+    }
+    O::deserialize(given).map(object).map_err(|error| {
+        let text = error.to_string();
+        D::Error::custom(if text.starts_with(UNKNOWN_FIELD) { &text } else { expected })
+    })
+}
+
 impl From<Resort> for LastResort {
     fn from(resort: Resort) -> Self {
         match resort {
@@ -143,13 +190,16 @@ impl From<Resort> for LastResort {
     }
 }
 
+/// How serde begins to say that there is no such field.
+const UNKNOWN_FIELD: &str = "unknown field `";
+
 fn wrong(message: impl Into<String>) -> ModuleError {
     ModuleError::new(FailureKind::Definition, message)
 }
 
 /// What is said of an option that is none, by the words in which serde says it.
 fn unknown(kind: Kind, what: &str) -> Option<String> {
-    let mut quoted = what.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let mut quoted = what.strip_prefix(UNKNOWN_FIELD)?.split('`').step_by(2);
     let found = quoted.next()?;
     let known: Vec<&str> = quoted.filter(|name| !name.is_empty()).collect();
     let top = known.contains(&"about");
@@ -334,7 +384,7 @@ fn start(given: Start) -> Result<StartAt, ModuleError> {
     Ok(match given {
         Start::Named(StartName::New) => StartAt::New,
         Start::Named(StartName::First) => StartAt::First,
-        Start::After { after } => {
+        Start::After(After { after }) => {
             let id = FrameId::parse(&after);
             StartAt::After(id.map_err(|error| wrong(format!("start.after: {error}")))?)
         }
@@ -344,10 +394,10 @@ fn start(given: Start) -> Result<StartAt, ModuleError> {
 fn on_error(given: Failing) -> Result<OnError, ModuleError> {
     match given {
         Failing::Now(resort) => Ok(OnError::Now(resort.into())),
-        Failing::Retry { retry, .. } if retry == 0 || retry > RETRIES_MAX => {
+        Failing::Retry(Retry { retry, .. }) if retry == 0 || retry > RETRIES_MAX => {
             Err(wrong(format!("onError.retry is between 1 and {RETRIES_MAX}")))
         }
-        Failing::Retry { retry, backoff, max, then } => {
+        Failing::Retry(Retry { retry, backoff, max, then }) => {
             let backoff = backoff.map_or(BACKOFF_DEFAULT, millis);
             Ok(OnError::Retry {
                 tries: retry,

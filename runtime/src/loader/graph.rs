@@ -331,7 +331,6 @@ fn import_error(
     }
 }
 
-/// The path that `specifier` means in the file `from`, both relative to the modules directory.
 /// Finds what is wrong with JSON where it is wrong: the engine would name a place in the code that
 /// parses it.
 fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
@@ -344,6 +343,7 @@ fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     Err(place::error_at(FailureKind::Syntax, message, path, source, at))
 }
 
+/// The path that `specifier` means in the file `from`, both relative to the modules directory.
 pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
     if !(specifier.starts_with("./") || specifier.starts_with("../")) {
         return Err(foreign(specifier));

@@ -202,6 +202,7 @@ async fn serve(
         limits: Limits::default(),
         culprits,
         spent_isolates_max: options.spent_isolates_max,
+        processors_max: host::PROCESSORS_MAX,
         part: options.part,
         confined,
     };

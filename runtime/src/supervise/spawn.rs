@@ -108,17 +108,7 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
         Err(error) => return drop(answer.send(Err(error))),
     };
     let stdout = child.stdout.take();
-    let (done, last_words) = mpsc::channel::<()>();
-    if let Some(stderr) = child.stderr.take() {
-        let thread = std::thread::Builder::new().name("xs-host-log".to_owned());
-        let spawned = thread.spawn(move || {
-            pass_on(stderr);
-            drop(done);
-        });
-        if let Err(error) = spawned {
-            tracing::error!(%error, "the log of the Host is lost");
-        }
-    }
+    let last_words = child.stderr.take().map(listen);
     let process = i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)
@@ -135,9 +125,25 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
         let _ = child.kill();
     }
     let ended = child.wait();
-    // A grandchild could hold the pipe open; the wait has an end, with nothing sent.
-    let _ = last_words.recv_timeout(LAST_WORDS);
+    if let Some(last_words) = last_words {
+        // A grandchild could hold the pipe open; the wait has an end, with nothing sent.
+        let _ = last_words.recv_timeout(LAST_WORDS);
+    }
     drop(exited.send(ended));
+}
+
+/// Passes on what a Host writes in a thread; what is given back is closed once that is all.
+fn listen(stderr: ChildStderr) -> mpsc::Receiver<()> {
+    let (done, last_words) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("xs-host-log".to_owned());
+    let spawned = thread.spawn(move || {
+        pass_on(stderr);
+        drop(done);
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, "the log of the Host is lost");
+    }
+    last_words
 }
 
 /// Passes on what a Host writes to standard error: lines of its log as they are, and what else is

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use xs_engine::limits::HOPS_MAX;
 use xs_engine::{Frame, FrameId, NewFrame, Origin};
@@ -61,7 +62,9 @@ impl Queued {
 pub(super) struct Calls {
     /// Those whose end is not stored yet, each with what cancels it.
     open: HashMap<FrameId, CancellationToken>,
-    tasks: JoinSet<(Queued, Result<(), ModuleError>)>,
+    tasks: JoinSet<(Queued, Arc<Isolate>, Result<(), ModuleError>)>,
+    /// Isolates that end, which have time for the code of calls that were cut off.
+    leaving: TaskTracker,
 }
 
 impl Calls {
@@ -80,8 +83,8 @@ impl Calls {
         self.open.remove(&call).is_some()
     }
 
-    /// Runs a call. The task holds the isolate, so that one that was replaced lives as long as its
-    /// last call.
+    /// Runs a call. It holds the isolate, so that one that was replaced lives as long as its last
+    /// call.
     pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, mut queued: Queued) {
         queued._begun = Some(version.shared().calls.token());
         let cancel = CancellationToken::new();
@@ -95,7 +98,7 @@ impl Calls {
         let isolate = Arc::clone(isolate);
         self.tasks.spawn(async move {
             let result = isolate.call(call).await;
-            (queued, result)
+            (queued, isolate, result)
         });
     }
 
@@ -103,7 +106,10 @@ impl Calls {
     pub(super) async fn ended(&mut self) -> Option<(Queued, Result<(), ModuleError>)> {
         loop {
             match self.tasks.join_next().await? {
-                Ok(ended) => return Some(ended),
+                Ok((queued, isolate, result)) => {
+                    self.leave(isolate);
+                    return Some((queued, result));
+                }
                 // A task that panicked is our bug; its call is answered when the command ends.
                 Err(error) => tracing::error!(%error, "the task of a call failed"),
             }
@@ -121,9 +127,23 @@ impl Calls {
         self.open.keys().copied().collect()
     }
 
+    /// Lets go of an isolate; with the last who holds it, it is stopped.
+    pub(super) fn leave(&self, isolate: Arc<Isolate>) {
+        if let Some(last) = Arc::into_inner(isolate) {
+            // A thread that does not end is a matter of what is left of it: no call waits for it.
+            tokio::spawn(self.leaving.track_future(async move { drop(last.stop().await) }));
+        }
+    }
+
     /// Waits until none runs.
     pub(super) async fn drain(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+        while self.ended().await.is_some() {}
+    }
+
+    /// Waits until the isolates that nobody holds any more have ended.
+    pub(super) async fn left(&self) {
+        self.leaving.close();
+        self.leaving.wait().await;
     }
 }
 

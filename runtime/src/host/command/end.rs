@@ -108,16 +108,7 @@ impl Command {
         let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
         finishes.close();
         let mut frames = Vec::new();
-        let ending = match Arc::try_unwrap(isolate) {
-            Ok(isolate) => stop_isolate(isolate, ending).await,
-            Err(shared) => {
-                let drained = tokio::time::timeout(GRACE, calls.drain()).await.is_ok();
-                match Arc::try_unwrap(shared) {
-                    Ok(isolate) if drained => stop_isolate(isolate, ending).await,
-                    Ok(_) | Err(_) => ending,
-                }
-            }
-        };
+        // Before the isolates are waited for, which wait for these answers.
         while let Ok(finish) = finishes.try_recv() {
             if calls.close(finish.call) {
                 place.running.remove(&finish.call);
@@ -125,6 +116,16 @@ impl Command {
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
+        // They are answered at once; their code has its time while the isolates are stopped, those
+        // of the versions before too.
+        let drained = tokio::time::timeout(GRACE, calls.drain()).await.is_ok();
+        let stopped = async {
+            match Arc::into_inner(isolate) {
+                Some(isolate) if drained => stop_isolate(isolate, ending).await,
+                _ => ending,
+            }
+        };
+        let (ending, ()) = tokio::join!(stopped, calls.left());
         let client = &version.shared().client;
         let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
         for (id, _) in cut_off {

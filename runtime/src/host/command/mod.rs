@@ -337,7 +337,8 @@ impl Command {
         let _ = swap.taken.send(());
         self.version = swap.version;
         self.definition = swap.started.definition;
-        self.isolate = Arc::new(swap.started.isolate);
+        let old = std::mem::replace(&mut self.isolate, Arc::new(swap.started.isolate));
+        self.calls.leave(old);
         self.restart = None;
     }
 

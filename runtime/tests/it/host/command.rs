@@ -435,3 +435,45 @@ export default { async run(call, ctx) {
     assert!(fin[0].offset() < world.topic("xs.command.c.active")[1].offset());
     host.stop().await;
 }
+
+const LEAVES: &str = r#"
+export default { async *run(call, ctx) {
+  try {
+    yield { began: true };
+    await new Promise((done) => ctx.signal.addEventListener("abort", done));
+  } finally {
+    await new Promise((done) => setTimeout(done, 200));
+    ctx.log.info("left");
+    await ctx.append("late", {}).catch((error) => ctx.log.info(error.message));
+  }
+} };
+"#;
+
+/// It was killed as soon as its calls were answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
+    for (is_swapped, is_cancelled) in [(false, false), (true, false), (true, true)] {
+        let world = World::new(&[("commands/c.js", LEAVES)]);
+        let host = world.host().await;
+        world.wait("xs.command.c.active", 1).await;
+        let call = world.append("c.call", json!({}), "");
+        world.wait("c.recv", 1).await;
+        if is_swapped {
+            world.save("commands/c.js", &format!("{LEAVES} // Another one."));
+            world.wait("xs.command.c.active", 2).await;
+        }
+        if is_cancelled {
+            world.append("xs.command.c.cancel", json!({ "call": call.to_string() }), "");
+            world.wait("c.error", 1).await;
+        }
+        host.stop().await;
+        let error = meta(&world.topic("c.error")[0]);
+        assert_eq!(error["code"], if is_cancelled { "cancelled" } else { "interrupted" });
+        let lines = world.topic("xs.command.c.log");
+        let lines: Vec<_> = lines.iter().map(|line| meta(line)["message"].clone()).collect();
+        let refused = "this run is over: nothing more can be appended from it";
+        assert_eq!(lines, ["left", refused], "{is_swapped} {is_cancelled}");
+        assert!(world.topic("late").is_empty());
+        assert_eq!(answers(&world, call), ["c.recv", "c.error"]);
+    }
+}

@@ -236,3 +236,37 @@ async fn a_host_whose_engines_do_not_start_gives_way_to_another_and_blames_no_mo
     world.wait("xs.command.c.active", 1).await;
     host.stop().await;
 }
+
+/// As many names as may run at a time were all that there could ever be.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_gone_take_no_place() {
+    let world = World::new(&[("handlers/a.js", &emits("1"))]);
+    let host = world.host_that_runs(1).await;
+    world.wait("xs.handler.a.active", 1).await;
+    world.delete("handlers/a.js");
+    world.wait("xs.handler.a.fin.term", 1).await;
+    world.save("handlers/b.js", &emits("1"));
+    world.wait("xs.handler.b.active", 1).await;
+    world.save("handlers/c.js", &emits("1"));
+    let invalid = meta(&world.wait("xs.handler.c.invalid", 1).await[0]);
+    assert_eq!(invalid["code"], "full", "{invalid}");
+    world.save("handlers/b.js", &emits("2"));
+    world.wait("xs.handler.b.active", 2).await;
+    // With the place that becomes free it runs by itself.
+    world.delete("handlers/b.js");
+    world.wait("xs.handler.c.active", 1).await;
+    world.save("handlers/b.js", "a syntax error is told of all the same");
+    world.wait("xs.handler.b.invalid", 1).await;
+    world.save("handlers/b.js", &emits("3"));
+    world.wait("xs.handler.b.invalid", 2).await;
+    host.stop().await;
+    // Who ran goes on, and who waited has the place that is left.
+    let host = world.host_that_runs(1).await;
+    world.wait("xs.handler.c.active", 2).await;
+    world.wait("xs.handler.b.invalid", 3).await;
+    host.stop().await;
+    let host = world.host_that_runs(2).await;
+    world.wait("xs.handler.b.active", 3).await;
+    host.stop().await;
+    assert_eq!(world.topic("xs.handler.c.invalid").len(), 1);
+}

@@ -140,6 +140,34 @@ async fn a_stopped_supervisor_leaves_no_child() {
     assert_eq!((alive.count(), world.topic("xs.handler.h.active").len()), (0, 1));
 }
 
+/// Each end of a Host whose log nobody reads was noticed a second late.
+#[tokio::test]
+async fn an_end_is_noticed_when_it_comes() {
+    const TIMES: u32 = 12;
+    let mut took = Duration::ZERO;
+    for _ in 0..TIMES {
+        let (program, args) = (PathBuf::from("/bin/sleep"), vec![OsString::from("600")]);
+        let (modules, hidden, is_json_log) = (None, Vec::new(), false);
+        let options = SuperviseOptions { program, args, modules, hidden, is_json_log };
+        let (made, mut is_made) = tokio::sync::watch::channel(false);
+        let connect: Connect = Box::new(move |_| {
+            let made = made.clone();
+            let link: Link = Box::new(move |_| {
+                made.send_replace(true);
+                std::future::pending().boxed()
+            });
+            std::future::ready(Ok(link)).boxed()
+        });
+        let supervisor = Supervisor::start(options, connect);
+        is_made.wait_for(|is_made| *is_made).await.unwrap();
+        let began = Instant::now();
+        supervisor.stop().await;
+        took += began.elapsed();
+    }
+    // Half of what it was at least.
+    assert!(took < TIMES * Duration::from_millis(500), "{took:?}");
+}
+
 /// A server that takes a connection and cuts it must not have modules started without a pause.
 #[tokio::test]
 async fn connections_that_do_not_last_are_made_less_and_less_often() {

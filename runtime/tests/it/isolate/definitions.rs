@@ -75,6 +75,26 @@ async fn what_is_wrong_with_one_is_named() {
         ),
         (
             "handlers/it.js",
+            "export default { run() {}, topics: 'a', onError: { retry: 1, than: 'park' } };",
+            "than is no option of a handler; there are retry, backoff, max, then",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', onError: { retry: 1, then: 'parc' } };",
+            "onError is \"unregister\"",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', start: { after: 'x', from: 'y' } };",
+            "from is no option of a handler; there are after",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', start: { before: 'x' } };",
+            "before is no option of a handler; there are after",
+        ),
+        (
+            "handlers/it.js",
             "export default { run() {}, topics: 'a', state: new Map() };",
             "state is a Map",
         ),

@@ -186,3 +186,28 @@ async fn a_signal_keeps_no_answer() {
     let body = body.replace("PORT", &server.port.to_string());
     assert_eq!(eval_with(&body, &named, |_| {}).await, json!({ "ok": 300 }));
 }
+
+/// Each short call left something behind with the long one, for as long as that was open.
+#[tokio::test]
+async fn short_calls_leave_nothing_behind_with_a_long_one() {
+    let source = "let go; const gone = new Promise((done) => (go = done));
+        export default { timeout: '10m', async run(call) {
+          if (call.args.stays) await gone;
+          if (call.args.go) return void go();
+          await new Promise((done) => setTimeout(done));
+          clearTimeout(setTimeout(() => {}, 60_000));
+        } };";
+    let small = |spec: &mut IsolateSpec| spec.limits.heap_bytes = 8 * 1024 * 1024;
+    let (isolate, _, memory) = start_with("commands/it.js", source, small).await.unwrap();
+    let long = isolate.call(call(&memory, &json!({ "stays": true })));
+    let short = async {
+        for _ in 0..400 {
+            let calls = (0..50).map(|_| isolate.call(call(&memory, &json!({}))));
+            let ended = futures::future::join_all(calls).await;
+            assert!(ended.iter().all(Result::is_ok), "{:?}", ended[0]);
+        }
+        isolate.call(call(&memory, &json!({ "go": true }))).await.unwrap();
+    };
+    let (long, ()) = soon(async { tokio::join!(long, short) }).await;
+    long.unwrap();
+}

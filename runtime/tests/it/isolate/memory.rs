@@ -96,6 +96,10 @@ impl Memory {
         self.inner.lock().logs.clone()
     }
 
+    pub(crate) fn set_position(&self, key: &str, position: Bytes) {
+        self.inner.lock().positions.insert(key.to_owned(), position);
+    }
+
     pub(crate) fn position(&self, key: &str) -> Option<Bytes> {
         self.inner.lock().positions.get(key).cloned()
     }

@@ -17,6 +17,7 @@ mod remove;
 mod secrets;
 mod tails;
 mod types;
+mod watches;
 mod web;
 
 use std::sync::Arc;

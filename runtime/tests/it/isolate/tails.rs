@@ -51,6 +51,11 @@ impl Log {
         serde_json::from_slice(&position).ok()
     }
 
+    fn set_position(&self, position: &Value) {
+        let key = format!("tail:{}", self.path.display());
+        self.memory.set_position(&key, Bytes::from(position.to_string()));
+    }
+
     /// Runs until something is so.
     async fn run_until(&self, is_so: impl Fn() -> bool) {
         let until = async {
@@ -199,4 +204,60 @@ async fn a_line_that_cannot_be_handled_is_met_once() {
     let lines: Vec<_> = lines.iter().map(|frame| memory.body(frame)).collect();
     let want = (0..100).filter(|n| *n != 50 && *n != 70).map(|n| n.to_string());
     assert_eq!(lines, want.collect::<Vec<_>>());
+}
+
+/// A new file may have the number of one that was deleted: its beginning was skipped.
+#[tokio::test]
+async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
+    let log = Log::new("old\n");
+    log.run_to(0, 4).await;
+    log.append("", "A\n");
+    log.run_to(1, 6).await;
+    let mut position = log.position().unwrap();
+    // As it was kept before births were.
+    let birth = position.as_object_mut().unwrap().remove("birth");
+    log.set_position(&position);
+    log.append("", "B\n");
+    log.run_to(2, 8).await;
+    assert_eq!(log.lines(), ["A", "B"]);
+    let Some(birth) = birth.as_ref().and_then(Value::as_u64) else { return };
+    let mut position = log.position().unwrap();
+    assert_eq!(position["birth"], birth);
+    position["birth"] = json!(birth - 1);
+    log.set_position(&position);
+    log.run_to(5, 8).await;
+    assert_eq!(log.lines(), ["A", "B", "old", "A", "B"]);
+    // Nor is what was moved away the one that was read.
+    log.set_position(&position);
+    log.rotate(".1", "C\n");
+    log.run_to(6, 2).await;
+    assert_eq!(log.lines()[5..], ["C"]);
+    assert!(log.memory.logs().iter().all(|(_, line)| line.contains("is not read")));
+}
+
+/// Each cut could fall within a character, and took a return that was no end of a line.
+#[tokio::test]
+async fn a_line_that_is_too_long_is_cut_between_characters() {
+    const MAX: usize = 1024 * 1024;
+    for long in [
+        format!("x{}", "\u{e9}".repeat(MAX)),
+        format!("{}{}", "x".repeat(MAX - 2), "\u{1f600}".repeat(8)),
+        format!("{}\r{}", "x".repeat(MAX - 1), "y".repeat(80_000)),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, format!("{long}\r\nend\n")).unwrap();
+        let at = path.display();
+        let source = format!(
+            "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+               for await (const line of ctx.tail('{at}', {{ first: 'start' }})) {{ \
+                 yield line; if (line === 'end') return; }} }} }};"
+        );
+        let (isolate, _, memory) = start(ENTRY, &source).await.unwrap();
+        soon(isolate.run_generator()).await.unwrap();
+        let lines: Vec<_> =
+            memory.topic("it.recv").iter().map(|frame| memory.body(frame)).collect();
+        assert!(lines.len() > 2, "it is cut");
+        assert!(lines.concat() == format!("{long}end"));
+    }
 }

@@ -17,7 +17,7 @@ use xs_engine::{
     CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame, Topic,
 };
 use xs_protocol::{AppendRequest, Client, ClientOptions, Role, Server, ServerOptions};
-use xs_runtime::host::{self, HostEnd, HostError, HostOptions, Part};
+use xs_runtime::host::{self, HostEnd, HostError, HostOptions, PROCESSORS_MAX, Part};
 use xs_runtime::isolate::Limits;
 use xs_runtime::name::thread_name;
 use xs_runtime::permissions::Allow;
@@ -105,22 +105,28 @@ impl World {
     /// Starts a Host whose engines have no time to start.
     pub(crate) async fn host_without_engines(&self) -> Running {
         let limits = Limits { engine: Duration::ZERO, ..Limits::default() };
-        self.host_of(usize::MAX, limits, &[]).await
+        self.host_of(usize::MAX, limits, &[], PROCESSORS_MAX).await
     }
 
     /// Starts a Host after one that crashed on the threads of these versions.
     pub(crate) async fn host_after(&self, crashed: &[&str]) -> Running {
-        self.host_of(usize::MAX, Limits::default(), crashed).await
+        self.host_of(usize::MAX, Limits::default(), crashed, PROCESSORS_MAX).await
     }
 
     /// Starts a Host that ends after so many isolates beyond the first of each processor.
     pub(crate) async fn host_that_spends(&self, spent_isolates_max: usize) -> Running {
-        self.host_of(spent_isolates_max, Limits::default(), &[]).await
+        self.host_of(spent_isolates_max, Limits::default(), &[], PROCESSORS_MAX).await
     }
 
     /// Starts a Host that gives a module this long to stop, and once more.
     pub(crate) async fn host_that_waits(&self, stop: Duration) -> Running {
-        self.host_of(usize::MAX, Limits { stop, ..Limits::default() }, &[]).await
+        let limits = Limits { stop, ..Limits::default() };
+        self.host_of(usize::MAX, limits, &[], PROCESSORS_MAX).await
+    }
+
+    /// Starts a Host that runs so many processors at a time.
+    pub(crate) async fn host_that_runs(&self, processors_max: usize) -> Running {
+        self.host_of(usize::MAX, Limits::default(), &[], processors_max).await
     }
 
     async fn host_of(
@@ -128,6 +134,7 @@ impl World {
         spent_isolates_max: usize,
         limits: Limits,
         crashed: &[&str],
+        processors_max: usize,
     ) -> Running {
         let thread = |create: &&str| thread_name(FrameId::parse(create).unwrap());
         let (client, wire) = self.wired(Role::Host).await;
@@ -139,6 +146,7 @@ impl World {
             limits,
             culprits: crashed.iter().map(thread).collect(),
             spent_isolates_max,
+            processors_max,
             part: Part::All,
             confined: Vec::new(),
         };

@@ -1,0 +1,159 @@
+//! `ctx.watch` follows the path, whatever is under it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// A generator that tells the changes of `in` in a directory.
+struct Watching {
+    dir: TempDir,
+    memory: Arc<Memory>,
+    run: JoinHandle<Result<(), ModuleError>>,
+}
+
+impl Watching {
+    /// Watches what `make` has made below a directory.
+    async fn start(path: &str, make: impl FnOnce(&Path)) -> Self {
+        let dir = TempDir::new().unwrap();
+        make(dir.path());
+        let at = dir.path().display();
+        let source = format!(
+            "export default {{ permissions: {{ read: ['{at}'] }}, async *run(ctx) {{ \
+               for await (const change of ctx.watch('{at}/{path}')) yield change; }} }};"
+        );
+        let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
+        let run = tokio::spawn(async move { isolate.run_generator().await });
+        Self { dir, memory, run }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// The changes so far, with paths as they are in the directory.
+    fn seen(&self) -> Vec<(String, String)> {
+        let metas = self.memory.topic("it.recv").iter().map(stored_meta).collect::<Vec<_>>();
+        let text = |change: &Value, name: &str| change[name].as_str().unwrap().to_owned();
+        let below = format!("{}/", self.dir.path().display());
+        let path = |change| text(change, "path").strip_prefix(&below).unwrap().to_owned();
+        metas.iter().map(|change| (path(change), text(change, "kind"))).collect()
+    }
+
+    /// Waits for one more change of a kind than there were.
+    async fn told(&self, path: &str, kind: &str, before: usize) {
+        let is_told = || self.count(path, kind) > before;
+        soon(async {
+            while !is_told() {
+                assert!(!self.run.is_finished(), "{:?}", self.seen());
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    fn count(&self, path: &str, kind: &str) -> usize {
+        self.seen().iter().filter(|(at, what)| at == path && what == kind).count()
+    }
+
+    /// Writes a file until that is told: the watch may begin after the first time.
+    async fn written(&self, path: &str) {
+        let told = || self.seen().iter().filter(|(at, _)| at == path).count();
+        let before = told();
+        soon(async {
+            while told() == before {
+                assert!(!self.run.is_finished(), "{:?}", self.seen());
+                fs::write(self.at(path), "more").unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// As editors and those who rotate files do it.
+#[tokio::test]
+async fn a_file_that_is_replaced_is_watched_on() {
+    let watching = Watching::start("in", |dir| fs::write(dir.join("in"), "").unwrap()).await;
+    watching.written("in").await;
+    for n in 0..2 {
+        fs::write(watching.at(".new"), "new").unwrap();
+        fs::rename(watching.at(".new"), watching.at("in")).unwrap();
+        watching.told("in", "create", n).await;
+        watching.written("in").await;
+    }
+    fs::remove_file(watching.at("in")).unwrap();
+    watching.told("in", "remove", 0).await;
+    fs::write(watching.at("in"), "").unwrap();
+    watching.told("in", "create", 2).await;
+    watching.written("in").await;
+    // Nothing of what lies beside it.
+    let seen = watching.seen();
+    assert!(seen.iter().all(|(path, _)| path == "in"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_anew_is_watched_on() {
+    let watching = Watching::start("in", |dir| fs::create_dir(dir.join("in")).unwrap()).await;
+    watching.written("in/a").await;
+    fs::remove_dir_all(watching.at("in")).unwrap();
+    watching.told("in", "remove", 0).await;
+    fs::create_dir(watching.at("in")).unwrap();
+    watching.told("in", "create", 0).await;
+    watching.written("in/b").await;
+    // All at once: another one takes its place.
+    fs::create_dir(watching.at("new")).unwrap();
+    fs::remove_dir_all(watching.at("in")).unwrap();
+    fs::rename(watching.at("new"), watching.at("in")).unwrap();
+    watching.told("in", "create", 1).await;
+    watching.written("in/c").await;
+}
+
+/// What happens to it was told as if it were where it was.
+#[tokio::test]
+async fn a_directory_that_is_moved_away_is_not_watched_any_more() {
+    let watching = Watching::start("in", |dir| fs::create_dir(dir.join("in")).unwrap()).await;
+    watching.written("in/a").await;
+    fs::rename(watching.at("in"), watching.at("moved")).unwrap();
+    fs::write(watching.at("moved/gone"), "").unwrap();
+    watching.told("in", "remove", 0).await;
+    fs::write(watching.at("moved/gone"), "more").unwrap();
+    fs::create_dir(watching.at("in")).unwrap();
+    watching.told("in", "create", 0).await;
+    fs::write(watching.at("moved/gone"), "yet more").unwrap();
+    watching.written("in/b").await;
+    let seen = watching.seen();
+    assert!(!seen.iter().any(|(path, _)| path.ends_with("gone")), "{seen:?}");
+}
+
+/// Nothing tells when it comes back: the generator is to run again.
+#[tokio::test]
+async fn what_is_gone_with_all_around_it_ends_the_watch() {
+    let make = |dir: &Path| fs::create_dir_all(dir.join("around/in")).unwrap();
+    let watching = Watching::start("around/in", make).await;
+    watching.written("around/in/a").await;
+    fs::rename(watching.at("around"), watching.at("other")).unwrap();
+    let Watching { run, memory, .. } = watching;
+    let error = soon(run).await.unwrap().unwrap_err();
+    assert!(error.message.contains("what was watched is gone"), "{error}");
+    assert_eq!(stored_meta(memory.topic("it.recv").last().unwrap())["kind"], "remove");
+}
+
+/// It may lead to what must not be read, or to all of the machine.
+#[tokio::test]
+async fn links_are_not_followed() {
+    let outside = TempDir::new().unwrap();
+    let make = |dir: &Path| {
+        fs::create_dir(dir.join("in")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.join("in/link")).unwrap();
+    };
+    let watching = Watching::start("in", make).await;
+    watching.written("in/a").await;
+    fs::write(outside.path().join("secret"), "").unwrap();
+    // One queue has them in their order.
+    watching.written("in/b").await;
+    let seen = watching.seen();
+    assert!(!seen.iter().any(|(path, _)| path.contains("link")), "{seen:?}");
+}
