@@ -303,8 +303,8 @@ function base(scope, definition, ready) {
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
 
-function checkAppend(topic, content) {
-  checkContent(content, "append()");
+function checkAppend(topic, content, keys = undefined) {
+  checkContent(content, "append()", keys);
   if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
   if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
 }
