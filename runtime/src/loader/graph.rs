@@ -25,6 +25,11 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of all files of a graph.
 const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How the files end that can be imported.
+const ENDINGS: [&str; 3] = [".js", ".ts", ".json"];
+/// How others write the same, and how it ends here.
+const OTHER_ENDINGS: [(&str, &str); 2] = [(".mjs", ".js"), (".mts", ".ts")];
+
 /// The entry of a test: no file can be called that, as a colon makes a specifier foreign.
 const TEST_ENTRY: &str = "xs-test:entry.js";
 /// The entry of a script.
@@ -331,7 +336,6 @@ fn import_error(
     }
 }
 
-/// The path that `specifier` means in the file `from`, both relative to the modules directory.
 /// Finds what is wrong with JSON where it is wrong: the engine would name a place in the code that
 /// parses it.
 fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
@@ -344,6 +348,7 @@ fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     Err(place::error_at(FailureKind::Syntax, message, path, source, at))
 }
 
+/// The path that `specifier` means in the file `from`, both relative to the modules directory.
 pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
     if !(specifier.starts_with("./") || specifier.starts_with("../")) {
         return Err(foreign(specifier));
@@ -363,10 +368,16 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
         }
     }
     let path = path.to_string_lossy().into_owned();
-    if ![".js", ".ts", ".json"].iter().any(|ending| path.ends_with(ending)) {
-        return Err(format!("import {specifier:?} needs its ending: .js, .ts or .json"));
+    if ENDINGS.iter().any(|ending| path.ends_with(ending)) {
+        return Ok(path);
     }
-    Ok(path)
+    let other = OTHER_ENDINGS.iter().find(|(other, _)| path.ends_with(other));
+    Err(match other {
+        Some((other, ending)) => {
+            format!("import {specifier:?} ends in {other}; rename it to {ending}")
+        }
+        None => format!("import {specifier:?} needs its ending: .js, .ts or .json"),
+    })
 }
 
 fn foreign(specifier: &str) -> String {
@@ -374,6 +385,9 @@ fn foreign(specifier: &str) -> String {
         return format!(
             "import {specifier:?} is not allowed: modules import \"xs\" and relative files"
         );
+    }
+    if specifier.eq_ignore_ascii_case("xs") || specifier.eq_ignore_ascii_case("xs/test") {
+        return format!("there is no {specifier:?}; did you mean {:?}?", specifier.to_lowercase());
     }
     let (file, package) = (specifier.replace(['/', '@'], "-"), specifier);
     let file = file.trim_matches('-');
