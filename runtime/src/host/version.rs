@@ -29,7 +29,7 @@ use crate::isolate::{
 };
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
-use crate::permissions::Allow;
+use crate::permissions::{Allow, Apart};
 
 /// Frames kept that say that a module runs.
 const RECOVERIES_KEPT: u64 = 16;
@@ -108,6 +108,11 @@ impl Version {
         let graph = graph_of(&shared.client, key, frame, &shared.shutdown).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
+        let mut allow = module.widen(&shared.allow);
+        if !shared.confined.is_empty() {
+            let (read, env) = (module.read.clone(), module.env.clone());
+            allow.apart = Some(Arc::new(Apart { name: key.name.as_str().to_owned(), read, env }));
+        }
         let code = graph.hash();
         let spec = IsolateSpec {
             name: key.name.as_str().to_owned(),
@@ -117,7 +122,7 @@ impl Version {
             config: config.unwrap_or_else(|| Value::Object(module.config.clone())),
             env: shared.env.clone(),
             limits: shared.limits,
-            allow: module.widen(&shared.allow),
+            allow,
             base: shared.dir.clone(),
             sealed: false,
             trial: None,
