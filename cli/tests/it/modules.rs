@@ -240,6 +240,7 @@ fn a_log_of_json_has_no_other_line() {
     let log = place.log();
     let lines: Vec<_> = log.lines().map(serde_json::from_str::<Value>).collect();
     assert!(lines.len() > 2 && lines.iter().all(Result::is_ok), "{log}");
+    assert!(!log.contains("module evaluation pending"), "{log}");
     // Of an input's tries the first is told, and how it ended.
     let about = |what: &str| {
         let about = lines.iter().flatten().filter(|line| line["message"] == what);
