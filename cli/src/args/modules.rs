@@ -39,7 +39,7 @@ pub(crate) enum ModulesSubcommand {
         #[arg(long, value_name = "ID", value_parser = bound)]
         at: Option<Bound>,
     },
-    /// Print what a module has said with console and ctx.log.
+    /// Print what a module has said with console and ctx.log, and the errors that ended it.
     #[command(
         after_help = "Examples:\n  xs modules logs anomaly\n  xs modules logs -f -n 0 anomaly"
     )]

@@ -146,6 +146,47 @@ fn what_failed_is_shown_and_found_by_scripts() {
     assert!(server.stop().success());
 }
 
+/// It is told where an operator looks: once in the server's log, in the module's, and still when it
+/// runs again.
+#[test]
+fn a_generator_that_fails_is_seen_by_the_operator() {
+    let place = Place::new();
+    place.write(
+        "modules/generators/late.ts",
+        "export default { async *run(ctx) {
+           if (await ctx.last('ready') === undefined) throw new Error('not ready');
+           yield 'up';
+           await new Promise(() => {});
+         } };",
+    );
+    let server = place.serve(&["--modules", "modules", "--log", "json"]);
+    let show = || place.ok(&["modules", "show", "late"]).json().remove(0);
+    eventually(|| {
+        (place.await_frames("xs.generator.late.retrying", 1)[0]["meta"]["tries"] == 2).then_some(())
+    });
+    let logs = place.ok(&["modules", "logs", "late"]).json();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    assert_eq!(logs[0]["meta"]["message"], "Error: not ready");
+    place.ok(&["append", "ready", "-n"]);
+    eventually(|| (show()["state"] == "active").then_some(()));
+    let shown = show();
+    assert_eq!((&shown["error"], &shown["help"]), (&Value::Null, &Value::Null), "{shown}");
+    assert_eq!(shown["last_error"]["message"], "Error: not ready");
+    assert_eq!(shown["last_error"]["line"], 2);
+    assert!(shown["last_error"]["time"].is_string(), "{shown}");
+    assert!(server.stop().success());
+    let log = place.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told: Vec<_> = lines.filter(|line| line["message"] == "failed and runs again").collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert_eq!(
+        (&told[0]["level"], &told[0]["processor"]),
+        (&json!("WARN"), &json!("generator late"))
+    );
+    assert_eq!(told[0]["error"], "Error: not ready");
+    assert!(told[0]["place"].as_str().unwrap().starts_with("generators/late.ts:2:"), "{log}");
+}
+
 /// That an older version runs again in the next life of the server does not mend the newest.
 #[test]
 fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {

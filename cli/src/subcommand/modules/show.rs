@@ -55,6 +55,13 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
+    if module.error.is_none()
+        && let Some(last) = &module.last_error
+    {
+        let mut error = meta(last);
+        error["time"] = json!(out.time(last.id().time_ms()));
+        facts.add("last_error", error);
+    }
     let config = survey::config_error(asked).await?;
     let mend = config.is_some().then(|| format!("mend {CONFIG_FILE}: {STILL}"));
     if let Some((_, error)) = config {
@@ -121,6 +128,10 @@ pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
             Value::Null => continue,
             Value::Object(_) if name == "error" || name == CONFIG_FILE => {
                 out.paint(Paint::Bad, &describe(value))
+            }
+            Value::Object(_) if name == "last_error" => {
+                let time = value["time"].as_str().unwrap_or_default();
+                format!("{time}  {}", survey::summary_of(value))
             }
             Value::String(text) => text.clone(),
             Value::Array(items) => {

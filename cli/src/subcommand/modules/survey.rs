@@ -24,6 +24,8 @@ pub(crate) struct Module {
     pub(super) latest: (Event, Frame),
     /// The newest frame that says what went wrong, unless it has been active since.
     pub(crate) error: Option<Frame>,
+    /// The newest frame that says what ended a run, whatever came after it.
+    pub(super) last_error: Option<Frame>,
     /// Why its newest version could not become active, as far as it did not.
     invalid: Option<Frame>,
     /// The newest `create` and `active` frames.
@@ -187,6 +189,7 @@ impl Module {
         Self {
             latest: (event, frame.clone()),
             error: None,
+            last_error: None,
             invalid: None,
             create: None,
             active: None,
@@ -220,7 +223,13 @@ impl Module {
             }
             // Nobody waits for its newest version any more.
             Event::Term | Event::FinTerm => self.invalid = None,
-            Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
+            Event::FinError | Event::Retrying => {
+                self.error = Some(frame.clone());
+                // A generator that has ended without an error has no message.
+                if !meta(&frame)["message"].is_null() {
+                    self.last_error = Some(frame.clone());
+                }
+            }
             _ => {}
         }
         self.latest = (event, frame);
