@@ -187,6 +187,41 @@ fn a_generator_that_fails_is_seen_by_the_operator() {
     assert!(told[0]["place"].as_str().unwrap().starts_with("generators/late.ts:2:"), "{log}");
 }
 
+/// What is shown is what holds, and what is advised is what helps.
+#[test]
+fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
+    let place = Place::new();
+    place.write(
+        "modules/commands/count.ts",
+        "export default { config: { from: 1, step: 1 }, run: (call, ctx) => ctx.config };",
+    );
+    place.write("modules/xs.toml", "[modules.count.config]\nstep = 2\n");
+    place.write(
+        "modules/commands/runs.ts",
+        "export default { permissions: { run: ['ls'] }, run() {} };",
+    );
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.command.count.active", 1);
+    place.await_frames("xs.command.runs.invalid", 1);
+    let show = |name: &str| place.ok(&["modules", "show", name]).json().remove(0);
+    assert_eq!(show("count")["config"], json!({ "from": 1, "step": 2 }));
+    assert_eq!(place.ok(&["call", "count"]).json(), [show("count")["config"].clone()]);
+    let runs = show("runs");
+    assert!(runs["error"]["message"].as_str().unwrap().contains("allow = [\"run\"]"), "{runs}");
+    assert_eq!(runs["help"], Value::Null, "its file may be as it should be");
+    for (words, told) in [
+        (&["call", "cuont"][..], "there is no command cuont; did you mean count?"),
+        (&["modules", "show", "cuont"], "no module cuont; did you mean count?"),
+        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list names"),
+        (&["call", "nosuch"], "there is no command nosuch; xs modules list names"),
+        (&["call", "runs"], "command runs does not run"),
+    ] {
+        let run = place.xs(words);
+        assert_eq!((run.code, run.err.contains(told)), (3, true), "{words:?}: {}", run.err);
+    }
+    assert!(server.stop().success());
+}
+
 /// That an older version runs again in the next life of the server does not mend the newest.
 #[test]
 fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {

@@ -51,7 +51,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
         facts.add("parked", parked::open(asked.client, &key).await?.len());
     }
     next_try(&module, cursor.as_ref(), &mut facts, out);
-    facts.add("config", create["config"].clone());
+    facts.add("config", config_of(&active["config"], &create["config"]));
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
@@ -70,6 +70,20 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("help", json!(mend.or_else(|| module.help(key.name.as_str()))));
     print(&facts, out)?;
     Ok(Exit::Ok)
+}
+
+/// The configuration in effect: the defaults of the definition with the operator's values over
+/// them, key by key.
+fn config_of(defaults: &Value, given: &Value) -> Value {
+    match (defaults, given) {
+        (Value::Object(defaults), Value::Object(given)) => {
+            let mut config = defaults.clone();
+            config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
+            Value::Object(config)
+        }
+        (defaults, Value::Null) => defaults.clone(),
+        (_, given) => given.clone(),
+    }
 }
 
 /// What waits to be tried again, how often it was, and when it will be.
