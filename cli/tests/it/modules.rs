@@ -386,6 +386,16 @@ fn modules_are_made_and_checked_without_a_store() {
     let errors = run.json().into_iter().filter(|module| !module["error"].is_null());
     let errors: Vec<_> = errors.map(|module| module["error"]["code"].clone()).collect();
     assert_eq!(errors, ["syntax", "definition"]);
+    // One file alone, and the directory in which one is.
+    let bad = place.xs(&["modules", "check", "m/handlers/bad.ts"]);
+    assert_eq!((bad.code, bad.json().len()), (1, 1), "{}", bad.err);
+    assert_eq!(bad.json()[0]["file"], "handlers/bad.ts");
+    assert_eq!(place.ok(&["modules", "check", "m/handlers/a.handler.ts"]).json().len(), 1);
+    place.write("m/lib/tiny.ts", "export const tiny = 1;");
+    let none = place.xs(&["modules", "check", "m/lib/tiny.ts"]);
+    assert_eq!((none.code, none.err.contains("tiny.ts is no module")), (3, true), "{}", none.err);
+    let here = place.command(&["modules", "check"]).current_dir(place.path("m")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&here.stdout).lines().count(), 5, "{here:?}");
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 
@@ -409,6 +419,12 @@ test("it adds", async () => {
     assert_eq!(bad.code, 1, "{}", bad.err);
     assert_eq!(bad.json()[0]["error"]["line"], 6);
     assert_eq!(place.xs(&["test", "m", "other"]).code, 3);
+    let file = place.xs(&["test", "m/handlers/sum.test.ts"]);
+    let failed = file.json();
+    assert_eq!((file.code, failed.len(), &failed[0]["error"]), (1, 1, &bad.json()[0]["error"]));
+    let module = place.xs(&["test", "m/handlers/sum.ts"]);
+    assert_eq!(module.code, 3, "{}", module.err);
+    assert!(module.err.contains("m/handlers/sum.ts is no test"), "{}", module.err);
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 
