@@ -3,6 +3,7 @@
 //! Nothing lives here that belongs to the engine, the protocol or the runtime.
 
 mod again;
+mod alike;
 mod archive;
 mod args;
 mod clock;

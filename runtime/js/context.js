@@ -3,7 +3,7 @@
 (function () {
 const { core } = __bootstrap;
 const {
-  op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config, op_xs_env, op_xs_fs_bytes, op_xs_fs_list,
+  op_xs_blob_bytes, op_xs_blob_put, op_xs_call, op_xs_config, op_xs_env, op_xs_env_line, op_xs_fs_bytes, op_xs_fs_list,
   op_xs_fs_stat, op_xs_fs_text, op_xs_get, op_xs_last, op_xs_last_per_topic, op_xs_log, op_xs_read,
   op_xs_remove_later, op_xs_stream_close, op_xs_stream_next, op_xs_topics, op_xs_watch_signal,
 } = core.ops;
@@ -250,18 +250,25 @@ function logger(run) {
   return Object.freeze({ debug: at(0), info: at(1), warn: at(2), error: at(3) });
 }
 
-// The variables that were granted. One that the module did not ask for is not there, and who reads
-// it has mostly forgotten to ask: that is said once. A script has all there are and asks for none.
+// The variables that were granted. One that the module did not ask for, or that its own process
+// was not given, is not there, and who reads it has mostly forgotten to ask: that is said once. A
+// script has all there are and asks for none.
 function variables(asked) {
   const env = Object.freeze(parse(op_xs_env()));
   if (asked === null) return env;
-  const told = new Set(asked);
+  const told = new Set();
+  const why = (key) => {
+    if (!asked.includes(key)) return `was not asked for; add permissions: { env: ["${key}"] } to the definition`;
+    const line = op_xs_env_line(key);
+    return line === "" ? "" : `was not given to its own process; add ${line}`;
+  };
   return new Proxy(env, {
     get(env, key) {
       const isName = typeof key === "string" && /^[A-Z][A-Z0-9_]*$/.test(key);
       if (isName && !Object.hasOwn(env, key) && !told.has(key)) {
         told.add(key);
-        op_xs_log(2, `ctx.env.${key} was not asked for; add permissions: { env: ["${key}"] } to the definition`, "");
+        const text = why(key);
+        if (text !== "") op_xs_log(2, `ctx.env.${key} ${text}`, "");
       }
       return env[key];
     },
@@ -319,8 +326,8 @@ function base(scope, definition, ready) {
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
 
-function checkAppend(topic, content) {
-  checkContent(content, "append()");
+function checkAppend(topic, content, keys = undefined) {
+  checkContent(content, "append()", keys);
   if (typeof topic !== "string" || topic === "") throw new TypeError("append() needs a topic: append(\"my.topic\", { ... })");
   if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
 }

@@ -7,21 +7,22 @@ const {
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { duration, isLarge } = core.loadExtScript("ext:xs_runtime/values.js");
+const { APPEND_KEYS, checkBody, duration, isLarge, jsonText, metaText } = core.loadExtScript("ext:xs_runtime/values.js");
 const { base, bytesOf, checkAppend, excuse, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
 
 // `append` of generators and commands: resolves with the frame once it is stored.
 async function append(scope, topic, options) {
+  // As it is given: of what is no plain object nothing may be left after it is taken apart.
+  checkAppend(topic, options, APPEND_KEYS);
   const { key, expect, ...content } = options;
-  checkAppend(topic, content);
-  const body = content.json === undefined ? content.body : stringify(content.json);
-  const meta = content.meta === undefined ? "" : stringify(content.meta) ?? "";
+  const meta = metaText(content.meta, "append()");
   const ttl = content.ttl === undefined ? "" : String(content.ttl);
+  const body = (content.json === undefined ? content.body : jsonText(content.json, "append()")) ?? "";
+  checkBody(body, "append()", true);
   if (key !== undefined || expect !== undefined) {
-    const none = body === undefined || body === null || body === "";
-    const hash = none ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
+    const hash = body === "" ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
     const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
     const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
     const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
@@ -31,8 +32,8 @@ async function append(scope, topic, options) {
   if (isLarge(body)) {
     return frames(await op_xs_append_stored(scope.run, topic, meta, ttl, await bytes().upload(body)))[0];
   }
-  const text = body === undefined || body === null || typeof body === "string"
-    ? await op_xs_append(scope.run, topic, meta, ttl, body ?? "")
+  const text = typeof body === "string"
+    ? await op_xs_append(scope.run, topic, meta, ttl, body)
     : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
   return frames(text)[0];
 }

@@ -24,6 +24,9 @@ const VAIN_MS_MIN = 1_000;
 // EventSources that are not closed.
 const SOURCES_MAX = 64;
 
+// With what the engine's names of a module's files begin.
+const FILES = "file:///";
+
 let taken = 0;
 let collecting = null, inVain = -VAIN_MS_MIN;
 const waiting = new Set();
@@ -71,6 +74,18 @@ function told(error) {
   const denied = named.exec(error?.message ?? "") ?? named.exec(error?.cause?.message ?? "");
   if (denied === null) return error;
   return Object.assign(new Error(op_xs_why_not(denied[1])), { name: "NotCapable" });
+}
+
+// What fails behind a wait has no frames of whoever waits in a generator's run: it gets those of
+// the call, which is the line that its author looks for.
+function placed(error, called) {
+  const isOfFetch = error instanceof TypeError || error?.name === "NotCapable";
+  if (isOfFetch && typeof error.stack === "string" && !error.stack.includes(FILES)) {
+    const frames = called.stack.split("\n").filter((line) => line.includes(FILES));
+    const stack = [error.stack, ...frames].join("\n");
+    Object.defineProperty(error, "stack", { value: stack, configurable: true, writable: true });
+  }
+  return error;
 }
 
 // Bodies of answers to requests that end with calls, and what to forget once nobody has the body.
@@ -127,11 +142,17 @@ function signalOf(input, init) {
 }
 
 async function fetch(input, init = undefined) {
+  const called = new Error();
   const gone = new AbortController();
   const forget = untilCallsEnd(gone);
   if (forget === null) {
     const signal = signalOf(input, init);
-    const answer = await request(input, init);
+    let answer;
+    try {
+      answer = await request(input, init);
+    } catch (error) {
+      throw placed(error, called);
+    }
     // One of its own: the caller's may live long, and is not to keep all that it was given to.
     if (signal !== null) endWith(AbortSignal.any([signal]), answer);
     return answer;
@@ -147,7 +168,7 @@ async function fetch(input, init = undefined) {
     return answer;
   } catch (error) {
     forget();
-    throw error;
+    throw placed(error, called);
   }
 }
 

@@ -41,19 +41,26 @@ class Out {
   }
 }
 
-const CONTENT_KEYS = new Set(["topic", "meta", "body", "json", "ttl"]);
+const CONTENT_KEYS = ["topic", "meta", "body", "json", "ttl"];
+const FRAME_KEYS = new Set(CONTENT_KEYS);
+// Of an append that may be told when.
+const APPEND_KEYS = new Set([...CONTENT_KEYS, "key", "expect"]);
+// Characters of a text that is shown where it belongs.
+const SHOWN_MAX = 40;
 
 function frame(content) {
   checkContent(content, "frame()");
   return new Out({ ...content });
 }
 
-function checkContent(content, where) {
-  if (typeof content !== "object" || content === null) {
-    throw new TypeError(`${where} takes an object such as { meta: {...} } or { body: "..." }`);
+function checkContent(content, where, keys = FRAME_KEYS) {
+  if (typeof content !== "object" || content === null || !isPlain(content)) {
+    throw new TypeError(
+      `${where} takes an object such as { meta: {...} } or { body: "..." }, not ${nameOf(content)}; ${meant(content)}`,
+    );
   }
   for (const key of Object.keys(content)) {
-    if (!CONTENT_KEYS.has(key)) {
+    if (!keys.has(key)) {
       throw new TypeError(`${where} does not know "${key}"; put it into meta: { meta: { ${key}: ... } }`);
     }
   }
@@ -62,9 +69,21 @@ function checkContent(content, where) {
   }
 }
 
+// What to write instead of a value that is not the content of a frame.
+function meant(value) {
+  if (Out.is(value)) return "write what frame() was given";
+  if (typeof value === "string") return `write { body: ${value.length > SHOWN_MAX ? "..." : stringify(value)} }`;
+  if (isBytes(value) || isLarge(value)) return "write { body: ... }";
+  if (typeof value === "number" || typeof value === "boolean") return `write { json: ${value} }`;
+  if (Array.isArray(value)) return "write { json: [...] }";
+  return "write { meta: ... } with a plain object";
+}
+
 // Names a value the way its author would.
 function nameOf(value) {
-  if (typeof value !== "object" || value === null) return `a ${typeof value}`;
+  if (value === null) return "null";
+  if (Out.is(value)) return "a frame(...)";
+  if (typeof value !== "object") return `a ${typeof value}`;
   if (Array.isArray(value)) return "an array";
   return `a ${getPrototypeOf(value)?.constructor?.name ?? "null-prototype object"}`;
 }
@@ -83,11 +102,17 @@ function metaText(meta, where) {
 }
 
 function metaOf(meta, where) {
+  let text;
   try {
-    return stringify(meta) ?? "";
+    text = stringify(meta);
   } catch (error) {
     throw new TypeError(`${where}: meta is not JSON: ${error.message}`);
   }
+  // What has a toJSON may become anything.
+  if (text?.[0] !== "{") {
+    throw new TypeError(`${where}: meta is ${nameOf(meta)}, which is no object as JSON; use { value: ... } or String(...)`);
+  }
+  return text;
 }
 
 // The bytes of a view, never of what lies around it.
@@ -106,6 +131,14 @@ function jsonText(value, where) {
   }
   if (text === undefined) throw new TypeError(`${where}: json is ${nameOf(value)}, which JSON does not have`);
   return text;
+}
+
+// `large`: whether it may be one that is stored in pieces.
+function checkBody(body, where, large = false) {
+  if (typeof body === "string" || isBytes(body) || (large && isLarge(body))) return;
+  throw new TypeError(
+    `${where}: body is ${nameOf(body)}; use a string or a Uint8Array, or json: ... for any other value`,
+  );
 }
 
 // Whether the outputs buffered for a handler fill a commit; the handler's loop takes it back.
@@ -153,11 +186,7 @@ function emit(run, input, topic, content, where) {
   const ttl = content.ttl === undefined ? "" : String(content.ttl);
   if (content.stored !== undefined) return op_xs_emit_stored(run, topic, meta, ttl, content.stored);
   const body = (content.json === undefined ? content.body : jsonText(content.json, where)) ?? "";
-  if (typeof body !== "string" && !isBytes(body)) {
-    throw new TypeError(
-      `${where}: body is ${nameOf(body)}; use a string or a Uint8Array, or json: ... for any other value`,
-    );
-  }
+  checkBody(body, where);
   hand(run, input, topic, meta, ttl, body);
 }
 
@@ -301,5 +330,8 @@ function brief(value) {
   }
 }
 
-return { Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkContent, stateText, duration, describe, isLarge, isThenable, left, report, viewBytes, nameOf };
+return {
+  APPEND_KEYS, Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkBody, checkContent, stateText, duration, describe,
+  isLarge, isThenable, jsonText, left, metaText, report, viewBytes, nameOf,
+};
 })();

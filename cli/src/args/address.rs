@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Command, CommandFactory as _};
+use clap::{Command, CommandFactory as _, ValueHint};
 
 use super::Args;
 
@@ -74,7 +74,7 @@ fn first_positional<'a>(argv: &[OsString], root: &'a Command) -> Option<(usize, 
 
 /// Whether what the subcommand is given are directories or files of its own.
 fn takes_directories(command: &Command) -> bool {
-    let paths = [clap::ValueHint::DirPath, clap::ValueHint::FilePath];
+    let paths = [ValueHint::DirPath, ValueHint::FilePath, ValueHint::AnyPath];
     let hint = |arg: &clap::Arg| paths.contains(&arg.get_value_hint());
     command.get_positionals().any(hint)
 }

@@ -39,7 +39,7 @@ pub(crate) enum ModulesSubcommand {
         #[arg(long, value_name = "ID", value_parser = bound)]
         at: Option<Bound>,
     },
-    /// Print what a module has said with console and ctx.log.
+    /// Print what a module has said with console and ctx.log, and the errors that ended it.
     #[command(
         after_help = "Examples:\n  xs modules logs anomaly\n  xs modules logs -f -n 0 anomaly"
     )]
@@ -55,11 +55,12 @@ pub(crate) enum ModulesSubcommand {
         follow: bool,
     },
     /// Evaluate the modules of a directory without running them, and say what is wrong.
-    #[command(after_help = "Example:\n  xs modules check ./modules\n\n\
+    #[command(after_help = "Examples:\n  xs modules check ./modules\n  \
+        xs modules check modules/handlers/anomaly.ts\n\n\
         Exit code 1 when one is wrong, 3 when there is none.")]
     Check {
-        /// The modules directory.
-        #[arg(value_hint = ValueHint::DirPath, value_parser = directory())]
+        /// The modules directory, or one of its files.
+        #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
         dir: PathBuf,
         #[command(flatten)]
         allow: AllowArgs,
@@ -171,8 +172,8 @@ Examples:
 Runs every *.test.ts below the directory: import { test, trial } from \"xs/test\". Nothing outside is
 reached: files, variables and answers of fetch are those that a test makes up.")]
 pub(crate) struct TestArgs {
-    /// The modules directory.
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath, value_parser = directory())]
+    /// The modules directory, or one of its test files.
+    #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
     pub(crate) dir: PathBuf,
     /// Only the files whose path holds one of these.
     pub(crate) only: Vec<String>,

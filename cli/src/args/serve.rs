@@ -99,6 +99,7 @@ impl AllowArgs {
             net_private: self.allow_net_private,
             run: self.allow_run,
             read_denied,
+            apart: None,
         }
     }
 }

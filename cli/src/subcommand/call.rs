@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt as _;
 use xs_engine::{Frame, Meta, Topic};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
-use xs_protocol::{CallRequest, Client, Delivered};
+use xs_protocol::{CallRequest, Client, ClientError, Code, Delivered};
+use xs_runtime::Kind;
 
 use super::{bodies, modules};
 use crate::args::{Args, CallArgs};
@@ -78,7 +79,10 @@ async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::R
         bodies_up_to: BODY_WITH_FRAME_MAX,
         ..CallRequest::new(name.clone())
     };
-    let mut results = client.call(&request).await.map_err(explain)?;
+    let mut results = match client.call(&request).await {
+        Ok(results) => results,
+        Err(error) => return Err(refused(client, name, error).await),
+    };
     while let Some(result) = results.next().await {
         let result = result.map_err(explain)?;
         match ending(name, result.frame.topic()) {
@@ -92,6 +96,25 @@ async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::R
         out.flush()?;
     }
     Ok(Exit::Ok)
+}
+
+/// Why a call was refused, with the command that was most likely meant by the name of none.
+async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::Error {
+    let is_unknown = error.code() == Some(Code::UnknownCommand);
+    let told = explain(error);
+    if !is_unknown || !told.to_string().starts_with("there is no command") {
+        return told;
+    }
+    // Who may not read about modules is told what the server says.
+    let Ok(all) = modules::all(client, true).await else { return told };
+    let all: Vec<_> = all.into_iter().collect();
+    match modules::meant(name, &all, Some(Kind::Command)) {
+        Some(meant) => {
+            let text = format!("there is no command {name}; did you mean {meant}?");
+            Fault::new(Exit::NotFound, text).into()
+        }
+        None => told,
+    }
 }
 
 /// What follows the command's name in a topic.

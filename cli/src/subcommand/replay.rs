@@ -10,9 +10,9 @@ use jiff::Zoned;
 use serde_json::{Value, json};
 use xs_engine::{BlobHash, Body, Bound, Frame, FrameId, NewFrame, ReadOptions, Start};
 use xs_protocol::Client;
-use xs_runtime::Kind;
 use xs_runtime::host::replay::{Candidate, Made, Recorded, recorded, replay, state_for};
 use xs_runtime::isolate::{LogLevel, ModuleError};
+use xs_runtime::{Kind, ProcessorName};
 
 use super::{bodies, modules};
 use crate::args::ReplayArgs;
@@ -32,6 +32,10 @@ pub(super) async fn run(
     args: &ReplayArgs,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    if let Some(name) = name_for_file(&args.module) {
+        let text = format!("replay takes a handler's file, as modules/handlers/{name}.ts");
+        return Fault::fail(Exit::Usage, text);
+    }
     if let Some(dir) = dir_of_others(&args.module) {
         let text = format!("replay runs handlers; {} lies in {dir}/", args.module.display());
         return Fault::fail(Exit::Usage, text);
@@ -71,6 +75,13 @@ pub(super) async fn run(
         notice(&format!("{outputs} events of {inputs} inputs; nothing was appended"));
     }
     ended.map(|()| Exit::Ok).map_err(failed)
+}
+
+/// The name of a module, typed where its file is to be.
+fn name_for_file(file: &Path) -> Option<&str> {
+    let name = file.to_str()?;
+    let is_file = [".ts", ".js", "/"].iter().any(|part| name.contains(part)) || file.exists();
+    (!is_file && ProcessorName::parse(name).is_ok()).then_some(name)
 }
 
 /// The directory of another kind that a file lies in, and in none of handlers.

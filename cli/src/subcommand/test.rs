@@ -9,22 +9,27 @@ use serde_json::json;
 use xs_runtime::isolate::{LogLevel, ModuleError};
 use xs_runtime::trial::{Tested, Watch, run_file, test_files};
 
-use super::modules;
+use super::modules::{self, Within, within};
 use crate::args::TestArgs;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint, aside};
 use crate::variables;
 
 pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
-    let files = test_files(&tests.dir);
-    let files =
-        files.with_context(|| format!("cannot look for tests in {}", tests.dir.display()))?;
+    let Within { dir: modules, file: one } = within(&tests.dir);
+    let files = test_files(&modules);
+    let files = files.with_context(|| format!("cannot look for tests in {}", modules.display()))?;
     let wanted = |file: &String| {
-        tests.only.is_empty() || tests.only.iter().any(|part| file.contains(part.as_str()))
+        let is_named = tests.only.iter().any(|part| file.contains(part.as_str()));
+        one.as_ref().is_none_or(|one| one == file) && (tests.only.is_empty() || is_named)
     };
     let (all, dir) = (files.len(), tests.dir.display());
     let files: Vec<String> = files.into_iter().filter(wanted).collect();
     if files.is_empty() {
+        if one.is_some() {
+            let text = format!("{dir} is no test: their names end in .test.ts or .test.js");
+            return Fault::fail(Exit::NotFound, text);
+        }
         let text = match (all, tests.only.join(" or ")) {
             (0, _) => format!("no *.test.ts below {dir}"),
             (1, parts) => format!("the only test file below {dir} has no {parts} in its path"),
@@ -38,7 +43,7 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     for file in files {
         let screen = Arc::new(Screen::of(&file, &out));
         let watch: Arc<dyn Watch> = Arc::clone(&screen) as Arc<dyn Watch>;
-        let tested = run_file(&tests.dir, &file, &env, &watch).await;
+        let tested = run_file(&modules, &file, &env, &watch).await;
         if let Some(error) = &tested.error {
             screen.tell(None, 0.0, Some(error));
         }

@@ -11,7 +11,8 @@ use rustix::process::Signal;
 fn peek(dir: &str) -> String {
     format!(
         "export default {{ args: {{ path: \"string\" }}, permissions: {{ read: [{dir:?}], env: [\"SEEN\", \"HIDDEN\"] }},\n\
-           run: async (call, ctx) => ({{ text: await ctx.fs.text(call.args.path), env: ctx.env }}) }};\n"
+           run: async (call, ctx) => ({{ text: await ctx.fs.text(call.args.path), env: ctx.env, \
+             hidden: [ctx.env.HIDDEN, ctx.env.SEEN] }}) }};\n"
     )
 }
 
@@ -59,7 +60,12 @@ fn a_module_apart_is_kept_from_what_it_was_not_given() {
     let shut = place.xs(&["call", "peek", &path("shut/file.txt")]);
     if landlock.starts_with("on") || landlock.starts_with("in part") {
         assert_eq!(shut.code, 1, "{}", shut.text());
-        assert!(shut.err.contains("ermission denied"), "{}", shut.err);
+        let line = format!(
+            "add read = [{:?}] below [modules.peek] in xs.toml",
+            place.path("shut/file.txt")
+        );
+        assert!(shut.err.contains("in its own process is not allowed"), "{}", shut.err);
+        assert!(shut.err.contains(&line), "{}", shut.err);
     } else {
         let text = format!("skipped: a module apart is kept from files: landlock {landlock}\n");
         std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
@@ -100,6 +106,13 @@ fn a_module_apart_has_the_variables_it_was_given() {
     place.await_frames("xs.command.peek.active", 1);
     let seen = place.ok(&["call", "peek", &format!("path={}", text(&file))]).json();
     assert_eq!(seen[0]["env"], serde_json::json!({ "SEEN": "yes" }));
+    let told = place.await_frames("xs.command.peek.log", 1);
+    assert_eq!(
+        told[0]["meta"]["message"],
+        "ctx.env.HIDDEN was not given to its own process; \
+         add env = [\"HIDDEN\"] below [modules.peek] in xs.toml"
+    );
+    assert_eq!(told.len(), 1, "{told:?}");
     crate::support::signal(&server, Signal::TERM);
     server.wait().unwrap();
 }

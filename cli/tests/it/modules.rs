@@ -146,6 +146,82 @@ fn what_failed_is_shown_and_found_by_scripts() {
     assert!(server.stop().success());
 }
 
+/// It is told where an operator looks: once in the server's log, in the module's, and still when it
+/// runs again.
+#[test]
+fn a_generator_that_fails_is_seen_by_the_operator() {
+    let place = Place::new();
+    place.write(
+        "modules/generators/late.ts",
+        "export default { async *run(ctx) {
+           if (await ctx.last('ready') === undefined) throw new Error('not ready');
+           yield 'up';
+           await new Promise(() => {});
+         } };",
+    );
+    let server = place.serve(&["--modules", "modules", "--log", "json"]);
+    let show = || place.ok(&["modules", "show", "late"]).json().remove(0);
+    eventually(|| {
+        (place.await_frames("xs.generator.late.retrying", 1)[0]["meta"]["tries"] == 2).then_some(())
+    });
+    let logs = place.ok(&["modules", "logs", "late"]).json();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    assert_eq!(logs[0]["meta"]["message"], "Error: not ready");
+    place.ok(&["append", "ready", "-n"]);
+    eventually(|| (show()["state"] == "active").then_some(()));
+    let shown = show();
+    assert_eq!((&shown["error"], &shown["help"]), (&Value::Null, &Value::Null), "{shown}");
+    assert_eq!(shown["last_error"]["message"], "Error: not ready");
+    assert_eq!(shown["last_error"]["line"], 2);
+    assert!(shown["last_error"]["time"].is_string(), "{shown}");
+    assert!(server.stop().success());
+    let log = place.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told: Vec<_> = lines.filter(|line| line["message"] == "failed and runs again").collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert_eq!(
+        (&told[0]["level"], &told[0]["processor"]),
+        (&json!("WARN"), &json!("generator late"))
+    );
+    assert_eq!(told[0]["error"], "Error: not ready");
+    assert!(told[0]["place"].as_str().unwrap().starts_with("generators/late.ts:2:"), "{log}");
+}
+
+/// What is shown is what holds, and what is advised is what helps.
+#[test]
+fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
+    let place = Place::new();
+    place.write(
+        "modules/commands/count.ts",
+        "export default { config: { from: 1, step: 1 }, run: (call, ctx) => ctx.config };",
+    );
+    place.write("modules/xs.toml", "[modules.count.config]\nstep = 2\n");
+    place.write(
+        "modules/commands/runs.ts",
+        "export default { permissions: { run: ['ls'] }, run() {} };",
+    );
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.command.count.active", 1);
+    place.await_frames("xs.command.runs.invalid", 1);
+    let show = |name: &str| place.ok(&["modules", "show", name]).json().remove(0);
+    assert_eq!(show("count")["config"], json!({ "from": 1, "step": 2 }));
+    assert_eq!(place.ok(&["call", "count"]).json(), [show("count")["config"].clone()]);
+    let runs = show("runs");
+    assert!(runs["error"]["message"].as_str().unwrap().contains("allow = [\"run\"]"), "{runs}");
+    assert_eq!(runs["help"], Value::Null, "its file may be as it should be");
+    for (words, told) in [
+        (&["call", "cuont"][..], "there is no command cuont; did you mean count?"),
+        (&["modules", "show", "cuont"], "no module cuont; did you mean count?"),
+        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list names"),
+        (&["call", "nosuch"], "there is no command nosuch; xs modules list names"),
+        (&["call", "runs"], "command runs does not run"),
+    ] {
+        let run = place.xs(words);
+        assert_eq!((run.code, run.err.contains(told)), (3, true), "{words:?}: {}", run.err);
+    }
+    assert!(server.stop().success());
+}
+
 /// That an older version runs again in the next life of the server does not mend the newest.
 #[test]
 fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {
@@ -240,6 +316,7 @@ fn a_log_of_json_has_no_other_line() {
     let log = place.log();
     let lines: Vec<_> = log.lines().map(serde_json::from_str::<Value>).collect();
     assert!(lines.len() > 2 && lines.iter().all(Result::is_ok), "{log}");
+    assert!(!log.contains("module evaluation pending"), "{log}");
     // Of an input's tries the first is told, and how it ended.
     let about = |what: &str| {
         let about = lines.iter().flatten().filter(|line| line["message"] == what);
@@ -309,6 +386,16 @@ fn modules_are_made_and_checked_without_a_store() {
     let errors = run.json().into_iter().filter(|module| !module["error"].is_null());
     let errors: Vec<_> = errors.map(|module| module["error"]["code"].clone()).collect();
     assert_eq!(errors, ["syntax", "definition"]);
+    // One file alone, and the directory in which one is.
+    let bad = place.xs(&["modules", "check", "m/handlers/bad.ts"]);
+    assert_eq!((bad.code, bad.json().len()), (1, 1), "{}", bad.err);
+    assert_eq!(bad.json()[0]["file"], "handlers/bad.ts");
+    assert_eq!(place.ok(&["modules", "check", "m/handlers/a.handler.ts"]).json().len(), 1);
+    place.write("m/lib/tiny.ts", "export const tiny = 1;");
+    let none = place.xs(&["modules", "check", "m/lib/tiny.ts"]);
+    assert_eq!((none.code, none.err.contains("tiny.ts is no module")), (3, true), "{}", none.err);
+    let here = place.command(&["modules", "check"]).current_dir(place.path("m")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&here.stdout).lines().count(), 5, "{here:?}");
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 
@@ -332,6 +419,12 @@ test("it adds", async () => {
     assert_eq!(bad.code, 1, "{}", bad.err);
     assert_eq!(bad.json()[0]["error"]["line"], 6);
     assert_eq!(place.xs(&["test", "m", "other"]).code, 3);
+    let file = place.xs(&["test", "m/handlers/sum.test.ts"]);
+    let failed = file.json();
+    assert_eq!((file.code, failed.len(), &failed[0]["error"]), (1, 1, &bad.json()[0]["error"]));
+    let module = place.xs(&["test", "m/handlers/sum.ts"]);
+    assert_eq!(module.code, 3, "{}", module.err);
+    assert!(module.err.contains("m/handlers/sum.ts is no test"), "{}", module.err);
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 

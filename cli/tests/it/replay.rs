@@ -145,6 +145,9 @@ fn what_cannot_be_replayed_says_why() {
     let file = place.write("handlers/sum.ts", &strict);
     assert_eq!(place.xs(&["replay", text(&file)]).json().len(), 2);
     assert_eq!(place.xs(&["replay", "handlers/none.ts"]).code, 1);
+    let name = place.xs(&["replay", "totals"]);
+    let told = "replay takes a handler's file, as modules/handlers/totals.ts";
+    assert_eq!((name.code, name.err.contains(told)), (2, true), "{}", name.err);
 }
 
 /// Reads of the store see it as it was when the frame came, whatever was appended since.

@@ -171,7 +171,8 @@ impl Bridge {
             )
         } else if denial.is_private() && !spec.allow.net_private {
             format!(
-                "{denial}, and start xs serve with --allow-net-private: it is a private address"
+                "{denial}; it is a private address, which needs `xs serve --allow-net-private` \
+                 too, or allow = [\"net-private\"] below the module's name in xs.toml"
             )
         } else {
             denial.to_string()

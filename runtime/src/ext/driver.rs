@@ -431,6 +431,17 @@ pub(super) fn op_xs_env(state: &mut OpState) -> String {
     state.borrow::<Rc<Bridge>>().env().to_string()
 }
 
+/// The line that gives the process of its own that a module has a variable that it asked for; empty
+/// when there is no such process, or it was given it.
+#[op2]
+#[string]
+pub(super) fn op_xs_env_line(state: &mut OpState, #[string] name: &str) -> String {
+    let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    let apart = bridge.spec.allow.apart.as_ref();
+    let apart = apart.filter(|apart| !apart.env.iter().any(|given| given == name));
+    apart.map_or_else(String::new, |apart| apart.line("env", name))
+}
+
 /// What an author is told that is denied a host.
 #[op2]
 #[string]

@@ -64,6 +64,7 @@ deno_core::extension!(
         driver::op_xs_config,
         driver::op_xs_why_not,
         driver::op_xs_env,
+        driver::op_xs_env_line,
         store::op_xs_read,
         store::op_xs_call,
         store::op_xs_stream_next,

@@ -12,7 +12,7 @@ use xs_protocol::AppendRequest;
 use super::backoff::{Backoff, random};
 use super::driver::{Ending, ask, is_wedged, stop_isolate};
 use super::store::position_cursor;
-use super::version::{Started, Version};
+use super::version::{Started, Told, Version};
 use crate::ext::{INPUT_KEY, place_behind};
 use crate::isolate::{Definition, ModuleError};
 
@@ -23,6 +23,7 @@ const PROOF_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Generator {
     version: Version,
     backoff: Backoff,
+    told: Told,
     /// Stores where its input begins, for one that never had a place in it.
     first: Option<CursorChange>,
 }
@@ -38,7 +39,7 @@ impl Generator {
             true => first_change(&version).await?,
             false => None,
         };
-        Ok(Self { version, backoff: Backoff::default(), first })
+        Ok(Self { version, backoff: Backoff::default(), told: Told::default(), first })
     }
 
     /// The change that stores where its input begins, beside its `active` frame.
@@ -86,7 +87,8 @@ impl Generator {
                 return Ending::Stopped;
             }
             let wait = self.backoff.next(began.elapsed(), random());
-            self.version.retrying(result.err().as_ref(), wait, self.backoff.tries()).await;
+            let (error, tries) = (result.err(), self.backoff.tries());
+            self.version.retrying(error.as_ref(), wait, tries, &mut self.told).await;
             proving = Some(wait.min(PROOF_MAX));
             tokio::select! {
                 () = stop.cancelled() => return Ending::Stopped,

@@ -114,6 +114,11 @@ fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<St
         let patterns: Vec<_> = topics.as_slice().iter().map(ToString::to_string).collect();
         facts.insert("topics".to_owned(), json!(patterns));
     }
+    // The defaults; what the operator puts over them is in the `create` frame.
+    let is_short = |config: &Value| config.to_string().len() <= TEXT_BYTES_MAX;
+    if !definition.config.is_null() && is_short(&definition.config) {
+        facts.insert("config".to_owned(), definition.config.clone());
+    }
     let asked = &definition.permissions;
     let asked =
         [("net", &asked.net), ("read", &asked.read), ("run", &asked.run), ("env", &asked.env)];

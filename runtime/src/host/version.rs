@@ -29,7 +29,7 @@ use crate::isolate::{
 };
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
-use crate::permissions::Allow;
+use crate::permissions::{Allow, Apart};
 
 /// Frames kept that say that a module runs.
 const RECOVERIES_KEPT: u64 = 16;
@@ -84,6 +84,20 @@ pub(super) struct Version {
     shared: Arc<Shared>,
 }
 
+/// The error that the log of the process was last told of: one that comes at every try is told when
+/// it begins, and not each time.
+#[derive(Debug, Default)]
+pub(super) struct Told(String);
+
+impl Told {
+    /// Whether an error is news at the try of this number.
+    fn is_news(&mut self, error: &ModuleError, tries: u32) -> bool {
+        let is_news = tries <= 1 || self.0 != error.message;
+        self.0.clone_from(&error.message);
+        is_news
+    }
+}
+
 /// A version whose module was evaluated.
 pub(super) struct Started {
     pub(super) isolate: Isolate,
@@ -108,6 +122,11 @@ impl Version {
         let graph = graph_of(&shared.client, key, frame, &shared.shutdown).await?;
         let module = shared.config.read().module(&key.name);
         let config = meta.get("config").cloned();
+        let mut allow = module.widen(&shared.allow);
+        if !shared.confined.is_empty() {
+            let (read, env) = (module.read.clone(), module.env.clone());
+            allow.apart = Some(Arc::new(Apart { name: key.name.as_str().to_owned(), read, env }));
+        }
         let code = graph.hash();
         let spec = IsolateSpec {
             name: key.name.as_str().to_owned(),
@@ -117,7 +136,7 @@ impl Version {
             config: config.unwrap_or_else(|| Value::Object(module.config.clone())),
             env: shared.env.clone(),
             limits: shared.limits,
-            allow: module.widen(&shared.allow),
+            allow,
             base: shared.dir.clone(),
             sealed: false,
             trial: None,
@@ -182,7 +201,23 @@ impl Version {
     }
 
     /// Says that it is tried again after a wait, for an error or since it has finished.
-    pub(super) async fn retrying(&self, error: Option<&ModuleError>, wait: Duration, tries: u32) {
+    pub(super) async fn retrying(
+        &self,
+        error: Option<&ModuleError>,
+        wait: Duration,
+        tries: u32,
+        told: &mut Told,
+    ) {
+        if let Some(error) = error.filter(|error| told.is_news(error, tries)) {
+            tracing::warn!(
+                target: report::TOLD,
+                processor = %self.key,
+                place = error.place().map(tracing::field::display),
+                wait_ms = wait.as_millis(),
+                error = error.message.lines().next().unwrap_or_default(),
+                "failed and runs again"
+            );
+        }
         let mut more = error.map_or_else(Map::new, report::error_fields);
         let reason = if error.is_some() { "error" } else { "finished" };
         more.insert("reason".to_owned(), json!(reason));
@@ -297,4 +332,19 @@ fn told(error: &Value) -> ModuleError {
     told.column = number("column");
     told.code_frame = text("code_frame");
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_comes_again_and_again_is_told_when_it_begins() {
+        let error = |text: &str| ModuleError::new(FailureKind::Throw, text);
+        let mut told = Told::default();
+        let tries =
+            [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("b", 5), ("b", 1), ("b", 2), ("a", 3)];
+        let news = tries.map(|(text, tries)| told.is_news(&error(text), tries));
+        assert_eq!(news, [true, false, false, true, false, true, false, true]);
+    }
 }

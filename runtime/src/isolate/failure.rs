@@ -96,6 +96,13 @@ impl ModuleError {
         }
     }
 
+    /// `file:line:column`, when it is known.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        let (file, line, column) = (self.file.as_ref()?, self.line?, self.column?);
+        Some(format!("{file}:{line}:{column}"))
+    }
+
     /// The same error at a place.
     #[must_use]
     pub fn at(mut self, file: impl Into<String>, line: u32, column: u32) -> Self {
@@ -109,8 +116,8 @@ impl ModuleError {
 impl fmt::Display for ModuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
-            write!(f, " ({file}:{line}:{column})")?;
+        if let Some(place) = self.place() {
+            write!(f, " ({place})")?;
         }
         if let Some(code_frame) = &self.code_frame {
             write!(f, "\n{code_frame}")?;

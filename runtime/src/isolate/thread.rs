@@ -137,6 +137,10 @@ impl Running {
         let id = loaded.map_err(|error| self.failure(error))?;
         let mut evaluated = Box::pin(stop.watched(|| self.js.mod_evaluate(id)));
         let turns = std::future::poll_fn(|cx| {
+            if stop.is_terminated() {
+                // Nothing comes of another turn but a warning of the engine, for nobody.
+                return Poll::Ready(Err(CoreErrorKind::PendingPromiseResolution.into_box()));
+            }
             stop.watched(|| match self.js.poll_event_loop(cx, PollEventLoopOptions::default()) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 looped => match evaluated.as_mut().poll(cx) {

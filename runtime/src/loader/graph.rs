@@ -25,6 +25,11 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of all files of a graph.
 const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How the files end that can be imported.
+const ENDINGS: [&str; 3] = [".js", ".ts", ".json"];
+/// How others write the same, and how it ends here.
+const OTHER_ENDINGS: [(&str, &str); 2] = [(".mjs", ".js"), (".mts", ".ts")];
+
 /// The entry of a test: no file can be called that, as a colon makes a specifier foreign.
 const TEST_ENTRY: &str = "xs-test:entry.js";
 /// The entry of a script.
@@ -363,10 +368,16 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
         }
     }
     let path = path.to_string_lossy().into_owned();
-    if ![".js", ".ts", ".json"].iter().any(|ending| path.ends_with(ending)) {
-        return Err(format!("import {specifier:?} needs its ending: .js, .ts or .json"));
+    if ENDINGS.iter().any(|ending| path.ends_with(ending)) {
+        return Ok(path);
     }
-    Ok(path)
+    let other = OTHER_ENDINGS.iter().find(|(other, _)| path.ends_with(other));
+    Err(match other {
+        Some((other, ending)) => {
+            format!("import {specifier:?} ends in {other}; rename it to {ending}")
+        }
+        None => format!("import {specifier:?} needs its ending: .js, .ts or .json"),
+    })
 }
 
 fn foreign(specifier: &str) -> String {
@@ -374,6 +385,9 @@ fn foreign(specifier: &str) -> String {
         return format!(
             "import {specifier:?} is not allowed: modules import \"xs\" and relative files"
         );
+    }
+    if specifier.eq_ignore_ascii_case("xs") || specifier.eq_ignore_ascii_case("xs/test") {
+        return format!("there is no {specifier:?}; did you mean {:?}?", specifier.to_lowercase());
     }
     let (file, package) = (specifier.replace(['/', '@'], "-"), specifier);
     let file = file.trim_matches('-');

@@ -1,7 +1,7 @@
 //! What the engine says about a thrown error, in the author's terms: paths in the modules
 //! directory, lines and columns of the source as written, no frames of xs itself.
 
-use super::graph::ModuleGraph;
+use super::graph::{ModuleGraph, join};
 use super::place;
 use super::resolve::{SCHEME, path_of};
 use crate::isolate::{FailureKind, ModuleError};
@@ -31,7 +31,37 @@ impl ModuleGraph {
             text.truncate(at);
             text.push_str("...");
         }
-        self.located(ModuleError::new(kind, text), stack)
+        let missing = Missing::of(message).filter(|_| kind == FailureKind::Syntax);
+        let Some(missing) = missing else {
+            return self.located(ModuleError::new(kind, text), stack);
+        };
+        let import = self.importing(&missing, stack);
+        if let Some(path) = import.and_then(|(from, _)| join(from, missing.specifier).ok())
+            && self.file(&path).is_some_and(|file| file.source.contains("module.exports"))
+        {
+            text.push_str(&format!(
+                "; {path} is CommonJS, as its module.exports shows: bundle it with --format=esm"
+            ));
+        }
+        match import {
+            // The engine knows the place of a name, and none of a default export.
+            Some((path, at)) if missing.name == "default" => {
+                let source = self.file(path).map_or("", |file| &file.source);
+                place::error_at(kind, text, path, source, at as usize)
+            }
+            _ => self.located(ModuleError::new(kind, text), stack),
+        }
+    }
+
+    /// The file with the import of an export that is not there, and where it stands in it.
+    fn importing(&self, missing: &Missing<'_>, stack: &str) -> Option<(&str, u32)> {
+        let first = stack.lines().find_map(|line| self.frame(line)).map(|frame| frame.path);
+        let mut files = self.files().filter(|path| first.is_none_or(|first| first == *path));
+        files.find_map(|path| {
+            let mut imports = self.file(path)?.compiled.as_ref()?.imports.iter();
+            let import = imports.find(|import| import.specifier == missing.specifier)?;
+            Some((path, import.at))
+        })
     }
 
     /// The same error at the place that `stack`, the text of a `.stack`, begins with.
@@ -92,6 +122,20 @@ impl ModuleGraph {
             }
             None => (line, column),
         }
+    }
+}
+
+/// An export that a module does not have, as the engine says it.
+struct Missing<'a> {
+    specifier: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Missing<'a> {
+    fn of(message: &'a str) -> Option<Self> {
+        let rest = message.strip_prefix("The requested module '")?;
+        let (specifier, rest) = rest.split_once("' does not provide an export named '")?;
+        Some(Self { specifier, name: rest.strip_suffix('\'')? })
     }
 }
 

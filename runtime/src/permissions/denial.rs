@@ -11,6 +11,13 @@ pub(crate) enum Denial {
     Network(String),
     /// Reading below this path.
     Reading(String),
+    /// Reading below this path in a process of its own, for want of this line.
+    ReadingApart {
+        /// The path as given.
+        path: String,
+        /// What to add, and where.
+        line: String,
+    },
     /// Running this program.
     Running(String),
 }
@@ -21,6 +28,7 @@ impl Denial {
         match self {
             Self::Network(host) => format!("network access to {host}"),
             Self::Reading(path) => format!("reading {path:?}"),
+            Self::ReadingApart { path, .. } => format!("reading {path:?} in its own process"),
             Self::Running(name) => format!("running {name:?}"),
         }
     }
@@ -30,6 +38,7 @@ impl Denial {
         let permission = match self {
             Self::Network(host) => format!("net: [\"{host}\"]"),
             Self::Reading(path) => format!("read: [{path:?}]"),
+            Self::ReadingApart { line, .. } => return format!("add {line}"),
             Self::Running(name) => format!("run: [{name:?}]"),
         };
         format!("add permissions: {{ {permission} }} to the definition")
@@ -63,6 +72,14 @@ mod tests {
                 Denial::Reading("a is not allowed; b".to_owned()),
                 "reading \"a is not allowed; b\" is not allowed; \
                  add permissions: { read: [\"a is not allowed; b\"] } to the definition",
+            ),
+            (
+                Denial::ReadingApart {
+                    path: "/etc/hosts".to_owned(),
+                    line: "read = [\"/etc/hosts\"] below [modules.a] in xs.toml".to_owned(),
+                },
+                "reading \"/etc/hosts\" in its own process is not allowed; \
+                 add read = [\"/etc/hosts\"] below [modules.a] in xs.toml",
             ),
             (
                 Denial::Running("make".to_owned()),

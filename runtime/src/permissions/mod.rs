@@ -32,6 +32,37 @@ pub struct Allow {
     pub run: bool,
     /// Directories that no module may read, whatever it names: the store's own files.
     pub read_denied: Vec<PathBuf>,
+    /// What the process of a module was given that has one of its own.
+    pub apart: Option<Arc<Apart>>,
+}
+
+/// What the operator gives the process of a module that has one of its own. The kernel sees to it;
+/// here it is known for those whom it keeps from something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apart {
+    /// The module.
+    pub name: String,
+    /// Files and directories, as `xs.toml` names them.
+    pub read: Vec<PathBuf>,
+    /// Variables.
+    pub env: Vec<String>,
+}
+
+impl Apart {
+    /// The line of `xs.toml` that gives it more, and where that belongs.
+    pub(crate) fn line(&self, key: &str, value: &str) -> String {
+        let name = match self.name.contains('.') {
+            true => format!("{:?}", self.name),
+            false => self.name.clone(),
+        };
+        format!("{key} = [{value:?}] below [modules.{name}] in xs.toml")
+    }
+
+    /// Whether its process may not read a path.
+    fn keeps_from(&self, base: &Path, path: &Path) -> bool {
+        let mut open = self.read.iter().map(|path| base.join(path)).chain([base.to_owned()]);
+        !open.any(|root| normal(path).starts_with(normal(&root)))
+    }
 }
 
 /// Address ranges that are somebody's own network; reached only when the operator allows it. The
@@ -91,6 +122,7 @@ pub(crate) struct Granted {
     base: PathBuf,
     read: Vec<PathBuf>,
     denied: Vec<PathBuf>,
+    apart: Option<Arc<Apart>>,
 }
 
 impl Granted {
@@ -145,8 +177,15 @@ impl Granted {
             }
         };
         let read = asked.read.iter().map(|path| base.join(path)).collect();
-        let (run, denied) = (asked.run.clone(), allow.read_denied.clone());
-        let granted = Self { root: None, run, run_any: false, base: base.to_owned(), read, denied };
+        let granted = Self {
+            root: None,
+            run: asked.run.clone(),
+            run_any: false,
+            base: base.to_owned(),
+            read,
+            denied: allow.read_denied.clone(),
+            apart: allow.apart.clone(),
+        };
         Ok((granted, PermissionsContainer::new(parser, permissions)))
     }
 
@@ -187,14 +226,28 @@ impl Granted {
         };
         let real = self.readable(path)?;
         // Opening a pipe must not wait for whoever writes into it.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(real);
-        let file = file.map_err(failed)?;
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&real);
+        let file = file.map_err(|error| match self.not_of_process(path, &real, &error) {
+            Some(denial) => denial.into(),
+            None => failed(error),
+        })?;
         let own = format!("/proc/self/fd/{}", file.as_raw_fd());
         let opened = std::fs::read_link(own).map_err(failed)?;
         if !self.holds(&opened) {
             return Err(Denial::Reading(path.to_owned()).into());
         }
         Ok((file, opened))
+    }
+
+    /// The denial behind an error, when it is the kernel's that keeps a module's own process from
+    /// what the operator did not give it.
+    fn not_of_process(&self, path: &str, real: &Path, error: &std::io::Error) -> Option<Denial> {
+        let apart = self.apart.as_ref()?;
+        let is_kept = error.kind() == std::io::ErrorKind::PermissionDenied
+            && apart.keeps_from(&self.base, &self.base.join(path))
+            && apart.keeps_from(&self.base, real);
+        is_kept
+            .then(|| Denial::ReadingApart { path: path.to_owned(), line: apart.line("read", path) })
     }
 
     /// Whether there is nothing under a path that may be read.

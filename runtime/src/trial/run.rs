@@ -110,7 +110,7 @@ pub(super) async fn run(
         config: request.config.clone(),
         env: request.env.clone(),
         limits: Limits::default(),
-        allow: Allow { net_any: true, net_private: true, run: true, read_denied: Vec::new() },
+        allow: Allow { net_any: true, net_private: true, run: true, ..Allow::default() },
         base: dir.to_owned(),
         sealed: true,
         trial: Some(Arc::new(trial)),

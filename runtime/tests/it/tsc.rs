@@ -1,5 +1,5 @@
-//! The shipped types, checked by the TypeScript compiler in strict mode: the examples and what the
-//! tests of modules use are accepted, deliberate mistakes are not.
+//! The shipped types, checked by the TypeScript compiler in strict mode: the examples, the modules
+//! of the documentation and what the tests of modules use are accepted, deliberate mistakes are not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,11 +49,12 @@ export const c = command({
 "#;
 
 /// Each line alone must be refused.
-const BAD: [&str; 22] = [
+const BAD: [&str; 23] = [
     "handler({ run() {} });",
     "handler({ topics: 'a', run(f) { return 7; } });",
     "handler({ topics: 'a', state: { n: 0 }, run(f, ctx) { ctx.state.m; } });",
     "handler({ topics: 'a', state: { n: 0 }, run(f, ctx) { ctx.state = 'x'; } });",
+    "handler({ topics: 'a', state: { n: 0 }, migrate: () => ({ m: 0 }), run() {} });",
     "handler({ topics: 'a', run(f, ctx) { ctx.append('a', { body: new Blob([]) }); } });",
     "handler({ topics: 'a', run(f, ctx) { f.meta = {}; } });",
     "handler({ topics: 'a', onError: 'ignore', run() {} });",
@@ -140,4 +141,45 @@ fn the_examples_are_well_typed() {
         }
     }
     assert_eq!(check(&tsc, dir.path()), "");
+}
+
+/// The modules of a page: blocks that name their file, and indented ones that begin with an import.
+fn modules_of(page: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    let mut rest = page.lines();
+    while let Some(line) = rest.next() {
+        let mut until = |end: &str| {
+            let lines: Vec<_> = rest.by_ref().take_while(|line| *line != end).collect();
+            lines.join("\n")
+        };
+        if line.starts_with("```ts ") {
+            modules.push(until("```"));
+        } else if line.starts_with("    import {") && line.ends_with("\"xs\";") {
+            modules.push(format!("{line}\n{}\n}});\n", until("    });")));
+        }
+    }
+    modules
+}
+
+#[test]
+fn the_modules_of_the_documentation_are_well_typed() {
+    let Some(tsc) = compiler() else {
+        skip("the types of the documentation");
+        return;
+    };
+    for (name, least, broken) in [("tutorial.md", 5, 1), ("modules.md", 3, 0)] {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+        let modules = modules_of(&fs::read_to_string(page).unwrap());
+        assert!(modules.len() >= least, "{name}: {modules:?}");
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("lib")).unwrap();
+        // One shows what becomes of a mistake, and is no TypeScript at all.
+        let (wrong, right): (Vec<_>, Vec<_>) =
+            modules.iter().partition(|source| source.ends_with("{ return } "));
+        assert_eq!(wrong.len(), broken, "{name}");
+        for (number, source) in right.iter().enumerate() {
+            fs::write(dir.path().join(format!("lib/module{number}.ts")), source).unwrap();
+        }
+        assert_eq!(check(&tsc, dir.path()), "", "{name}: {right:#?}");
+    }
 }

@@ -8,14 +8,19 @@ use serde_json::json;
 use xs_runtime::host::check::{Checked, check};
 
 use super::survey;
+use super::within::{Within, within};
 use crate::args::AllowArgs;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
 
-pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
+pub(super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
+    let Within { dir, file: only } = within(&path);
     let checked = check(&dir, &allowed.allow(Vec::new())).await;
-    let checked =
+    let mut checked =
         checked.with_context(|| format!("cannot check the modules in {}", dir.display()))?;
+    if let Some(only) = only {
+        checked.retain(|checked| checked.file == only);
+    }
     let mut out = Output::stdout();
     for Checked { key, file, error } in &checked {
         let error = error.as_ref().map(|error| error.to_json());
@@ -37,7 +42,8 @@ pub(super) async fn run(dir: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit
     out.flush()?;
     if checked.is_empty() {
         let text = "no module: they lie in generators/, handlers/ and commands/";
-        return Fault::fail(Exit::NotFound, format!("{} holds {text}", dir.display()));
+        let is = if path.is_file() { "is" } else { "holds" };
+        return Fault::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
     }
     let failed = checked.iter().any(|checked| checked.error.is_some());
     Ok(if failed { Exit::Failed } else { Exit::Ok })

@@ -1,12 +1,12 @@
-//! `modules logs`: what a module has said, and what it goes on to say.
+//! `modules logs`: what a module has said, what has ended it, and what it goes on to say.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use xs_engine::{Frame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::{SubEvent, SubscribeOptions};
-use xs_runtime::host::lifecycle::Event;
+use xs_runtime::host::lifecycle::{Event, parse_topic};
 
 use super::Asked;
-use super::survey::{self, meta};
+use super::survey::{self, meta, summary};
 use crate::connect::explain;
 use crate::exit::Exit;
 use crate::output::{Output, Paint, reader_gone};
@@ -19,9 +19,10 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
-    let topic = key.name.event_topic(key.kind, Event::Log.as_str());
+    let events = [Event::Log, Event::Invalid, Event::FinError, Event::Retrying];
+    let topics = events.map(|event| key.name.event_topic(key.kind, event.as_str()).to_string());
     let options = ReadOptions {
-        topics: TopicPatterns::from(topic),
+        topics: TopicPatterns::parse(&topics.join(","))?,
         start: Start::Last(count),
         follow,
         ..ReadOptions::default()
@@ -54,10 +55,29 @@ pub(super) async fn run(
 
 /// One line: the frame for a program, time, level and text for a person.
 fn line(frame: &Frame, out: &mut Output) -> std::io::Result<()> {
+    let event = parse_topic(frame.topic()).map(|(_, event)| event);
+    let facts = meta(frame);
+    if event == Some(Event::Retrying) && facts["message"].is_null() {
+        // It has ended without an error, as it may.
+        return Ok(());
+    }
     if !out.is_person() {
         return out.frame(frame, None);
     }
-    let (time, text) = (out.time(frame.id().time_ms()), said(&meta(frame), out));
+    let what = match event {
+        Some(Event::Invalid) => "the version is invalid",
+        Some(Event::FinError) => "it has ended with an error",
+        Some(Event::Retrying) => "it has failed and is tried again",
+        _ => "",
+    };
+    let text = match what {
+        "" => said(&facts, out),
+        what => said(
+            &json!({ "level": "error", "message": format!("{what}: {}", summary(frame)) }),
+            out,
+        ),
+    };
+    let time = out.time(frame.id().time_ms());
     out.line(&format!("{}  {text}", out.paint(Paint::Faint, &time)))
 }
 

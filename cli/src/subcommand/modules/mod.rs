@@ -9,6 +9,7 @@ mod logs;
 mod parked;
 mod show;
 mod survey;
+mod within;
 
 use std::io;
 
@@ -21,7 +22,8 @@ pub(super) use command::describe_command;
 pub(super) use logs::said;
 pub(super) use show::lag;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
-pub(super) use survey::{all, config_error_of, describe, meta, place, summary};
+pub(super) use survey::{all, config_error_of, describe, meant, meta, place, summary};
+pub(super) use within::{Within, within};
 
 use crate::args::ModulesSubcommand;
 use crate::exit::Exit;

@@ -51,10 +51,17 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
         facts.add("parked", parked::open(asked.client, &key).await?.len());
     }
     next_try(&module, cursor.as_ref(), &mut facts, out);
-    facts.add("config", create["config"].clone());
+    facts.add("config", config_of(&active["config"], &create["config"]));
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
+    if module.error.is_none()
+        && let Some(last) = &module.last_error
+    {
+        let mut error = meta(last);
+        error["time"] = json!(out.time(last.id().time_ms()));
+        facts.add("last_error", error);
+    }
     let config = survey::config_error(asked).await?;
     let mend = config.is_some().then(|| format!("mend {CONFIG_FILE}: {STILL}"));
     if let Some((_, error)) = config {
@@ -63,6 +70,20 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("help", json!(mend.or_else(|| module.help(key.name.as_str()))));
     print(&facts, out)?;
     Ok(Exit::Ok)
+}
+
+/// The configuration in effect: the defaults of the definition with the operator's values over
+/// them, key by key.
+fn config_of(defaults: &Value, given: &Value) -> Value {
+    match (defaults, given) {
+        (Value::Object(defaults), Value::Object(given)) => {
+            let mut config = defaults.clone();
+            config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
+            Value::Object(config)
+        }
+        (defaults, Value::Null) => defaults.clone(),
+        (_, given) => given.clone(),
+    }
 }
 
 /// What waits to be tried again, how often it was, and when it will be.
@@ -121,6 +142,10 @@ pub(super) fn print(facts: &Facts, out: &mut Output) -> std::io::Result<()> {
             Value::Null => continue,
             Value::Object(_) if name == "error" || name == CONFIG_FILE => {
                 out.paint(Paint::Bad, &describe(value))
+            }
+            Value::Object(_) if name == "last_error" => {
+                let time = value["time"].as_str().unwrap_or_default();
+                format!("{time}  {}", survey::summary_of(value))
             }
             Value::String(text) => text.clone(),
             Value::Array(items) => {

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use xs_engine::{Bound, Cursor, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::{Class, Client, ClientError, LastRequest};
+use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
 use xs_runtime::host::{CONFIG_TOPIC, processor_cursor};
 
 use super::Asked;
+use crate::alike::nearest;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
@@ -24,6 +26,8 @@ pub(crate) struct Module {
     pub(super) latest: (Event, Frame),
     /// The newest frame that says what went wrong, unless it has been active since.
     pub(crate) error: Option<Frame>,
+    /// The newest frame that says what ended a run, whatever came after it.
+    pub(super) last_error: Option<Frame>,
     /// Why its newest version could not become active, as far as it did not.
     invalid: Option<Frame>,
     /// The newest `create` and `active` frames.
@@ -176,13 +180,30 @@ pub(super) async fn one(
     served: bool,
     name: &Topic,
 ) -> anyhow::Result<(Key, Module)> {
-    let named = all(client, served).await?.into_iter();
-    let mut named: Vec<_> = named.filter(|(key, _)| key.name.as_str() == name.as_str()).collect();
+    let (mut named, others): (Vec<_>, Vec<_>) = all(client, served)
+        .await?
+        .into_iter()
+        .partition(|(key, _)| key.name.as_str() == name.as_str());
     named.sort_by_key(|(_, module)| (module.wanted, module.latest.1.id()));
     named.pop().ok_or_else(|| {
-        let text = format!("no module {name}; xs modules list names those there are");
-        Fault::new(Exit::NotFound, text).into()
+        let advice = match meant(name, &others, None) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => "xs modules list names those there are".to_owned(),
+        };
+        Fault::new(Exit::NotFound, format!("no module {name}; {advice}")).into()
     })
+}
+
+/// The module that was most likely meant by a name of none; of this kind, if one is given.
+pub(in crate::subcommand) fn meant<'a>(
+    name: &Topic,
+    modules: impl IntoIterator<Item = &'a (Key, Module)>,
+    kind: Option<Kind>,
+) -> Option<&'a str> {
+    let there = modules.into_iter().filter(|(key, module)| {
+        module.state() != "deleted" && kind.is_none_or(|kind| kind == key.kind)
+    });
+    nearest(name.as_str(), there.map(|(key, _)| key.name.as_str()))
 }
 
 /// The cursor of a module, for the kinds that keep one.
@@ -195,6 +216,7 @@ impl Module {
         Self {
             latest: (event, frame.clone()),
             error: None,
+            last_error: None,
             invalid: None,
             create: None,
             active: None,
@@ -228,7 +250,13 @@ impl Module {
             }
             // Nobody waits for its newest version any more.
             Event::Term | Event::FinTerm => self.invalid = None,
-            Event::FinError | Event::Retrying => self.error = Some(frame.clone()),
+            Event::FinError | Event::Retrying => {
+                self.error = Some(frame.clone());
+                // A generator that has ended without an error has no message.
+                if !meta(&frame)["message"].is_null() {
+                    self.last_error = Some(frame.clone());
+                }
+            }
             _ => {}
         }
         self.latest = (event, frame);
@@ -268,6 +296,11 @@ impl Module {
         matches!(self.latest.0, Event::Invalid | Event::FinError) || self.invalid.is_some()
     }
 
+    /// Whether its newest version asks for what the operator does not allow.
+    fn is_denied(&self) -> bool {
+        self.invalid.as_ref().is_some_and(|frame| meta(frame)["code"] == "permission")
+    }
+
     /// What would help, as something to type.
     pub(super) fn help(&self, name: &str) -> Option<String> {
         let is_broken = self.create.as_ref().and_then(refused).is_some();
@@ -276,6 +309,8 @@ impl Module {
             "failed" => format!("save its file, or: xs modules start {name}"),
             "stopped" => format!("xs modules start {name}"),
             "deleted" => "put its file back".to_owned(),
+            // The message names the option and the line of xs.toml; the file may do as it is.
+            "invalid" | "active, newest invalid" if self.is_denied() => return None,
             "invalid" | "active, newest invalid" => "save its file".to_owned(),
             "waiting for a server" => "xs serve --modules DIR, or xs host DIR".to_owned(),
             _ => return None,

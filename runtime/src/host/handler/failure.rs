@@ -121,7 +121,7 @@ impl Handler {
             _ => {}
         }
         let wait = self.backoff.next(self.began.elapsed(), random());
-        self.version.retrying(Some(&error), wait, self.backoff.tries()).await;
+        self.version.retrying(Some(&error), wait, self.backoff.tries(), &mut self.told).await;
         // The next commit says that it runs again, and need not wait for an input.
         self.is_retrying = true;
         self.move_at = Some(Instant::now());

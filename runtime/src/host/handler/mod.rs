@@ -24,7 +24,7 @@ use super::backoff::{Backoff, random};
 use super::driver::{Ending, RESUBSCRIBE, ask, passes, stop_isolate, wall_ms};
 use super::lifecycle::Event;
 use super::store::processor_cursor;
-use super::version::{Started, Version};
+use super::version::{Started, Told, Version};
 use crate::isolate::{
     Definition, FailureKind, HandlerFailure, HandlerReply, Handling, INPUTS_MAX, Input, LogLevel,
     ModuleError, StartAt, Verdict,
@@ -58,6 +58,7 @@ pub(super) struct Handler {
     /// them made together. 0 as long as it did not.
     alone_to: u64,
     backoff: Backoff,
+    told: Told,
     /// When the isolate was started.
     began: Instant,
     /// The last that the log says of it is that something is tried again.
@@ -109,6 +110,7 @@ impl Handler {
             under_way: None,
             alone_to: 0,
             backoff: Backoff::default(),
+            told: Told::default(),
             began: Instant::now(),
             is_retrying: false,
         })

@@ -185,6 +185,51 @@ async fn typescript_keeps_its_places() {
     assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
 }
 
+/// The import that asks for what is not there is shown, and what to do about CommonJS.
+#[tokio::test]
+async fn an_import_of_what_is_not_exported_is_shown() {
+    let imports = "import { handler } from \"xs\";\nimport { fine } from \"../lib/fine.js\";\n\
+                   import tiny from \"../lib/tiny.js\";\nexport default { topics: \"in\", run() {} };";
+    for (tiny, is_commonjs) in
+        [("module.exports = { tiny: 1 };", true), ("export const tiny = 1;", false)]
+    {
+        for entry in ["handlers/it.js", "handlers/it.ts"] {
+            let types = if entry.ends_with(".ts") { "type Unused = string;\n" } else { "" };
+            let source = format!("{types}{imports}\nvoid tiny; void fine; void handler;");
+            let fine = "export const fine = 1;";
+            let files = [(entry, &*source), ("lib/fine.js", fine), ("lib/tiny.js", tiny)];
+            let graph = Modules::new(&files).graph(entry).unwrap();
+            let error = Isolate::start(spec(entry, graph), Memory::new()).await.err().unwrap();
+            let line = if types.is_empty() { 3 } else { 4 };
+            assert_eq!((error.kind, error.line), (FailureKind::Syntax, Some(line)), "{error}");
+            assert_eq!(error.file.as_deref(), Some(entry));
+            let shown = error.code_frame.unwrap();
+            assert!(shown.contains(&format!(">    {line} | import tiny")), "{shown}");
+            let told = error.message.contains(
+                "; lib/tiny.js is CommonJS, as its module.exports shows: \
+                 bundle it with --format=esm",
+            );
+            assert_eq!(told, is_commonjs, "{}", error.message);
+        }
+    }
+}
+
+#[test]
+fn an_import_that_cannot_be_says_what_to_write() {
+    for (specifier, want) in [
+        ("../lib/tiny.mjs", "\"../lib/tiny.mjs\" ends in .mjs; rename it to .js"),
+        ("../lib/tiny.mts", "\"../lib/tiny.mts\" ends in .mts; rename it to .ts"),
+        ("../lib/tiny", "needs its ending: .js, .ts or .json"),
+        ("XS", "there is no \"XS\"; did you mean \"xs\"?"),
+        ("lodash", "npx esbuild lodash"),
+    ] {
+        let source = format!("import a from \"{specifier}\"; export default {{}};");
+        let error =
+            Modules::new(&[("handlers/it.js", &source)]).graph("handlers/it.js").unwrap_err();
+        assert!(error.message.contains(want), "{specifier}: {error}");
+    }
+}
+
 /// Whatever a file is called, it is found, and named as it is called.
 #[tokio::test]
 async fn a_file_may_have_any_name() {

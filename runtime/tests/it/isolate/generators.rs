@@ -322,3 +322,24 @@ async fn an_input_that_is_opened_again_goes_on() {
     let told: Vec<_> = (0..FRAMES).map(|n| json!({ "of": n })).collect();
     assert_eq!(of, told);
 }
+
+/// What fails behind a wait names the line of the module, as what fails at once does.
+#[tokio::test]
+async fn a_request_that_fails_names_its_line() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    for run in ["async *run()", "async run()"] {
+        let source = format!(
+            "export default {{ permissions: {{ net: [\"127.0.0.1:{port}\"] }}, {run} {{\n  \
+               const url = \"http://127.0.0.1:{port}/\";\n  \
+               await fetch(url);\n\
+             }} }};"
+        );
+        let (isolate, _) = generator(&source).await;
+        let error = soon(isolate.run_generator()).await.unwrap_err();
+        let place = (error.file.as_deref(), error.line);
+        assert_eq!(place, (Some("generators/it.js"), Some(3)), "{run}: {error:?}");
+        assert!(error.message.contains("refused"), "{error}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod commands;
 mod connections;
+mod contents;
 mod definitions;
 mod escapes;
 mod exhausted;

@@ -1,0 +1,66 @@
+//! The name that was most likely meant by one that is not there.
+
+/// Characters of a name; about a longer one nothing is guessed.
+const CHARS_MAX: usize = 64;
+
+/// The one of `names` that is told from `typed` by the fewest slips, when those are few: a letter
+/// that is missing, too much or another, two that changed places, an end that was left out.
+pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let most = (typed.chars().count() / 3).max(1);
+    let near = names.filter_map(|name| {
+        let slips = match name.strip_prefix(typed) {
+            Some(_) if typed.len() >= 3 => 1,
+            _ => slips(typed, name)?,
+        };
+        (slips <= most && name != typed).then_some((slips, name))
+    });
+    near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name)
+}
+
+/// How many slips lead from one name to another.
+fn slips(one: &str, other: &str) -> Option<usize> {
+    let one: Vec<char> = one.to_lowercase().chars().collect();
+    let other: Vec<char> = other.to_lowercase().chars().collect();
+    if one.len().max(other.len()) > CHARS_MAX {
+        return None;
+    }
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, b) in other.iter().enumerate() {
+            let mut best = (row[j] + usize::from(a != b)).min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && one[i - 1] == *b && other[j - 1] == *a {
+                best = best.min(before[j - 1] + 1);
+            }
+            next.push(best);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row.last().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_found_and_a_stranger_is_not() {
+        let names = ["count", "country", "disk.usage", "sum"];
+        for (typed, meant) in [
+            ("cuont", Some("count")),
+            ("coutn", Some("count")),
+            ("Count", Some("count")),
+            ("countr", Some("count")),
+            ("disk", Some("disk.usage")),
+            ("disk.usgae", Some("disk.usage")),
+            ("sun", Some("sum")),
+            ("nosuch", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(typed, names.into_iter()), meant, "{typed}");
+        }
+        assert_eq!(nearest(&"a".repeat(65), ["a"].into_iter()), None);
+    }
+}

@@ -1,0 +1,67 @@
+//! A modules directory, or one of its files where that alone is meant.
+
+use std::path::{Path, PathBuf};
+
+use xs_runtime::Kind;
+
+/// Where code lies that modules share.
+const LIB: &str = "lib";
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::subcommand) struct Within {
+    /// The modules directory.
+    pub(in crate::subcommand) dir: PathBuf,
+    /// The file, relative to it, when the path is one.
+    pub(in crate::subcommand) file: Option<String>,
+}
+
+/// Takes a path as it was typed.
+pub(in crate::subcommand) fn within(path: &Path) -> Within {
+    let whole = Within { dir: path.to_owned(), file: None };
+    if !path.is_file() {
+        return whole;
+    }
+    // What is typed may begin inside of the directory.
+    let absolute = std::path::absolute(path).unwrap_or_default();
+    placed(path).or_else(|| placed(&absolute)).unwrap_or_else(|| beside(&absolute).unwrap_or(whole))
+}
+
+/// The file below the directory of its kind.
+fn placed(path: &Path) -> Option<Within> {
+    let above = |is_it: &dyn Fn(&str) -> bool| {
+        let mut above = path.ancestors().skip(1);
+        above.find(|dir| dir.file_name().and_then(|name| name.to_str()).is_some_and(is_it))
+    };
+    let is_kind = |name: &str| Kind::ALL.iter().any(|kind| kind.dir() == name);
+    let dir = above(&is_kind).or_else(|| above(&|name| name == LIB))?.parent()?;
+    let file = Some(path.strip_prefix(dir).ok()?.to_str()?.to_owned());
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    Some(Within { dir: dir.to_owned(), file })
+}
+
+/// The file in whatever directory it lies in.
+fn beside(path: &Path) -> Option<Within> {
+    let file = Some(path.file_name()?.to_str()?.to_owned());
+    Some(Within { dir: path.parent()?.to_owned(), file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_lies_below_the_directory_of_its_kind() {
+        for (path, dir, file) in [
+            ("m/handlers/a.ts", "m", "handlers/a.ts"),
+            ("handlers/disk/a.test.ts", ".", "handlers/disk/a.test.ts"),
+            ("/x/handlers/m/commands/a.ts", "/x/handlers/m", "commands/a.ts"),
+            ("m/lib/a.test.ts", "m", "lib/a.test.ts"),
+            ("m/handlers/lib/a.ts", "m", "handlers/lib/a.ts"),
+        ] {
+            let want = Within { dir: PathBuf::from(dir), file: Some(file.to_owned()) };
+            assert_eq!(placed(Path::new(path)), Some(want), "{path}");
+        }
+        assert_eq!(placed(Path::new("m/a.test.ts")), None);
+    }
+}

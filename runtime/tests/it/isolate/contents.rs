@@ -1,0 +1,107 @@
+//! What cannot be a frame is refused in the same words, whoever appends or yields it.
+
+use serde_json::json;
+
+use super::commands::call;
+use super::*;
+
+/// What a command says that does `work`, once it is certain that it has stored nothing.
+async fn told_by_command(work: &str) -> String {
+    let source = format!(
+        r#"import {{ frame }} from "xs"; class Note {{ meta = {{}} }}
+        export default {{ async *run(call, ctx) {{ {work} }} }};"#
+    );
+    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    let error = soon(isolate.call(call(&memory, &json!({})))).await.expect_err(work);
+    assert!(memory.topic("notes").is_empty() && memory.topic("it.recv").is_empty(), "{work}");
+    error.message
+}
+
+/// As [`told_by_command`], of a handler.
+async fn told_by_handler(work: &str) -> String {
+    let (isolate, memory) = handler(&format!(
+        r#"import {{ frame }} from "xs"; class Note {{ meta = {{}} }}
+        export default {{ topics: "in", run(_, ctx) {{ {work} }} }};"#
+    ))
+    .await;
+    reply(&isolate, inputs(&memory, 1)).await.failure.expect(work).error.message
+}
+
+#[tokio::test]
+async fn an_append_of_what_is_no_content_says_what_to_write() {
+    let table = [
+        (
+            "'hello'",
+            r#"append() takes an object such as { meta: {...} } or { body: "..." }, not a string; write { body: "hello" }"#,
+        ),
+        ("'x'.repeat(500)", "not a string; write { body: ... }"),
+        ("5", "not a number; write { json: 5 }"),
+        ("true", "not a boolean; write { json: true }"),
+        ("null", "not null; write { meta: ... } with a plain object"),
+        ("[1]", "not an array; write { json: [...] }"),
+        ("new Uint8Array(3)", "not a Uint8Array; write { body: ... }"),
+        ("new Blob(['a'])", "not a Blob; write { body: ... }"),
+        ("new Map()", "not a Map; write { meta: ... } with a plain object"),
+        ("new Note()", "not a Note; write { meta: ... } with a plain object"),
+        ("() => 1", "not a function; write { meta: ... } with a plain object"),
+        ("frame({ meta: { a: 1 } })", "not a frame(...); write what frame() was given"),
+        ("{ meta: 'x' }", "append(): meta is a string; use a plain object"),
+        ("{ meta: [1] }", "append(): meta is an array; use a plain object"),
+        ("{ meta: new Map() }", "append(): meta is a Map; use a plain object"),
+        ("{ meta: new Date(0) }", "append(): meta is a Date, which is no object as JSON"),
+        ("{ meta: { a: 1n } }", "append(): meta is not JSON"),
+        ("{ body: 5 }", "append(): body is a number; use a string or a Uint8Array"),
+        ("{ body: { a: 1 } }", "append(): body is a Object; use a string or a Uint8Array"),
+        ("{ json: () => 1 }", "append(): json is a function, which JSON does not have"),
+        ("{ body: 'a', json: 1 }", "append() takes body or json, not both"),
+        ("{ mata: 1 }", "append() does not know \"mata\""),
+        ("{ topic: 'other' }", "append() takes the topic as its first argument only"),
+    ];
+    for (content, want) in table {
+        let by_command = told_by_command(&format!("await ctx.append('notes', {content});")).await;
+        assert!(by_command.contains(want), "{content}: {by_command}");
+        let by_handler = told_by_handler(&format!("ctx.append('notes', {content});")).await;
+        assert_eq!(by_handler, by_command, "{content}");
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_is_no_content_says_what_to_write() {
+    let table = [
+        ("frame('hello')", "frame() takes an object such as"),
+        ("frame('hello')", "write { body: \"hello\" }"),
+        ("frame(null)", "not null"),
+        ("frame({ meta: 'x' })", "frame(): meta is a string"),
+        ("frame({ meta: new Date(0) })", "frame(): meta is a Date, which is no object as JSON"),
+        ("frame({ body: 5 })", "frame(): body is a number"),
+        ("new Date(0)", "the result: meta is a Date, which is no object as JSON"),
+        ("new URL('http://a')", "use { value: ... } or String(...)"),
+        ("({ toJSON() { return 5; } })", "the result: meta is a Object, which is no object"),
+        ("5", "use { value: 5 }"),
+    ];
+    for (value, want) in table {
+        let by_command = told_by_command(&format!("yield {value};")).await;
+        assert!(by_command.contains(want), "{value}: {by_command}");
+        let by_handler = told_by_handler(&format!("return {value};")).await;
+        assert_eq!(by_handler, by_command, "{value}");
+    }
+}
+
+/// What is content is appended as before.
+#[tokio::test]
+async fn an_append_takes_every_kind_of_content() {
+    let source = r#"export default { async *run(call, ctx) {
+          await ctx.append("notes");
+          await ctx.append("notes", { meta: null, body: undefined });
+          await ctx.append("notes", Object.assign(Object.create(null), { meta: { a: 1 } }));
+          await ctx.append("notes", { body: new Uint8Array([104, 105]) });
+          await ctx.append("notes", { body: new Blob(["large"]), key: "once" });
+          await ctx.append("notes", { json: null });
+        } };"#;
+    let (isolate, _, memory) = start("commands/it.js", source).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    let notes = memory.topic("notes");
+    let bodies: Vec<_> = notes.iter().map(|frame| memory.body(frame)).collect();
+    assert_eq!(bodies, ["", "", "", "hi", "large", "null"]);
+    assert_eq!(stored_meta(&notes[2]), json!({ "a": 1 }));
+}
