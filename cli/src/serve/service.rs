@@ -99,7 +99,7 @@ impl Core {
         }
         let (failed, fullness) = (Arc::clone(&self.failed), Arc::clone(&self.fullness));
         self.store.submit_with(batch, move |result| {
-            if matches!(result, Err(AppendError::Indeterminate | AppendError::Poisoned)) {
+            if matches!(result, Err(AppendError::Indeterminate(_) | AppendError::Poisoned(_))) {
                 failed.notify_one();
             }
             match &result {
