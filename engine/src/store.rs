@@ -159,26 +159,53 @@ impl Store {
         self.inner.close()
     }
 
-    /// What the store tells about itself.
+    /// Its uuid.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.inner.env.manifest.state().store
+    }
+
+    /// The number of the present opening.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// The offset of the next frame that readers will see.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.inner.log.head()
+    }
+
+    /// When appends are made durable.
+    #[must_use]
+    pub fn sync_policy(&self) -> SyncPolicy {
+        self.inner.env.options.sync
+    }
+
+    /// Whether it can be written.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        match (&self.inner.read_only, self.inner.failure.get()) {
+            (Some(reason), _) => Health::ReadOnly(reason.clone()),
+            (None, Some(why)) => Health::Poisoned(Arc::clone(why)),
+            (None, None) => Health::Writable,
+        }
+    }
+
+    /// All that the store tells about itself, at one moment.
     #[must_use]
     pub fn info(&self) -> StoreInfo {
         let inner = &self.inner;
         let manifest = inner.env.manifest.state();
         let view = inner.log.view();
-        let health = match &inner.read_only {
-            Some(reason) => Health::ReadOnly(reason.clone()),
-            None => match inner.failure.get() {
-                Some(why) => Health::Poisoned(Arc::clone(why)),
-                None => Health::Writable,
-            },
-        };
         StoreInfo {
             uuid: manifest.store,
             parent: manifest.parent,
             epoch: inner.epoch,
             head: view.head,
-            sync: inner.env.options.sync,
-            health,
+            sync: self.sync_policy(),
+            health: self.health(),
             recovery: inner.report.clone(),
             segments: view.segments.len(),
             log_bytes: view.segments.iter().map(|segment| segment.published_len()).sum(),
@@ -397,7 +424,15 @@ impl Inner {
 
     fn close(&self) -> Result<(), StoreError> {
         // Whoever closes it beside another waits for what that one has to say.
-        self.outcome.get_or_init(|| self.close_once()).clone()
+        let outcome = self.outcome.get_or_init(|| self.close_once()).clone();
+        // Followers that wait are told.
+        self.tail.publish();
+        outcome
+    }
+
+    /// Whether nothing will be appended any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outcome.get().is_some()
     }
 
     fn close_once(&self) -> Result<(), StoreError> {

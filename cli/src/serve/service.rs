@@ -68,7 +68,7 @@ impl StoreService {
     ) -> std::io::Result<Self> {
         let core = Core {
             committer: Committer::start(Arc::clone(&store))?,
-            syncs: store.info().sync == SyncPolicy::Sync,
+            syncs: store.sync_policy() == SyncPolicy::Sync,
             store,
             hooks: Arc::default(),
             sync_asked: AtomicBool::new(false),
@@ -161,8 +161,12 @@ fn may_block() -> bool {
 
 impl Service for StoreService {
     fn identity(&self) -> StoreIdentity {
-        let info = self.core.store.info();
-        StoreIdentity { uuid: info.uuid, epoch: info.epoch, head: info.head }
+        let store = &self.core.store;
+        StoreIdentity { uuid: store.uuid(), epoch: store.epoch(), head: store.head() }
+    }
+
+    fn head(&self) -> u64 {
+        self.core.store.head()
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {
