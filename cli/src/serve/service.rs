@@ -1,4 +1,5 @@
-//! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
+//! The protocol's [`Service`] over a [`Store`]. It also picks the thread that commits, and logs what
+//! becomes of Hosts.
 
 use std::ops::Range;
 use std::sync::Arc;
