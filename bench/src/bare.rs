@@ -1,6 +1,7 @@
 //! What the machine does without a store: the loops that figures are compared with. Each does as
 //! little as can be done to the same bytes, and is no model of how a store should be written.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -88,6 +89,15 @@ pub struct SyncLoop {
     ask: Option<SyncSender<()>>,
     answers: Receiver<io::Result<()>>,
     helper: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for SyncLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncLoop")
+            .field("len", &self.len)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SyncLoop {

@@ -337,7 +337,7 @@ impl From<StageError> for AppendError {
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
             StageError::Refused(error) => Self::blob_refused(error),
             StageError::Gone => Self::blob_refused(error),
-            StageError::Failed(_) => Self::Indeterminate,
+            StageError::Failed(error) => Self::Indeterminate(error.to_string().into()),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::sys;
 
@@ -23,5 +26,35 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn seed(&self) -> io::Result<[u8; 32]> {
         sys::random_bytes()
+    }
+}
+
+/// Random bytes that cannot fail to come: a seed, stretched with SHA-256.
+#[derive(Debug)]
+pub(crate) struct Random {
+    seed: [u8; 32],
+    count: AtomicU64,
+}
+
+impl Random {
+    /// Takes a seed.
+    pub(crate) fn new(entropy: &dyn Entropy) -> io::Result<Self> {
+        Ok(Self { seed: entropy.seed()?, count: AtomicU64::new(0) })
+    }
+
+    /// `N` random bytes; `N` is at most 32.
+    pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
+        const { assert!(N <= 32) };
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new().chain_update(self.seed).chain_update(count.to_le_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&digest[..N]);
+        bytes
+    }
+
+    /// A random number that is not 0, so that it differs from what zeros would read as.
+    pub(crate) fn salt(&self) -> u32 {
+        u32::from_le_bytes(self.bytes()).max(1)
     }
 }

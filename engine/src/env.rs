@@ -3,12 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use sha2::{Digest as _, Sha256};
 
 use crate::clock::Clock;
-use crate::entropy::Entropy;
+use crate::entropy::Random;
 use crate::holds::Holds;
 use crate::manifest::Manifest;
 use crate::media::Files;
@@ -73,35 +70,5 @@ impl Env {
     /// A file of the packs, by the end of its name.
     pub(crate) fn blob_path(&self, number: u64, generation: u32, end: &str) -> PathBuf {
         self.blob_dir().join(names::file_name(number, generation, end))
-    }
-}
-
-/// Random bytes that cannot fail to come: a seed, stretched with SHA-256.
-#[derive(Debug)]
-pub(crate) struct Random {
-    seed: [u8; 32],
-    count: AtomicU64,
-}
-
-impl Random {
-    /// Takes a seed.
-    pub(crate) fn new(entropy: &dyn Entropy) -> io::Result<Self> {
-        Ok(Self { seed: entropy.seed()?, count: AtomicU64::new(0) })
-    }
-
-    /// `N` random bytes; `N` is at most 32.
-    pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
-        const { assert!(N <= 32) };
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let digest = Sha256::new().chain_update(self.seed).chain_update(count.to_le_bytes());
-        let digest: [u8; 32] = digest.finalize().into();
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&digest[..N]);
-        bytes
-    }
-
-    /// A random number that is not 0, so that it differs from what zeros would read as.
-    pub(crate) fn salt(&self) -> u32 {
-        u32::from_le_bytes(self.bytes()).max(1)
     }
 }

@@ -360,11 +360,13 @@ pub enum AppendError {
     ReadOnly(ReadOnlyReason),
     /// The write or its sync failed: the batch may or may not be in the store after it is opened
     /// again.
-    #[error("a write failed: whether the batch was stored is known after the store is reopened")]
-    Indeterminate,
-    /// An earlier write failed; the store takes no more until it is opened again.
-    #[error("an earlier write failed: the store takes no more until it is reopened")]
-    Poisoned,
+    #[error(
+        "a write failed, {0}: whether the batch was stored is known after the store is reopened"
+    )]
+    Indeterminate(Arc<str>),
+    /// An earlier write failed, for this reason; the store takes no more until it is opened again.
+    #[error("an earlier write failed, {0}: the store takes no more until it is reopened")]
+    Poisoned(Arc<str>),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -449,9 +451,9 @@ pub enum CompactError {
     /// The store is open for reading only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
-    /// An earlier write failed.
-    #[error("an earlier write failed: the store takes no more until it is reopened")]
-    Poisoned,
+    /// An earlier write failed, for this reason.
+    #[error("an earlier write failed, {0}: the store takes no more until it is reopened")]
+    Poisoned(Arc<str>),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -480,9 +482,9 @@ pub enum CompactError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// An earlier write failed.
-    #[error("an earlier write failed: the next open finds out what was stored")]
-    Poisoned,
+    /// An earlier write failed, for this reason.
+    #[error("an earlier write failed, {0}: the next open finds out what was stored")]
+    Poisoned(Arc<str>),
     /// A write or sync failed while closing.
     #[error("cannot close the store in order: {0}; the next open recovers it")]
     Io(Arc<str>),

@@ -2,9 +2,9 @@
 //! content-addressed pack of blobs beside it. Synchronous; knows no network and no JavaScript.
 //!
 //! ```
-//! use std::time::Duration;
-//!
-//! use xs_engine::{Batch, Body, Live, Meta, NewFrame, ReadOptions, Store, StoreOptions, Topic};
+//! use xs_engine::{
+//!     Batch, Body, FollowerEvent, Meta, NewFrame, ReadOptions, Store, StoreOptions, Topic,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -29,14 +29,13 @@
 //! let mut follower = store.follow(&follow)?;
 //! store.append(NewFrame::new(Topic::parse("notes.done")?).into())?;
 //! let mut topics = Vec::new();
-//! while !follower.is_done() {
-//!     match follower.next()? {
-//!         Some(Live::Frame(frame)) => topics.push(frame.topic().to_owned()),
+//! while let Some(event) = follower.recv()? {
+//!     match event {
+//!         FollowerEvent::Frame(frame) => topics.push(frame.topic().to_owned()),
 //!         // All that was stored when it began has been handed out.
-//!         Some(Live::CaughtUp { head }) => assert_eq!(head, 1),
+//!         FollowerEvent::CaughtUp { head } => assert_eq!(head, 1),
 //!         // Ephemeral frames came faster than they were taken.
-//!         Some(Live::Lost { .. }) => {}
-//!         None => _ = follower.wait(Duration::from_secs(1)),
+//!         FollowerEvent::Lost { .. } => {}
 //!     }
 //! }
 //! assert_eq!(topics, ["notes", "notes.done"]);
@@ -128,7 +127,7 @@ pub use options::{
     CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions,
     SyncPolicy,
 };
-pub use read::{Follower, Live, Reader, ResumePoint};
+pub use read::{Follower, FollowerEvent, Reader, ResumePoint};
 pub use recovery::{Cut, RecoveryReport};
 pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;

@@ -24,6 +24,7 @@ use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
 use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
 use crate::maintain::Scrub;
 use crate::media::{Media, StoreLock};
+use crate::names::SEGMENT;
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::planted::{Bug, is_planted};
 use crate::read::Gone;
@@ -148,8 +149,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Closes the store: all appended is synced and marked, so that the next open has nothing to
-    /// recover. Readers that are still there go on reading what they hold. Closing twice is no
+    /// Closes the store: what was submitted is committed, all appended is synced and marked, so that
+    /// the next open has nothing to recover. Readers that are still there go on reading what they hold. Closing twice is no
     /// error.
     ///
     /// # Errors
@@ -158,26 +159,53 @@ impl Store {
         self.inner.close()
     }
 
-    /// What the store tells about itself.
+    /// Its uuid.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.inner.env.manifest.state().store
+    }
+
+    /// The number of the present opening.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// The offset of the next frame that readers will see.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.inner.log.head()
+    }
+
+    /// When appends are made durable.
+    #[must_use]
+    pub fn sync_policy(&self) -> SyncPolicy {
+        self.inner.env.options.sync
+    }
+
+    /// Whether it can be written.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        match (&self.inner.read_only, self.inner.failure.get()) {
+            (Some(reason), _) => Health::ReadOnly(reason.clone()),
+            (None, Some(why)) => Health::Poisoned(Arc::clone(why)),
+            (None, None) => Health::Writable,
+        }
+    }
+
+    /// All that the store tells about itself, at one moment.
     #[must_use]
     pub fn info(&self) -> StoreInfo {
         let inner = &self.inner;
         let manifest = inner.env.manifest.state();
         let view = inner.log.view();
-        let health = match &inner.read_only {
-            Some(reason) => Health::ReadOnly(reason.clone()),
-            None => match inner.failure.get() {
-                Some(why) => Health::Poisoned(Arc::clone(why)),
-                None => Health::Writable,
-            },
-        };
         StoreInfo {
             uuid: manifest.store,
             parent: manifest.parent,
             epoch: inner.epoch,
             head: view.head,
-            sync: inner.env.options.sync,
-            health,
+            sync: self.sync_policy(),
+            health: self.health(),
             recovery: inner.report.clone(),
             segments: view.segments.len(),
             log_bytes: view.segments.iter().map(|segment| segment.published_len()).sum(),
@@ -185,21 +213,22 @@ impl Store {
         }
     }
 
-    /// Submits a batch. It is committed when this ticket or another one is waited for.
+    /// Submits a batch. It is committed when this ticket or another one is waited for, when
+    /// somebody appends, or when the store is closed.
     pub fn submit(&self, batch: Batch) -> Ticket {
-        let inner = Arc::clone(&self.inner);
-        match inner.prepare(batch) {
+        match self.inner.prepare(batch) {
             Ok(pending) => {
-                let slot = inner.commits.enqueue_slot(pending);
-                Ticket::queued(inner, slot)
+                let slot = self.inner.commits.enqueue_slot(pending);
+                Ticket::queued(Arc::clone(&self.inner), slot)
             }
-            Err(error) => Ticket::refused(inner, error),
+            Err(error) => Ticket::refused(error),
         }
     }
 
     /// Submits a batch; `done` gets the answer, on the thread that commits it, and must not wait
-    /// for another append. Nothing is committed before somebody calls [`lead`](Self::lead) or
-    /// [`lead_once`](Self::lead_once): do so afterwards, or the batch may wait for ever.
+    /// for another append. For servers, which may not block where they submit: nothing is committed
+    /// before a thread calls [`lead`](Self::lead) or [`lead_once`](Self::lead_once), appends, or
+    /// closes the store.
     pub fn submit_with(
         &self,
         batch: Batch,
@@ -295,11 +324,19 @@ impl Inner {
     }
 
     fn check_writable(&self) -> Result<(), AppendError> {
-        match &self.read_only {
-            Some(reason) => Err(AppendError::ReadOnly(reason.clone())),
-            None if self.is_poisoned() => Err(AppendError::Poisoned),
-            None if self.closed.load(Ordering::Acquire) => Err(AppendError::Closed),
-            None => Ok(()),
+        self.check_healthy()?;
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(AppendError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the store takes appends, as far as its files are concerned.
+    fn check_healthy(&self) -> Result<(), AppendError> {
+        match (&self.read_only, self.failure.get()) {
+            (Some(reason), _) => Err(AppendError::ReadOnly(reason.clone())),
+            (None, Some(why)) => Err(AppendError::Poisoned(Arc::clone(why))),
+            (None, None) => Ok(()),
         }
     }
 
@@ -324,7 +361,8 @@ impl Inner {
         if writer.begun && !writer.closed && !self.is_poisoned() {
             return Ok(());
         }
-        self.check_writable()?;
+        // A store that is being closed commits what was submitted before.
+        self.check_healthy()?;
         if writer.closed {
             return Err(AppendError::Closed);
         }
@@ -353,10 +391,7 @@ impl Inner {
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
             Fault::Full(shortage) => AppendError::StorageFull(shortage),
-            Fault::Failed(error) => {
-                self.poison(&error);
-                AppendError::Poisoned
-            }
+            Fault::Failed(error) => AppendError::Poisoned(self.poison(&error)),
         }
     }
 
@@ -371,9 +406,9 @@ impl Inner {
         if is_planted(Bug::SettleLogOnly) { Ok(()) } else { self.blobs.settle() }
     }
 
-    /// Takes no more appends: what the disk holds is not known. The first reason is kept.
-    pub(crate) fn poison(&self, why: &dyn Display) {
-        self.failure.get_or_init(|| why.to_string().into());
+    /// Takes no more appends: what the disk holds is not known. The first reason is kept, and told.
+    pub(crate) fn poison(&self, why: &dyn Display) -> Arc<str> {
+        Arc::clone(self.failure.get_or_init(|| why.to_string().into()))
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
@@ -382,14 +417,22 @@ impl Inner {
 
     /// A sealed segment as readers see it.
     pub(crate) fn sealed_segment(&self, key: SegmentKey, length: u64, frames: u64) -> Arc<Segment> {
-        let path = self.env.log_path(key.base, key.generation, "seg");
+        let path = self.env.log_path(key.base, key.generation, SEGMENT);
         let open = Arc::clone(&self.open_files);
         Arc::new(Segment::sealed_file(key, path, length, frames, open))
     }
 
     fn close(&self) -> Result<(), StoreError> {
         // Whoever closes it beside another waits for what that one has to say.
-        self.outcome.get_or_init(|| self.close_once()).clone()
+        let outcome = self.outcome.get_or_init(|| self.close_once()).clone();
+        // Followers that wait are told.
+        self.tail.publish();
+        outcome
+    }
+
+    /// Whether nothing will be appended any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outcome.get().is_some()
     }
 
     fn close_once(&self) -> Result<(), StoreError> {
@@ -399,8 +442,10 @@ impl Inner {
         // Without the writer's lock, which a sweep needs to end.
         self.blobs.end_sweeps();
         self.compaction.stop();
+        // Nobody may be left who would commit what was submitted.
+        self.commits.drain(self);
         let mut writer = self.writer.lock();
-        // Whoever leads from now on answers that the store is closed.
+        // What is committed from now on is answered that the store is closed.
         writer.closed = true;
         let closed = self.close_files(&mut writer);
         self.sealing.drop_spare(self);
@@ -414,8 +459,8 @@ impl Inner {
         if self.read_only.is_some() || self.env.manifest.state().clean {
             return Ok(());
         }
-        if self.is_poisoned() {
-            return Err(StoreError::Poisoned);
+        if let Some(why) = self.failure.get() {
+            return Err(StoreError::Poisoned(Arc::clone(why)));
         }
         let told = |fault: Fault| match fault {
             Fault::Full(shortage) => StoreError::Io(shortage.to_string().into()),

@@ -113,8 +113,7 @@ impl Inner {
         if self.env.options.sync == SyncPolicy::Sync
             && let Err(error) = self.blobs.sync()
         {
-            self.poison(&error);
-            return Err(AppendError::Indeterminate);
+            return Err(AppendError::Indeterminate(self.poison(&error)));
         }
         self.upkeep.put(self);
         Ok(staged)

@@ -262,7 +262,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
     }
     let mut writer = inner.writer.lock();
     if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
-        writer.check_whole(inner)?;
+        writer.check_not_poisoned(inner)?;
         // In its place too: an idle store needs nothing of the journal.
         writer.settle(inner).map_err(Fault::Failed)?;
         writer.mark(inner, Mark::Sync)?;
@@ -277,7 +277,7 @@ pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
     inner.upkeep.begin_sync(inner);
     let (media, seq) = {
         let writer = inner.writer.lock();
-        writer.check_whole(inner)?;
+        writer.check_not_poisoned(inner)?;
         let waiting = inner.sealing.waiting();
         let media: Vec<_> = waiting.into_iter().chain(writer.appender().media().cloned()).collect();
         (media, writer.appender().next_seq())

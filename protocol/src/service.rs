@@ -2,6 +2,7 @@
 //! The server does everything that concerns bytes, roles, credit and order; a service only reads
 //! and writes frames, and never sees a socket.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -237,6 +238,12 @@ pub struct Called {
     pub id: FrameId,
     /// Its results.
     pub feed: Box<dyn Feed>,
+}
+
+impl fmt::Debug for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Called").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Frames, pulled as the peer has credit for them.

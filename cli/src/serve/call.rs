@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xs_engine::{
-    Batch, Body, Bound, Follower, Frame, FrameId, Live, Meta, NewFrame, ReadOptions, Start, Topic,
-    TopicPattern, TopicPatterns, Ttl,
+    Batch, Body, Bound, Follower, FollowerEvent, Frame, FrameId, Meta, NewFrame, ReadOptions,
+    Start, Topic, TopicPattern, TopicPatterns, Ttl,
 };
 use xs_protocol::limits::CALL_CANCEL_MS;
 use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
@@ -181,8 +181,8 @@ impl Feed for CallFeed {
             if bytes >= room {
                 break;
             }
-            match self.follower.next().map_err(|error| refuse::read(&error))? {
-                Some(Live::Frame(frame)) => {
+            match self.follower.try_recv().map_err(|error| refuse::read(&error))? {
+                Some(FollowerEvent::Frame(frame)) => {
                     if !self.answers(&frame)? {
                         continue;
                     }
@@ -193,7 +193,7 @@ impl Feed for CallFeed {
                         return Ok(Pulled::End);
                     }
                 }
-                Some(Live::CaughtUp { .. } | Live::Lost { .. }) => {}
+                Some(FollowerEvent::CaughtUp { .. } | FollowerEvent::Lost { .. }) => {}
                 None => {
                     if self.give_up.as_ref().is_some_and(|(at, _)| Instant::now() >= *at) {
                         let text = format!("command {} did not end before its deadline", self.name);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use xs_engine::{Follower, Frame, Live, ReadError, Reader};
+use xs_engine::{Follower, FollowerEvent, Frame, ReadError, Reader};
 use xs_protocol::{Feed, Pulled, Refusal};
 
 use super::hooks::Hook;
@@ -50,17 +50,19 @@ impl Feed for FollowFeed {
         let (mut bytes, mut looks) = (0, LOOK_MAX);
         while bytes < room {
             let before = self.follower.next_offset();
-            match self.follower.next_within(&mut looks) {
+            match self.follower.try_recv_within(&mut looks) {
                 Err(error) => return gap(&error, before, self.follower.next_offset()),
                 Ok(None) if looks == 0 => break,
                 Ok(None) if self.follower.is_done() => return Ok(Pulled::End),
                 Ok(None) => return Ok(Pulled::Idle),
-                Ok(Some(Live::Frame(frame))) => {
+                Ok(Some(FollowerEvent::Frame(frame))) => {
                     bytes += frame.record().len();
                     frames.push(frame);
                 }
-                Ok(Some(Live::CaughtUp { head })) => return Ok(Pulled::CaughtUp { head }),
-                Ok(Some(Live::Lost { ephemeral })) => return Ok(Pulled::Lost { ephemeral }),
+                Ok(Some(FollowerEvent::CaughtUp { head })) => return Ok(Pulled::CaughtUp { head }),
+                Ok(Some(FollowerEvent::Lost { ephemeral })) => {
+                    return Ok(Pulled::Lost { ephemeral });
+                }
             }
         }
         Ok(Pulled::More)

@@ -117,9 +117,8 @@ fn submit_now(
         Err(refusal) => return done(Err(refusal)),
     };
     if frames.is_empty() && !durable {
-        let info = core.store.info();
-        let durable = info.sync == SyncPolicy::Sync;
-        return done(Ok(Imported { outcomes, durable, head: info.head }));
+        let durable = core.store.sync_policy() == SyncPolicy::Sync;
+        return done(Ok(Imported { outcomes, durable, head: core.store.head() }));
     }
     let import = match ids {
         ImportIds::Verbatim => Import::Verbatim(of_frames),

@@ -90,7 +90,7 @@ pub(crate) async fn run(
     }
     let store =
         Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
-    if let Health::ReadOnly(reason) = store.info().health {
+    if let Health::ReadOnly(reason) = store.health() {
         error!(%reason, "the store is open for reading only");
     }
     let connections = descriptors::connections();
@@ -196,7 +196,7 @@ async fn serve(
             () = stop.cancelled() => break Exit::Ok,
             () = manager.beat() => manager.tell("WATCHDOG=1"),
             () = failed.notified() => {
-                let why = match store.info().health {
+                let why = match store.health() {
                     Health::Poisoned(why) => why,
                     _ => "".into(),
                 };

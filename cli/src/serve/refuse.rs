@@ -40,8 +40,8 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         }
         AppendError::BlobRefused(_) => Code::Unreadable,
         AppendError::ReadOnly(_) => Code::ReadOnly,
-        AppendError::Indeterminate => Code::Indeterminate,
-        AppendError::Poisoned | AppendError::Closed => Code::Closed,
+        AppendError::Indeterminate(_) => Code::Indeterminate,
+        AppendError::Poisoned(_) | AppendError::Closed => Code::Closed,
         _ => Code::Internal,
     };
     let refusal = Refusal::new(code, error.to_string());
@@ -98,7 +98,7 @@ pub(super) fn compact(error: &CompactError) -> Refusal {
         CompactError::Options(_) => Code::InvalidValue,
         CompactError::StorageFull(_) => Code::StorageFull,
         CompactError::ReadOnly(_) => Code::ReadOnly,
-        CompactError::Poisoned | CompactError::Closed => Code::Closed,
+        CompactError::Poisoned(_) | CompactError::Closed => Code::Closed,
         CompactError::Blobs(error) => gc_code(error),
         CompactError::Io(_) => Code::Unreadable,
         _ => Code::Internal,
@@ -134,7 +134,7 @@ pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
         MaintainError::Io { .. } => Code::Unreadable,
         // Given up because the client has hung up, or the server stops.
         MaintainError::Changing | MaintainError::Stopped => Code::Busy,
-        MaintainError::Poisoned | MaintainError::Closed => Code::Closed,
+        MaintainError::Poisoned(_) | MaintainError::Closed => Code::Closed,
         _ => Code::Internal,
     };
     Refusal::new(code, error.to_string())
@@ -145,7 +145,7 @@ const fn gc_code(error: &GcError) -> Code {
         GcError::Read(error) => read_code(error),
         GcError::ReadOnly(_) => Code::ReadOnly,
         GcError::StorageFull(_) => Code::StorageFull,
-        GcError::Poisoned | GcError::Closed => Code::Closed,
+        GcError::Poisoned(_) | GcError::Closed => Code::Closed,
         _ => Code::Internal,
     }
 }
@@ -239,8 +239,8 @@ mod tests {
             (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
             (AppendError::StorageFull(Shortage::Space), Code::StorageFull),
             (AppendError::ReadOnly(ReadOnlyReason::Backup), Code::ReadOnly),
-            (AppendError::Indeterminate, Code::Indeterminate),
-            (AppendError::Poisoned, Code::Closed),
+            (AppendError::Indeterminate(Arc::from("why")), Code::Indeterminate),
+            (AppendError::Poisoned(Arc::from("why")), Code::Closed),
             (AppendError::Closed, Code::Closed),
         ];
         for (error, code) in cases {

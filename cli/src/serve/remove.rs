@@ -19,14 +19,11 @@ impl Removes {
         let is_empty =
             batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty();
         let is_plain = batch.conditions.is_empty() && batch.key.is_none() && !batch.durable;
-        (is_empty && is_plain && !self.0.is_empty()).then(|| {
-            let info = store.info();
-            Appended {
-                removed: vec![Removal::Absent; self.0.len()],
-                durable: info.sync == SyncPolicy::Sync,
-                head: info.head,
-                ..Appended::default()
-            }
+        (is_empty && is_plain && !self.0.is_empty()).then(|| Appended {
+            removed: vec![Removal::Absent; self.0.len()],
+            durable: store.sync_policy() == SyncPolicy::Sync,
+            head: store.head(),
+            ..Appended::default()
         })
     }
 

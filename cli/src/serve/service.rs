@@ -1,4 +1,5 @@
-//! The protocol's [`Service`] over a [`Store`]: what crosses is renamed, nothing is decided.
+//! The protocol's [`Service`] over a [`Store`]. It also picks the thread that commits, and logs what
+//! becomes of Hosts.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl StoreService {
     ) -> std::io::Result<Self> {
         let core = Core {
             committer: Committer::start(Arc::clone(&store))?,
-            syncs: store.info().sync == SyncPolicy::Sync,
+            syncs: store.sync_policy() == SyncPolicy::Sync,
             store,
             hooks: Arc::default(),
             sync_asked: AtomicBool::new(false),
@@ -99,7 +100,7 @@ impl Core {
         }
         let (failed, fullness) = (Arc::clone(&self.failed), Arc::clone(&self.fullness));
         self.store.submit_with(batch, move |result| {
-            if matches!(result, Err(AppendError::Indeterminate | AppendError::Poisoned)) {
+            if matches!(result, Err(AppendError::Indeterminate(_) | AppendError::Poisoned(_))) {
                 failed.notify_one();
             }
             match &result {
@@ -161,8 +162,12 @@ fn may_block() -> bool {
 
 impl Service for StoreService {
     fn identity(&self) -> StoreIdentity {
-        let info = self.core.store.info();
-        StoreIdentity { uuid: info.uuid, epoch: info.epoch, head: info.head }
+        let store = &self.core.store;
+        StoreIdentity { uuid: store.uuid(), epoch: store.epoch(), head: store.head() }
+    }
+
+    fn head(&self) -> u64 {
+        self.core.store.head()
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {

@@ -75,7 +75,7 @@ pub(crate) use undurable::Undurable;
 #[derive(Debug)]
 pub(crate) struct Blobs {
     shared: Arc<Shared>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     trouble: Option<ReadOnlyReason>,
     dropped: Vec<Corruption>,
 }
@@ -132,8 +132,8 @@ impl Blobs {
         };
         let thread = thread::Builder::new().name("xs-packs".to_owned()).spawn(run);
         let thread = thread.map_err(|error| BlobError::io(&shared.env.blob_dir(), error))?;
-        let (keeper, trouble) = (Mutex::new(Some(thread)), opened.trouble);
-        Ok(Self { shared, keeper, trouble, dropped: opened.dropped })
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { shared, thread, trouble: opened.trouble, dropped: opened.dropped })
     }
 
     /// What was found wrong when the packs were opened and should keep the store from being
@@ -340,7 +340,7 @@ impl Blobs {
         *self.shared.open.write() = false;
         self.shared.keeper.stop();
         self.shared.beside.stop();
-        if let Some(thread) = self.keeper.lock().take() {
+        if let Some(thread) = self.thread.lock().take() {
             // A panic there was printed there, and left the files as a crash would.
             let _ = thread.join();
         }

@@ -12,6 +12,7 @@ mod ticket;
 mod timing;
 mod writer;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -32,12 +33,17 @@ pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
 pub(crate) use writer::{Answer, Writer};
 
+/// Why a store is poisoned whose leader panicked.
+const PANICKED: &str = "the thread that committed has panicked";
+
 /// Batches that wait for a leader.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     queue: Mutex<Queue>,
     /// Told when as many wait as the leader waits for.
     gathered: Condvar,
+    /// Told when a leader has nothing left to commit.
+    idle: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +101,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.send(Err(AppendError::Indeterminate));
+        self.send(Err(AppendError::Indeterminate(PANICKED.into())));
     }
 }
 
@@ -105,13 +111,26 @@ struct Lead<'a> {
     inner: &'a Inner,
 }
 
+thread_local! {
+    /// How many stores this thread leads the commits of.
+    static LEADS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl<'a> Lead<'a> {
+    fn new(commits: &'a Commits, inner: &'a Inner) -> Self {
+        LEADS.set(LEADS.get() + 1);
+        Self { commits, inner }
+    }
+}
+
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
+        LEADS.set(LEADS.get() - 1);
         if std::thread::panicking() {
-            self.inner.poison(&"a thread that committed has panicked");
+            self.inner.poison(&PANICKED);
             let waiting = {
                 let mut queue = self.commits.queue.lock();
-                queue.led = false;
+                self.commits.release(&mut queue);
                 std::mem::take(&mut queue.waiting)
             };
             drop(waiting);
@@ -161,7 +180,7 @@ impl Commits {
             }
             queue.led = true;
         }
-        let _lead = Lead { commits: self, inner };
+        let _lead = Lead::new(self, inner);
         let mut answers = Vec::with_capacity(1);
         commit(inner, std::slice::from_ref(&pending), &mut answers);
         self.lead_on(inner, true);
@@ -197,7 +216,7 @@ impl Commits {
             }
             queue.led = true;
         }
-        let _lead = Lead { commits: self, inner };
+        let _lead = Lead::new(self, inner);
         self.lead_on(inner, false);
         true
     }
@@ -219,16 +238,39 @@ impl Commits {
             }
             queue.led = true;
         }
-        let _lead = Lead { commits: self, inner };
+        let _lead = Lead::new(self, inner);
         self.commit_group(inner);
         let mut queue = self.queue.lock();
-        queue.led = false;
+        self.release(&mut queue);
         queue.waiting.is_empty()
+    }
+
+    /// Commits what is queued, and waits for whoever commits already. A callback that closes the
+    /// store does so on the leader's own thread, which commits the rest when the callback returns.
+    pub(crate) fn drain(&self, inner: &Inner) {
+        if LEADS.get() > 0 {
+            return;
+        }
+        while !self.lead(inner) {
+            let mut queue = self.queue.lock();
+            if !queue.led && queue.waiting.is_empty() {
+                return;
+            }
+            while queue.led {
+                self.idle.wait(&mut queue);
+            }
+        }
+    }
+
+    /// Nobody leads any more.
+    fn release(&self, queue: &mut Queue) {
+        queue.led = false;
+        self.idle.notify_all();
     }
 
     /// Leads until the slot's answer is there, then hands on.
     fn lead_until(&self, inner: &Inner, slot: &Slot) {
-        let _lead = Lead { commits: self, inner };
+        let _lead = Lead::new(self, inner);
         while !slot.is_answered() {
             self.commit_group(inner);
         }
@@ -241,7 +283,7 @@ impl Commits {
             {
                 let mut queue = self.queue.lock();
                 if queue.waiting.is_empty() {
-                    queue.led = false;
+                    self.release(&mut queue);
                     return;
                 }
                 // A thread that already waits will answer its own batch and those around it; a

@@ -9,27 +9,25 @@ use crate::error::AppendError;
 use crate::store::Inner;
 use crate::value::Appended;
 
-/// A batch that was submitted. Dropping it gives up the answer, not the batch.
+/// A batch that was submitted. Dropping it gives up the answer, not the batch: that is committed
+/// with the next one that is waited for, and by [`Store::close`](crate::Store::close) at last.
 #[must_use = "the batch is committed once somebody waits for it, or for another one"]
 #[derive(Debug)]
-pub struct Ticket {
-    inner: Arc<Inner>,
-    state: State,
-}
+pub struct Ticket(State);
 
 #[derive(Debug)]
 enum State {
     Refused(AppendError),
-    Queued(Arc<Slot>),
+    Queued(Arc<Inner>, Arc<Slot>),
 }
 
 impl Ticket {
-    pub(crate) fn refused(inner: Arc<Inner>, error: AppendError) -> Self {
-        Self { inner, state: State::Refused(error) }
+    pub(crate) const fn refused(error: AppendError) -> Self {
+        Self(State::Refused(error))
     }
 
-    pub(crate) fn queued(inner: Arc<Inner>, slot: Arc<Slot>) -> Self {
-        Self { inner, state: State::Queued(slot) }
+    pub(crate) const fn queued(inner: Arc<Inner>, slot: Arc<Slot>) -> Self {
+        Self(State::Queued(inner, slot))
     }
 
     /// Waits for the answer; the first to wait commits for all that submitted.
@@ -37,9 +35,9 @@ impl Ticket {
     /// # Errors
     /// [`AppendError`] says why the batch was refused or what is not known about it.
     pub fn wait(self) -> Result<Appended, AppendError> {
-        match self.state {
+        match self.0 {
             State::Refused(error) => Err(error),
-            State::Queued(slot) => self.inner.commits.wait(&self.inner, &slot),
+            State::Queued(inner, slot) => inner.commits.wait(&inner, &slot),
         }
     }
 }

@@ -8,10 +8,12 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
+use super::PANICKED;
 use super::changes::{Change, Changes};
 use super::conditions::{Before, Conditions};
 use super::placed::{self, Placed};
@@ -70,7 +72,7 @@ struct Doubt<'a>(&'a Inner);
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.poison(&"a thread that committed has panicked");
+            self.0.poison(&PANICKED);
         }
     }
 }
@@ -204,9 +206,9 @@ impl Writer {
         let laid_out = failed.is_none();
         let written = failed.map_or_else(|| self.write(inner, promise, &mut since), Err);
         if let Err(error) = written {
-            inner.poison(&error);
+            let why = inner.poison(&error);
             let answer = |batch: Result<Placed, AppendError>| match batch {
-                Ok(_) => Err(AppendError::Indeterminate),
+                Ok(_) => Err(AppendError::Indeterminate(Arc::clone(&why))),
                 Err(error) => Err(error),
             };
             let count = placed.len();
@@ -214,8 +216,8 @@ impl Writer {
             // The batch that failed may have been written in part; those after it were not.
             let rest = group[count..].iter().enumerate();
             answers.extend(rest.map(|(index, _)| match index {
-                0 if !laid_out => Err(AppendError::Indeterminate),
-                _ => Err(AppendError::Poisoned),
+                0 if !laid_out => Err(AppendError::Indeterminate(Arc::clone(&why))),
+                _ => Err(AppendError::Poisoned(Arc::clone(&why))),
             }));
             return false;
         }
@@ -568,10 +570,12 @@ impl Writer {
 
     /// Refuses to go on after a group that failed: what it laid out may not be written. To be
     /// called before any sync but that of a group.
-    pub(crate) fn check_whole(&self, inner: &Inner) -> Result<(), Fault> {
-        match inner.is_poisoned() {
-            true => Err(Fault::Failed(io::Error::other("an earlier write failed"))),
-            false => Ok(()),
+    pub(crate) fn check_not_poisoned(&self, inner: &Inner) -> Result<(), Fault> {
+        match inner.failure.get() {
+            Some(why) => {
+                Err(Fault::Failed(io::Error::other(format!("an earlier write failed, {why}"))))
+            }
+            None => Ok(()),
         }
     }
 
@@ -583,7 +587,7 @@ impl Writer {
     /// Makes sure that the segment written to begins with a durable checkpoint, so that opening the
     /// store needs none of an older one; with `roll` it is a new one. False when there is none.
     pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, Fault> {
-        self.check_whole(inner)?;
+        self.check_not_poisoned(inner)?;
         self.catch_up(inner)?;
         if roll && !self.appender.has_rolled() {
             self.roll(inner, control::MARK_LEN)?;
@@ -623,7 +627,7 @@ impl Writer {
 
     /// Writes a MARK: all before it is durable, and after it returns so is the mark.
     pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), Fault> {
-        self.check_whole(inner)?;
+        self.check_not_poisoned(inner)?;
         self.sync(inner).map_err(Fault::Failed)?;
         match self.make_room(inner, control::MARK_LEN) {
             Ok(()) => {}

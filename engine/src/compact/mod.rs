@@ -15,6 +15,7 @@ mod thread;
 mod write;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::append::Batch;
@@ -237,8 +238,9 @@ impl Inner {
         if !self.journal.is_there() {
             return Ok(());
         }
-        let settled =
-            writer.check_whole(self).and_then(|()| writer.settle(self).map_err(Fault::Failed));
+        let settled = writer
+            .check_not_poisoned(self)
+            .and_then(|()| writer.settle(self).map_err(Fault::Failed));
         settled.map_err(|fault| self.compact_error(fault, true))?;
         // On a full disk all is as it was.
         let wiped = self.journal.wipe(&self.env).map_err(Fault::when_preparing);
@@ -246,11 +248,11 @@ impl Inner {
     }
 
     fn check_compactable(&self) -> Result<(), CompactError> {
-        match &self.read_only {
-            Some(reason) => Err(CompactError::ReadOnly(reason.clone())),
-            None if self.is_poisoned() => Err(CompactError::Poisoned),
-            None if self.compaction.is_stopped() => Err(CompactError::Closed),
-            None => Ok(()),
+        match (&self.read_only, self.failure.get()) {
+            (Some(reason), _) => Err(CompactError::ReadOnly(reason.clone())),
+            (None, Some(why)) => Err(CompactError::Poisoned(Arc::clone(why))),
+            (None, None) if self.compaction.is_stopped() => Err(CompactError::Closed),
+            (None, None) => Ok(()),
         }
     }
 

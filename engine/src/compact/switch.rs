@@ -149,7 +149,9 @@ fn on_disk(
             .try_for_each(|segment| env.files.rename(&unfinished(segment.path()), segment.path()));
         match back {
             Ok(()) => discard(inner, place.as_ref()),
-            Err(error) => inner.poison(&error),
+            Err(error) => {
+                inner.poison(&error);
+            }
         }
         return Err(Stop::Failed(fault));
     }

@@ -303,7 +303,7 @@ fn readers_and_followers_go_on() {
     let mut followed = Vec::new();
     let mut take = |store: &Store, count: usize| {
         for _ in 0..count {
-            if let Some(crate::Live::Frame(frame)) = follower.next().unwrap() {
+            if let Some(crate::FollowerEvent::Frame(frame)) = follower.try_recv().unwrap() {
                 followed.push(frame.offset().unwrap());
             }
         }

@@ -6,6 +6,7 @@ mod names;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
@@ -102,9 +103,10 @@ pub enum GcError {
         remedy = .0.remedy("make room")
     )]
     StorageFull(Shortage),
-    /// A write failed, now or earlier; the store takes no more until it is opened again.
-    #[error("a write failed: the store takes no more until it is reopened")]
-    Poisoned,
+    /// A write failed, now or earlier, for this reason; the store takes no more until it is opened
+    /// again.
+    #[error("a write failed, {0}: the store takes no more until it is reopened")]
+    Poisoned(Arc<str>),
     /// The store is closed, or being closed.
     #[error("the store is closed")]
     Closed,
@@ -122,7 +124,7 @@ impl From<SweepError> for GcError {
             SweepError::Stopped => Self::Closed,
             SweepError::Full(shortage) => Self::StorageFull(shortage),
             SweepError::Read(error) => Self::Read(error.into()),
-            SweepError::Failed(_) => Self::Poisoned,
+            SweepError::Failed(error) => Self::Poisoned(error.to_string().into()),
         }
     }
 }
@@ -220,7 +222,8 @@ impl Inner {
             AppendError::ReadOnly(reason) => GcError::ReadOnly(reason),
             AppendError::Closed => GcError::Closed,
             AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
-            _ => GcError::Poisoned,
+            AppendError::Poisoned(why) => GcError::Poisoned(why),
+            other => GcError::Poisoned(other.to_string().into()),
         };
         self.begin_changing().map_err(refused)
     }
@@ -293,8 +296,8 @@ impl<'a> Collection<'a> {
                         if writer.closed {
                             return Err(GcError::Closed);
                         }
-                        if self.inner.is_poisoned() {
-                            return Err(GcError::Poisoned);
+                        if let Some(why) = self.inner.failure.get() {
+                            return Err(GcError::Poisoned(Arc::clone(why)));
                         }
                         self.read_names()?;
                         let Self { sweep, marker, condemned, .. } = self;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::sealing::{Fault, SealJob};
 use super::{Segment, SegmentKey};
 use crate::cursors::HeldCursor;
-use crate::error::Shortage;
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
 use crate::format::control::{self, Checkpoint, Control};
 use crate::format::file::FILE_HEADER_LEN;
@@ -303,7 +302,7 @@ impl Appender {
         inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
         self.next_offset = base;
         media.publish(FILE_HEADER_LEN as u64);
-        let segment = Arc::new(Segment::open(key, path, Arc::clone(&media)));
+        let segment = Arc::new(Segment::active(key, path, Arc::clone(&media)));
         inner.log.push(Arc::clone(&segment));
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header);
@@ -373,15 +372,5 @@ pub(crate) fn unmarked(key: &SegmentKey) -> FileEntry {
         newest_ms: 0,
         gone: 0,
         purged_seq: 0,
-    }
-}
-
-impl Fault {
-    /// An error of a step that prepares: a full disk there leaves everything as it was.
-    pub(crate) fn when_preparing(error: io::Error) -> Self {
-        match Shortage::of(&error) {
-            Some(shortage) => Self::Full(shortage),
-            None => Self::Failed(error),
-        }
     }
 }

@@ -29,6 +29,16 @@ pub(crate) enum Fault {
     Failed(io::Error),
 }
 
+impl Fault {
+    /// An error of a step that prepares: a full disk there leaves everything as it was.
+    pub(crate) fn when_preparing(error: io::Error) -> Self {
+        match Shortage::of(&error) {
+            Some(shortage) => Self::Full(shortage),
+            None => Self::Failed(error),
+        }
+    }
+}
+
 /// A segment that is complete and not yet sealed.
 #[derive(Debug, Clone)]
 pub(crate) struct SealJob {

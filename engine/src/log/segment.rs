@@ -72,7 +72,7 @@ enum Source {
 
 impl Segment {
     /// A segment whose medium stays open: the active one.
-    pub(crate) fn open(key: SegmentKey, path: PathBuf, media: Arc<dyn Media>) -> Self {
+    pub(crate) fn active(key: SegmentKey, path: PathBuf, media: Arc<dyn Media>) -> Self {
         Self { key, path, source: Source::Open(media), pinned: OnceLock::new() }
     }
 
@@ -160,7 +160,8 @@ impl Segment {
         }
     }
 
-    /// The offset after those a sealed segment stands for.
+    /// The offset after those a sealed segment stands for; of the active one, which stands for ever
+    /// more, its base.
     pub(crate) fn end(&self) -> u64 {
         match &self.source {
             Source::Open(_) => self.key.base,

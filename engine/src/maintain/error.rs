@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
 
@@ -69,9 +70,9 @@ pub enum MaintainError {
     /// Files came and went faster than they could be copied.
     #[error("the store's files change too fast to be copied; try again")]
     Changing,
-    /// A write to the store failed, so what it holds is not known.
-    #[error("an earlier write to the store failed; reopen it first")]
-    Poisoned,
+    /// A write to the store failed, for this reason, so what it holds is not known.
+    #[error("an earlier write to the store failed, {0}; reopen it first")]
+    Poisoned(Arc<str>),
     /// The store was closed meanwhile.
     #[error("the store is closed")]
     Closed,

@@ -263,7 +263,7 @@ pub(super) fn last_segment(env: &Arc<Env>, chain: &Chain) -> io::Result<FileEntr
     media.write_at(0, &header)?;
     let mut crc = crc32fast::Hasher::new();
     crc.update(&header);
-    let segment = Arc::new(Segment::open(key, path.clone(), Arc::clone(&media)));
+    let segment = Arc::new(Segment::active(key, path.clone(), Arc::clone(&media)));
     let flushed = FILE_HEADER_LEN as u64;
     let active = Active {
         segment,

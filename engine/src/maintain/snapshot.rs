@@ -44,8 +44,7 @@ impl Snapshot {
         if inner.read_only.is_none()
             && let Err(error) = inner.sync_files(&media.iter().collect::<Vec<_>>())
         {
-            inner.poison(&error);
-            return Err(MaintainError::Poisoned);
+            return Err(MaintainError::Poisoned(inner.poison(&error)));
         }
         Ok(snapshot)
     }
@@ -56,8 +55,8 @@ impl Snapshot {
             if inner.closed.load(Ordering::Acquire) {
                 return Err(MaintainError::Closed);
             }
-            if inner.is_poisoned() {
-                return Err(MaintainError::Poisoned);
+            if let Some(why) = inner.failure.get() {
+                return Err(MaintainError::Poisoned(Arc::clone(why)));
             }
             let (mut snapshot, lengths, media, deferred) = {
                 let writer = inner.writer.lock();

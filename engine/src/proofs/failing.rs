@@ -37,8 +37,8 @@ fn live_through(rig: &Rig, media: MediaChoice, fault: Fault) -> bool {
         *errors.entry(error.to_string()).or_insert(0) += 1;
         let is_told = matches!(
             error,
-            AppendError::Indeterminate
-                | AppendError::Poisoned
+            AppendError::Indeterminate(_)
+                | AppendError::Poisoned(_)
                 | AppendError::StorageFull(_)
                 | AppendError::BlobRefused(_)
         );

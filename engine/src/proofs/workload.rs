@@ -160,7 +160,7 @@ fn compact(_: &mut Holds, _: u64) -> Act {
     let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
     Box::new(move |store| match store.compact(everything) {
         Ok(_) => Ok(false),
-        Err(_) => Err(AppendError::Indeterminate),
+        Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
     })
 }
 
@@ -171,7 +171,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
         store.inner.begin_changing()?;
         match store.inner.blobs.press_all() {
             Ok(()) => Ok(false),
-            Err(_) => Err(AppendError::Indeterminate),
+            Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
         }
     })
 }
@@ -182,7 +182,7 @@ fn collect(holds: &mut Holds, _: u64) -> Act {
     let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
     Box::new(move |store| match store.gc(&everything) {
         Ok(_) => Ok(false),
-        Err(_) => Err(AppendError::Indeterminate),
+        Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
     })
 }
 
@@ -195,7 +195,7 @@ fn back_up(holds: &mut Holds, n: u64) -> Act {
         match store.inner.backup_on(&dir, files, CopyOptions::copies(), go_on) {
             // It holds what is durable, and begins by making all durable.
             Ok(_) => Ok(true),
-            Err(_) => Err(AppendError::Indeterminate),
+            Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
         }
     })
 }
@@ -285,7 +285,7 @@ impl Life {
                 Ok(())
             }
             Err(error) => {
-                if error != AppendError::Indeterminate {
+                if !matches!(error, AppendError::Indeterminate(_)) {
                     self.tried.store(number, Ordering::SeqCst);
                 }
                 Err(error)

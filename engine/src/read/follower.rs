@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::reader::{Limits, Reader};
 use crate::error::ReadError;
@@ -16,9 +16,9 @@ use crate::value::{Bound, Frame, FrameId, ReadOptions, Start};
 /// Frames of the log behind which a follower looks for the state of things anew.
 const STRETCH: u64 = 1 << 20;
 
-/// What a follower sees next.
+/// What a [`Follower`] hands out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Live {
+pub enum FollowerEvent {
     /// A frame, stored or ephemeral.
     Frame(Frame),
     /// All frames that were stored when the follower was made have been handed out; what comes now
@@ -79,23 +79,61 @@ impl Follower {
         })
     }
 
+    /// Waits for what comes next; nothing when no more will come: [`Self::is_done`].
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`] when the store is closed and all of it was handed out; otherwise as
+    /// [`Self::try_recv`].
+    pub fn recv(&mut self) -> Result<Option<FollowerEvent>, ReadError> {
+        self.recv_until(None)
+    }
+
+    /// Waits for what comes next, at most so long; nothing when nothing came, or no more will:
+    /// [`Self::is_done`].
+    ///
+    /// # Errors
+    /// As [`Self::recv`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<FollowerEvent>, ReadError> {
+        // A time that no clock reaches never comes.
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    fn recv_until(&mut self, until: Option<Instant>) -> Result<Option<FollowerEvent>, ReadError> {
+        loop {
+            // First: what the closing store has committed is handed out.
+            let closed = self.inner.is_closed();
+            let event = self.try_recv()?;
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if event.is_some() || self.is_done() || left == Some(Duration::ZERO) {
+                return Ok(event);
+            }
+            if closed {
+                return Err(ReadError::Closed);
+            }
+            let ready = || self.is_ready() || self.inner.is_closed();
+            self.inner.tail.wait(left.unwrap_or(Duration::MAX), ready);
+        }
+    }
+
     /// What comes next, or nothing when there is nothing now (or no more: [`Self::is_done`]).
     ///
     /// # Errors
     /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage, after
     /// any other where it was.
-    #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
-    pub fn next(&mut self) -> Result<Option<Live>, ReadError> {
-        self.next_within(&mut { usize::MAX })
+    pub fn try_recv(&mut self) -> Result<Option<FollowerEvent>, ReadError> {
+        self.try_recv_within(&mut { usize::MAX })
     }
 
-    /// What comes next, as [`next`](Self::next) has it, after a bounded number of looks: each frame
+    /// What comes next, as [`try_recv`](Self::try_recv) has it, after a bounded number of looks: each frame
     /// of the log that is looked at takes one from `looks`, selected or not. With none left nothing
     /// is returned although there may be more.
     ///
     /// # Errors
-    /// As [`Self::next`].
-    pub fn next_within(&mut self, looks: &mut usize) -> Result<Option<Live>, ReadError> {
+    /// As [`Self::try_recv`].
+    pub fn try_recv_within(
+        &mut self,
+        looks: &mut usize,
+    ) -> Result<Option<FollowerEvent>, ReadError> {
         while !self.is_done() && *looks > 0 {
             if let Some((reader, end)) = &mut self.stretch {
                 let end = *end;
@@ -130,7 +168,7 @@ impl Follower {
                 break;
             }
             if let Some(head) = self.threshold.take_if(|head| *head <= self.position) {
-                return Ok(Some(Live::CaughtUp { head }));
+                return Ok(Some(FollowerEvent::CaughtUp { head }));
             }
             if let Some(threshold) = self.threshold {
                 self.begin(threshold);
@@ -151,7 +189,7 @@ impl Follower {
                 Ephemeral::Frame(before, _) if head > self.position => self.begin(head.min(before)),
                 Ephemeral::Lost(ephemeral) => {
                     self.ephemeral += ephemeral;
-                    return Ok(Some(Live::Lost { ephemeral }));
+                    return Ok(Some(FollowerEvent::Lost { ephemeral }));
                 }
                 Ephemeral::None if head > self.position => self.begin(head),
                 Ephemeral::Frame(..) | Ephemeral::None => return Ok(None),
@@ -171,7 +209,7 @@ impl Follower {
     }
 
     /// Counts a frame against the limit, or ends the follower when it is beyond the bounds.
-    fn admit(&mut self, frame: Frame) -> Option<Live> {
+    fn admit(&mut self, frame: Frame) -> Option<FollowerEvent> {
         let id = frame.id();
         let is_past = match self.options.before {
             Some(Bound::Id(before)) => id >= before,
@@ -188,7 +226,7 @@ impl Follower {
             return None;
         }
         self.left -= 1;
-        Some(Live::Frame(frame))
+        Some(FollowerEvent::Frame(frame))
     }
 
     /// Whether nothing will come any more: the limit, `before` or `until` has been reached.
@@ -203,13 +241,8 @@ impl Follower {
         self.position
     }
 
-    /// Sleeps until [`Self::next`] may have something, at most so long, and says whether it may.
-    #[must_use]
-    pub fn wait(&self, timeout: Duration) -> bool {
-        self.inner.tail.wait(timeout, || self.is_ready())
-    }
-
-    fn is_ready(&self) -> bool {
+    /// Whether [`Self::try_recv`] may have something.
+    pub(super) fn is_ready(&self) -> bool {
         self.is_done()
             || self.stretch.is_some()
             || self.threshold.is_some_and(|head| head <= self.position)
@@ -256,17 +289,17 @@ mod tests {
         fs::rename(&segment, &away).unwrap();
         let mut seen = Vec::new();
         let error = loop {
-            match follower.next() {
-                Ok(Some(Live::Frame(frame))) => seen.extend(frame.offset()),
+            match follower.try_recv() {
+                Ok(Some(FollowerEvent::Frame(frame))) => seen.extend(frame.offset()),
                 Ok(other) => panic!("{other:?} after {} frames", seen.len()),
                 Err(error) => break error,
             }
         };
         assert!(!matches!(error, ReadError::Corrupt(_)), "{error}");
-        assert!(follower.next().is_err(), "it is still away");
+        assert!(follower.try_recv().is_err(), "it is still away");
         fs::rename(&away, &segment).unwrap();
-        while let Some(live) = follower.next().unwrap() {
-            if let Live::Frame(frame) = live {
+        while let Some(live) = follower.try_recv().unwrap() {
+            if let FollowerEvent::Frame(frame) = live {
                 seen.extend(frame.offset());
             }
         }
@@ -298,8 +331,8 @@ mod tests {
                     let rest = ReadOptions::default();
                     let options = ReadOptions { topics, start, before, until_ms, ..rest };
                     let mut follower = store.follow(&options).unwrap();
-                    while let Some(live) = follower.next().unwrap() {
-                        if let Live::Frame(frame) = live {
+                    while let Some(live) = follower.try_recv().unwrap() {
+                        if let FollowerEvent::Frame(frame) = live {
                             seen.extend(frame.offset());
                         }
                     }

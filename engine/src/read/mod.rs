@@ -20,7 +20,7 @@ use crate::store::{Inner, Store};
 use crate::tail::PublishHook;
 use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, TopicSummary};
 
-pub use follower::{Follower, Live};
+pub use follower::{Follower, FollowerEvent};
 pub(crate) use newest::{Gone, Looks, NotFound};
 pub use reader::Reader;
 pub use resume::ResumePoint;

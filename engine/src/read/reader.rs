@@ -561,7 +561,7 @@ mod tests {
         let mut found = Vec::new();
         while follower.next_offset() < count {
             let before = follower.next_offset();
-            if follower.next().is_err() {
+            if follower.try_recv().is_err() {
                 found.push(before..follower.next_offset());
             }
         }
@@ -700,9 +700,9 @@ mod tests {
         let options =
             ReadOptions { topics: topics("wanted"), follow: true, ..ReadOptions::default() };
         let (mut follower, mut pauses) = (store.follow(&options).unwrap(), 0);
-        while follower.next_within(&mut { LOOKS }).unwrap().is_none() {
+        while follower.try_recv_within(&mut { LOOKS }).unwrap().is_none() {
             pauses += 1;
-            assert!(follower.wait(std::time::Duration::ZERO), "it has more");
+            assert!(follower.is_ready(), "it has more");
         }
         assert!(pauses > 21, "{pauses}");
         assert_eq!(follower.next_offset(), 2 * MANY + 1);

@@ -99,7 +99,7 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::options::SyncPolicy;
-    use crate::read::Live;
+    use crate::read::FollowerEvent;
     use crate::testing::{fast_dir, frame, open};
 
     #[test]
@@ -113,7 +113,9 @@ mod tests {
         let offsets: Vec<_> = read.map(|frame| frame.unwrap().offset().unwrap()).collect();
         assert_eq!(offsets, [3, 4]);
         let mut follower = store.follow_from(&point, &options).unwrap();
-        let Some(Live::Frame(first)) = follower.next().unwrap() else { panic!("no frame") };
+        let Some(FollowerEvent::Frame(first)) = follower.try_recv().unwrap() else {
+            panic!("no frame")
+        };
         assert_eq!(first.offset(), Some(3));
         let ahead = ResumePoint { offset: 6, ..point };
         let refused = store.read_from(&ahead, &options);

@@ -19,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::blob::{BlobError, Blobs};
-use crate::env::{Env, Random};
+use crate::entropy::Random;
+use crate::env::Env;
 use crate::error::{OpenError, ReadOnlyReason, Shortage};
 use crate::format::super_file::{FileEntry, SuperState};
 use crate::holds::Holds;

@@ -334,7 +334,7 @@ pub(super) fn reopen(
     let path = path_of(env, &one.file);
     let media = media.map_or_else(|| env.files.open_append(&path), Ok)?;
     media.publish(end);
-    let segment = Arc::new(Segment::open(one.key, path, Arc::clone(&media)));
+    let segment = Arc::new(Segment::active(one.key, path, Arc::clone(&media)));
     Ok(Active {
         segment,
         media,

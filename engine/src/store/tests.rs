@@ -260,13 +260,16 @@ fn a_failed_write_or_sync_poisons_the_store() {
     store.append(frame("a", 0).into()).unwrap();
     // The write succeeds, its sync does not.
     faults.set(2, 2, Errno::IO);
-    assert_eq!(store.append(frame("a", 1).into()), Err(AppendError::Indeterminate));
-    // The error is gone, but what the disk holds is not known: no retry.
-    assert_eq!(store.append(frame("a", 2).into()), Err(AppendError::Poisoned));
-    let Health::Poisoned(why) = store.info().health else { panic!("it is well") };
+    let Err(AppendError::Indeterminate(why)) = store.append(frame("a", 1).into()) else {
+        panic!("it was written")
+    };
     assert!(why.contains("os error"), "{why}");
+    // The error is gone, but what the disk holds is not known: no retry.
+    let poisoned = AppendError::Poisoned(Arc::clone(&why));
+    assert_eq!(store.append(frame("a", 2).into()), Err(poisoned));
+    assert_eq!(store.info().health, Health::Poisoned(Arc::clone(&why)));
     assert_eq!(numbers(&store), [0]);
-    assert_eq!(store.close(), Err(StoreError::Poisoned));
+    assert_eq!(store.close(), Err(StoreError::Poisoned(why)));
     drop(store);
     let store = open(dir.path(), SyncPolicy::Sync);
     assert!(!store.info().recovery.clean);
@@ -287,7 +290,7 @@ fn what_a_failed_group_laid_out_is_never_durable() {
     faults.set(1, 1, Errno::IO);
     let tickets = [1, 2].map(|n| store.submit(with_body(n).into()));
     for ticket in tickets {
-        assert_eq!(ticket.wait(), Err(AppendError::Indeterminate));
+        assert!(matches!(ticket.wait(), Err(AppendError::Indeterminate(_))));
     }
     faults.clear();
     let inner = &store.inner;
@@ -518,9 +521,10 @@ fn a_panic_of_the_leader_poisons_the_store_and_answers_all() {
     std::thread::scope(|scope| assert!(scope.spawn(|| store.lead()).join().is_err()));
     clock.0.store(false, Ordering::Relaxed);
     for ticket in tickets {
-        assert_eq!(ticket.wait(), Err(AppendError::Indeterminate));
+        assert!(matches!(ticket.wait(), Err(AppendError::Indeterminate(_))));
     }
-    assert_eq!(store.append(frame("a", 3).into()), Err(AppendError::Poisoned));
+    let refused = store.append(frame("a", 3).into());
+    assert!(matches!(refused, Err(AppendError::Poisoned(_))), "{refused:?}");
 }
 
 #[test]
@@ -628,4 +632,53 @@ fn a_visit_meets_what_the_iterator_does() {
     assert!(flow.is_ok_and(|flow| flow.is_break()));
     let expected = (first.meta().to_vec(), first.record().to_vec(), None, first.ttl());
     assert!(seen.is_some_and(|seen| seen == expected));
+}
+
+#[test]
+fn close_commits_what_nobody_waited_for() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    drop(store.submit(frame("a", 0).into()));
+    let (send, receive) = std::sync::mpsc::channel();
+    store.submit_with(frame("a", 1).into(), move |answer| send.send(answer).unwrap());
+    store.close().unwrap();
+    assert!(receive.try_recv().unwrap().is_ok());
+    assert_eq!(store.submit(frame("a", 2).into()).wait(), Err(AppendError::Closed));
+    drop(store);
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(2));
+    // A store that is dropped is closed.
+    drop(open(dir.path(), SyncPolicy::None).submit(frame("a", 2).into()));
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(3));
+}
+
+#[test]
+fn close_waits_for_a_leader_unless_it_is_called_by_it() {
+    let dir = fast_dir();
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    let (leading, led) = std::sync::mpsc::channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel::<()>();
+    store.submit_with(frame("a", 0).into(), move |_| {
+        leading.send(()).unwrap();
+        gone_on.recv().unwrap();
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| store.lead());
+        led.recv().unwrap();
+        // Queued behind a leader that is still busy with the one before.
+        drop(store.submit(frame("a", 1).into()));
+        let closing = scope.spawn(|| store.close());
+        while !store.inner.closed.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        go_on.send(()).unwrap();
+        closing.join().unwrap().unwrap();
+    });
+    drop(store);
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    assert_eq!(numbers(&store), range(2));
+    let own = Arc::clone(&store);
+    store.submit_with(frame("a", 2).into(), move |_| own.close().unwrap());
+    assert!(store.lead());
+    drop(store);
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(3));
 }

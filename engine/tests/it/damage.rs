@@ -257,8 +257,8 @@ fn a_hole_of_many_batches_is_one_gap() {
     let mut follower = store.follow(&everything()).unwrap();
     let mut seen = 0;
     loop {
-        match follower.next() {
-            Ok(Some(xs_engine::Live::Frame(_))) => seen += 1,
+        match follower.try_recv() {
+            Ok(Some(xs_engine::FollowerEvent::Frame(_))) => seen += 1,
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => assert!(matches!(error, ReadError::Corrupt(_))),

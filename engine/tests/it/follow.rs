@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use xs_engine::limits::EPHEMERAL_RING_MAX;
 use xs_engine::{
-    Bound, Follower, FrameId, Live, MediaChoice, NewFrame, ReadError, ReadOptions, Start, Store,
-    Ttl,
+    Bound, Follower, FollowerEvent, FrameId, MediaChoice, NewFrame, ReadError, ReadOptions, Start,
+    Store, Ttl,
 };
 
 use crate::support::{
@@ -19,24 +19,19 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The next thing, waiting for it.
-fn next(follower: &mut Follower) -> Live {
-    loop {
-        if let Some(live) = follower.next().unwrap() {
-            return live;
-        }
-        assert!(follower.wait(PATIENCE), "nothing came");
-    }
+fn next(follower: &mut Follower) -> FollowerEvent {
+    follower.recv_timeout(PATIENCE).unwrap().expect("nothing came")
 }
 
 fn next_number(follower: &mut Follower) -> u64 {
     match next(follower) {
-        Live::Frame(frame) => number_of(&frame),
+        FollowerEvent::Frame(frame) => number_of(&frame),
         other => panic!("{other:?}"),
     }
 }
 
-fn drain(follower: &mut Follower) -> Vec<Live> {
-    std::iter::from_fn(|| follower.next().unwrap()).collect()
+fn drain(follower: &mut Follower) -> Vec<FollowerEvent> {
+    std::iter::from_fn(|| follower.try_recv().unwrap()).collect()
 }
 
 fn filled(media: MediaChoice, frames: u64) -> (tempfile::TempDir, Arc<Store>) {
@@ -64,16 +59,16 @@ fn eight_writers_give_one_order_to_every_follower() {
                 let (mut offset, mut id, mut thresholds) = (0, FrameId::ZERO, 0);
                 while offset < 10 + WRITERS * EACH {
                     match next(&mut follower) {
-                        Live::Frame(frame) => {
+                        FollowerEvent::Frame(frame) => {
                             assert_eq!(frame.offset(), Some(offset));
                             assert!(frame.id() > id);
                             (offset, id) = (offset + 1, frame.id());
                         }
-                        Live::CaughtUp { head } => {
+                        FollowerEvent::CaughtUp { head } => {
                             assert_eq!(head, offset);
                             thresholds += 1;
                         }
-                        Live::Lost { .. } => panic!("nothing ephemeral was appended"),
+                        FollowerEvent::Lost { .. } => panic!("nothing ephemeral was appended"),
                     }
                 }
                 thresholds
@@ -123,12 +118,12 @@ fn a_follower_that_sleeps_gets_everything() {
         let name = |n: u64| if n.is_multiple_of(100) { "b" } else { "a" };
         store.append(batch((0..500).map(|n| numbered(name(n), chunk * 500 + n)))).unwrap();
     }
-    assert_eq!(all.next().unwrap(), Some(Live::CaughtUp { head: 0 }));
+    assert_eq!(all.try_recv().unwrap(), Some(FollowerEvent::CaughtUp { head: 0 }));
     (0..200_000).for_each(|n| assert_eq!(next_number(&mut all), n));
-    assert_eq!(all.next().unwrap(), None);
-    assert_eq!(some.next().unwrap(), Some(Live::CaughtUp { head: 0 }));
+    assert_eq!(all.try_recv().unwrap(), None);
+    assert_eq!(some.try_recv().unwrap(), Some(FollowerEvent::CaughtUp { head: 0 }));
     (0..2000).for_each(|n| assert_eq!(next_number(&mut some), n * 100));
-    assert_eq!((some.next().unwrap(), some.next_offset()), (None, 200_000));
+    assert_eq!((some.try_recv().unwrap(), some.next_offset()), (None, 200_000));
 }
 
 #[test]
@@ -147,12 +142,16 @@ fn the_threshold_comes_once_and_where_it_belongs() {
         for n in 5 - stored..5 {
             assert_eq!(next_number(&mut follower), n, "{start:?}");
         }
-        assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 5 }), "{start:?}");
-        assert_eq!(follower.next().unwrap(), None);
+        assert_eq!(
+            follower.try_recv().unwrap(),
+            Some(FollowerEvent::CaughtUp { head: 5 }),
+            "{start:?}"
+        );
+        assert_eq!(follower.try_recv().unwrap(), None);
     }
     let none = ReadOptions { topics: patterns("b"), ..ReadOptions::default() };
     let mut none = store.follow(&none).unwrap();
-    assert_eq!(none.next().unwrap(), Some(Live::CaughtUp { head: 5 }));
+    assert_eq!(none.try_recv().unwrap(), Some(FollowerEvent::CaughtUp { head: 5 }));
     let reverse = store.follow(&ReadOptions { reverse: true, ..everything() });
     assert!(matches!(reverse, Err(ReadError::Options(_))));
     let stored = store.read(&ReadOptions { follow: true, ..everything() });
@@ -166,12 +165,14 @@ fn a_limit_counts_stored_and_live_frames_together() {
     let (mut fewer, mut same, mut more) = (follow(3), follow(5), follow(7));
     assert_eq!(drain(&mut fewer).len(), 3);
     assert_eq!(drain(&mut same).len(), 5);
-    assert!(fewer.is_done() && same.is_done() && fewer.wait(Duration::ZERO));
+    assert!(fewer.is_done() && same.is_done());
     assert_eq!(drain(&mut more).len(), 6, "five frames and the threshold");
-    assert!(!more.is_done() && !more.wait(Duration::ZERO));
+    assert_eq!(fewer.recv().unwrap(), None);
+    assert_eq!(more.recv_timeout(Duration::ZERO).unwrap(), None);
+    assert!(!more.is_done());
     (5..9).for_each(|n| drop(store.append(numbered("a", n).into()).unwrap()));
     assert_eq!((next_number(&mut more), next_number(&mut more)), (5, 6));
-    assert!(more.is_done() && more.next().unwrap().is_none());
+    assert!(more.is_done() && more.try_recv().unwrap().is_none());
     assert!(follow(0).is_done());
 }
 
@@ -201,15 +202,17 @@ fn ephemeral_frames_come_in_order_and_only_live() {
         store.append(numbered("a", 6).into()).unwrap();
         store.append(ephemeral(7).into()).unwrap();
         (0..3).for_each(|n| assert_eq!(next_number(&mut follower), n));
-        assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 3 }));
+        assert_eq!(follower.try_recv().unwrap(), Some(FollowerEvent::CaughtUp { head: 3 }));
         let mut id = FrameId::ZERO;
         for n in 3..8 {
-            let Live::Frame(frame) = next(&mut follower) else { panic!("a frame is missing") };
+            let FollowerEvent::Frame(frame) = next(&mut follower) else {
+                panic!("a frame is missing")
+            };
             assert_eq!((number_of(&frame), frame.offset().is_none()), (n, n == 5 || n == 7));
             assert!(frame.id() > id, "ids ascend over stored and ephemeral frames");
             id = frame.id();
         }
-        assert_eq!(follower.next().unwrap(), None);
+        assert_eq!(follower.try_recv().unwrap(), None);
         assert_eq!(store.get(stamp.id).unwrap(), None);
         assert_eq!(store.read(&everything()).unwrap().count(), 6);
         let mut late = store.follow(&everything()).unwrap();
@@ -225,10 +228,10 @@ fn lost_ephemeral_frames_are_counted() {
     (0..many).for_each(|n| drop(store.append(ephemeral(n).into()).unwrap()));
     store.append(numbered("a", 1).into()).unwrap();
     assert_eq!(next_number(&mut follower), 0);
-    assert_eq!(follower.next().unwrap(), Some(Live::CaughtUp { head: 1 }));
-    assert_eq!(follower.next().unwrap(), Some(Live::Lost { ephemeral: 500 }));
+    assert_eq!(follower.try_recv().unwrap(), Some(FollowerEvent::CaughtUp { head: 1 }));
+    assert_eq!(follower.try_recv().unwrap(), Some(FollowerEvent::Lost { ephemeral: 500 }));
     (500..many).for_each(|n| assert_eq!(next_number(&mut follower), n));
-    assert_eq!((next_number(&mut follower), follower.next().unwrap()), (1, None));
+    assert_eq!((next_number(&mut follower), follower.try_recv().unwrap()), (1, None));
 }
 
 #[test]
@@ -256,7 +259,8 @@ fn a_follower_skips_what_last_n_removed_before_it_came() {
         store.append(NewFrame::new(topic("other")).into()).unwrap();
     }
     let lives = drain(&mut follower);
-    let states = lives.iter().filter(|live| matches!(live, Live::Frame(f) if f.topic() == "state"));
+    let states =
+        lives.iter().filter(|live| matches!(live, FollowerEvent::Frame(f) if f.topic() == "state"));
     assert_eq!((lives.len(), states.count()), (1 + 10 + 1, 1));
 }
 
@@ -285,4 +289,29 @@ fn a_reader_says_where_to_go_on() {
     assert_eq!(unread.next_offset(), 0);
     unread.next().unwrap().unwrap();
     assert_eq!(unread.next_offset(), 1);
+}
+
+#[test]
+fn who_waits_is_told_that_the_store_is_closed_after_its_last_frame() {
+    let (_dir, store) = filled(MediaChoice::Mapped, 1);
+    let mut follower = store.follow(&everything()).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut numbers = Vec::new();
+            loop {
+                match follower.recv() {
+                    Ok(Some(FollowerEvent::Frame(frame))) => numbers.push(number_of(&frame)),
+                    Ok(Some(_)) => {}
+                    end => return (numbers, end),
+                }
+            }
+        });
+        // Not waited for: closing commits it.
+        drop(store.submit(numbered("a", 1).into()));
+        store.close().unwrap();
+        assert_eq!(waiting.join().unwrap(), (vec![0, 1], Err(ReadError::Closed)));
+    });
+    let mut late = store.follow(&everything()).unwrap();
+    assert_eq!(drain(&mut late).len(), 3);
+    assert_eq!(late.recv_timeout(PATIENCE), Err(ReadError::Closed));
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, Body, Bound, CompactOptions, Condition, CursorChange,
-    CursorName, CursorValue, ExpectRevision, Follower, Frame, FrameId, Health, IdempotencyKey,
-    Import, Live, MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store, StoreOptions,
-    TopicPatterns, Ttl,
+    CursorName, CursorValue, ExpectRevision, Follower, FollowerEvent, Frame, FrameId, Health,
+    IdempotencyKey, Import, MediaChoice, Meta, NewFrame, ReadOptions, Stamp, Start, Store,
+    StoreOptions, TopicPatterns, Ttl,
 };
 
 use crate::support::{
@@ -500,19 +500,19 @@ impl Run {
             visible.retain(|frame| self.oracle.is_visible(frame, now));
             let mut expected = visible.into_iter().peekable();
             let context = format!("{:?}", following.options);
-            while let Some(live) = following.follower.next().unwrap() {
+            while let Some(live) = following.follower.try_recv().unwrap() {
                 match live {
-                    Live::Frame(frame) => {
+                    FollowerEvent::Frame(frame) => {
                         let expected = expected.next();
                         assert_eq!(Some(Expected::from(frame)), expected, "{context}");
                         following.left -= 1;
                     }
-                    Live::CaughtUp { head } => {
+                    FollowerEvent::CaughtUp { head } => {
                         assert_eq!(following.threshold.take(), Some(head), "{context}");
                         let next = expected.peek().and_then(|frame| frame.offset);
                         assert!(next.is_none_or(|offset| offset >= head), "{context}");
                     }
-                    Live::Lost { .. } => panic!("the ring is longer than that"),
+                    FollowerEvent::Lost { .. } => panic!("the ring is longer than that"),
                 }
             }
             if following.left == 0 {

@@ -2,12 +2,11 @@
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use xs_engine::{
     AppendError, Batch, CompactOptions, Condition, CursorChange, CursorName, CursorValue,
-    ExpectRevision, Frame, FrameId, Live, NewFrame, ReadOptions, Removal, Start, Store,
+    ExpectRevision, FollowerEvent, Frame, FrameId, NewFrame, ReadOptions, Removal, Start, Store,
     StoreOptions, Ttl,
 };
 
@@ -43,8 +42,8 @@ fn left(store: &Store) -> Vec<u64> {
     assert_eq!(numbers(&per_topic), left.last().copied().into_iter().collect::<Vec<_>>());
     let mut follower = store.follow(&of_topic("t")).unwrap();
     let mut followed = Vec::new();
-    while let Some(live) = follower.next().unwrap() {
-        if let Live::Frame(frame) = live {
+    while let Some(live) = follower.try_recv().unwrap() {
+        if let FollowerEvent::Frame(frame) = live {
             followed.push(number_of(&frame));
         }
     }
@@ -259,10 +258,8 @@ fn segments_are_compacted_while_the_store_is_used() {
         let followed = scope.spawn(move || {
             let mut followed = Vec::new();
             while followed.len() < 200 {
-                match follower.next().unwrap() {
-                    Some(Live::Frame(frame)) => followed.push(number_of(&frame)),
-                    Some(_) => {}
-                    None => drop(follower.wait(Duration::from_secs(5))),
+                if let Some(FollowerEvent::Frame(frame)) = follower.recv().unwrap() {
+                    followed.push(number_of(&frame));
                 }
             }
             followed

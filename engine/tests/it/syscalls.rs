@@ -46,8 +46,8 @@ fn child() {
                 n += 1;
             }
             Err(AppendError::StorageFull(_)) => say("full"),
-            Err(AppendError::Indeterminate) => say("indeterminate"),
-            Err(AppendError::Poisoned) => say("poisoned"),
+            Err(AppendError::Indeterminate(_)) => say("indeterminate"),
+            Err(AppendError::Poisoned(_)) => say("poisoned"),
             Err(other) => say(&format!("unexpected {other}")),
         }
     }

@@ -1,5 +1,6 @@
 //! Blobs, in pieces both ways: neither side ever holds more than a window of one.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -143,6 +144,16 @@ pub struct BlobStream {
     left: u64,
     /// Of what has come.
     sum: Sha256,
+}
+
+impl fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobStream")
+            .field("hash", &self.hash)
+            .field("len", &self.len)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
 }
 
 impl BlobStream {

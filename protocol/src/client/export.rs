@@ -2,6 +2,7 @@
 //! are. It has no op of its own.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use xs_engine::ReadOptions;
 
@@ -14,6 +15,15 @@ use crate::message::{Delivered, Gap, Resume, SubEvent, SubscribeOptions};
 pub struct Export {
     subscription: Subscription,
     gaps: VecDeque<Gap>,
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Export")
+            .field("subscription", &self.subscription)
+            .field("gaps", &self.gaps)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Export {

@@ -3,6 +3,7 @@
 //! another process.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -96,6 +97,16 @@ enum State {
     /// Waits, connects and subscribes.
     Away(Coming),
     Over,
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow")
+            .field("address", &self.address)
+            .field("rest", &self.rest)
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Follow {

@@ -1,5 +1,6 @@
 //! The answer to a request, as a future.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,12 @@ pub struct Reply<T> {
     convert: fn(Response) -> Option<T>,
     /// The connection stays while an answer is awaited.
     _handle: Arc<Handle>,
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
 }
 
 impl<T> Reply<T> {

@@ -2,6 +2,7 @@
 //! items are taken, and takes itself back when it is dropped.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -89,6 +90,12 @@ pub struct Subscription {
     seen_in: Resume,
 }
 
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
 impl Subscription {
     pub(super) const fn new(line: Line, position: Option<u64>, seen_in: Resume) -> Self {
         Self { line, position, seen_in }
@@ -162,6 +169,12 @@ pub struct CallStream {
     results: VecDeque<Delivered>,
 }
 
+impl fmt::Debug for CallStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallStream").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl CallStream {
     pub(super) const fn new(line: Line, id: FrameId) -> Self {
         Self { line, id, results: VecDeque::new() }
@@ -221,6 +234,12 @@ pub struct FrameStream {
     options: ReadOptions,
     page: VecDeque<Frame>,
     coming: Option<Reply<Page>>,
+}
+
+impl fmt::Debug for FrameStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameStream").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl FrameStream {

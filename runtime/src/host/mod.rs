@@ -28,6 +28,7 @@ mod version;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,6 +102,16 @@ pub struct HostOptions {
     pub part: Part,
     /// How the process was confined: what was done, and how that stands.
     pub confined: Vec<(&'static str, String)>,
+}
+
+impl fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostOptions")
+            .field("modules", &self.modules)
+            .field("allow", &self.allow)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a Host ended.

@@ -1,6 +1,7 @@
 //! The Host's side of an isolate: requests go to its thread over a channel, answers come back over
 //! others. It never blocks and never waits for a thread that does not answer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,12 @@ pub struct Isolate {
     /// Fires when the thread has taken down what it had.
     gone: CancellationToken,
     secrets: Secrets,
+}
+
+impl fmt::Debug for Isolate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Isolate").finish_non_exhaustive()
+    }
 }
 
 impl Isolate {
@@ -261,6 +268,15 @@ pub struct Handling {
     total: usize,
     done: usize,
     state: Stage,
+}
+
+impl fmt::Debug for Handling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handling")
+            .field("total", &self.total)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

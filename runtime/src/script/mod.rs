@@ -8,6 +8,7 @@ mod store;
 mod test;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +54,15 @@ pub struct Surroundings {
     pub base: PathBuf,
     /// Directories that it may not read: the store's own files.
     pub read_denied: Vec<PathBuf>,
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings")
+            .field("base", &self.base)
+            .field("read_denied", &self.read_denied)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Surroundings {

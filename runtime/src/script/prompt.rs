@@ -1,5 +1,6 @@
 //! A prompt: one isolate, line after line; what a line declares is there for the next.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ pub enum Line {
 pub struct Prompt {
     kept: Kept,
     desk: Desk,
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prompt").finish_non_exhaustive()
+    }
 }
 
 impl Prompt {

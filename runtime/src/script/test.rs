@@ -1,6 +1,7 @@
 //! An expression over frames. It is given many at a time and reaches nothing outside of them; a
 //! frame on which it throws is none that it holds for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,6 +53,12 @@ pub struct Test {
     reads_bodies: bool,
     /// What it threw first, in one line.
     thrown: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Test").field("reads_bodies", &self.reads_bodies).finish_non_exhaustive()
+    }
 }
 
 /// Whether something is an expression, without asking it anything.

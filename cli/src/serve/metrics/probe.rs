@@ -49,7 +49,7 @@ impl Probe {
     /// What must be so for the process to be worth keeping.
     pub(super) fn health(&self) -> Vec<Check> {
         let served = self.served();
-        let failure = match served.map(|served| served.store.info().health) {
+        let failure = match served.map(|served| served.store.health()) {
             Some(Health::Poisoned(why)) => {
                 Some(format!("a write failed: only a new start can go on: {why}"))
             }
@@ -71,7 +71,7 @@ impl Probe {
             Check { name: "serving", failure: failure(stopping, "the server is stopping") },
         ];
         if let Some(served) = self.served() {
-            let writable = match served.store.info().health {
+            let writable = match served.store.health() {
                 Health::Writable => None,
                 Health::ReadOnly(reason) => Some(format!("read-only: {reason}")),
                 Health::Poisoned(why) => Some(format!("a write failed: {why}")),

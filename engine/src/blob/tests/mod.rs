@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::env::Random;
+use crate::entropy::Random;
 use crate::error::ReadError;
 use crate::format::super_file::{FileState, SuperState};
 use crate::limits::OPEN_PACKS_MAX;

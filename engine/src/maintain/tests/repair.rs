@@ -17,7 +17,7 @@ use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
-use crate::read::{Live, Reader, ResumePoint};
+use crate::read::{FollowerEvent, Reader, ResumePoint};
 use crate::store::{Health, Store};
 use crate::testing::{
     batches, crash, edit, fast_dir, frame, open, open_on, options, segment_files,
@@ -283,9 +283,11 @@ fn where_the_last_frames_are_lost_no_new_ones_get_their_offsets() {
         let seen: Vec<u64> = offsets(store.read(&options).unwrap());
         let resumed: Vec<u64> = offsets(store.read_from(&point, &options).unwrap());
         assert_eq!((stamp.offset, &seen, &resumed), (Some(head), &vec![head, head + 1], &seen));
-        let caught_up = follower.next().unwrap();
-        assert!(matches!(caught_up, Some(Live::CaughtUp { head: at }) if at == head));
-        let Some(Live::Frame(first)) = follower.next().unwrap() else { panic!("no frame") };
+        let caught_up = follower.try_recv().unwrap();
+        assert!(matches!(caught_up, Some(FollowerEvent::CaughtUp { head: at }) if at == head));
+        let Some(FollowerEvent::Frame(first)) = follower.try_recv().unwrap() else {
+            panic!("no frame")
+        };
         assert_eq!(first.offset(), Some(head));
         // Around the hole.
         let start = Start::Last(3);
