@@ -1,5 +1,5 @@
-//! What is appended or removed and what comes back. Everything about a batch that needs no lock is
-//! checked and prepared here: limits, lengths, hashes, which frames are to be removed.
+//! The input and the result of an append. Everything about a batch that needs no lock is checked
+//! and prepared here: limits, lengths, hashes, which frames are to be removed.
 
 use std::sync::Arc;
 
@@ -27,21 +27,22 @@ use crate::value::{
 pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
-    /// Frames to remove, before the new ones are stored. All ids are looked up first; one that is
-    /// not there, or means a frame that another one of them does, is no error: see
+    /// Frames to remove, before the new ones are stored. All ids are looked up first. An id that
+    /// does not exist, or that names the same frame as another id, is no error: see
     /// [`Removal`](crate::Removal).
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
     pub cursors: Vec<CursorChange>,
-    /// What must hold for the batch to be appended; all of it is refused when one does not.
+    /// What must hold for the batch to be appended; it is refused whole when one condition does
+    /// not.
     pub conditions: Vec<Condition>,
-    /// With a key the batch is stored once, however often it is sent within 24 hours (or the next
-    /// million keys). It needs a frame that is not ephemeral.
+    /// An idempotency key: the batch is stored once, however often it is sent within 24 hours (or
+    /// the next million keys). It needs a frame that is not ephemeral.
     pub key: Option<IdempotencyKey>,
-    /// The ids its frames had where they come from: the batch is an import.
+    /// The ids its frames had in the store they come from: the batch is an import.
     pub import: Option<Import>,
-    /// Acknowledge only what is durable, whatever the store's policy. Such a batch may be empty:
-    /// it is acknowledged once all before it is durable.
+    /// Acknowledge only once durable, whatever the store's policy. Such a batch may be empty: it is
+    /// acknowledged once everything before it is durable.
     pub durable: bool,
 }
 
@@ -51,7 +52,7 @@ impl From<NewFrame> for Batch {
     }
 }
 
-/// A batch's key and what it stands for.
+/// A batch's key, with its hash and the hash of the batch's content.
 #[derive(Debug)]
 pub(crate) struct HashedKey {
     pub(crate) key: IdempotencyKey,
@@ -61,7 +62,7 @@ pub(crate) struct HashedKey {
     pub(crate) content: BlobHash,
 }
 
-/// A batch that is ready to be given its place.
+/// A batch that is ready to be written.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) batch: Batch,
@@ -69,21 +70,21 @@ pub(crate) struct Pending {
     pub(crate) bodies: Vec<Option<(u64, BlobHash)>>,
     /// The state of each cursor that is set, in the order of the changes.
     pub(crate) states: Vec<Option<HeldState>>,
-    /// The frames to remove that are there, in the order of the ids.
+    /// The frames to remove that exist, in the order of the ids.
     pub(crate) targets: Vec<Option<Target>>,
-    /// The head and the count of rewrites before the frames to remove were looked up.
+    /// The head and the count of rewrites, taken before the frames to remove were looked up.
     pub(crate) looked_up: LookedUp,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
-    /// A body that is named by its hash and not there. Only a batch that was stored before may lack
-    /// one.
+    /// A body that is named by its hash and that the store does not have. Only a batch that was
+    /// stored before may lack one.
     pub(crate) missing: Option<BlobHash>,
     pub(crate) key: Option<HashedKey>,
-    /// Bytes its records take in the log, at most.
+    /// Upper bound of the bytes its records take in the log.
     pub(crate) len: usize,
 }
 
-/// A frame that is to be removed, as it was found.
+/// A frame that is to be removed, as the lookup found it.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) id: FrameId,
@@ -93,12 +94,12 @@ pub(crate) struct Target {
     pub(crate) topic: Arc<str>,
 }
 
-/// When frames were looked up.
+/// The state of the log when frames were looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LookedUp {
-    /// How often segments had been rewritten.
+    /// Number of segment rewrites so far.
     pub(crate) rewrites: u64,
-    /// The head readers saw.
+    /// The head that readers saw.
     pub(crate) head: u64,
 }
 
@@ -114,17 +115,17 @@ impl Target {
 pub(crate) struct Checks<'a> {
     pub(crate) blobs: &'a Blobs,
     pub(crate) segment_bytes: u64,
-    /// Bytes the table of cursors takes now; near enough to decide where a state goes.
+    /// Bytes the table of cursors takes now; accurate enough to decide where a state is stored.
     pub(crate) cursor_bytes: usize,
-    /// The head and the count of rewrites before frames to remove are looked up.
+    /// The head and the count of rewrites, taken before frames to remove are looked up.
     pub(crate) looked_up: LookedUp,
     /// Finds a frame that is to be removed.
     pub(crate) find: &'a dyn Fn(FrameId) -> Result<Option<Target>, AppendError>,
-    /// Whether a key was used before and counts still.
+    /// Whether a key was used before and is still remembered.
     pub(crate) is_used: &'a dyn Fn(&HashedKey) -> bool,
 }
 
-/// The bytes of records a batch may have in segments of this size: half of one, so that a batch
+/// Maximum bytes of a batch's records in segments of this size: half a segment, so that a batch
 /// always fits behind the restated tables.
 const fn records_max(segment_bytes: u64) -> usize {
     let half = segment_bytes as usize / 2;
@@ -179,7 +180,7 @@ impl Pending {
         self.bodies.get(index).copied().flatten()
     }
 
-    /// What goes into the record of a frame.
+    /// The fields of a frame's record.
     pub(crate) fn fields(&self, index: usize, id: FrameId, offset_delta: u32) -> FrameFields<'_> {
         let old_id = match &self.batch.import {
             Some(Import::NewIds(ids)) => ids.get(index).copied(),
@@ -189,7 +190,7 @@ impl Pending {
         FrameFields { old_id, ..FrameFields::of(new, id, offset_delta, self.body(index)) }
     }
 
-    /// Whether anything of it goes to the log, given whether something is removed.
+    /// Whether any of it is written to the log, given whether something is removed.
     pub(crate) fn is_stored(&self, removes: bool) -> bool {
         let stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
         removes || !self.batch.cursors.is_empty() || self.batch.frames.iter().any(stored)
@@ -211,7 +212,7 @@ impl Pending {
         for frame in &self.batch.frames {
             let body = match &frame.body {
                 Body::None => None,
-                // Zero bytes are no body.
+                // Zero bytes count as no body.
                 Body::Inline(bytes) if bytes.is_empty() => None,
                 Body::Inline(bytes) => {
                     let blob = prepare(bytes, checks)?.of_topic(frame.topic.as_str());
@@ -249,7 +250,8 @@ impl Pending {
                 Some(CursorValue { state: bytes, .. })
                     if room.is_inline(checks.cursor_bytes, bytes.len()) =>
                 {
-                    // It is held for long, and not the message that it came in.
+                    // A copy, because a state is held for long and should not keep the message it
+                    // came in alive.
                     Some(HeldState::Inline(Bytes::copy_from_slice(bytes)))
                 }
                 Some(CursorValue { state: bytes, .. }) => {
@@ -287,13 +289,13 @@ impl Pending {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
         total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
-        // Which frames these are is decided by the writer.
+        // The writer decides which frames these are; this is the upper bound.
         total += self.targets.len() * align8(TOMBSTONE_LEN + TOPIC_BYTES_MAX);
         Ok(total)
     }
 }
 
-/// Checks the ids of an import as far as that needs no lock.
+/// Checks the ids of an import, as far as that needs no lock.
 fn check_import(batch: &Batch) -> Result<(), AppendError> {
     let Some(import) = &batch.import else { return Ok(()) };
     let (frames, ids) = (batch.frames.len(), import.ids().len());
@@ -322,7 +324,7 @@ fn prepare(bytes: &Bytes, checks: &Checks<'_>) -> Result<Prepared, AppendError> 
     prepared.map_err(AppendError::blob_refused)
 }
 
-/// Length and hash of a blob, which is kept.
+/// Stages a blob; returns its length and hash.
 fn stage(staged: &mut Vec<Prepared>, blob: Prepared) -> (u64, BlobHash) {
     let body = (blob.len(), blob.hash());
     staged.push(blob);
@@ -330,7 +332,7 @@ fn stage(staged: &mut Vec<Prepared>, blob: Prepared) -> (u64, BlobHash) {
 }
 
 impl From<StageError> for AppendError {
-    /// What a writer of blobs is told. Whether the error poisons the store is decided elsewhere.
+    /// The error for a writer of blobs. Whether it poisons the store is decided elsewhere.
     fn from(error: StageError) -> Self {
         match error {
             StageError::Full(shortage) => Self::StorageFull(shortage),

@@ -1,4 +1,4 @@
-//! What all parts of an open store share: where it is, how its files are reached, the time.
+//! What all parts of an open store share: its directory, file access, the clock.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ pub(crate) struct Env {
     pub(crate) options: StoreOptions,
     /// Uuids and salts.
     pub(crate) random: Random,
-    /// Who still needs files that are replaced.
+    /// Which readers still need files that were replaced.
     pub(crate) holds: Holds,
 }
 
 impl Env {
-    /// Writes files of one directory that can be made again, each whole beside its name and then
-    /// under it, durably. What a crash leaves unnamed is removed by the next open.
+    /// Writes derived files of one directory, each to a temporary file that is then renamed,
+    /// durably. The next open removes temporary files that a crash leaves.
     pub(crate) fn write_whole(
         &self,
         dir: &Path,
@@ -62,12 +62,12 @@ impl Env {
         self.dir.join(names::JOURNAL)
     }
 
-    /// A file of the log, by the end of its name.
+    /// A file of the log with this suffix.
     pub(crate) fn log_path(&self, base: u64, generation: u32, end: &str) -> PathBuf {
         self.log_dir().join(names::file_name(base, generation, end))
     }
 
-    /// A file of the packs, by the end of its name.
+    /// A file of the packs with this suffix.
     pub(crate) fn blob_path(&self, number: u64, generation: u32, end: &str) -> PathBuf {
         self.blob_dir().join(names::file_name(number, generation, end))
     }

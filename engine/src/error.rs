@@ -1,5 +1,5 @@
-//! What can go wrong, one enum for each thing a caller does: open, append, read, close. A text says
-//! its cause; the cause is then no source of the error, or who prints both would say it twice.
+//! Errors, one enum for each thing a caller does: open, append, read, close. A message includes its
+//! cause; the cause is therefore not also a `source`, or callers that print both would repeat it.
 
 use std::fmt;
 use std::io;
@@ -15,19 +15,19 @@ use crate::limits::FILES_MAX;
 use crate::options::OptionsError;
 use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, Unmet};
 
-/// A place where a file does not hold what it must.
+/// A place where a file does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corruption {
     /// The file.
     pub path: PathBuf,
     /// Where in the file, in bytes.
     pub position: u64,
-    /// The offset of the frame that is hit, when that is known.
+    /// The offset of the affected frame, when known.
     pub offset: Option<u64>,
-    /// The offset from which on frames are found again, where a read downwards met it and it may
-    /// have taken more than that frame.
+    /// The offset from which frames are readable again, set when a backward read met the damage and
+    /// more than that one frame may be affected.
     pub until: Option<u64>,
-    /// What does not fit there.
+    /// What is wrong there.
     pub what: Arc<str>,
 }
 
@@ -38,7 +38,7 @@ impl Corruption {
         Self { path: path.into(), position, offset: None, until: None, what }
     }
 
-    /// The same, with the offset of the frame it hits.
+    /// Adds the offset of the affected frame.
     pub(crate) fn at_offset(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
@@ -55,14 +55,14 @@ impl fmt::Display for Corruption {
     }
 }
 
-/// Why a store is open for reading only.
+/// Why a store is open read-only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadOnlyReason {
-    /// Acknowledged data is damaged; writing on could hide that.
+    /// Acknowledged data is damaged; further writes could hide that.
     #[error("acknowledged data is damaged, restore it from a backup or repair it: {0}")]
     Corrupt(Corruption),
-    /// It is a backup, which is added to by the store it is of.
+    /// It is a backup, which only the store it was made from adds to.
     #[error("it is a backup: restore it into a directory of its own to write to it")]
     Backup,
     /// A file of the store was written by another version of the format.
@@ -73,7 +73,7 @@ pub enum ReadOnlyReason {
         /// The version it has.
         found: u32,
     },
-    /// A file that the manifest names is not there, or one is there that it does not name.
+    /// A file that the manifest names is missing, or one exists that it does not name.
     #[error("{path} {what}: the store's files are not complete, put back what is missing")]
     Files {
         /// The file.
@@ -83,26 +83,26 @@ pub enum ReadOnlyReason {
     },
 }
 
-/// Who has a store open, as far as it has said so.
+/// Describes the process that has a store open, as far as it is known.
 fn holder(pid: Option<u32>, since: Option<u64>) -> String {
     let pid = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
     let since = since.map(|ms| format!(" (since {})", clock::utc_text(ms)));
     pid + &since.unwrap_or_default()
 }
 
-/// What there was too little of. Nothing is broken by that, and nothing was changed.
+/// A resource that ran out. Nothing is broken by that, and nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// Room on the disk, or in the quota of the user.
     Space,
     /// File descriptors, of the process or of the system.
     Descriptors,
-    /// Lines for files in the manifest, which names [`FILES_MAX`] at most.
+    /// Entries for files in the manifest, which holds [`FILES_MAX`] at most.
     Files,
 }
 
 impl Shortage {
-    /// What an error of the system says was missing, if that is what it says.
+    /// The shortage that an I/O error reports, if it is one.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -116,7 +116,7 @@ impl Shortage {
         }
     }
 
-    /// What to do about it; `room`: where it is room that is missing.
+    /// What to do about it; `room` is the advice where space is missing.
     pub(crate) const fn remedy(self, room: &'static str) -> &'static str {
         match self {
             Self::Space => room,
@@ -143,7 +143,7 @@ impl From<Shortage> for io::Error {
         match shortage {
             Shortage::Space => io::ErrorKind::StorageFull.into(),
             Shortage::Descriptors => Errno::MFILE.into(),
-            // The system knows no such error.
+            // The system has no such error.
             Shortage::Files => Self::new(io::ErrorKind::StorageFull, shortage),
         }
     }
@@ -158,9 +158,9 @@ pub enum OpenError {
     Locked {
         /// The store.
         dir: PathBuf,
-        /// The other process, when it has said which already.
+        /// The other process, if it has recorded its id yet.
         pid: Option<u32>,
-        /// Since when, in milliseconds since 1970, when it can be told.
+        /// Since when, in milliseconds since 1970, if known.
         since: Option<u64>,
     },
     /// An option is out of its range.
@@ -169,19 +169,19 @@ pub enum OpenError {
     /// The store was written by another version of the format.
     #[error("{path} has format version {found}, which this program cannot read; use the program that wrote it", path = path.display())]
     Version {
-        /// The file that says so.
+        /// The file with that version.
         path: PathBuf,
         /// The version it has.
         found: u32,
     },
-    /// There are segments and no manifest that names them.
+    /// There are segments, but no manifest that names them.
     #[error("{dir} holds segments and no manifest: repair it into another directory, or delete what an unfinished repair left", dir = dir.display())]
     NoManifest {
         /// The directory.
         dir: PathBuf,
     },
-    /// The process is root's, the store another user's, and one of its directories is a link: root
-    /// would change files wherever that user has it lead.
+    /// The process is root's, the store is another user's, and one of its directories is a link:
+    /// root would change files wherever that user points it.
     #[error("{path} is a link, and root follows none in the store of another user: open it as that user, or put the directory itself there", path = path.display())]
     Link {
         /// The link.
@@ -190,7 +190,7 @@ pub enum OpenError {
     /// The manifest, without which nothing can be read, is damaged.
     #[error("{0}; restore the store from a backup")]
     Corrupt(Corruption),
-    /// The filesystem needs space to write over what is there, and there is none. Nothing is lost.
+    /// The filesystem needs space to overwrite existing data, and there is none. Nothing is lost.
     #[error("no space to put back the groups of {path}; nothing is lost: make room on the disk and open the store again", path = path.display())]
     StorageFull {
         /// The journal that holds them.
@@ -199,11 +199,11 @@ pub enum OpenError {
     /// The operating system refused something.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -214,12 +214,12 @@ impl OpenError {
     }
 }
 
-/// Why a batch was not appended. But for [`Indeterminate`](Self::Indeterminate), nothing was.
+/// Why a batch was not appended. Except for [`Indeterminate`](Self::Indeterminate), nothing was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// The batch has neither frames nor cursor changes nor removals, and is not to be durable; or
-    /// it has too many.
+    /// The batch has neither frames nor cursor changes nor removals, and does not ask to be
+    /// durable; or it has too many.
     #[error("a batch holds 1 to {max} frames, cursor changes and removals, this one has {count}")]
     BatchCount {
         /// How many it has.
@@ -227,15 +227,15 @@ pub enum AppendError {
         /// How many it may have.
         max: usize,
     },
-    /// The batch does not fit.
+    /// The batch is too large.
     #[error("batch of {bytes} bytes is over the limit of {max}; split it, or put bodies as blobs")]
     BatchTooLarge {
         /// Bytes of its records or of its bodies.
         bytes: usize,
-        /// What they may be.
+        /// The limit.
         max: usize,
     },
-    /// A frame or a cursor change cannot be a record.
+    /// A frame or a cursor change cannot be encoded as a record.
     #[error("{0}")]
     Invalid(RecordError),
     /// A cursor's state is too long.
@@ -245,20 +245,20 @@ pub enum AppendError {
         name: CursorName,
         /// Bytes of the state.
         bytes: usize,
-        /// What they may be.
+        /// The limit.
         max: usize,
     },
-    /// Two changes of one batch name one cursor.
+    /// Two changes of one batch name the same cursor.
     #[error("cursor {0} is changed twice in one batch")]
     CursorTwice(CursorName),
-    /// A cursor does not have the revision the batch was made for.
+    /// A cursor does not have the revision the batch expects.
     #[error("cursor {name} has revision {actual}, not {expected}; read it again")]
     CursorConflict {
         /// The cursor.
         name: CursorName,
-        /// The revision that was asked for; 0 is absence.
+        /// The expected revision; 0 means that it does not exist.
         expected: u64,
-        /// The revision it has; 0 is absence.
+        /// The actual revision; 0 means that it does not exist.
         actual: u64,
     },
     /// The batch has too many conditions.
@@ -269,8 +269,8 @@ pub enum AppendError {
         /// How many it may have.
         max: usize,
     },
-    /// The conditions of the batch select more topics than may be looked at while nobody else can
-    /// append, and the frames stored last do not tell whether they hold.
+    /// The conditions of the batch select more topics than may be examined while appends are
+    /// blocked, and the most recently stored frames do not tell whether they hold.
     #[error(
         "the conditions of a batch select at most {max} topics where much was stored since; name fewer"
     )]
@@ -281,12 +281,12 @@ pub enum AppendError {
     /// A condition of the batch does not hold.
     #[error("{0}")]
     ConditionNotMet(Unmet),
-    /// Whether a condition holds cannot be told.
+    /// Whether a condition holds cannot be determined.
     #[error("cannot check condition {index}: {error}")]
     ConditionUnread {
         /// Its place among the conditions of the batch, from 0.
         index: usize,
-        /// What is in the way.
+        /// What prevents it.
         error: ReadError,
     },
     /// The key was used for a batch with other content.
@@ -314,7 +314,7 @@ pub enum AppendError {
         /// Its place in the batch, from 0.
         index: usize,
     },
-    /// Imported ids do not ascend, or not above those the store has.
+    /// Imported ids do not ascend, or are not above those the store has.
     #[error(
         "frame {index} of the import has id {id}, which is not above {newest}; import it under a \
          new id, or everything in order into a new store"
@@ -324,13 +324,13 @@ pub enum AppendError {
         index: usize,
         /// Its id.
         id: FrameId,
-        /// The id before it: in the batch, or the newest of the store.
+        /// The preceding id: in the batch, or the newest of the store.
         newest: FrameId,
     },
-    /// An imported id would leave the store no ids to go on with.
+    /// An imported id would leave the store no ids for later frames.
     #[error("id {0} is at the end of all ids; import the frame under a new id")]
     ImportId(FrameId),
-    /// Ids that are kept already make an import happen once.
+    /// Ids that are kept already make an import idempotent.
     #[error("an import that keeps its ids takes no key: its ids cannot be stored twice")]
     ImportKey,
     /// There is no room for another cursor.
@@ -339,23 +339,22 @@ pub enum AppendError {
     /// A frame names a blob the store does not have.
     #[error("the store has no blob {0}; put it first")]
     UnknownBlob(BlobHash),
-    /// Whether a frame that is to be removed is there cannot be told.
+    /// Whether a frame that is to be removed exists cannot be determined.
     #[error("cannot look up the frame to remove: {0}")]
     Unreadable(ReadError),
     /// A blob is too long.
     #[error("blob is longer than {max} bytes")]
     BlobTooLarge {
-        /// Bytes it may have.
+        /// The limit.
         max: u64,
     },
     /// A blob could not be hashed, compressed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     BlobRefused(Arc<str>),
-    /// There is no room on the disk, or no descriptor for the next file. Appends succeed again once
-    /// there is.
+    /// No disk space or no file descriptor is left. Appends succeed again once there is.
     #[error("{0}; {remedy}, appends then go on by themselves", remedy = .0.remedy("make room"))]
     StorageFull(Shortage),
-    /// The store is open for reading only.
+    /// The store is open read-only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
     /// The write or its sync failed: the batch may or may not be in the store after it is opened
@@ -373,7 +372,7 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// A blob was not taken, for a reason that is told to people alone.
+    /// A blob was refused, for a reason that only people read.
     pub(crate) fn blob_refused(error: impl fmt::Display) -> Self {
         Self::BlobRefused(error.to_string().into())
     }
@@ -397,11 +396,11 @@ pub enum ReadError {
     /// The options contradict each other.
     #[error("{0}")]
     Options(&'static str),
-    /// A resume point lies beyond what its epoch holds, or its epoch is not one of this store:
-    /// frames that its reader saw may be lost, and others stand in their place.
+    /// A resume point lies beyond the end of its epoch, or its epoch is not one of this store:
+    /// frames that its reader saw may be lost, and others may have their offsets.
     #[error("the position lies beyond what its epoch holds; go on from offset {offset}")]
     CursorAhead {
-        /// Where the reader can go on. What is there from here on it has not seen.
+        /// Where the reader can resume. It has not seen anything from this offset on.
         offset: u64,
     },
     /// A resume point belongs to another store, for example the one this one was forked from.
@@ -415,10 +414,10 @@ pub enum ReadError {
     TooLarge {
         /// Bytes of the blob.
         bytes: u64,
-        /// Bytes asked for at most.
+        /// The caller's maximum.
         max: u64,
     },
-    /// A blob that something names is not there.
+    /// A blob that is referenced does not exist.
     #[error("the blob {0} is missing; restore it from a backup")]
     MissingBlob(BlobHash),
     /// The store is closed.
@@ -448,7 +447,7 @@ pub enum CompactError {
     /// The frames could not be removed.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The store is open for reading only.
+    /// The store is open read-only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
     /// An earlier write failed, for this reason.
@@ -457,8 +456,8 @@ pub enum CompactError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
-    /// There is no room, or no descriptor, for what is kept. Old segments go only once the new one
-    /// is complete.
+    /// No disk space or no file descriptor is left for the new segment. Old segments are deleted
+    /// only once the new one is complete.
     #[error(
         "{0}; {remedy}",
         remedy = .0.remedy("make room for one segment, compaction then makes more")
@@ -467,10 +466,11 @@ pub enum CompactError {
     /// A segment cannot be read.
     #[error("{0}")]
     Unreadable(ReadError),
-    /// Frames that are removed are still in segments that cannot be rewritten: damaged ones.
+    /// Removed frames remain in segments that cannot be rewritten because they are damaged.
     #[error("{0} removed frames are still in damaged segments; repair the store, then try again")]
     Left(usize),
-    /// The bodies of removed frames could not be taken out of the packs; the frames are gone.
+    /// The bodies of removed frames could not be taken out of the packs; the frames themselves are
+    /// removed.
     #[error(transparent)]
     Blobs(#[from] GcError),
     /// The operating system refused something.
@@ -478,7 +478,7 @@ pub enum CompactError {
     Io(Arc<str>),
 }
 
-/// Why a store could not be closed in order. What was acknowledged under its policy is kept.
+/// Why a store could not be closed cleanly. What was acknowledged under its policy is kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

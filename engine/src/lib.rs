@@ -46,16 +46,16 @@
 //!
 //! # The types to know
 //!
-//! - [`Store`]: one open directory. It is shared between threads (`&Store`, `Arc<Store>`); another
-//!   process cannot open it meanwhile.
+//! - [`Store`]: one open directory. Threads share it (`&Store`, `Arc<Store>`); no other process can
+//!   open it meanwhile.
 //! - [`NewFrame`] becomes a [`Frame`]: topic, [`Meta`] (JSON), [`Body`], [`Ttl`]; then an offset,
-//!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store
-//!   and known by its [`BlobHash`].
+//!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store,
+//!   identified by its [`BlobHash`].
 //! - [`Batch`]: frames, removals, moves of [`Cursor`]s and [`Condition`]s that are stored together
-//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] gives a [`Ticket`] to wait
+//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns a [`Ticket`] to wait
 //!   for.
 //! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
-//!   select. A [`ResumePoint`] goes on later, and notices when what was seen is lost.
+//!   select. A [`ResumePoint`] continues later, and notices when what was seen is lost.
 //!
 //! # Durability
 //!

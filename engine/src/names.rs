@@ -1,13 +1,13 @@
-//! What the files of a store are called: `BASE.GENERATION.KIND` below `log/` and `blobs/`, with
-//! `.tmp` behind it as long as a file has no place yet, or none any more; beside them the lock, the
-//! manifest, the journal and the topic tables. No file is opened here, and a name says nothing
-//! about what is in the file: the manifest and its header do.
+//! Names of the files of a store: `BASE.GENERATION.KIND` below `log/` and `blobs/`, with the suffix
+//! `.tmp` while a file is temporary; beside them the lock, the manifest, the journal and the topic
+//! tables. This module opens no file, and a name says nothing about a file's content: the manifest
+//! and the file's header do.
 
 use std::path::{Path, PathBuf};
 
 use crate::format::super_file::{FileEntry, FileKey, FileKind};
 
-/// The file whose lock whoever has the store open holds.
+/// The lock file, locked by the process that has the store open.
 pub const LOCK: &str = "LOCK";
 /// The two copies of the manifest.
 pub const MANIFESTS: [&str; 2] = ["super.a", "super.b"];
@@ -33,9 +33,9 @@ pub(crate) const PACK: &str = "pack";
 /// The index of a pack.
 pub(crate) const PACK_INDEX: &str = "pidx";
 
-/// What the names of topic tables begin with.
+/// Prefix of the names of topic tables.
 pub(crate) const TABLE: &str = "topics.";
-/// What the names of files end with that have no place.
+/// Suffix of temporary files.
 pub(crate) const UNFINISHED: &str = "tmp";
 
 /// Whether a directory holds a store, or what is left of one.
@@ -58,7 +58,7 @@ impl FileKind {
         }
     }
 
-    /// What their names end with.
+    /// The suffix of such files.
     pub(crate) const fn end(self) -> &'static str {
         match self {
             Self::Segment => SEGMENT,
@@ -66,7 +66,7 @@ impl FileKind {
         }
     }
 
-    /// What the names of the files end with that are made from one alone.
+    /// Suffixes of the files that are derived from one such file alone.
     pub(crate) const fn derived(self) -> &'static [&'static str] {
         match self {
             Self::Segment => &[SPARSE, TOPICS, KEYS, DEAD],
@@ -76,45 +76,45 @@ impl FileKind {
 }
 
 impl FileEntry {
-    /// The place of the file in a store's directory.
+    /// The path of the file in a store's directory.
     pub(crate) fn path_in(&self, store: &Path) -> PathBuf {
         self.path_of(store, self.kind.end())
     }
 
-    /// The place of a file with another end.
+    /// The path of the file with another suffix.
     pub(crate) fn path_of(&self, store: &Path, end: &str) -> PathBuf {
         store.join(self.kind.dir()).join(file_name(self.base, self.generation, end))
     }
 
-    /// What the names of the file and of those that are made from it begin with.
+    /// The common prefix of the names of the file and of those derived from it.
     pub(crate) fn stem(&self) -> String {
         format!("{:020}.{}", self.base, self.generation)
     }
 }
 
-/// A name.
+/// The name of a file with this base, generation and suffix.
 pub(crate) fn file_name(base: u64, generation: u32, end: &str) -> String {
     format!("{base:020}.{generation}.{end}")
 }
 
-/// The name of a file that has no place yet, or none any more.
+/// The temporary name of a file: before it is published, or once it is no longer needed.
 pub(crate) fn unfinished(path: &Path) -> PathBuf {
     path.with_added_extension(UNFINISHED)
 }
 
-/// The name that a file gets that has no place, if it is one.
+/// The final name of a temporary file, if `name` is one.
 pub(crate) fn finished(name: &str) -> Option<&str> {
     name.strip_suffix(UNFINISHED)?.strip_suffix('.')
 }
 
-/// Base and generation of a name with one of these ends.
+/// Base and generation of a name with one of these suffixes.
 pub(crate) fn parse(name: &str, ends: &[&str]) -> Option<(u64, u32)> {
     let (stem, end) = name.rsplit_once('.')?;
     let (base, generation) = stem.split_once('.').filter(|_| ends.contains(&end))?;
     Some((base.parse().ok()?, generation.parse().ok()?))
 }
 
-/// The key of a file of a kind, by its name.
+/// The key of a file of this kind, parsed from its name.
 pub(crate) fn parse_key(name: &str, kind: FileKind) -> Option<FileKey> {
     let (base, generation) = parse(name, &[kind.end()])?;
     Some(FileKey { kind, base, generation })

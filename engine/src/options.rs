@@ -24,30 +24,31 @@ pub struct StoreOptions {
     pub sync: SyncPolicy,
     /// How files are written.
     pub media: MediaChoice,
-    /// Fill files with zeros before they are used, not only allocate them: a sync is then a little
-    /// quicker, and while zeros are written others wait. Worth it where there is time in between.
+    /// Fill files with zeros before they are used, instead of only allocating them. A sync is then
+    /// slightly faster, but writing the zeros delays other writes. Worthwhile for a store with idle
+    /// time.
     pub zero_ahead: bool,
-    /// The file that small groups are made durable in.
+    /// The file that makes small groups durable.
     pub journal: JournalOptions,
     /// When the blobs of full packs are compressed.
     pub compress: CompressOptions,
-    /// When sealed segments are compacted by themselves; when there is none, only when asked.
+    /// When sealed segments are compacted automatically; `None` compacts on request only.
     pub compaction: Option<CompactOptions>,
-    /// Tells the time that ids carry.
+    /// Source of the time in ids.
     pub clock: Arc<dyn Clock>,
-    /// Gives the random bytes of uuids, salts and ids.
+    /// Source of the random bytes of uuids, salts and ids.
     pub entropy: Arc<dyn Entropy>,
-    /// Check every byte in the background, over and over; off by default.
+    /// Check every byte in the background, repeatedly; off by default.
     pub scrub: Option<ScrubOptions>,
 }
 
-/// The file that small groups are made durable in, by one sync where log and packs need two.
+/// The file that makes small groups durable, with one sync where log and packs need two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalOptions {
     /// Bytes of each of its halves: a multiple of 4 KiB from 32 KiB to 64 MiB. A group may take a
-    /// quarter of one. 0 for no journal.
+    /// quarter of one. 0 disables the journal.
     pub half_bytes: u64,
-    /// Groups that are synced before the journal is made: a store that is opened for one append
+    /// Groups that are synced before the journal is created: a store that is opened for one append
     /// needs none.
     pub after_groups: u32,
 }
@@ -58,17 +59,17 @@ impl Default for JournalOptions {
     }
 }
 
-/// When the blobs of full packs are compressed. That takes more of a processor than taking them in,
-/// so while many come in it waits: their packs are sealed as they were written, and written anew
-/// once there is time.
+/// When the blobs of full packs are compressed. Compression takes more processor time than
+/// ingesting them, so it waits while many arrive: their packs are sealed as written, and rewritten
+/// when there is time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressOptions {
-    /// While blobs arrive faster than this a second, compression waits. With 0 it always waits, as
-    /// far as `backlog_bytes` goes.
+    /// While blobs arrive faster than this per second, compression waits. With 0 it always waits,
+    /// within `backlog_bytes`.
     pub busy_bytes_per_second: u64,
-    /// Most bytes of full packs that are left uncompressed, and no more than are free on the disk.
-    /// Beyond it a pack is compressed when it is full, unless packs fill faster than that goes.
-    /// With 0 none waits.
+    /// Maximum bytes of full packs left uncompressed, and never more than are free on the disk.
+    /// Beyond it a pack is compressed as soon as it is full, unless packs fill faster than
+    /// compression runs. With 0 no pack waits.
     pub backlog_bytes: u64,
 }
 
@@ -81,7 +82,7 @@ impl Default for CompressOptions {
 /// How a store is checked in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubOptions {
-    /// Bytes read a second, on average; at least 1.
+    /// Average bytes read per second; at least 1.
     pub bytes_per_second: u64,
     /// Milliseconds from the end of a pass to the beginning of the next, 366 days at most.
     pub pause_ms: u64,
@@ -118,9 +119,9 @@ pub enum OptionsError {
     /// A file size that is not allowed.
     #[error("{what} of {bytes} bytes: a power of two from 64 KiB to 1 GiB is needed")]
     FileBytes {
-        /// Which option.
+        /// The option's name.
         what: &'static str,
-        /// What it was set to.
+        /// Its value.
         bytes: u64,
     },
     /// A size of the journal that is not allowed.
@@ -134,23 +135,23 @@ pub enum OptionsError {
          byte, are needed"
     )]
     SyncInterval {
-        /// Milliseconds it was set to.
+        /// The interval, in milliseconds.
         ms: u64,
-        /// Bytes it was set to.
+        /// The interval, in bytes.
         bytes: u64,
     },
-    /// A check in the background at a rate, or with a pause, that is not allowed.
+    /// A background check with an invalid rate or pause.
     #[error(
         "a scrub of {bytes_per_second} bytes a second with pauses of {pause_ms} ms: at least a \
          byte, and at most {SCRUB_PAUSE_MS_MAX} ms, are needed"
     )]
     Scrub {
-        /// Bytes a second it was set to.
+        /// The rate.
         bytes_per_second: u64,
-        /// Milliseconds it was set to.
+        /// The pause.
         pause_ms: u64,
     },
-    /// Segments that are compacted at a share of dead bytes that is not allowed.
+    /// A share of dead bytes that is not allowed as the threshold of compaction.
     #[error("segments compacted once {0} percent of their bytes are dead: 1 to 100 are needed")]
     DeadPercent(u8),
     /// Not a sync policy.
@@ -190,15 +191,16 @@ impl StoreOptions {
     }
 }
 
-/// When appends are made durable, and with that what survives. In every policy a killed process
+/// When appends are made durable, and with that what survives. Under every policy a killed process
 /// loses nothing that was acknowledged; the policies differ in what a power cut may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncPolicy {
-    /// Before they are acknowledged or seen by any reader. A power cut takes nothing acknowledged.
+    /// Before an append is acknowledged or any reader sees it. A power cut takes nothing
+    /// acknowledged.
     #[default]
     Sync,
-    /// So many milliseconds after a write, or once so many bytes wait, whichever is first. A power
-    /// cut may take the acknowledged appends of the last interval, always the newest ones.
+    /// `ms` milliseconds after a write, or once `bytes` bytes are unsynced, whichever comes first.
+    /// A power cut may take the acknowledged appends of the last interval, always the newest ones.
     Interval {
         /// Milliseconds, 1 to 60,000.
         ms: u64,
@@ -211,7 +213,7 @@ pub enum SyncPolicy {
 }
 
 impl SyncPolicy {
-    /// Bytes after which [`SyncPolicy::Interval`] syncs when only a time was asked for.
+    /// The `bytes` of [`SyncPolicy::Interval`] when only a time was given.
     pub const INTERVAL_BYTES: u64 = 4 * 1024 * 1024;
 }
 
@@ -247,7 +249,7 @@ impl FromStr for SyncPolicy {
 /// How files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MediaChoice {
-    /// Mapped on ext4, xfs and tmpfs, positioned elsewhere.
+    /// Memory-mapped on ext4, xfs and tmpfs, positioned elsewhere.
     #[default]
     Auto,
     /// Through a shared map. On a copy-on-write filesystem a full disk then kills the process.

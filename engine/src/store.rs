@@ -39,9 +39,9 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// What the parts of an open store share. Readers may keep it alive after the store is closed.
+/// State shared by the parts of an open store. Readers may keep it alive after the store is closed.
 ///
-/// Locks are taken in this order; whoever holds one takes none that stands above it:
+/// Locks are taken in this order; a thread that holds one takes none above it:
 ///
 /// 1. `compaction.running`
 /// 2. the sweep of blobs
@@ -54,8 +54,8 @@ pub struct Store {
 /// 9. the kind of a segment
 /// 10. the manifest's `writing`
 ///
-/// `commits.queue` is held with no other. Whoever writes to packs may wait for the thread that
-/// seals them, so that thread waits for nobody who writes to packs.
+/// `commits.queue` is never held together with another lock. A thread that writes to packs may wait
+/// for the thread that seals them, so the sealing thread never waits for one that writes to packs.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -82,15 +82,15 @@ pub(crate) struct Inner {
     pub(crate) epoch: u64,
     pub(crate) read_only: Option<ReadOnlyReason>,
     pub(crate) report: RecoveryReport,
-    /// Why nothing is written any more, if so.
+    /// Why the store accepts no more writes, if so.
     pub(crate) failure: OnceLock<Arc<str>>,
     pub(crate) closed: AtomicBool,
-    /// How closing it ended.
+    /// The result of closing the store.
     pub(crate) outcome: OnceLock<Result<(), StoreError>>,
     pub(crate) lock: Mutex<Option<StoreLock>>,
 }
 
-/// What a store tells about itself.
+/// What a store reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreInfo {
@@ -98,13 +98,13 @@ pub struct StoreInfo {
     pub uuid: [u8; 16],
     /// Uuid of the store it was copied from, or zero.
     pub parent: [u8; 16],
-    /// The present opening.
+    /// Number of the current opening.
     pub epoch: u64,
     /// Offset of the next frame that readers will see.
     pub head: u64,
     /// When appends are made durable.
     pub sync: SyncPolicy,
-    /// Whether it can be written.
+    /// Whether it accepts writes.
     pub health: Health,
     /// What opening it found and did.
     pub recovery: RecoveryReport,
@@ -116,27 +116,28 @@ pub struct StoreInfo {
     pub cursors: usize,
 }
 
-/// Whether a store can be written.
+/// Whether a store accepts writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// It can.
+    /// It does.
     Writable,
-    /// It can only be read.
+    /// It is read-only.
     ReadOnly(ReadOnlyReason),
-    /// A write failed, and why; it can be read until it is opened again.
+    /// Poisoned: a write failed, for this reason. It stays readable, but takes no writes until it
+    /// is reopened.
     Poisoned(Arc<str>),
 }
 
 impl Store {
-    /// Opens the store in `dir`, or makes one there.
+    /// Opens the store in `dir`, or creates one there.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] when another process has it; the other kinds say what is in the way. A
-    /// store with damage in acknowledged data opens, for reading: see [`StoreInfo::health`].
+    /// [`OpenError::Locked`] when another process has it open; the other variants name their cause.
+    /// A store with damage in acknowledged data opens read-only: see [`StoreInfo::health`].
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
-        // A store from here on: where a thread cannot be started it is closed, which ends those
-        // that were and lets the lock go.
+        // A `Store` from here on: if a thread cannot be started, dropping it closes the store,
+        // which stops the threads already started and releases the lock.
         let store = Self { inner: Arc::new(crate::recovery::open(dir, options)?) };
         let inner = &store.inner;
         if inner.read_only.is_none() {
@@ -149,9 +150,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Closes the store: what was submitted is committed, all appended is synced and marked, so that
-    /// the next open has nothing to recover. Readers that are still there go on reading what they hold. Closing twice is no
-    /// error.
+    /// Closes the store: everything appended is synced and the store is marked clean, so that the
+    /// next open has nothing to recover. Existing readers keep reading what they hold. Closing
+    /// twice is no error.
     ///
     /// # Errors
     /// [`StoreError`] when that was not possible; the next open then recovers the store.
@@ -213,8 +214,7 @@ impl Store {
         }
     }
 
-    /// Submits a batch. It is committed when this ticket or another one is waited for, when
-    /// somebody appends, or when the store is closed.
+    /// Submits a batch. It is committed when this ticket or any other one is waited for.
     pub fn submit(&self, batch: Batch) -> Ticket {
         match self.inner.prepare(batch) {
             Ok(pending) => {
@@ -225,10 +225,10 @@ impl Store {
         }
     }
 
-    /// Submits a batch; `done` gets the answer, on the thread that commits it, and must not wait
-    /// for another append. For servers, which may not block where they submit: nothing is committed
-    /// before a thread calls [`lead`](Self::lead) or [`lead_once`](Self::lead_once), appends, or
-    /// closes the store.
+    /// Submits a batch. `done` is called with the result on the thread that commits it, and must
+    /// not wait for another append. Nothing is committed before some thread calls
+    /// [`lead`](Self::lead) or [`lead_once`](Self::lead_once): do so afterwards, or the batch may
+    /// wait for ever.
     pub fn submit_with(
         &self,
         batch: Batch,
@@ -240,22 +240,22 @@ impl Store {
         }
     }
 
-    /// Commits what was submitted, unless somebody does already; says whether this call did. It
-    /// returns when nothing is left to commit, and blocks while it syncs.
+    /// Commits what was submitted, unless another thread is already the leader; returns whether
+    /// this call led. It returns when nothing is left to commit, and blocks while it syncs.
     pub fn lead(&self) -> bool {
         self.inner.commits.lead(&self.inner)
     }
 
-    /// Whether one batch is queued, nobody commits, and no other one is expected: whoever
-    /// submitted it loses least by committing it at once, with [`lead_once`](Self::lead_once).
+    /// Whether one batch is queued, there is no leader, and no other batch is expected: its
+    /// submitter then loses least by committing it at once, with [`lead_once`](Self::lead_once).
     #[must_use]
     pub fn waits_alone(&self) -> bool {
         self.inner.commits.waits_alone()
     }
 
-    /// Commits one group of what was submitted, unless somebody commits already. Says whether
-    /// nothing is left; if something is, somebody else is to be told to [`lead`](Self::lead), as
-    /// nobody else will commit it.
+    /// Commits one group of what was submitted, unless another thread is already the leader.
+    /// Returns whether nothing is left; if something is, the caller must get some thread to
+    /// [`lead`](Self::lead), as nothing else commits it.
     #[must_use = "what is left is committed by nobody who is not told to"]
     pub fn lead_once(&self) -> bool {
         self.inner.commits.lead_once(&self.inner)
@@ -265,7 +265,7 @@ impl Store {
     /// asks for.
     ///
     /// # Errors
-    /// [`AppendError`]; but for [`AppendError::Indeterminate`] nothing was appended.
+    /// [`AppendError`]; except for [`AppendError::Indeterminate`], nothing was appended.
     pub fn append(&self, batch: Batch) -> Result<Appended, AppendError> {
         let pending = self.inner.prepare(batch)?;
         self.inner.commits.append(&self.inner, pending)
@@ -288,7 +288,7 @@ impl Store {
         Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 
-    /// Every cursor, by name.
+    /// Every cursor, sorted by name.
     #[must_use]
     pub fn cursors(&self) -> Vec<CursorSummary> {
         let table = self.inner.cursors.read();
@@ -300,13 +300,13 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`; the next open recovers what is left.
+        // Callers that want the result call `close`; the next open recovers what is left.
         let _ = self.inner.close();
     }
 }
 
 impl Inner {
-    /// Checks and prepares a batch, without any lock of the writer.
+    /// Checks and prepares a batch, without the writer's lock.
     fn prepare(&self, batch: Batch) -> Result<Pending, AppendError> {
         self.check_writable()?;
         let cursor_bytes = match batch.cursors.is_empty() {
@@ -340,7 +340,8 @@ impl Inner {
         }
     }
 
-    /// Makes sure that files may be changed that are not the log's.
+    /// Prepares for changes of files outside the log: the store is writable and sealing has caught
+    /// up.
     pub(crate) fn begin_changing(&self) -> Result<(), AppendError> {
         self.check_writable()?;
         let mut writer = self.writer.lock();
@@ -350,13 +351,14 @@ impl Inner {
         writer.catch_up(self).map_err(|fault| self.refuse(fault))
     }
 
-    /// Makes sure that the store is known to be in use before anything is written, blobs too.
+    /// Marks the store as in use before anything is written, blobs included.
     pub(crate) fn begin_writing(&self) -> Result<(), AppendError> {
         self.check_writable()?;
         self.begin_writing_with(&mut self.writer.lock())
     }
 
-    /// The same for whoever has the writer.
+    /// Marks the store as in use before anything is written, for a caller that holds the writer's
+    /// lock.
     pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), AppendError> {
         if writer.begun && !writer.closed && !self.is_poisoned() {
             return Ok(());
@@ -372,11 +374,11 @@ impl Inner {
             first_offset: writer.appender().next_offset(),
             first_seq: writer.appender().next_seq(),
         };
-        // Durable before the first byte: a crash from now on is recovered, and offsets of this
-        // epoch are told from those another one lost.
+        // Durable before the first byte: from here on an open recovers from a crash, and offsets of
+        // this epoch are distinguished from those another one lost.
         let begun = self.env.manifest.update(|state| {
             state.clean = false;
-            // What an earlier one held is in its place.
+            // What an earlier journal held is already applied.
             state.journal = 0;
             state.epochs.push(start);
             let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
@@ -387,7 +389,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The answer to whoever cannot be served because of a step that prepares.
+    /// The error for a caller whose preparation step failed.
     fn refuse(&self, fault: Fault) -> AppendError {
         match fault {
             Fault::Full(shortage) => AppendError::StorageFull(shortage),
@@ -395,12 +397,13 @@ impl Inner {
         }
     }
 
-    /// Syncs files of the log, and beside them the packs.
+    /// Syncs files of the log and, concurrently, the packs.
     pub(crate) fn sync_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
         self.blobs.sync_beside(|| media.iter().try_for_each(|media| sync(&***media)))
     }
 
-    /// Syncs files of the log and the packs where they lie, also what the journal made durable.
+    /// Syncs files of the log and the packs themselves, including what so far only the journal made
+    /// durable.
     pub(crate) fn settle_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
         media.iter().try_for_each(|media| sync(&***media))?;
         if is_planted(Bug::SettleLogOnly) { Ok(()) } else { self.blobs.settle() }
@@ -439,17 +442,18 @@ impl Inner {
         self.closed.store(true, Ordering::Release);
         self.scrub.stop();
         self.upkeep.stop();
-        // Without the writer's lock, which a sweep needs to end.
+        // Without the writer's lock, which a sweep needs in order to end.
         self.blobs.end_sweeps();
         self.compaction.stop();
         // Nobody may be left who would commit what was submitted.
         self.commits.drain(self);
         let mut writer = self.writer.lock();
-        // What is committed from now on is answered that the store is closed.
+        // Leaders from now on answer that the store is closed.
         writer.closed = true;
         let closed = self.close_files(&mut writer);
         self.sealing.drop_spare(self);
-        // On every path: its thread may write to the manifest, and the lock goes next.
+        // On every path: the packs' thread may write to the manifest, and the lock is released
+        // next.
         self.blobs.stop();
         *self.lock.lock() = None;
         closed
@@ -470,7 +474,7 @@ impl Inner {
         self.sealing.seal_now(self).map_err(told)?;
         writer.leave_long(self).map_err(told)?;
         match writer.mark_close(self) {
-            // The manifest says where the log ends; without room for it the mark can be spared.
+            // The manifest records where the log ends, so without room the mark can be omitted.
             Ok(()) => {}
             Err(Fault::Full(_)) if !writer.appender().has_rolled() => {}
             Err(fault) => return Err(told(fault)),

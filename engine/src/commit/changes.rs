@@ -1,5 +1,5 @@
-//! Changes of cursors between their batch and the moment readers see them. A batch sees what those
-//! before it in the group changed.
+//! Changes of cursors between their batch and publication. A batch sees the changes that earlier
+//! batches of its group made.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,20 @@ use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::store::Inner;
 use crate::value::{CursorName, ExpectRevision};
 
-/// A cursor's new value; none for one that is removed.
+/// A cursor's new value; `None` if it is removed.
 pub(super) type Change = (CursorName, Option<HeldCursor>);
 
 /// The changes of the group that is being laid out.
 #[derive(Debug)]
 pub(super) struct Changes {
     changed: HashMap<CursorName, Option<HeldCursor>>,
-    /// Bytes that restating the table with these changes takes, and cursors in it.
+    /// Bytes and count of cursors of the table with these changes, restated.
     bytes: usize,
     count: usize,
 }
 
 impl Changes {
-    /// None yet.
+    /// No changes yet.
     pub(super) fn new(table: &Cursors) -> Self {
         Self { changed: HashMap::new(), bytes: table.restated_bytes(), count: table.len() }
     }
@@ -38,7 +38,7 @@ impl Changes {
         }
     }
 
-    /// Checks the conditions of a batch and says which revisions its cursors get.
+    /// Checks a batch's conditions on its cursors and returns the revisions they get.
     pub(super) fn check(&self, inner: &Inner, pending: &Pending) -> Result<Vec<u64>, AppendError> {
         let changes = &pending.batch.cursors;
         if changes.is_empty() {
@@ -64,7 +64,7 @@ impl Changes {
             }
             revisions.push(if state.is_some() { actual + 1 } else { 0 });
         }
-        // A table that is full already may still be changed and shrunk.
+        // A table that is already full may still be changed and shrunk.
         let grows = bytes > self.bytes || count > self.count;
         let room = CursorRoom::new(inner.env.options.segment_bytes);
         if grows && !room.fits(count, bytes) {
@@ -73,7 +73,7 @@ impl Changes {
         Ok(revisions)
     }
 
-    /// Takes up the changes of a batch that was laid out.
+    /// Records the changes of a batch that was laid out.
     pub(super) fn take(&mut self, inner: &Inner, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
@@ -90,7 +90,7 @@ impl Changes {
         }
     }
 
-    /// The table as a checkpoint restates it here.
+    /// The table as a checkpoint here restates it.
     pub(super) fn restated<'a>(
         &'a self,
         table: &'a Cursors,
@@ -100,13 +100,13 @@ impl Changes {
         unchanged.chain(changed.filter_map(|(name, held)| Some((name, held.as_ref()?)))).collect()
     }
 
-    /// Bytes of that checkpoint, at most.
+    /// Upper bound of the bytes of that checkpoint.
     pub(super) const fn checkpoint_len(&self) -> usize {
         let batches = 1 + self.count / RESTATED_COUNT + self.bytes / RESTATED_BYTES;
         align8(CHECKPOINT_LEN) + self.bytes + batches * BATCH_HEADER_LEN
     }
 
-    /// Lets readers see them.
+    /// Makes the changes visible to readers.
     pub(super) fn publish(&mut self, inner: &Inner) {
         if self.changed.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! Checks the conditions of a batch against what is published and, over that, the frames the group
-//! has laid out before it. Nothing is done for a group without conditions.
+//! Checks the conditions of a batch against what is published and the frames that its group has
+//! laid out before it. A group without conditions costs nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::read::{Looks, NotFound};
 use crate::store::Inner;
 use crate::value::{Condition, Topic, TopicPattern, TopicPatterns, Unmet};
 
-/// The batches of a group that come before one, and what became of them.
+/// The batches of a group that come before one, with their results.
 #[derive(Clone, Copy)]
 pub(super) struct Before<'a> {
     pub(super) group: &'a [Pending],
@@ -21,17 +21,17 @@ pub(super) struct Before<'a> {
     pub(super) now_ms: u64,
 }
 
-/// A stored frame that is laid out and not published.
+/// A stored frame that is laid out but not published.
 #[derive(Debug, Clone, Copy)]
 struct Laid {
     offset: u64,
     expires_ms: Option<u64>,
 }
 
-/// The frames of a group, as far as conditions asked for them.
+/// The frames of a group, indexed as far as conditions needed them.
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
-    /// Batches that were taken up.
+    /// Batches indexed so far.
     taken: usize,
     topics: BTreeMap<Topic, Vec<Laid>>,
     looks: Looks,
@@ -77,7 +77,7 @@ impl Conditions {
         Ok(())
     }
 
-    /// Takes up the batches that were laid out since the last condition.
+    /// Indexes the batches that were laid out since the last condition.
     fn take_up(&mut self, before: Before<'_>) {
         let batches = before.group.iter().zip(before.placed).skip(self.taken);
         for (pending, placed) in batches {
@@ -92,7 +92,7 @@ impl Conditions {
         }
     }
 
-    /// The newest frame of the topics that a reader would see, if its offset is at least `from`.
+    /// The newest visible frame of the topics, if its offset is at least `from`.
     fn newest(
         &mut self,
         inner: &Inner,
@@ -101,7 +101,8 @@ impl Conditions {
         now_ms: u64,
     ) -> Result<Option<u64>, NotFound> {
         let laid = topics.as_slice().iter().filter_map(|pattern| self.laid(pattern, now_ms)).max();
-        // `last:n` leaves its own frame at least: a topic the group hides frames of has one here.
+        // `last:n` keeps at least its own frame, so a topic in which the group hides frames has one
+        // here.
         match laid {
             Some(offset) => Ok(Some(offset).filter(|&offset| offset >= from)),
             None => inner.newest_visible(topics, from, &mut self.looks),

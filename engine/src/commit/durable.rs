@@ -1,5 +1,5 @@
-//! Making what the writer has written durable: a small group by one sync of the journal, the rest
-//! where it lies.
+//! Makes written groups durable: a small one by one sync of the journal, the rest by syncing log
+//! and packs.
 
 use std::io;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::media::{Media, is_full};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
-/// A group that goes through the journal, or would but for want of a place.
+/// A group that goes through the journal, or would if the journal had a slot.
 pub(super) struct Entered {
     bodies: Undurable,
     spot: Option<Spot>,
 }
 
 impl Writer {
-    /// Takes a place in the journal for the group, if it is one for the journal: all before it is
-    /// durable, it is in one segment, and not long.
+    /// Reserves a slot in the journal for the group, if the group qualifies: everything before it
+    /// is durable, it lies in one segment, and it is short.
     pub(super) fn enter(&mut self, inner: &Inner) -> io::Result<Option<Entered>> {
         let Some((segment, position, bytes)) = self.appender.laid_out() else { return Ok(None) };
         let max = Journal::group_max(&inner.env).checked_sub(bytes.len() as u64);
@@ -49,8 +49,8 @@ impl Writer {
         })
     }
 
-    /// Makes the group, which was written, durable in the journal; in its place if a half of the
-    /// journal is full and nobody has settled the other one.
+    /// Makes the written group durable in the journal; or in place, if one half of the journal is
+    /// full and the other is not settled yet.
     pub(super) fn journal(
         &self,
         inner: &Inner,
@@ -58,7 +58,7 @@ impl Writer {
     ) -> io::Result<()> {
         let Some(spot) = spot else { return self.settle(inner) };
         match spot.media.write_at(spot.at, &self.entry) {
-            // A filesystem that never writes in place may have no room for what has its space.
+            // A copy-on-write filesystem may have no room even for space that is allocated.
             Err(error) if is_full(&error) => {
                 inner.journal.give_up();
                 return self.settle(inner);
@@ -81,7 +81,8 @@ impl Writer {
         self.sync_through(inner, |media| inner.sync_files(media))
     }
 
-    /// Makes everything written durable in its place, also what the journal made durable.
+    /// Makes everything written durable in place, including what so far only the journal made
+    /// durable.
     pub(crate) fn settle(&self, inner: &Inner) -> io::Result<()> {
         self.sync_through(inner, |media| inner.settle_files(media))?;
         inner.journal.all_settled();
@@ -96,7 +97,7 @@ impl Writer {
         let waiting = inner.sealing.waiting();
         let media: Vec<_> = waiting.iter().chain(self.appender.media()).collect();
         sync(&media)?;
-        // After the syncs: the next header may say that all before it is durable.
+        // After the syncs: the next header may then claim that everything before it is durable.
         inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
         Ok(())
     }

@@ -1,18 +1,18 @@
-//! Whether a group that will be synced waits a moment for those who were answered just before.
+//! Decides whether a group that will be synced waits a moment for the callers answered just before.
 //!
-//! Callers who append again as soon as they are answered come back while the next leader is already
+//! Callers that append again as soon as they are answered return while the next leader is already
 //! at work: they would split into two parties that take turns, each with half of the syncs. So a
-//! leader expects as many batches as were answered last or queued meanwhile, and waits for them, no
-//! longer than a part of what a commit takes. Where they do not come back, as with callers who
-//! append by a clock of their own, it soon stops to expect them. Knows no clock.
+//! leader expects as many batches as were answered last or queued meanwhile, and waits for them for
+//! at most a fraction of a commit's time. If they do not come, as with callers that append on a
+//! timer, it soon stops expecting them. This module reads no clock.
 
 use std::time::Duration;
 
 /// The longest wait.
 const PATIENCE_MAX: Duration = Duration::from_millis(1);
-/// The part of the last commit's time that a wait may take: one in so many.
+/// Divisor: a wait may take this fraction of the last commit's time.
 const PATIENCE_PART: u32 = 2;
-/// Groups that go without a wait after waits in vain, at most.
+/// Maximum number of groups that do not wait, after waits in vain.
 const REST_MAX: u32 = 256;
 
 /// What is expected of the next group.
@@ -20,29 +20,29 @@ const REST_MAX: u32 = 256;
 pub(super) struct Gather {
     /// Batches that were answered last or queued meanwhile.
     expected: usize,
-    /// How long their commit took.
+    /// How long the last commit took.
     took: Duration,
     /// Waits in vain, in a row.
     in_vain: u32,
     /// Groups that go without a wait.
     rest: u32,
-    /// The batches that a leader waits for; 0 when none does.
+    /// Number of batches a leader waits for; 0 when none does.
     wanted: usize,
 }
 
 impl Gather {
-    /// Notes a commit: how many batches it answered, how many wait now, and how long it took.
+    /// Notes a commit: how many batches it answered, how many are queued now, and how long it took.
     pub(super) fn answered(&mut self, answered: usize, waiting: usize, took: Duration) {
         self.expected = answered + waiting;
         self.took = took;
     }
 
-    /// Whether somebody besides one caller is expected.
+    /// Whether more than one caller is expected.
     pub(super) const fn expects_others(&self) -> bool {
         self.expected > 1
     }
 
-    /// How long to wait for more than the batches that are there, if at all.
+    /// How long to wait for batches beyond the queued ones, if at all.
     pub(super) fn begin(&mut self, waiting: usize, max: usize) -> Option<Duration> {
         let wanted = self.expected.min(max);
         if waiting >= wanted {
@@ -56,12 +56,12 @@ impl Gather {
         Some((self.took / PATIENCE_PART).min(PATIENCE_MAX))
     }
 
-    /// Whether a leader waits for no more than these.
+    /// Whether a leader waits and this many batches are enough for it.
     pub(super) const fn is_enough(&self, waiting: usize) -> bool {
         self.wanted != 0 && waiting >= self.wanted
     }
 
-    /// Notes what a wait has brought.
+    /// Notes the result of a wait.
     pub(super) fn end(&mut self, waiting: usize) {
         if waiting >= std::mem::take(&mut self.wanted) {
             self.in_vain = 0;

@@ -1,7 +1,7 @@
-//! Group commit. There is no writer thread: whoever appends while nobody leads leads, and commits
-//! in one group all that others queued meanwhile; under `sync` it waits a moment for those who are
-//! on their way (see `gather`). Leading passes to a waiting thread once the leader has its own
-//! answer, so nobody works for others for ever.
+//! Group commit. There is no writer thread: an appender that finds no leader becomes the leader,
+//! and commits in one group all that others queued meanwhile; under `sync` it waits a moment for
+//! those on their way (see `gather`). Once the leader has its own answer it passes the lead to a
+//! waiting thread, so no thread works for others for ever.
 
 mod changes;
 mod conditions;
@@ -33,16 +33,16 @@ pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
 pub(crate) use writer::{Answer, Writer};
 
-/// Why a store is poisoned whose leader panicked.
+/// The reason for poisoning a store whose leader panicked.
 const PANICKED: &str = "the thread that committed has panicked";
 
 /// Batches that wait for a leader.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     queue: Mutex<Queue>,
-    /// Told when as many wait as the leader waits for.
+    /// Notified when the queue holds as many batches as the leader waits for.
     gathered: Condvar,
-    /// Told when a leader has nothing left to commit.
+    /// Notified when a leader has stepped down.
     idle: Condvar,
 }
 
@@ -51,21 +51,21 @@ struct Queue {
     waiting: VecDeque<(Pending, Reply)>,
     /// Since when the first of them waits.
     since: Option<Instant>,
-    /// Somebody leads, or was told to.
+    /// A thread leads, or was told to.
     led: bool,
-    /// Whether the next group waits for those who were answered last.
+    /// Whether the next group waits for the callers answered last.
     gather: Gather,
 }
 
-/// Where an answer goes.
+/// Destination of an answer.
 enum To {
-    /// To a thread that waits, or will.
+    /// A thread that waits, or will.
     Slot(Arc<Slot>),
-    /// To whoever cares, on the leader's thread.
+    /// A callback, called on the leader's thread.
     Call(Box<dyn FnOnce(Answer) + Send>),
 }
 
-/// The promise of an answer. Dropped by a leader that panics, it answers that nothing is known.
+/// The promise of an answer. If a panicking leader drops it, it answers `Indeterminate`.
 struct Reply(Option<To>);
 
 impl fmt::Debug for Reply {
@@ -79,7 +79,7 @@ impl Reply {
         self.send(answer);
     }
 
-    /// Where the answer is waited for, if a thread does or will.
+    /// The slot of the waiting thread, if this is not a callback.
     fn slot(&mut self) -> Option<Arc<Slot>> {
         match self.0.take() {
             Some(To::Slot(slot)) => Some(slot),
@@ -105,14 +105,14 @@ impl Drop for Reply {
     }
 }
 
-/// Held by whoever leads. A leader that panics leaves a poisoned store, not one that hangs.
+/// Held by the leader. A leader that panics leaves a poisoned store, not a hanging one.
 struct Lead<'a> {
     commits: &'a Commits,
     inner: &'a Inner,
 }
 
 thread_local! {
-    /// How many stores this thread leads the commits of.
+    /// Number of stores whose commits this thread leads.
     static LEADS: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -148,12 +148,12 @@ impl Queue {
 }
 
 impl Commits {
-    /// Queues a batch; the answer goes to `call` once somebody leads.
+    /// Queues a batch; a leader will pass the answer to `call`.
     pub(crate) fn enqueue(&self, pending: Pending, call: impl FnOnce(Answer) + Send + 'static) {
         self.push(pending, Reply(Some(To::Call(Box::new(call)))));
     }
 
-    /// Queues a batch whose answer is waited for.
+    /// Queues a batch whose answer a thread waits for.
     pub(crate) fn enqueue_slot(&self, pending: Pending) -> Arc<Slot> {
         let slot = Arc::new(Slot::default());
         self.push(pending, Reply(Some(To::Slot(Arc::clone(&slot)))));
@@ -168,8 +168,8 @@ impl Commits {
         }
     }
 
-    /// Commits a batch. When nobody leads, nothing waits and nobody is expected, it goes straight
-    /// to the writer.
+    /// Commits a batch. With no leader, an empty queue and no other caller expected, the batch
+    /// bypasses the queue.
     pub(crate) fn append(&self, inner: &Inner, pending: Pending) -> Answer {
         {
             let mut queue = self.queue.lock();
@@ -187,7 +187,7 @@ impl Commits {
         answers.pop().expect("a group of one has one answer")
     }
 
-    /// Waits for an answer, leading when that falls to this thread.
+    /// Waits for an answer; this thread leads if the lead passes to it.
     pub(crate) fn wait(&self, inner: &Inner, slot: &Slot) -> Answer {
         loop {
             if let Some(answer) = slot.take() {
@@ -207,7 +207,7 @@ impl Commits {
         }
     }
 
-    /// Commits what waits, unless somebody does already. Says whether this call did.
+    /// Commits what is queued, unless there is a leader already. Returns whether this call led.
     pub(crate) fn lead(&self, inner: &Inner) -> bool {
         {
             let mut queue = self.queue.lock();
@@ -221,14 +221,14 @@ impl Commits {
         true
     }
 
-    /// Whether one batch waits, nobody commits, and no other one is expected.
+    /// Whether one batch is queued, there is no leader, and no other batch is expected.
     pub(crate) fn waits_alone(&self) -> bool {
         let queue = self.queue.lock();
         !queue.led && queue.waiting.len() == 1 && !queue.gather.expects_others()
     }
 
-    /// Commits one group, unless somebody commits. Whether nothing waits then; if something does,
-    /// somebody else must be told to lead.
+    /// Commits one group, unless there is a leader already. Returns whether the queue is then
+    /// empty; if it is not, another thread must be told to lead.
     #[must_use]
     pub(crate) fn lead_once(&self, inner: &Inner) -> bool {
         {
@@ -245,8 +245,9 @@ impl Commits {
         queue.waiting.is_empty()
     }
 
-    /// Commits what is queued, and waits for whoever commits already. A callback that closes the
-    /// store does so on the leader's own thread, which commits the rest when the callback returns.
+    /// Commits what is queued and waits for a leader that is already at work. Returns at once when
+    /// this thread is that leader: a callback closes the store, and the leader commits the rest
+    /// when the callback returns.
     pub(crate) fn drain(&self, inner: &Inner) {
         if LEADS.get() > 0 {
             return;
@@ -262,7 +263,7 @@ impl Commits {
         }
     }
 
-    /// Nobody leads any more.
+    /// Steps down as leader.
     fn release(&self, queue: &mut Queue) {
         queue.led = false;
         self.idle.notify_all();
@@ -277,7 +278,8 @@ impl Commits {
         self.lead_on(inner, true);
     }
 
-    /// Leads until nothing waits. With `hand_on` the lead goes to a waiting thread if there is one.
+    /// Leads until the queue is empty. With `hand_on`, passes the lead to a waiting thread if there
+    /// is one.
     fn lead_on(&self, inner: &Inner, hand_on: bool) {
         loop {
             {
@@ -301,7 +303,7 @@ impl Commits {
         }
     }
 
-    /// Waits for those who are expected to come back, if it is worth it.
+    /// Waits for the callers that are expected to return, if worthwhile.
     fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
         let waiting = queue.waiting.len();
         let Some(patience) = queue.gather.begin(waiting, GROUP_BATCHES_MAX) else { return };
@@ -318,7 +320,7 @@ impl Commits {
     /// Commits one group from the front of the queue.
     fn commit_group(&self, inner: &Inner) {
         let (mut group, mut replies) = (Vec::new(), VecDeque::new());
-        // Without syncs a group costs too little to wait for company.
+        // Without syncs a group is too cheap to delay.
         let gathers = inner.env.options.sync == SyncPolicy::Sync;
         {
             let mut queue = self.queue.lock();
@@ -343,14 +345,14 @@ impl Commits {
                 let waiting = queue.waiting.len() + group.len() - answers.len();
                 queue.gather.answered(answers.len() - before, waiting, begun.elapsed());
             }
-            // Answered at once and without the writer's lock: the next group need not be waited
-            // for, and a callback may ask the store something.
+            // Answered at once and without the writer's lock: these callers need not wait for the
+            // next group, and a callback may call the store.
             reply(replies.drain(..answers.len() - before), &mut answers[before..]);
         }
     }
 }
 
-/// Has the writer commit batches, and wakes whoever waits for them.
+/// Commits batches through the writer, and wakes followers.
 fn commit(inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
     let is_news = inner.writer.lock().commit(inner, group, answers);
     if is_news {
@@ -358,7 +360,7 @@ fn commit(inner: &Inner, group: &[Pending], answers: &mut Vec<Answer>) {
     }
 }
 
-/// Gives answers to those they are for.
+/// Delivers the answers to their callers.
 fn reply(replies: impl Iterator<Item = Reply>, answers: &mut [Answer]) {
     let (mut asleep, mut calls) = (Vec::new(), Vec::new());
     for (mut reply, answer) in replies.zip(answers) {
@@ -371,8 +373,8 @@ fn reply(replies: impl Iterator<Item = Reply>, answers: &mut [Answer]) {
             asleep.push(slot);
         }
     }
-    // Woken once all answers are there: a thread takes one after the other, and one that was woken
-    // for the first would go to sleep over the second.
+    // Woken once all answers are delivered: a thread may wait for several in turn, and one woken
+    // for the first would sleep again for the second.
     asleep.iter().for_each(|slot| slot.wake());
     calls.into_iter().for_each(|(reply, answer)| reply.give(answer));
 }

@@ -1,4 +1,4 @@
-//! Batches that were laid out, on their way to readers.
+//! Batches that are laid out and not yet published.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use crate::value::{Appended, Frame};
 #[derive(Default)]
 pub(super) struct Placed {
     pub(super) appended: Appended,
-    /// Where its records are; none for a batch of ephemeral frames alone.
+    /// Where its records are; `None` for a batch of ephemeral frames only.
     pub(super) at: Option<BatchAt>,
     pub(super) ephemeral: Vec<(u64, Frame)>,
-    /// The batch that used its key before; nothing was laid out.
+    /// The earlier batch that used its key; then nothing was laid out.
     pub(super) repeats: Option<UsedKey>,
     /// The frames it removes.
     pub(super) removed: Vec<Target>,
 }
 
-/// Tells the index of the frames and removals of a group, and hands out its ephemeral frames, each
-/// with the offset of the stored frame it stands before.
+/// Adds the frames and removals of a group to the index. Returns its ephemeral frames, each with
+/// the offset of the stored frame it precedes.
 pub(super) fn take_up(
     index: &Index,
     group: &[Pending],
@@ -44,7 +44,7 @@ pub(super) fn take_up(
             next = batches.next();
             continue;
         };
-        // One lock of the index for all batches in a row that share a segment.
+        // One index lock for consecutive batches in the same segment.
         let segment = Arc::clone(&at.segment);
         let mut notes = index.notes(&segment);
         note(pending, batch, &mut notes);
@@ -62,8 +62,8 @@ pub(super) fn take_up(
     ephemeral
 }
 
-/// Tells the index of the frames that one batch removes, then of its own: in the order in which
-/// they lie in the log, as `last:n` counts what is there.
+/// Adds one batch to the index, first its removals, then its frames: the order of the log, because
+/// `last:n` counts the frames that exist at that point.
 fn note(pending: &Pending, batch: &Placed, notes: &mut Notes<'_>) {
     let Some(at) = &batch.at else { return };
     let mut record = at.position + BATCH_HEADER_LEN as u64;

@@ -9,8 +9,9 @@ use crate::error::AppendError;
 use crate::store::Inner;
 use crate::value::Appended;
 
-/// A batch that was submitted. Dropping it gives up the answer, not the batch: that is committed
-/// with the next one that is waited for, and by [`Store::close`](crate::Store::close) at last.
+/// A submitted batch. Dropping the ticket gives up the answer, not the batch, which is committed
+/// with the next one that somebody waits for, and at the latest by
+/// [`Store::close`](crate::Store::close).
 #[must_use = "the batch is committed once somebody waits for it, or for another one"]
 #[derive(Debug)]
 pub struct Ticket(State);
@@ -30,10 +31,11 @@ impl Ticket {
         Self(State::Queued(inner, slot))
     }
 
-    /// Waits for the answer; the first to wait commits for all that submitted.
+    /// Waits for the answer. The first caller to wait becomes the leader and commits everything
+    /// submitted.
     ///
     /// # Errors
-    /// [`AppendError`] says why the batch was refused or what is not known about it.
+    /// [`AppendError`] says why the batch was refused or why its outcome is unknown.
     pub fn wait(self) -> Result<Appended, AppendError> {
         match self.0 {
             State::Refused(error) => Err(error),
@@ -42,7 +44,7 @@ impl Ticket {
     }
 }
 
-/// Where an answer is put for a thread that waits.
+/// Holds the answer for a thread that waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     inside: Mutex<Inside>,
@@ -59,7 +61,7 @@ struct Inside {
     lead: bool,
 }
 
-/// What a waiting thread wakes up to.
+/// Why a waiting thread woke up.
 pub(super) enum Turn {
     Answer(Answer),
     Lead,
@@ -72,7 +74,7 @@ impl Slot {
         }
     }
 
-    /// Leaves the answer here. Whether a thread sleeps that must be woken to take it.
+    /// Stores the answer. Returns whether a thread sleeps on the slot and must be woken.
     pub(super) fn leave(&self, answer: Answer) -> bool {
         let mut inside = self.inside.lock();
         inside.answer = Some(answer);
@@ -85,7 +87,7 @@ impl Slot {
         self.changed.notify_one();
     }
 
-    /// The answer, if it is there.
+    /// The answer, if there is one.
     pub(super) fn take(&self) -> Option<Answer> {
         self.inside.lock().answer.take()
     }
@@ -94,7 +96,7 @@ impl Slot {
         self.inside.lock().answered
     }
 
-    /// Gives the lead to the thread that sleeps on this slot, if one does.
+    /// Passes the lead to the thread that sleeps on this slot, if one does.
     pub(super) fn pass_lead(&self) -> bool {
         let mut inside = self.inside.lock();
         if !inside.waited || inside.answered {
@@ -105,11 +107,11 @@ impl Slot {
         true
     }
 
-    /// Sleeps until there is an answer or the lead.
+    /// Sleeps until there is an answer, or until this thread is told to lead.
     pub(super) fn wait(&self) -> Turn {
         let mut inside = self.inside.lock();
         loop {
-            // The lead first: whoever was given it must use it or hand it on.
+            // The lead first: a thread that was given it must use it or pass it on.
             if std::mem::take(&mut inside.lead) {
                 return Turn::Lead;
             }

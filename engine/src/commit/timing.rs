@@ -1,5 +1,5 @@
-//! How long commits take, stage by stage. A measurement is one look at the clock and three atomic
-//! additions; groups that sync are all measured, of the others, which take a microsecond, one in
+//! How long commits take, stage by stage. A measurement costs one clock reading and three atomic
+//! additions. Every group that syncs is measured; of the others, which take a microsecond, one in
 //! sixteen.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 /// Buckets of a histogram: powers of two from a microsecond to more than half an hour.
 const BUCKETS: usize = 32;
-/// One in so many groups that do not sync is measured.
+/// One group in this many is measured, of those that do not sync.
 const SAMPLE: u64 = 16;
 
 /// A part of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// From the first append that waits to the leader that takes it.
+    /// From the first queued append to the leader that takes it.
     Queue,
     /// Laying out batches and handing them to the operating system, blobs included.
     Write,
     /// Until log and packs are durable.
     Sync,
-    /// Telling the index and readers.
+    /// Updating the index and waking readers.
     Publish,
 }
 
@@ -37,45 +37,45 @@ struct Buckets {
     max_ns: AtomicU64,
 }
 
-/// How long something took, many times.
+/// Durations, as a histogram.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Histogram {
-    /// How often it took less than 1 us, less than 2 us, less than 4 us, and so on.
+    /// Number of durations below 1 us, from 1 us to below 2 us, from 2 us to below 4 us, and so on.
     pub counts: [u64; BUCKETS],
-    /// Nanoseconds all together.
+    /// Total nanoseconds.
     pub total_ns: u64,
-    /// Nanoseconds of the longest one.
+    /// Maximum in nanoseconds.
     pub max_ns: u64,
 }
 
-/// How long the stages of commits took, since the store was opened. Groups that sync are all
+/// How long the stages of commits took since the store was opened. Every group that syncs is
 /// measured, of the others one in sixteen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CommitTimes {
     /// Groups committed, measured or not.
     pub groups: u64,
-    /// From the first append that waits to the leader that takes it; groups that did not wait are
-    /// not counted.
+    /// From the first queued append to the leader that takes it; groups that did not wait are not
+    /// counted.
     pub queue: Histogram,
     /// Laying out batches and handing them to the operating system, blobs included.
     pub write: Histogram,
     /// Until log and packs are durable.
     pub sync: Histogram,
-    /// Telling the index and readers.
+    /// Updating the index and waking readers.
     pub publish: Histogram,
 }
 
 impl Histogram {
-    /// How many were measured.
+    /// Number of measurements.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Microseconds that a share of them, in thousandths, stayed below: 990 asks for p99. The
-    /// answer is a power of two; 0 when nothing was measured.
+    /// An upper bound in microseconds for this share of the durations, in thousandths: 990 asks for
+    /// p99. A power of two; 0 when nothing was measured.
     #[must_use]
     pub fn below_us(&self, permille: u64) -> u64 {
         let wanted = (u128::from(self.count()) * u128::from(permille.min(1000))).div_ceil(1000);
@@ -91,13 +91,13 @@ impl Histogram {
 }
 
 impl Timing {
-    /// Begins to measure a group, if it is one to be measured.
+    /// Starts measuring a group, if it is to be measured.
     pub(crate) fn begin(&self, syncs: bool) -> Option<Instant> {
         let number = self.groups.fetch_add(1, Ordering::Relaxed);
         (syncs || number.is_multiple_of(SAMPLE)).then(Instant::now)
     }
 
-    /// Ends a stage that began at `since`, and begins the next.
+    /// Ends a stage that began at `since` and starts the next.
     pub(crate) fn end(&self, stage: Stage, since: &mut Option<Instant>) {
         if let Some(began) = since {
             let now = Instant::now();
@@ -106,7 +106,7 @@ impl Timing {
         }
     }
 
-    /// Counts a stage.
+    /// Counts one duration.
     pub(crate) fn add(&self, stage: Stage, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let buckets = &self.stages[stage as usize];

@@ -1,10 +1,10 @@
-//! The one writer: gives the batches of a group their places, writes them, syncs as the policy
-//! asks, and only then lets readers see them.
+//! The single writer: assigns the batches of a group their places, writes them, syncs as the policy
+//! asks, and only then publishes them to readers.
 //!
-//! The order is what makes a crash harmless. Blobs and log bytes are written first; under `sync`
-//! both are durable before anything below happens; then the index learns of the frames, then the
-//! published length and the head move, then the callers hear of it. A frame that a reader has seen
-//! under `sync` can thus never be gone, and no acknowledged frame names a blob that is.
+//! The order makes a crash harmless. Blobs and log bytes are written first; under `sync` both are
+//! durable before anything below happens; then the index gets the frames, then the published length
+//! and the head move, then the callers are answered. So under `sync` a frame that a reader has seen
+//! is never lost, and no acknowledged frame names a lost blob.
 
 use std::collections::HashSet;
 use std::io;
@@ -39,13 +39,13 @@ use crate::value::{
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
 
-/// Bytes of its last segment that an open in order takes up, at most.
+/// Maximum bytes of the last segment that an open after a clean close reads.
 const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Blobs of a group for which memory is asked at once: more would push each other out again.
+/// Maximum blobs of a group to prefetch: more would evict each other.
 const PREFETCHED_MAX: usize = 256;
 
-/// What only the one who leads touches.
+/// State that only the leader touches.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(super) appender: Appender,
@@ -61,11 +61,11 @@ pub(crate) struct Writer {
     removing: HashSet<u64>,
     /// A frame of this group may hide others, or have an id that was known before.
     hides: bool,
-    /// The group as the journal takes it.
+    /// The group, encoded as a journal entry.
     pub(super) entry: Vec<u8>,
 }
 
-/// Held while a group is committed. A panic leaves the store poisoned before anybody else gets the
+/// Held while a group is committed. A panic poisons the store before another thread gets the
 /// writer: what was laid out may not have been written.
 struct Doubt<'a>(&'a Inner);
 
@@ -81,7 +81,7 @@ fn answer_to(target: &Option<Target>) -> Removal {
     if target.is_some() { Removal::Removed } else { Removal::Absent }
 }
 
-/// What the answers to a group will say of the disk.
+/// What the answers to a group will say about durability.
 #[derive(Debug, Clone, Copy)]
 struct Promise {
     /// A batch asks to be durable, whatever the policy.
@@ -96,7 +96,7 @@ enum Refusal {
     Batch(AppendError),
     /// The group must be committed before this batch can be.
     NextGroup,
-    /// Nobody can go on.
+    /// No further appends are possible.
     Failed(io::Error),
 }
 
@@ -135,12 +135,13 @@ impl Writer {
         }
     }
 
-    /// Does what recovery had to leave undone, if the disk has room for it now.
+    /// Does what recovery had to defer, if the disk has room for it now.
     pub(crate) fn catch_up(&mut self, inner: &Inner) -> Result<(), Fault> {
         let Some(plan) = &self.deferred else { return Ok(()) };
         let recovered = plan.carry_out(&inner.env, &inner.blobs, &inner.open_files);
         let recovered = recovered.map_err(Fault::when_preparing)?;
-        // The same bases and positions in other files, so readers notice nothing.
+        // The bases and positions are unchanged and only the files differ, so readers notice
+        // nothing.
         for segment in &recovered.segments {
             inner.log.rewritten(segment);
             inner.index.rewritten(segment);
@@ -159,14 +160,14 @@ impl Writer {
         &self.appender
     }
 
-    /// The newest id given, or kept by a frame that was imported.
+    /// The newest id assigned, or kept by an imported frame.
     pub(crate) fn newest_id(&self) -> FrameId {
         self.ids.last()
     }
 
     /// Commits batches from the front of `group`, as many as one group can take and at least one,
-    /// and appends their answers to `answers`. Whether there may be something new to read: who
-    /// waits for that is woken once the writer is let go.
+    /// and appends their answers to `answers`. Returns whether there may be something new to read;
+    /// readers are woken once the writer's lock is released.
     pub(super) fn commit(
         &mut self,
         inner: &Inner,
@@ -254,7 +255,7 @@ impl Writer {
             return Ok(Placed { repeats: Some(used), ..Placed::default() });
         }
         if let Some(hash) = pending.missing {
-            // The key was used when the batch was prepared, and counts no longer.
+            // The key was in use when the batch was prepared, but has expired.
             return Err(AppendError::UnknownBlob(hash).into());
         }
         if !self.removing.is_empty() && !pending.batch.conditions.is_empty() {
@@ -265,7 +266,7 @@ impl Writer {
         self.check_ids(pending)?;
         let revisions = self.changes.check(inner, pending)?;
         if self.hides && !pending.targets.is_empty() {
-            // Removals must see what the group has hidden and brought.
+            // Removals must see the frames that the group added and hid.
             return Err(Refusal::NextGroup);
         }
         let targets = self.targets(inner, pending)?;
@@ -277,7 +278,8 @@ impl Writer {
             self.make_room(inner, pending.len)?;
             let head = self.appender.next_offset();
             if head != before.head {
-                // The segment that was left took an offset, which the next frame does not get.
+                // The segment rolled away from consumed an offset, which the next frame does not
+                // get.
                 conditions.check(inner, pending, Before { head, ..before })?;
             }
         }
@@ -319,8 +321,7 @@ impl Writer {
         }
     }
 
-    /// The frames that a batch removes, in the order of its ids: those that are still there, each
-    /// once.
+    /// The frames that a batch removes, in the order of its ids: those that still exist, each once.
     fn targets(&self, inner: &Inner, pending: &Pending) -> Result<Vec<Option<Target>>, Refusal> {
         let mut met = HashSet::new();
         let mut targets = Vec::with_capacity(pending.targets.len());
@@ -330,15 +331,15 @@ impl Writer {
         let (now, old_ids) = (inner.looked_up(), inner.keys.has_old_ids());
         for (target, &id) in pending.targets.iter().zip(&pending.batch.removes) {
             let mut target = target.clone();
-            // Compaction may have come in between, and frames or removals that change which frame
-            // an id means. None can now: they need the writer for that.
+            // Since the lookup, compaction may have run, and frames or removals may have changed
+            // which frame an id means. From here on nothing can: that needs the writer.
             let grown = now.head != pending.looked_up.head && target.is_none();
             if old_ids || grown || now.rewrites != pending.looked_up.rewrites {
                 target = inner.target(id)?;
             }
             let removing = |found: &Target| self.removing.contains(&found.offset);
             if old_ids && target.as_ref().is_some_and(removing) {
-                // Once that is seen, the id may mean another frame that had it before.
+                // Once that removal is visible, the id may mean another frame that had it before.
                 return Err(Refusal::NextGroup);
             }
             let is_there = |found: &Target| {
@@ -352,14 +353,14 @@ impl Writer {
 
     /// Whether the active segment should take no more topics. A segment without frames takes any.
     fn has_too_many_topics(&self, inner: &Inner) -> bool {
-        // While the group has rolled, the index knows of the segment before only.
+        // After the group has rolled, the index knows only the previous segment.
         self.appender.active().is_some_and(|active| active.frames > 0)
             && !self.appender.has_rolled()
             && inner.index.is_full()
     }
 
-    /// Makes sure that a batch with so many bytes of records fits where the next one goes, and that
-    /// there is space for it.
+    /// Makes sure that a batch with `len` bytes of records fits where the next one goes, and that
+    /// space is allocated for it.
     fn make_room(&mut self, inner: &Inner, len: usize) -> Result<(), Refusal> {
         let restated =
             |writer: &Self| writer.appender.is_bare().then(|| writer.changes.checkpoint_len());
@@ -381,7 +382,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in a new segment that has space for a batch with so many bytes of records.
+    /// Rolls to a new segment with space for a batch with `len` bytes of records.
     fn roll(&mut self, inner: &Inner, len: usize) -> Result<(), Fault> {
         self.appender.roll(inner, self.changes.checkpoint_len() + len)
     }
@@ -394,7 +395,7 @@ impl Writer {
         open: &mut OpenBatch,
         placed: &mut Placed,
     ) -> Result<Vec<Change>, RecordError> {
-        // First, as a `last:n` behind them counts what is there then.
+        // Tombstones first: a `last:n` behind them counts the frames that then exist.
         for target in &placed.removed {
             let record = Control::Tombstone(target.tombstone());
             self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;
@@ -454,7 +455,7 @@ impl Writer {
         Ok(changes)
     }
 
-    /// Checks ids that frames keep.
+    /// Checks the ids that imported frames keep.
     fn check_ids(&self, pending: &Pending) -> Result<(), AppendError> {
         match &pending.batch.import {
             Some(Import::Verbatim(ids)) => match (ids.first(), self.ids.last()) {
@@ -467,7 +468,7 @@ impl Writer {
         }
     }
 
-    /// Takes up the key and the ids of a batch that was laid out in the segment with this base.
+    /// Records the key and the ids of a batch that was laid out in the segment with this base.
     fn take_up(&mut self, inner: &Inner, pending: &Pending, placed: &Placed, base: u64) {
         let old_ids: &[FrameId] = match &pending.batch.import {
             Some(Import::NewIds(ids)) => ids,
@@ -513,7 +514,7 @@ impl Writer {
         // Before the records that name them.
         inner.blobs.flush()?;
         if !self.appender.is_ahead() {
-            // What is answered was written before: a batch that is repeated, or a removal.
+            // What is acknowledged was written before: a repeated batch, or a removal.
             return if durable && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
@@ -542,7 +543,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Lets readers see the group.
+    /// Publishes the group to readers.
     fn publish(
         &mut self,
         inner: &Inner,
@@ -559,7 +560,7 @@ impl Writer {
         self.publish_log(inner);
     }
 
-    /// Lets readers see the bytes written, and hands on the segment that was left.
+    /// Publishes the written bytes, and hands over the segment that was rolled away from.
     fn publish_log(&mut self, inner: &Inner) {
         self.appender.publish(inner);
         if let Some(job) = self.appender.take_rolled() {
@@ -579,13 +580,14 @@ impl Writer {
         }
     }
 
-    /// Whether recovery left something undone.
+    /// Whether recovery deferred something.
     pub(crate) const fn is_deferred(&self) -> bool {
         self.deferred.is_some()
     }
 
-    /// Makes sure that the segment written to begins with a durable checkpoint, so that opening the
-    /// store needs none of an older one; with `roll` it is a new one. False when there is none.
+    /// Makes sure that the active segment begins with a durable checkpoint, so that opening the
+    /// store needs no older segment; with `roll` it is a new segment. Returns false when there is
+    /// none.
     pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, Fault> {
         self.check_not_poisoned(inner)?;
         self.catch_up(inner)?;
@@ -604,8 +606,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Goes on in a new segment when taking the present one up again would hold up the next open.
-    /// Without room for that it stays.
+    /// Rolls to a new segment when reading the current one would slow down the next open. Without
+    /// room for that it stays.
     pub(crate) fn leave_long(&mut self, inner: &Inner) -> Result<(), Fault> {
         let is_long = |active: &Active| active.flushed > REOPENED_BYTES_MAX;
         if !self.appender.active().is_some_and(is_long) {
@@ -625,7 +627,7 @@ impl Writer {
         }
     }
 
-    /// Writes a MARK: all before it is durable, and after it returns so is the mark.
+    /// Writes a MARK: everything before it is durable, and on return so is the mark.
     pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), Fault> {
         self.check_not_poisoned(inner)?;
         self.sync(inner).map_err(Fault::Failed)?;
@@ -644,7 +646,7 @@ impl Writer {
         let encoded =
             self.appender.record(&mut open, false, |out, _| control::encode(out, &record, false));
         encoded.map_err(|_| Fault::Failed(io::ErrorKind::InvalidInput.into()))?;
-        // All before it is durable only if rolling for it wrote nothing itself.
+        // Rolling may have written something that is not durable.
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         self.appender.finish(&open, durable_upto);
         self.appender.flush().and_then(|_| self.sync(inner)).map_err(Fault::Failed)?;
@@ -653,14 +655,14 @@ impl Writer {
     }
 }
 
-/// The key of a batch whose frames were laid out. `offset`: of the first that is stored.
+/// The key of a batch whose frames were laid out. `offset` is that of its first stored frame.
 fn used_key(pending: &Pending, placed: &Placed, offset: u64) -> Option<UsedKey> {
     let (key, first) = (pending.key.as_ref()?, placed.appended.frames.first()?);
     Some(UsedKey { key: key.hash, content: short(&key.content), id: first.id, offset })
 }
 
-/// Checks that the packs still have the blobs that frames name by hash. Asked for while the writer
-/// is held, so that none is swept before the frame is published.
+/// Checks that the packs still have the blobs that frames name by hash. Called while the writer is
+/// held, so that none is swept before the frame is published.
 fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
     let named = |frame: &NewFrame| match frame.body {
         Body::Stored(hash) => Some(hash),
@@ -674,7 +676,7 @@ fn still_there(inner: &Inner, pending: &Pending) -> Result<(), Refusal> {
         if len_of(&hash)?.is_some() {
             continue;
         }
-        // A batch before may have brought it.
+        // An earlier batch of the group may have staged it.
         inner.blobs.flush().map_err(Refusal::Failed)?;
         if len_of(&hash)?.is_none() {
             return Err(AppendError::UnknownBlob(hash).into());

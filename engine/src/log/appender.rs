@@ -1,5 +1,5 @@
-//! The writing end of the log: batches are laid out in memory, written once a group, and made
-//! readable by the commit once the policy allows it. One thread at a time has it.
+//! The writing end of the log: batches are laid out in memory, written once per group, and
+//! published by the commit once the policy allows it. One thread at a time holds it.
 
 use std::io;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::value::{CursorName, FrameId};
 
-/// Records of a restated table that share a batch; below the limits of a batch, whose records may
-/// be one checkpoint more.
+/// Maximum records and bytes of a restated table in one batch; below the limits of a batch, because
+/// the checkpoint record comes on top.
 pub(crate) const RESTATED_COUNT: usize = BATCH_RECORDS_MAX - 1;
 pub(crate) const RESTATED_BYTES: usize = BATCH_BYTES_MAX / 2;
 
@@ -27,8 +27,8 @@ pub(crate) const RESTATED_BYTES: usize = BATCH_BYTES_MAX / 2;
 #[derive(Debug)]
 pub(crate) struct Appender {
     active: Option<Active>,
-    /// The segment this group rolled away from, with the seq of the first batch after it: sealed
-    /// once the group is published.
+    /// The segment this group rolled away from, with the seq of the first batch after it. It is
+    /// sealed once the group is published.
     rolled: Option<(Active, u64)>,
     next_seq: u64,
     next_offset: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Appender {
 pub(crate) struct Active {
     pub(crate) segment: Arc<Segment>,
     pub(crate) media: Arc<dyn Media>,
-    /// Where the bytes written so far end.
+    /// End of the bytes written so far.
     pub(crate) flushed: u64,
     /// CRC of the newest batch header, 0 if there is none.
     pub(crate) prev_crc: u32,
@@ -50,7 +50,7 @@ pub(crate) struct Active {
     pub(crate) crc: crc32fast::Hasher,
     /// Frames in it.
     pub(crate) frames: u64,
-    /// It holds tombstones: it stays also without a frame.
+    /// It holds tombstones, so it is kept even without a frame.
     pub(crate) tombstones: bool,
     /// It does not yet begin with a complete checkpoint.
     pub(crate) bare: bool,
@@ -65,7 +65,7 @@ pub(crate) struct OpenBatch {
     crcs: RecordsCrc,
 }
 
-/// Where a batch lies.
+/// The location of a batch.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchAt {
     pub(crate) segment: Arc<Segment>,
@@ -89,7 +89,7 @@ impl Appender {
         Self { active, rolled: None, next_seq, next_offset, epoch, buf: Vec::new() }
     }
 
-    /// Goes on in a segment that was made fit for it only now.
+    /// Continues in a segment that only now became fit for it.
     pub(crate) fn adopt(&mut self, active: Option<Active>) {
         self.active = active;
     }
@@ -110,17 +110,17 @@ impl Appender {
         self.active.as_ref()
     }
 
-    /// Whether the group has changed segments once; it must be published before it does again.
+    /// Whether the group has rolled once; it must be published before it rolls again.
     pub(crate) const fn has_rolled(&self) -> bool {
         self.rolled.is_some()
     }
 
-    /// Whether a batch with so many bytes of records fits into the active segment.
+    /// Whether a batch with `len` bytes of records fits into the active segment.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         self.active.as_ref().is_some_and(|active| self.end_with(active, len) <= active.media.len())
     }
 
-    /// Makes sure that there is space for a batch that fits.
+    /// Allocates space for a batch that fits.
     pub(crate) fn reserve(&self, len: usize) -> io::Result<()> {
         match &self.active {
             Some(active) => active.media.reserve(self.end_with(active, len)),
@@ -128,7 +128,7 @@ impl Appender {
         }
     }
 
-    /// Where a batch with so many bytes of records would end.
+    /// Where a batch with `len` bytes of records would end.
     fn end_with(&self, active: &Active, len: usize) -> u64 {
         active.flushed + (self.buf.len() + BATCH_HEADER_LEN + len) as u64
     }
@@ -150,8 +150,8 @@ impl Appender {
         OpenBatch { at, count: 0, frames: 0, crcs: RecordsCrc::default() }
     }
 
-    /// Appends a record through `encode`, which is given the offset delta of the next frame and
-    /// returns the record's CRC.
+    /// Appends a record. `encode` gets the offset delta of the next frame and returns the record's
+    /// CRC.
     pub(crate) fn record<E>(
         &mut self,
         open: &mut OpenBatch,
@@ -165,19 +165,19 @@ impl Appender {
         Ok(())
     }
 
-    /// A tombstone was laid out.
+    /// Notes that a tombstone was laid out.
     pub(crate) fn note_tombstone(&mut self) {
         if let Some(active) = &mut self.active {
             active.tombstones = true;
         }
     }
 
-    /// Takes back a batch that could not be laid out.
+    /// Discards a batch that could not be laid out.
     pub(crate) fn abandon(&mut self, open: &OpenBatch) {
         self.buf.truncate(open.at);
     }
 
-    /// Completes a batch with its header. `durable_upto`: every batch with a lower seq is durable.
+    /// Completes a batch with its header. Every batch with a seq below `durable_upto` is durable.
     pub(crate) fn finish(&mut self, open: &OpenBatch, durable_upto: u64) -> BatchAt {
         let active = self.active.as_mut().expect("a batch is begun only in an active segment");
         let mut header = BatchHeader {
@@ -206,18 +206,18 @@ impl Appender {
         at
     }
 
-    /// Whether something was laid out or rolled that is not published.
+    /// Whether something is laid out or rolled and not yet published.
     pub(crate) fn is_ahead(&self) -> bool {
         !self.buf.is_empty() || self.rolled.is_some()
     }
 
-    /// What was laid out, and where in which segment it goes.
+    /// The bytes laid out, with their segment and position.
     pub(crate) fn laid_out(&self) -> Option<(&Segment, u64, &[u8])> {
         let active = self.active.as_ref().filter(|_| !self.buf.is_empty())?;
         Some((&active.segment, active.flushed, &self.buf))
     }
 
-    /// Writes what was laid out, and says how many bytes that were.
+    /// Writes what was laid out, and returns the number of bytes.
     pub(crate) fn flush(&mut self) -> io::Result<u64> {
         let Some(active) = &mut self.active else { return Ok(0) };
         let bytes = self.buf.len() as u64;
@@ -231,7 +231,7 @@ impl Appender {
         Ok(bytes)
     }
 
-    /// Files whose bytes may not be durable, but for those that are being sealed.
+    /// Files whose bytes may not be durable, except those that are being sealed.
     pub(crate) fn media(&self) -> impl Iterator<Item = &Arc<dyn Media>> {
         let rolled = self.rolled.iter().map(|(active, _)| active);
         rolled.chain(&self.active).map(|active| &active.media)
@@ -243,7 +243,7 @@ impl Appender {
         for active in rolled.chain(&self.active) {
             active.media.publish(active.flushed);
         }
-        // After the bytes: who sees the head may read every frame below it.
+        // After the bytes: a reader that sees the head may read every frame below it.
         inner.log.publish(self.next_offset);
     }
 
@@ -257,21 +257,21 @@ impl Appender {
         Some(SealJob { segment, media, next, length, crc, frames, tombstones, upto_seq })
     }
 
-    /// Goes on in a new segment, which has space for its checkpoint and what follows: `needed`
-    /// bytes of records. So it is never published without a checkpoint, and the segment before it
-    /// may be dropped then. It belongs to the store, durably, before it is used; until then nothing
-    /// changed, what was laid out included, and a full disk is no harm.
+    /// Rolls to a new segment with space for its checkpoint and `needed` bytes of records. So a
+    /// segment is never published without a checkpoint, and the one before it may then be dropped.
+    /// The new segment belongs to the store, durably, before it is used. Until then nothing has
+    /// changed, including what was laid out, and a full disk does no harm.
     pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), Fault> {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
-        // Segments that stay differ in their base. One that holds tombstones and no frame stays,
-        // and takes an offset with it that no frame ever has.
+        // Segments that are kept differ in their base. One that holds tombstones and no frame is
+        // kept, and takes an offset that no frame ever has.
         let takes_one =
             |active: &Active| active.tombstones && active.segment.base() == self.next_offset;
         let base = self.next_offset + u64::from(self.active.as_ref().is_some_and(takes_one));
-        // A segment without either has the same base: it is dropped once this one restates its
-        // tables, and until then the generation tells them apart.
+        // A segment with neither has the same base: it is dropped once this one restates its
+        // tables, and until then the generation distinguishes the two.
         let generation = match &self.active {
             Some(active) if active.segment.base() == base => active.segment.generation() + 1,
             _ => 0,
@@ -293,12 +293,13 @@ impl Appender {
         if let Err(error) = named() {
             let fault = Fault::when_preparing(error);
             if matches!(fault, Fault::Full(_)) {
-                // The manifest does not name it: its space would be lost until the next open.
+                // The manifest does not name it: without this its space would be lost until the
+                // next open.
                 let _ = env.files.remove(media.path()).and_then(|()| env.files.remove(&path));
             }
             return Err(fault);
         }
-        // Only now: a group that goes on in the old segment is written, and synced, as a whole.
+        // Only now: a group that stays in the old segment is written, and synced, as a whole.
         inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
         self.next_offset = base;
         media.publish(FILE_HEADER_LEN as u64);

@@ -1,5 +1,6 @@
-//! The log: segments in the order of their offsets. Here is what readers share with the one
-//! writer: the list of segments and the head. Writing is in `appender`, opening in `recovery`.
+//! The log: segments in the order of their offsets. This module has what readers share with the
+//! single writer: the list of segments and the head. Writing is in `appender`, opening in
+//! `recovery`.
 
 mod appender;
 mod open_files;
@@ -26,7 +27,7 @@ pub(crate) struct Log {
     head: Published,
 }
 
-/// The log at one moment. What it lists stays readable as long as it is held.
+/// A snapshot of the log. What it lists stays readable as long as it is held.
 #[derive(Debug, Clone)]
 pub(crate) struct LogView {
     /// Segments in the order of their offsets.
@@ -42,11 +43,12 @@ impl Log {
 
     /// Offset of the next frame that readers will see.
     pub(crate) fn head(&self) -> u64 {
-        // Whoever sees a head sees every published length and every index entry written before it.
+        // A reader that sees a head sees every published length and every index entry written
+        // before it.
         self.head.get()
     }
 
-    /// The log as it is now.
+    /// A snapshot of the log.
     pub(crate) fn view(&self) -> LogView {
         // The head first: segments are listed before frames in them are published, so the list
         // read afterwards covers every offset below this head.
@@ -54,7 +56,7 @@ impl Log {
         LogView { segments: Arc::clone(&self.segments.read()), head }
     }
 
-    /// Whether this very segment is still listed.
+    /// Whether this same segment is still listed.
     pub(crate) fn has(&self, segment: &Segment) -> bool {
         self.segments.read().iter().any(|listed| listed.key() == segment.key())
     }
@@ -70,14 +72,14 @@ impl Log {
         *segments = segments.iter().cloned().chain([segment]).collect();
     }
 
-    /// Puts a segment in the place of the one with the same base, whose file was mended.
+    /// Replaces the segment with the same base, whose file was mended.
     pub(crate) fn rewritten(&self, new: &Arc<Segment>) {
         let mut segments = self.segments.write();
         let replace = |old: &Arc<Segment>| if old.base() == new.base() { new } else { old }.clone();
         *segments = segments.iter().map(replace).collect();
     }
 
-    /// Puts `new` in the place of `old`, or takes `old` out.
+    /// Replaces `old` by `new`, or removes `old`.
     pub(crate) fn replace(&self, old: &Segment, new: Option<Arc<Segment>>) {
         let mut segments = self.segments.write();
         let same = |segment: &Arc<Segment>| segment.key() == old.key();

@@ -30,7 +30,7 @@ impl OpenFiles {
         Self { files, table: Mutex::default() }
     }
 
-    /// The medium of a sealed segment, opened if it is not.
+    /// The medium of a sealed segment, opened if necessary.
     pub(super) fn get(&self, segment: &Segment) -> io::Result<Arc<dyn Media>> {
         let key = segment.file_key();
         let mut table = self.table.lock();
@@ -49,7 +49,7 @@ impl OpenFiles {
         Ok(media)
     }
 
-    /// Keeps the file of a segment open no longer: it is about to go.
+    /// Stops keeping the file of a segment open: it is about to be unlinked.
     pub(super) fn forget(&self, segment: &Segment) {
         self.table.lock().open.remove(&segment.file_key());
     }

@@ -1,6 +1,6 @@
-//! What is done for the log off the path of an append: sealing the segment before the active one,
-//! and allocating the one after it. The housekeeping thread does it; a writer that needs it done
-//! does it itself or waits for the thread.
+//! Log maintenance off the append path: sealing the segment before the active one, and allocating
+//! the one after it. The housekeeping thread does it; a writer that needs the result does the work
+//! itself or waits for that thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,8 +16,8 @@ use crate::media::Media;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
-/// Sealed segments whose index is kept in memory until its files are written. A writer that would
-/// add more waits for that, or memory would fill up.
+/// Maximum sealed segments whose index is kept in memory until its files are written. Beyond it
+/// writers wait, to bound memory.
 const UNINDEXED_MAX: usize = 2;
 
 /// Why something was not written.
@@ -25,7 +25,7 @@ const UNINDEXED_MAX: usize = 2;
 pub(crate) enum Fault {
     /// There is no space, or no descriptor, and nothing was changed.
     Full(Shortage),
-    /// What the disk holds is not known.
+    /// The state on disk is unknown.
     Failed(io::Error),
 }
 
@@ -56,25 +56,25 @@ pub(crate) struct SealJob {
     pub(crate) upto_seq: u64,
 }
 
-/// Work between the writer and the housekeeping thread.
+/// Work that passes between the writer and the housekeeping thread.
 #[derive(Debug, Default)]
 pub(crate) struct Sealing {
     /// Held while a segment is sealed, so that there is one at a time.
     running: Mutex<()>,
     job: Mutex<Option<SealJob>>,
     spare: Mutex<Option<Arc<dyn Media>>>,
-    /// Spares made.
+    /// Number of spares made, for their names.
     spares: AtomicU64,
     /// Sealed segments whose derived files are not written yet.
     unindexed: Mutex<VecDeque<Arc<Segment>>>,
-    /// Those whose key files could not be written. Nobody waits for them.
+    /// Those whose key files could not be written. No writer waits for them.
     without_keys: Mutex<Vec<Arc<Segment>>>,
-    /// Held while the files of one are written.
+    /// Held while the files of one segment are written.
     indexing: Mutex<()>,
 }
 
 impl Sealing {
-    /// Leaves a segment to be sealed. The one before it was.
+    /// Queues a segment to be sealed. The previous one is sealed already.
     pub(crate) fn hand_over(&self, job: SealJob) {
         *self.job.lock() = Some(job);
     }
@@ -84,13 +84,13 @@ impl Sealing {
         self.job.lock().as_ref().map(|job| Arc::clone(&job.media))
     }
 
-    /// Seals the segment that waits for it, if one does. When it returns, the active segment is the
-    /// only one that is not marked.
+    /// Seals the waiting segment, if there is one. Afterwards the active segment is the only
+    /// unmarked one.
     pub(crate) fn seal_now(&self, inner: &Inner) -> Result<(), Fault> {
         let _running = self.running.lock();
         let Some(job) = self.job.lock().clone() else { return Ok(()) };
-        // In this order: the bytes, the length, and only then the word that both are final. Blobs
-        // go with them, as no durable frame may name one that is not.
+        // In this order: the bytes, the length, and only then the statement that both are final.
+        // Blobs are synced too, as no durable frame may name one that is not durable.
         if !is_planted(Bug::SealBeforeSync) {
             inner.sync_files(&[&job.media]).map_err(Fault::Failed)?;
         }
@@ -98,8 +98,8 @@ impl Sealing {
         let path = job.segment.path();
         let sealed = job.segment.file_key();
         if job.frames == 0 && !job.tombstones {
-            // Its tables are restated in the segment after it, which was not published without
-            // them. They may not be durable yet.
+            // Its tables are restated in the next segment, which was not published without them,
+            // but may not be durable yet.
             job.next.sync().map_err(Fault::Failed)?;
             let dropped = inner.env.manifest.update(|state| {
                 state.files.retain(|file| file.key() != sealed);
@@ -108,7 +108,7 @@ impl Sealing {
             inner.log.replace(&job.segment, None);
             inner.env.retire(path).map_err(Fault::when_preparing)?;
         } else {
-            // Readers hold bytes below this length only, so no mapped page in use goes away.
+            // Readers hold bytes below this length only, so no mapped page in use is truncated.
             files.cut(path, job.length).map_err(Fault::when_preparing)?;
             let marked = inner.env.manifest.update(|state| {
                 for file in &mut state.files {
@@ -131,12 +131,12 @@ impl Sealing {
         Ok(())
     }
 
-    /// Writes the derived files of sealed segments, also those that could not be written before;
-    /// says whether any were.
+    /// Writes the derived files of sealed segments, including those that failed before; returns
+    /// whether any were written.
     ///
     /// # Errors
-    /// Of the first that could not be written. That is no harm: what is in memory serves until it
-    /// is tried again, by the next call or the next open.
+    /// Of the first that could not be written. That does no harm: the index in memory serves until
+    /// the next call or the next open retries.
     pub(crate) fn index_sealed(&self, inner: &Inner) -> io::Result<bool> {
         let (again, keys) = (inner.index.seal_refused(), self.keys_again(inner));
         let any = self.index_until(inner, 0);
@@ -149,7 +149,7 @@ impl Sealing {
         let _one = self.indexing.lock();
         let again = std::mem::take(&mut *self.without_keys.lock());
         for segment in again {
-            // Compaction may have taken it since.
+            // Compaction may have removed it since.
             if inner.log.has(&segment) {
                 let written = self.write_keys(inner, &segment);
                 any |= written.is_ok();
@@ -159,7 +159,7 @@ impl Sealing {
         first.map(|()| any)
     }
 
-    /// Writes derived files, or waits for whoever does, until there are not too many to write.
+    /// Writes derived files, or waits for the thread that does, until few enough are left.
     pub(super) fn index_excess(&self, inner: &Inner) {
         if self.unindexed.lock().len() > UNINDEXED_MAX {
             // What cannot be written is kept for later.
@@ -197,15 +197,16 @@ impl Sealing {
         Ok(())
     }
 
-    /// Gives the space of the next segment back: the store is being closed.
+    /// Frees the space of the next segment: the store is closing.
     pub(crate) fn drop_spare(&self, inner: &Inner) {
         if let Some(spare) = self.spare.lock().take() {
-            // Left behind it would be removed at the next open.
+            // If left behind, the next open removes it.
             let _ = inner.env.files.remove(spare.path());
         }
     }
 
-    /// The next segment's file with space for its first `upto` bytes, allocated now if it was not.
+    /// The next segment's file with space for its first `upto` bytes, created now if there is no
+    /// spare.
     pub(super) fn take_spare(&self, inner: &Inner, upto: u64) -> Result<Arc<dyn Media>, Fault> {
         let mut spare = self.spare.lock();
         let media = match spare.take() {
@@ -224,7 +225,7 @@ impl Sealing {
 
 impl Sealing {
     fn create_spare(&self, inner: &Inner) -> io::Result<Arc<dyn Media>> {
-        // A name of its own: the one before it may have been taken and not have its place yet.
+        // A unique name: the previous spare may be in use without having been renamed yet.
         let number = self.spares.fetch_add(1, Ordering::Relaxed);
         let env = &inner.env;
         let path = env.log_dir().join(format!("spare.{number}.tmp"));

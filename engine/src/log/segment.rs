@@ -1,4 +1,4 @@
-//! One segment as readers see it: a place in the order of offsets, and bytes that are final.
+//! One segment as readers see it: a range of offsets, and bytes that are final.
 
 use std::io;
 use std::ops::Range;
@@ -14,8 +14,8 @@ use crate::format::super_file::FileKey;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::media::Media;
 
-/// A place in a segment as indexes keep it, in 4 bytes: no segment is so long that one does not
-/// fit. What lies beyond would be nowhere, and no record of another place.
+/// A position in a segment as indexes keep it, in 4 bytes: every segment is short enough. A
+/// position beyond that maps to one where no record lies.
 #[inline]
 pub(crate) fn position_of(at: u64) -> u32 {
     const { assert!(SEGMENT_BYTES_MAX < u32::MAX as u64) };
@@ -51,22 +51,21 @@ impl SegmentKey {
     }
 }
 
-/// A segment. An active one that is sealed gets a new value; readers of the old one keep it.
+/// A segment. Sealing the active one makes a new value; readers of the old one keep it.
 #[derive(Debug)]
 pub(crate) struct Segment {
     key: SegmentKey,
     path: PathBuf,
     source: Source,
-    /// Its medium, kept open from the moment its file is about to go: whoever reads the segment
-    /// then reads on.
+    /// Its medium, kept open once its file is about to be unlinked: its readers then continue.
     pinned: OnceLock<Arc<dyn Media>>,
 }
 
 #[derive(Debug)]
 enum Source {
-    /// Written to, or left by a writer: its medium says what is final.
+    /// Written to, or left by a writer: its medium knows which bytes are final.
     Open(Arc<dyn Media>),
-    /// Of exact length, opened when it is read.
+    /// Of exact length, opened on demand.
     Sealed { length: u64, span: u64, open: Arc<OpenFiles> },
 }
 
@@ -76,7 +75,7 @@ impl Segment {
         Self { key, path, source: Source::Open(media), pinned: OnceLock::new() }
     }
 
-    /// A sealed segment that stands for `span` offsets.
+    /// A sealed segment that covers `span` offsets.
     pub(crate) fn sealed_file(
         key: SegmentKey,
         path: PathBuf,
@@ -88,17 +87,17 @@ impl Segment {
         Self { key, path, source, pinned: OnceLock::new() }
     }
 
-    /// Keeps the file open for those who read it, as it is about to be unlinked.
+    /// Keeps the file open for its readers, as it is about to be unlinked.
     pub(crate) fn pin(&self) -> io::Result<()> {
         if let Source::Sealed { open, .. } = &self.source {
             let _already = self.pinned.set(open.get(self)?);
-            // In this order: who opens it once more meanwhile sees that it is pinned.
+            // In this order: a thread that opens it again meanwhile sees that it is pinned.
             open.forget(self);
         }
         Ok(())
     }
 
-    /// The first offset it stands for.
+    /// The first offset it covers.
     pub(crate) const fn base(&self) -> u64 {
         self.key.base
     }
@@ -113,7 +112,7 @@ impl Segment {
         self.key.uuid
     }
 
-    /// What every batch header in it carries.
+    /// The salt in every batch header of the segment.
     pub(crate) const fn salt(&self) -> u32 {
         self.key.salt
     }
@@ -127,8 +126,7 @@ impl Segment {
         self.key.file()
     }
 
-    /// Whether a header is that of a file that was made from this segment, by this store or an
-    /// ancestor.
+    /// Whether a header belongs to a file derived from this segment, by this store or an ancestor.
     pub(crate) fn owns(&self, header: &FileHeader) -> bool {
         let named = (header.file, header.base, header.generation);
         named == (self.key.uuid, self.key.base, self.key.generation)
@@ -152,7 +150,7 @@ impl Segment {
         matches!(self.source, Source::Sealed { .. })
     }
 
-    /// Whether taking much of it costs no more than taking little.
+    /// Whether reading much of it costs no more than reading little.
     pub(crate) fn is_mapped(&self) -> bool {
         match &self.source {
             Source::Open(media) => media.mapped().is_some(),
@@ -160,8 +158,8 @@ impl Segment {
         }
     }
 
-    /// The offset after those a sealed segment stands for; of the active one, which stands for ever
-    /// more, its base.
+    /// The offset after those a sealed segment covers. The active one has no end yet: this is its
+    /// base then.
     pub(crate) fn end(&self) -> u64 {
         match &self.source {
             Source::Open(_) => self.key.base,
@@ -169,7 +167,7 @@ impl Segment {
         }
     }
 
-    /// Published bytes. Takes an allocation at least: ask for much and slice.
+    /// Published bytes. Costs at least an allocation: read a large range and slice it.
     ///
     /// # Errors
     /// [`ReadError::Io`] when the file cannot be opened or read, or is shorter than it was.
@@ -181,7 +179,7 @@ impl Segment {
         viewed.map_err(|error| ReadError::io(&self.path, &error))
     }
 
-    /// Its medium, opened if it is not.
+    /// Its medium, opened if necessary.
     pub(crate) fn media(&self) -> io::Result<Arc<dyn Media>> {
         match &self.source {
             Source::Open(media) => Ok(Arc::clone(media)),
@@ -193,7 +191,7 @@ impl Segment {
         if let Some(media) = self.pinned.get() {
             return Ok(Arc::clone(media));
         }
-        // Between the two the file may have been pinned and unlinked.
+        // Between the two checks the file may have been pinned and unlinked.
         let media = open.get(self).or_else(|error| self.pinned.get().cloned().ok_or(error))?;
         if self.pinned.get().is_some() {
             open.forget(self);

@@ -20,9 +20,9 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Disk {
     mapped: bool,
-    /// Files get all their space when they are made or opened.
+    /// Allocate all space of a file when it is created or opened.
     whole: bool,
-    /// Directories that are kept open.
+    /// Directories kept open.
     held: Mutex<Vec<(PathBuf, Arc<File>)>>,
 }
 
@@ -45,14 +45,14 @@ impl Disk {
     }
 }
 
-/// A file to be written from its beginning.
+/// Opens a file for writing, truncated.
 fn anew(path: &Path) -> io::Result<File> {
     owner::open_or_make(path, owner::options().truncate(true))
 }
 
 impl Files for Disk {
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>> {
-        // Unlinked, not truncated: whoever still reads the old file keeps it.
+        // Unlinked, not truncated: readers of the old file keep it.
         self.remove(path)?;
         let file = owner::make(path)?;
         let take = match (zero, self.whole) {
@@ -63,8 +63,8 @@ impl Files for Disk {
         match Room::begin(&file, len, take).and_then(|room| file.sync_all().map(|()| room)) {
             Ok(room) => self.append(file, room, path),
             Err(error) => {
-                // Part of the space may have been taken; on a full disk it is given back. That the
-                // file was not made is the error worth telling.
+                // Part of the space may have been allocated; on a full disk this frees it. The
+                // error to report is that the file was not created.
                 let _ = self.remove(path);
                 Err(error)
             }
@@ -73,7 +73,7 @@ impl Files for Disk {
 
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let file = owner::options().open(path)?;
-        // Which of it has space nobody can tell: whoever copied the store may have left holes.
+        // No part is known to have space: a copy of the store may have left holes.
         let room = Room::new(file.metadata()?.len(), 0);
         if self.whole && room.reserve(&file, room.len()).is_err() {
             return Ok(Arc::new(Positioned::append(file, room, path)));
@@ -179,9 +179,9 @@ impl Files for Disk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
         let made = match fs::read_dir(dir).map(|mut names| names.next().is_some()) {
-            // Whoever put something there has come through here before.
+            // A non-empty directory was completed by an earlier call.
             Ok(true) => return Ok(()),
-            // Whoever made it may have been killed before its name was durable.
+            // Its creator may have been killed before the name was durable.
             Ok(false) => {
                 owner::give_empty(dir);
                 false
@@ -195,12 +195,12 @@ impl Files for Disk {
                 owner::give_empty(dir);
                 true
             }
-            // One that may be used and not listed is there.
+            // A directory that may be used but not listed exists.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) => return Err(error),
         };
         match self.sync_dir(parent.unwrap_or_else(|| Path::new("."))) {
-            // A directory that somebody else made, in one that is not ours to open.
+            // A directory that another user made, in one that we may not open.
             Err(error) if !made && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             synced => synced,
         }

@@ -1,4 +1,4 @@
-//! A filesystem for tests that fails the k-th operation that changes something.
+//! A filesystem for tests that fails the k-th mutating operation.
 
 use std::io;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use super::{Files, Media};
 
 type Watcher = Arc<dyn Fn(&Path) + Send + Sync>;
 
-/// Who is told of files that are opened.
+/// Called with each file that is opened.
 #[derive(Default)]
 struct Watch(Mutex<Option<Watcher>>);
 
@@ -23,28 +23,28 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// What fails, and when. Shared by the test and the files it watches.
+/// Which operations fail, and how. Shared by the test and the files it watches.
 #[derive(Debug)]
 pub(crate) struct Faults {
     count: AtomicU64,
     first: AtomicU64,
     last: AtomicU64,
     errno: AtomicU64,
-    /// Only operations that take space count and fail.
+    /// Only operations that allocate space count and fail.
     space: AtomicBool,
-    /// Bytes of a file that have space; there is none for more.
+    /// Bytes per file that have space; allocating more fails.
     room: AtomicU64,
-    /// Places that the disk has lost.
+    /// Unreadable ranges.
     lost: Mutex<Vec<(PathBuf, Range<u64>)>>,
-    /// No file can be opened to be read, and no directory to be synced.
+    /// No file can be opened for reading, and no directory synced.
     no_descriptors: AtomicBool,
     opens: Watch,
-    /// Operations hold it shared, a crash image alone: it then is of one moment.
+    /// Operations hold it shared, a crash image exclusively: so the image is a snapshot.
     pub(crate) gate: RwLock<()>,
 }
 
 impl Faults {
-    /// Nothing fails yet; operations are counted.
+    /// No faults yet; operations are counted.
     pub(crate) fn none() -> Arc<Self> {
         Arc::new(Self {
             count: AtomicU64::new(0),
@@ -65,7 +65,7 @@ impl Faults {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// From now on operations number `first` to `last` (counted from now, 1 is the next) fail.
+    /// From now on operations `first` to `last` fail (counted from now; 1 is the next one).
     pub(crate) fn set(&self, first: u64, last: u64, errno: rustix::io::Errno) {
         self.count.store(0, Ordering::Relaxed);
         self.errno.store(errno.raw_os_error() as u64, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl Faults {
         self.first.store(first, Ordering::Relaxed);
     }
 
-    /// Of the operations that are to fail only those do that need space.
+    /// Restricts the faults to operations that need space.
     pub(crate) fn only_space(&self) {
         self.space.store(true, Ordering::Relaxed);
     }
@@ -83,7 +83,7 @@ impl Faults {
         self.room.store(bytes, Ordering::Relaxed);
     }
 
-    /// From now on a place of a file cannot be read.
+    /// From now on this range of a file cannot be read.
     pub(crate) fn lose(&self, path: &Path, place: Range<u64>) {
         self.lost.lock().push((path.to_owned(), place));
     }
@@ -96,12 +96,12 @@ impl Faults {
         }
     }
 
-    /// From now on `watcher` is called before a file is opened that no longer changes.
+    /// From now on `watcher` is called before a sealed file is opened.
     pub(crate) fn watch_opens(&self, watcher: impl Fn(&Path) + Send + Sync + 'static) {
         *self.opens.0.lock() = Some(Arc::new(watcher));
     }
 
-    /// From now on no file can be opened to be read, and no directory to be synced.
+    /// From now on no file can be opened for reading, and no directory synced.
     pub(crate) fn no_descriptors(&self) {
         self.no_descriptors.store(true, Ordering::Relaxed);
     }
@@ -113,7 +113,7 @@ impl Faults {
         }
     }
 
-    /// Nothing fails any longer.
+    /// Clears all faults.
     pub(crate) fn clear(&self) {
         self.no_descriptors.store(false, Ordering::Relaxed);
         self.space.store(false, Ordering::Relaxed);
@@ -140,7 +140,7 @@ impl Faults {
     }
 }
 
-/// Files that fail as told.
+/// Files that fail as configured.
 #[derive(Debug)]
 pub(crate) struct FaultyFiles<F> {
     files: F,

@@ -1,19 +1,19 @@
-//! Looking through a file for the first thing of a kind, where nothing else tells where it is.
+//! Scans a file for the first match of a magic, where no index says where it is.
 
 use std::io;
 
 use super::Media;
 
-/// Bytes looked through at a time.
+/// Bytes scanned at a time.
 const WINDOW_LEN: u64 = 1024 * 1024;
-/// Bytes behind them that are at hand: no header is longer.
+/// Extra bytes available behind the window: no header is longer.
 const OVERLAP_LEN: u64 = 128;
 
-/// What `read` makes of the first place from `from` on, in steps of 8, that begins with `magic` and
-/// that it accepts. Nothing when there is none.
+/// The result of `read` at the first position from `from` on, in steps of 8, that begins with
+/// `magic` and for which `read` returns a value. `None` if there is no such position.
 ///
 /// # Errors
-/// What the file answered, when it cannot be read that far.
+/// The I/O error, when the file cannot be read that far.
 pub(crate) fn find_first<T>(
     media: &dyn Media,
     from: u64,
@@ -21,7 +21,7 @@ pub(crate) fn find_first<T>(
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> io::Result<Option<T>> {
     let mut at = from;
-    // What is known to be zero begins with no magic.
+    // Bytes known to be zero contain no magic.
     let end = media.published().min(media.zero_from());
     while at < end {
         let upto = (at + WINDOW_LEN).min(end);

@@ -1,5 +1,5 @@
-//! The lock that keeps a second process out of a store. The kernel drops it with its holder, so
-//! there are no stale locks; the text inside only serves the message.
+//! The lock that keeps a second process out of a store. The kernel releases it when its holder
+//! exits, so there are no stale locks; the text in the file only serves the error message.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -10,7 +10,7 @@ use super::owner;
 /// Bytes of the text that are read back.
 const TEXT_MAX: u64 = 128;
 
-/// A held lock; dropping it lets go.
+/// A held lock; dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct StoreLock {
     file: File,
@@ -18,8 +18,8 @@ pub(crate) struct StoreLock {
 
 impl Drop for StoreLock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child that another thread has forked and that has not
-        // come to its exec yet shares the open file, and would keep the lock that long.
+        // Closing the file is not enough: a child forked by another thread that has not reached its
+        // exec shares the open file, and would hold the lock until then.
         let _ = self.file.unlock();
     }
 }
@@ -27,7 +27,7 @@ impl Drop for StoreLock {
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(crate) enum LockError {
-    /// Somebody else has it: its process id and since when, in ms since 1970, as far as it says.
+    /// Another process holds it: its process id and since when, in ms since 1970, if recorded.
     Held { pid: Option<u32>, since_ms: Option<u64> },
     /// The file cannot be opened or written.
     Io(io::Error),
@@ -45,7 +45,7 @@ impl StoreLock {
         }
         let text = format!("{} {now_ms}\n", std::process::id());
         let written = file.set_len(0).and_then(|()| file.rewind());
-        // A full disk must not keep a store from being opened: the text is a courtesy.
+        // A full disk must not keep a store from being opened: the text is optional.
         match written.and_then(|()| file.write_all(text.as_bytes())) {
             Err(error) if !super::is_full(&error) => Err(LockError::Io(error)),
             _ => Ok(Self { file }),
@@ -55,7 +55,7 @@ impl StoreLock {
 
 fn held(file: &File) -> LockError {
     let mut text = String::new();
-    // The holder may be writing it just now.
+    // The holder may be writing it right now.
     let _ = file.take(TEXT_MAX).read_to_string(&mut text);
     let mut words = text.split_whitespace();
     let pid = words.next().and_then(|word| word.parse().ok());

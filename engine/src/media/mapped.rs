@@ -1,5 +1,5 @@
-//! A file whose bytes are stored through a shared map: a write is a copy, no system call, but for
-//! long ones.
+//! A file written through a shared map: a short write is a copy without a system call, a long one
+//! is a `pwrite`.
 
 use std::fs::File;
 use std::io;
@@ -15,21 +15,21 @@ use super::room::Room;
 use super::{Media, Syncs};
 use crate::sys::Map;
 
-/// From this length on, a page, bytes are written by the system: it takes pages that are covered
-/// whole as they come, where a store through the map has each faulted in and zeroed before.
+/// Writes of at least this length, one page, use `pwrite`: the kernel takes pages that are covered
+/// whole as they are, where a store through the map faults in and zeroes each one first.
 const LONG: usize = 4096;
 
-/// From so many bytes on, stored through the map since the last sync, their pages are released
-/// before the next one. Below, it saves as little as it costs.
+/// If at least this many bytes were stored through the map since the last sync, their pages are
+/// released before the next one. Below that, releasing saves no more than it costs.
 const RELEASE_MIN: u64 = 16 * 4096;
 
 /// A mapped file.
 #[derive(Debug)]
 pub(super) struct Mapped {
-    /// Nothing for a file that does not change: its map needs no descriptor.
+    /// `None` for a file that does not change: its map needs no descriptor.
     file: Option<(File, Room)>,
     map: Arc<Map>,
-    /// The end of what was stored through the map, and of what was when it was synced.
+    /// End of what was stored through the map: so far, and at the last sync.
     written: AtomicU64,
     synced: AtomicU64,
     syncs: Syncs,
@@ -61,12 +61,12 @@ impl Mapped {
 impl Media for Mapped {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.map.check(at, bytes)?;
-        // A store into a map for which there is no space ends the process.
+        // A store into a map without allocated space kills the process.
         self.reserve(at + bytes.len() as u64)?;
         match &self.file {
             Some((file, _)) if bytes.len() >= LONG => {
-                // The page cache is one: who sees the bytes published sees them through the map.
-                // write_all_at goes on after EINTR and short writes.
+                // The page cache is unified: readers of published bytes see them through the map.
+                // `write_all_at` retries after EINTR and short writes.
                 file.write_all_at(bytes, at)
             }
             _ => {
@@ -85,10 +85,10 @@ impl Media for Mapped {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The page cache is one: fdatasync covers pages dirtied through the map.
+        // The page cache is unified: fdatasync covers pages dirtied through the map.
         match &self.file {
             Some((file, _)) => self.syncs.run(|| {
-                // Both only say what is worth releasing; the system knows what is to be synced.
+                // Both are only hints for what to release; the kernel knows which pages are dirty.
                 let written = self.written.load(Ordering::Relaxed);
                 let synced = self.synced.load(Ordering::Relaxed);
                 if written.saturating_sub(synced) >= RELEASE_MIN {

@@ -1,6 +1,5 @@
-//! Files that are bytes in memory and nothing else, for proofs that open a store some hundred
-//! thousand times. What is synced and what is not is no question here: that is the business of
-//! [`sim`](super::sim).
+//! Files that exist only as bytes in memory, for proofs that open a store some hundred thousand
+//! times. They do not model syncs: [`sim`](super::sim) does.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +15,7 @@ use super::sim::Image;
 use super::{Files, Media};
 use crate::sys::Published;
 
-/// The bytes of a file: copied when they are written while somebody looks at them.
+/// The bytes of a file, copied on write while a reader holds them.
 type Content = Arc<RwLock<Arc<Vec<u8>>>>;
 
 /// The files of a store below a root.
@@ -36,13 +35,13 @@ impl MemoryDisk {
         Self { root: root.to_owned(), names, frozen }
     }
 
-    /// What is in it.
+    /// A snapshot of its content.
     pub(crate) fn image(&self) -> Image {
         let bytes = |content: &Content| Arc::clone(&content.read());
         self.names.lock().iter().map(|(path, content)| (path.clone(), bytes(content))).collect()
     }
 
-    /// The process is killed: what it still tries changes nothing.
+    /// Simulates a killed process: later operations change nothing.
     pub(crate) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
     }
@@ -87,7 +86,7 @@ struct MemoryMedia {
     path: PathBuf,
 }
 
-/// Bytes of a file as they were when somebody looked at them.
+/// A snapshot of a file's bytes.
 struct Seen(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for Seen {

@@ -1,6 +1,6 @@
-//! Files as the store needs them. [`Media`] is one append-only file in space allocated ahead of
-//! use, step by step; [`Files`] is everything else that is done to files and directories. Each call
-//! is one step a crash or a fault can fall between, and tests put faults there. Nothing here knows
+//! Files as the store needs them. [`Media`] is one append-only file in space that is allocated
+//! ahead of use, step by step; [`Files`] is every other operation on files and directories. A crash
+//! or a fault can fall between any two calls, and tests inject faults there. Nothing here knows
 //! what the bytes mean.
 
 mod disk;
@@ -38,61 +38,62 @@ pub(crate) use patched::patched;
 pub(crate) use prefix::prefix;
 pub(crate) use tolerant::{Holes, is_lost, tolerant};
 
-/// One file. Bytes are written once, above what is published; publishing makes them final.
+/// One file. Bytes are written once, above the published length; publishing makes them final.
 pub(crate) trait Media: Send + Sync + Debug {
-    /// Writes `bytes` at `at`: within [`len`](Self::len), above [`published`](Self::published),
-    /// and never by two threads at a time in one place.
+    /// Writes `bytes` at `at`: within [`len`](Self::len), above [`published`](Self::published), and
+    /// never from two threads at a time in one place.
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Makes sure that writes below `upto` cannot fail for want of space. A full disk is an error
-    /// here. Only whoever writes calls this.
+    /// Makes sure that writes below `upto` cannot fail for lack of space. A full disk is an error
+    /// here. Only the writer calls this.
     fn reserve(&self, upto: u64) -> io::Result<()> {
         let _ = upto;
         Ok(())
     }
-    /// Makes all that was written durable (`fdatasync`). After an error nothing about the file's
-    /// unsynced bytes is known, and a second call proves nothing.
+    /// Makes everything written durable (`fdatasync`). After an error nothing is known about the
+    /// file's unsynced bytes, and a second call proves nothing.
     fn sync(&self) -> io::Result<()>;
     /// Makes the bytes below `upto` final and readable. All of them were written before.
     fn publish(&self, upto: u64);
-    /// Bytes that are final.
+    /// The published length.
     fn published(&self) -> u64;
-    /// A range of published bytes. Takes one allocation or one read: ask for much and slice.
+    /// A range of published bytes. Costs one allocation or one read: request a large range and
+    /// slice it.
     fn view(&self, range: Range<u64>) -> io::Result<Bytes>;
-    /// All that is published, where that takes no memory and no read.
+    /// All published bytes, if that needs no memory and no read.
     fn mapped(&self) -> Option<Bytes> {
         None
     }
-    /// Bytes of the file. Only those that were reserved have space on the disk.
+    /// Length of the file. Only the reserved part has space on the disk.
     fn len(&self) -> u64;
-    /// All from there on is zero, as far as can be told without reading it.
+    /// Everything from this position on is zero, as far as can be told without reading it.
     fn zero_from(&self) -> u64 {
         self.len()
     }
-    /// Where the file was opened; a file renamed since keeps its old path here.
+    /// The path at which the file was opened; a file renamed since keeps its old path here.
     fn path(&self) -> &Path;
 }
 
-/// What is done to files and directories.
+/// Operations on files and directories.
 pub(crate) trait Files: Send + Sync + Debug {
-    /// Makes a new file of `len` bytes, replacing an old one, and syncs it. Its name is durable
-    /// only after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A
-    /// full disk is an error here.
+    /// Creates a file of `len` bytes, replacing an old one, and syncs it. Its name is durable only
+    /// after [`sync_dir`](Self::sync_dir). Its beginning has space, with `zero` all of it. A full
+    /// disk is an error here.
     fn create(&self, path: &Path, len: u64, zero: bool) -> io::Result<Arc<dyn Media>>;
-    /// Opens a file to append to it; nothing of it is published.
+    /// Opens a file for appending; nothing in it is published.
     fn open_append(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
     /// Opens a file that no longer changes; all of it is published.
     fn open_sealed(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
-    /// Opens a file to read it as the disk has it: through reads, its cached pages dropped first.
-    /// Nothing of it is mapped, so it may be cut while it is open.
+    /// Opens a file to read it as the disk has it: by `pread`, after dropping its cached pages.
+    /// Nothing of it is mapped, so it may be truncated while it is open.
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
-    /// Opens a file to read it through reads, as the page cache has it. Nothing of it is mapped, so
-    /// it may be cut while it is open.
+    /// Opens a file to read it by `pread`, as the page cache has it. Nothing of it is mapped, so it
+    /// may be truncated while it is open.
     fn open_unmapped(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
-    /// Has the cached pages of a part of a file dropped: reads then see what the disk has of it.
+    /// Drops the cached pages of a part of a file: reads then see what the disk has of it.
     fn forget(&self, path: &Path, part: Range<u64>) -> io::Result<()>;
     /// Writes a small file whole and syncs it; its directory is not synced.
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Writes a file whole, piece by piece as `fill` does, and syncs it; its directory is not
+    /// Writes a whole file, piece by piece as `fill` does, and syncs it; its directory is not
     /// synced.
     fn write_stream(
         &self,
@@ -107,30 +108,30 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
     /// Bytes of a file.
     fn len_of(&self, path: &Path) -> io::Result<u64>;
-    /// Gives a file a second name, of the same standing. Not every filesystem can.
+    /// Creates a hard link to a file. Not every filesystem supports that.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Unlinks a file; a missing one is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Shortens a file and syncs it.
+    /// Truncates a file and syncs it.
     fn cut(&self, path: &Path, len: u64) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Keeps a directory open, so that [`sync_dir`](Self::sync_dir) needs no descriptor for it:
-    /// without one, what was named and may not be durable is in doubt, and nobody can go on.
+    /// without one it is unknown which names are durable, and no operation can continue.
     fn hold_dir(&self, dir: &Path) -> io::Result<()> {
         let _ = dir;
         Ok(())
     }
     /// Names of the files in a directory, those that are UTF-8, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Makes a directory if there is none, and makes its name durable.
+    /// Creates a directory if there is none, and makes its name durable.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-/// The syncs of one file: one at a time, and none after one that failed. The kernel tells of a lost
-/// write once; whoever synced beside or after would be told that all is well.
+/// Serializes the syncs of one file, and refuses any after one that failed. The kernel reports a
+/// lost write once; a concurrent or later sync would succeed all the same.
 #[derive(Debug, Default)]
 pub(crate) struct Syncs {
     failed: Mutex<bool>,
@@ -149,8 +150,8 @@ impl Syncs {
     }
 }
 
-/// Whether an error says that there is no space, or no descriptor, for something: nothing was lost,
-/// and it may pass.
+/// Whether an error reports a lack of space or descriptors: nothing was lost, and the shortage may
+/// pass.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     Shortage::of(error).is_some()
 }

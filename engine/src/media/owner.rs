@@ -1,7 +1,7 @@
-//! Who owns the files that root makes. They are given to the owner of the directory, so that a
-//! store in which root has worked opens for that owner. The owner may be anybody, and may change
-//! the directory while root works in it. So links are never followed, and only files that were made
-//! here are given away. Permissions are no concern of this: modes are given where files are made.
+//! Ownership of the files that root makes. They are given to the owner of their directory, so that
+//! a store in which root has worked opens for that owner. The owner may be any user, and may change
+//! the directory while root works in it. So links are never followed, and only files made here are
+//! given away. Permissions are set where files are made, not here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use rustix::fs::{Dir, OFlags};
 
-/// Opens a file to be read and written. Files are for their owner alone: they hold what topics'
-/// readers may not all see.
+/// Options to open a file for reading and writing. Files are private to their owner: they hold what
+/// not every reader of a topic may see.
 pub(super) fn options() -> OpenOptions {
     let mut options = File::options();
     let no_link = OFlags::NOFOLLOW.bits().cast_signed();
@@ -19,14 +19,14 @@ pub(super) fn options() -> OpenOptions {
     options
 }
 
-/// Makes a file that is not there.
+/// Creates a file that must not exist yet.
 pub(super) fn make(path: &Path) -> io::Result<File> {
     let made = options().create_new(true).open(path)?;
     give(&made, path);
     Ok(made)
 }
 
-/// Opens a file as `options` say, or makes it.
+/// Opens a file with `options`, or creates it.
 pub(super) fn open_or_make(path: &Path, options: &OpenOptions) -> io::Result<File> {
     match make(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
@@ -34,8 +34,8 @@ pub(super) fn open_or_make(path: &Path, options: &OpenOptions) -> io::Result<Fil
     }
 }
 
-/// Gives a directory that root made to the owner of the one it lies in, as long as nothing is in
-/// it: who made it may have been cut off before, and what is in others is not for this to give.
+/// Gives a directory that root made to the owner of its parent, while it is empty: an earlier run
+/// may have been killed before it did so, and a directory with content may be someone else's.
 pub(super) fn give_empty(path: &Path) {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(dir) = rustix::fs::open(path, flags, rustix::fs::Mode::empty()) else { return };
@@ -46,17 +46,17 @@ pub(super) fn give_empty(path: &Path) {
     }
 }
 
-/// Whether a directory is a link that root must not follow: in a directory of somebody else's, who
-/// could have it lead to where only root can change anything. Whoever is not root may do there what
-/// he may do anywhere.
+/// Whether a directory is a link that root must not follow: one in another user's directory, who
+/// could point it where only root can write. For processes other than root's a link grants no extra
+/// rights.
 pub(crate) fn leads_away(path: &Path) -> bool {
     rustix::process::geteuid().is_root()
         && fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() != 0)
         && fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
-/// Gives what root has made at `path` to the owner of the directory it lies in. What cannot be
-/// given, as on a filesystem without owners, stays root's.
+/// Gives what root made at `path` to the owner of its directory. Where ownership cannot be changed,
+/// as on a filesystem without owners, the file stays root's.
 fn give(made: &File, path: &Path) {
     let (Ok(file), Ok(dir)) = (made.metadata(), fs::metadata(parent_of(path))) else { return };
     if file.uid() == 0 && dir.uid() != 0 {
@@ -64,7 +64,7 @@ fn give(made: &File, path: &Path) {
     }
 }
 
-/// The directory that a path lies in.
+/// The parent directory of a path.
 fn parent_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or_else(|| Path::new("."))

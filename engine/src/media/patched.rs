@@ -1,4 +1,4 @@
-//! A file with pieces laid over it that belong there and are not in it yet, for reading only.
+//! A read-only view of a file, overlaid with pieces that belong in it and are not written yet.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,11 +13,11 @@ use super::Media;
 #[derive(Debug)]
 struct Patched {
     media: Arc<dyn Media>,
-    /// By position; they do not overlap.
+    /// Keyed by position; they do not overlap.
     pieces: BTreeMap<u64, Bytes>,
 }
 
-/// The file with the pieces, by position, over it.
+/// The file overlaid with the pieces, given by position.
 pub(crate) fn patched(media: Arc<dyn Media>, pieces: &[(u64, Bytes)]) -> Arc<dyn Media> {
     Arc::new(Patched { media, pieces: pieces.iter().cloned().collect() })
 }

@@ -1,5 +1,5 @@
-//! A file that is written with `pwrite` and read with `pread`: for filesystems on which stores into
-//! a map can fail late, and for reading what must not be mapped.
+//! A file written with `pwrite` and read with `pread`: for filesystems on which stores into a map
+//! can fail late, and for files that must not be mapped.
 
 use std::fs::File;
 use std::io;
@@ -45,7 +45,7 @@ impl Media for Positioned {
         if end.is_none_or(|end| end > self.len()) || at < self.published.get() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // write_all_at goes on after EINTR and short writes.
+        // `write_all_at` retries after EINTR and short writes.
         self.file.write_all_at(bytes, at)
     }
 
@@ -58,8 +58,8 @@ impl Media for Positioned {
     }
 
     fn publish(&self, upto: u64) {
-        // As for a map: the kernel orders the bytes of pwrite and pread, this orders what else the
-        // writer did before publishing.
+        // As for a map: the kernel orders the bytes of `pwrite` and `pread`; this orders everything
+        // else the writer did before publishing.
         self.published.raise(upto.min(self.len()));
     }
 

@@ -1,4 +1,4 @@
-//! The beginning of a file whose end somebody else still writes.
+//! The beginning of a file whose end another thread still writes.
 
 use std::io;
 use std::ops::Range;
@@ -15,7 +15,7 @@ struct Prefix {
     len: u64,
 }
 
-/// The first `len` bytes of a file that can be read, for reading.
+/// A read-only view of the first `len` published bytes of a file.
 pub(crate) fn prefix(media: Arc<dyn Media>, len: u64) -> Arc<dyn Media> {
     let len = len.min(media.published());
     Arc::new(Prefix { media, len })

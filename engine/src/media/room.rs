@@ -1,5 +1,5 @@
-//! The space of a file that is written to: taken from the filesystem a step ahead of use, so that a
-//! full disk is an error before anything is written, and a store that holds little takes little.
+//! The allocated space of a file that is written to. It is allocated a step ahead of use, so that a
+//! full disk is an error before anything is written, and a small store takes little space.
 
 use std::fs::File;
 use std::io;
@@ -7,24 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::{self, FOLIO_MAX};
 
-/// What is taken at once: as much as there is, within these bounds, in multiples of the first. The
-/// kernel keeps up to so many bytes as one folio, and a store into it through a map takes space for
-/// all of them; without it the process ends.
+/// Bounds of an allocation step: as much as is already allocated, within these bounds, in multiples
+/// of the first. The kernel may keep this many bytes as one folio, and a store into it through a
+/// map needs space for all of them; without it the process is killed.
 const STEP_MIN: u64 = FOLIO_MAX;
 const STEP_MAX: u64 = 4 * FOLIO_MAX;
 
-/// What a new file gets.
+/// How much space a new file gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Take {
     /// The first step.
     Step,
     /// All of its space.
     All,
-    /// The same, filled with zeros.
+    /// All of its space, filled with zeros.
     Zeros,
 }
 
-/// How much of a file has space.
+/// How much of a file is allocated.
 #[derive(Debug)]
 pub(super) struct Room {
     len: u64,
@@ -32,12 +32,12 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Of a file of `len` bytes the first `taken` have space.
+    /// A file of `len` bytes whose first `taken` are allocated.
     pub(super) const fn new(len: u64, taken: u64) -> Self {
         Self { len, taken: AtomicU64::new(taken) }
     }
 
-    /// Makes the file as long as it is to be, and takes so much of it, with zeros if it should.
+    /// Sets the length of the file and allocates its first part, with zeros if requested.
     pub(super) fn begin(file: &File, len: u64, take: Take) -> io::Result<Self> {
         file.set_len(len)?;
         let taken = if take == Take::Step { STEP_MIN.min(len) } else { len };
@@ -48,7 +48,7 @@ impl Room {
         Ok(Self::new(len, taken))
     }
 
-    /// Bytes of the file.
+    /// Length of the file.
     pub(super) const fn len(&self) -> u64 {
         self.len
     }
@@ -63,7 +63,7 @@ impl Room {
         let (needed, step) = (end(upto), taken.clamp(STEP_MIN, STEP_MAX));
         let ahead = needed.max(end(taken + step));
         let reached = match sys::allocate(file, taken..ahead) {
-            // What is left may be enough for what is needed now.
+            // The remaining space may be enough for the current need.
             Err(_) if needed < ahead => sys::allocate(file, taken..needed).map(|()| needed)?,
             allocated => allocated.map(|()| ahead)?,
         };

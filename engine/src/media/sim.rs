@@ -1,10 +1,10 @@
-//! A disk for tests that forgets at a power cut what was not synced: bytes in sectors of 512, in
-//! any subset, and names whose directory was not synced. Files live in memory and are written
-//! through the same media as real ones, so what is in the page cache is what those media put there;
-//! what the disk holds is what was there when a sync returned.
+//! A simulated disk for tests that loses unsynced data at a power cut: any subset of the dirty
+//! sectors of 512 bytes, and names whose directory was not synced. Files live in memory and are
+//! written through the same media as real ones, so the page cache holds what those media put there;
+//! the disk holds what was in the cache when a sync returned.
 //!
-//! A sync that fails loses what it was to write, as the kernel does: the pages count as clean
-//! afterwards, no later sync writes them, and whoever drops the cache sees the old bytes.
+//! A failed sync loses its data, as in the kernel: the pages count as clean afterwards, no later
+//! sync writes them, and reads after the cache is dropped see the old bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,10 +30,10 @@ use crate::options::MediaChoice;
 /// Bytes that reach the disk together.
 const SECTOR: usize = 512;
 
-/// The files of a disk: their paths below the store's directory, and their bytes.
+/// The files of a disk: paths below the store's directory, and bytes.
 pub(crate) type Image = BTreeMap<PathBuf, Arc<Vec<u8>>>;
 
-/// What is called before each operation that changes something.
+/// Called before each mutating operation.
 type Watch = Box<dyn FnMut(u64, &Moment) + Send>;
 
 /// The disk, shared by the files on it.
@@ -48,14 +48,14 @@ pub(crate) struct SimDisk {
 struct State {
     names: BTreeMap<PathBuf, Arc<Content>>,
     synced_names: BTreeMap<PathBuf, Arc<Content>>,
-    /// Operations that changed something.
+    /// Mutating operations so far.
     count: u64,
     watch: Option<Watch>,
-    /// The operations that fail, and how.
+    /// The operations that fail, and their error.
     failing: Option<(RangeInclusive<u64>, Errno)>,
     /// Nothing changes any more: the process that used the disk is dead.
     frozen: bool,
-    /// The power is cut before this operation; what the disk then has is kept.
+    /// The power is cut before this operation; the content of the disk at that point is kept.
     cut_at: u64,
     seed: u64,
     left: Option<Image>,
@@ -71,7 +71,7 @@ impl fmt::Debug for State {
 #[derive(Debug)]
 struct Content {
     cache: File,
-    /// The cache may hold what the disk does not.
+    /// The cache may differ from the disk.
     dirty: AtomicBool,
     disk: Mutex<OnDisk>,
 }
@@ -79,7 +79,7 @@ struct Content {
 #[derive(Debug)]
 struct OnDisk {
     bytes: Arc<Vec<u8>>,
-    /// What the kernel believes to be on the disk, if a failed sync made that another thing.
+    /// What the kernel believes is on the disk, if a failed sync made that differ.
     believed: Option<Arc<Vec<u8>>>,
 }
 
@@ -89,7 +89,7 @@ impl OnDisk {
     }
 }
 
-/// A small generator: the states a seed leads to are the same each time.
+/// A small deterministic random generator.
 pub(crate) fn random(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -105,7 +105,7 @@ impl Content {
     fn new(bytes: Arc<Vec<u8>>) -> io::Result<Arc<Self>> {
         let cache = File::from(rustix::fs::memfd_create("sim", MemfdFlags::CLOEXEC)?);
         cache.set_len(bytes.len() as u64)?;
-        // The hole behind the last byte reads as zeros and costs nothing.
+        // The hole behind the last non-zero sector reads as zeros and needs no memory.
         let zero = |sector: &[u8]| sector == &[0; SECTOR][..sector.len()];
         let end = bytes.chunks(SECTOR).rposition(|sector| !zero(sector));
         let end = end.map_or(0, |last| ((last + 1) * SECTOR).min(bytes.len()));
@@ -169,16 +169,16 @@ pub(crate) struct Moment {
     names: Vec<Name>,
 }
 
-/// A name: what it stands for now, and what it stood for when its directory was synced.
+/// A name: its file now, and its file when its directory was last synced.
 struct Name {
     path: PathBuf,
     now: Option<Dirty>,
     synced: Option<Dirty>,
-    /// Names that a rename changed share this: it is done or not, never half.
+    /// Names changed by one rename share this, so that the rename is done or not, never half.
     change: usize,
 }
 
-/// A file and those of its sectors that may or may not reach the disk.
+/// A file and its dirty sectors, each of which may or may not reach the disk.
 #[derive(Clone)]
 struct Dirty {
     disk: Arc<Vec<u8>>,
@@ -232,7 +232,7 @@ impl Moment {
         Self { names: names.collect() }
     }
 
-    /// What a power cut now leaves; which of the possible things, the seed decides.
+    /// What a power cut at this moment leaves; the seed chooses among the possible outcomes.
     pub(crate) fn power_cut(&self, seed: u64) -> Image {
         let mut image = Image::new();
         let mut random_seed = seed;
@@ -255,7 +255,7 @@ impl State {
         if self.frozen { Err(io::Error::other("the process is dead")) } else { Ok(()) }
     }
 
-    /// Counts an operation and lets the watcher see the disk before it; an error if it is to fail.
+    /// Counts an operation and shows the watcher the disk before it; an error if it is to fail.
     fn step(&mut self) -> io::Result<()> {
         self.alive()?;
         self.count += 1;
@@ -298,8 +298,8 @@ impl SimDisk {
         self.state.lock().count
     }
 
-    /// The power is cut before operation number `cut_at`, counted from 1. The disk goes on as if it
-    /// were not; what the cut left is kept.
+    /// Cuts the power before operation number `cut_at`, counted from 1. The disk continues as if
+    /// nothing happened; what the cut left is kept.
     pub(crate) fn cut_before(&self, cut_at: u64, seed: u64) {
         let mut state = self.state.lock();
         (state.cut_at, state.seed, state.left) = (cut_at, seed, None);
@@ -310,7 +310,7 @@ impl SimDisk {
         self.state.lock().left.is_some()
     }
 
-    /// What a power cut at the set operation left, if it was reached; now, if not.
+    /// The disk after the power cut, or after one now if the set operation was not reached.
     pub(crate) fn after_cut(&self) -> Self {
         let mut state = self.state.lock();
         let left = state.left.take();
@@ -324,45 +324,45 @@ impl SimDisk {
         self.state.lock().watch = Some(Box::new(watch));
     }
 
-    /// Nobody watches any longer.
+    /// Removes the watcher.
     pub(crate) fn unwatch(&self) {
         let watch = self.state.lock().watch.take();
         drop(watch);
     }
 
-    /// The operations with these numbers fail.
+    /// Makes the operations with these numbers fail.
     pub(crate) fn fail(&self, operations: RangeInclusive<u64>, errno: Errno) {
         self.state.lock().failing = Some((operations, errno));
     }
 
-    /// Nothing fails any longer.
+    /// Clears all faults.
     pub(crate) fn heal(&self) {
         self.state.lock().failing = None;
     }
 
-    /// The process is killed: what it still tries changes nothing.
+    /// Simulates a killed process: later operations change nothing.
     pub(crate) fn freeze(&self) {
         self.state.lock().frozen = true;
     }
 
-    /// Another process begins.
+    /// Simulates the start of another process.
     pub(crate) fn thaw(&self) {
         self.state.lock().frozen = false;
     }
 
-    /// The disk as it is now.
+    /// A snapshot of the disk.
     pub(crate) fn moment(&self) -> Moment {
         Moment::of(&self.state.lock())
     }
 
-    /// What a killed process leaves: all it wrote.
+    /// What a killed process leaves: everything it wrote.
     pub(crate) fn image(&self) -> Image {
         let state = self.state.lock();
         let cached = |content: &Arc<Content>| Arc::new(content.cached().unwrap());
         state.names.iter().map(|(path, content)| (path.clone(), cached(content))).collect()
     }
 
-    /// Changes a byte of a file, as a reader sees it.
+    /// Changes a byte of a file, as readers see it.
     pub(crate) fn flip(&self, path: &Path, at: usize, mask: u8) {
         let content = self.find(&self.root.join(path)).unwrap();
         let mut byte = [0];
@@ -407,12 +407,12 @@ struct SimMedia {
 impl Media for SimMedia {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state.lock();
-        // Under the lock: nobody sees the disk between this and the write.
+        // Under the lock: no one sees the disk between this and the write.
         let stepped = state.step();
         self.content.dirty.store(true, Ordering::Relaxed);
         match stepped {
             Ok(()) => self.media.write_at(at, bytes),
-            // A write that fails may have been done in part.
+            // A failed write may be partial.
             Err(error) => {
                 if !state.frozen {
                     self.media.write_at(at, &bytes[..bytes.len() / 2])?;
@@ -488,7 +488,7 @@ impl Files for SimDisk {
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive()?;
-        // The one there was is truncated and written over, and the power may go before the sync.
+        // An existing file is truncated and overwritten, and the power may fail before the sync.
         let content = Content::new(Arc::new(vec![0; bytes.len()]))?;
         content.cache.write_all_at(bytes, 0)?;
         content.dirty.store(true, Ordering::Relaxed);
@@ -500,7 +500,7 @@ impl Files for SimDisk {
         let stepped = state.step();
         content.sync(stepped.is_err())?;
         if stepped.is_err() {
-            // A write that fails may have been done in part.
+            // A failed write may be partial.
             content.cache.set_len(bytes.len() as u64 / 2)?;
         }
         stepped

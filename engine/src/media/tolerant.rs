@@ -1,6 +1,6 @@
-//! A file of which the disk refuses some places, for whoever wants the rest of it. They read as
-//! zeros, and which they are is told. Only for looking: what is written from such bytes must say
-//! so.
+//! A read-only view of a file with unreadable sectors, for callers that want the rest of it.
+//! Unreadable places read as zeros and are recorded. Only for inspection: anything written from
+//! such bytes must say so.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,24 +14,24 @@ use rustix::io::Errno;
 
 use super::Media;
 
-/// Bytes that are given up together.
+/// Granularity of unreadable places.
 const PIECE_LEN: u64 = 4096;
 
-/// Whether an error says that a disk has lost what it is asked for: asking again is no use.
+/// Whether an error says that the disk has lost the data, so that a retry is useless.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     errno.is_some_and(|errno| [Errno::IO, Errno::BADMSG, Errno::UCLEAN].contains(&errno))
 }
 
-/// The places of a file that cannot be read, as far as they were asked for.
+/// The unreadable places of a file, as far as it was read.
 #[derive(Debug, Default)]
 pub(crate) struct Holes {
-    /// Where each begins and ends, and what the system said; they do not touch.
+    /// Start of each, with its end and the system's error; they do not touch.
     found: Mutex<BTreeMap<u64, (u64, String)>>,
 }
 
 impl Holes {
-    /// Where they are, and what the system said of each.
+    /// All unreadable places, with the system's error for each.
     pub(crate) fn all(&self) -> Vec<(Range<u64>, String)> {
         let found = self.found.lock();
         found.iter().map(|(&from, (upto, what))| (from..*upto, what.clone())).collect()
@@ -42,7 +42,7 @@ impl Holes {
         found.range(..range.end).next_back().is_some_and(|(_, (upto, _))| range.start < *upto)
     }
 
-    /// Notes one that does not reach into another.
+    /// Notes an unreadable place that overlaps no other one.
     fn note(&self, range: Range<u64>, error: &io::Error) {
         let mut found = self.found.lock();
         let mut upto = range.end;
@@ -62,13 +62,13 @@ struct Tolerant {
     holes: Arc<Holes>,
 }
 
-/// The file, with zeros where it cannot be read; `holes` are told of each such place.
+/// The file, with zeros where it cannot be read; each such place is recorded in `holes`.
 pub(crate) fn tolerant(media: Arc<dyn Media>, holes: &Arc<Holes>) -> Arc<dyn Media> {
     Arc::new(Tolerant { media, holes: Arc::clone(holes) })
 }
 
 impl Tolerant {
-    /// Reads piece by piece, each at the same place of the file whoever asks for it.
+    /// Reads piece by piece, in pieces aligned in the file independently of the range.
     fn pieces(&self, range: Range<u64>) -> io::Result<Bytes> {
         let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
         let mut at = range.start;
@@ -76,7 +76,7 @@ impl Tolerant {
             let first = at - at % PIECE_LEN;
             let upto = (first + PIECE_LEN).min(range.end);
             let len = bytes.len() + (upto - at) as usize;
-            // A disk takes long to say that it has lost something.
+            // Known holes are skipped: a disk takes long to report an unreadable sector.
             if !self.holes.touch(&(at..upto)) {
                 match self.media.view(at..upto) {
                     Ok(piece) => bytes.extend_from_slice(&piece),

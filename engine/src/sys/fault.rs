@@ -1,12 +1,12 @@
-//! Says which file a read failed in when the process dies of it. A mapped file has no other way to
-//! tell of a disk that cannot read a sector, or of somebody who cut it, than a SIGBUS. Mends
-//! nothing: the bytes are not there, and the code that wanted them cannot go on without.
+//! Reports which file a failed read hit when the process is killed by SIGBUS. A mapped file has no
+//! other way to report an unreadable sector or a truncation by another process. Repairs nothing:
+//! the bytes do not exist, and the code that needs them cannot continue.
 
 use std::ffi::{CStr, c_int};
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// Bytes of a line of the list of maps: its numbers and the longest path.
+/// Longest line of the list of maps: its numbers and the longest path.
 const LINE_MAX: usize = 128 + 4096;
 const PIECE: usize = 1024;
 /// The list of maps of this process.
@@ -14,20 +14,20 @@ const MAPS: &CStr = c"/proc/self/maps";
 
 static EXIT: AtomicI32 = AtomicI32::new(1);
 
-/// Has a process that dies of a mapped file say on standard error which one it was, and where in
-/// it, and end with the code `exit`. For programs; a library leaves signals to them. Nothing is
-/// kept of what is mapped: the system's list of it is read when it happens, however long it is.
+/// Installs a SIGBUS handler that prints to standard error which mapped file failed and where in
+/// it, and exits with the code `exit`. For programs; a library leaves signals to them. No table of
+/// maps is kept: the handler reads the system's list, however long it is.
 ///
 /// # Errors
-/// What the system answered when it refused to take the handler; the process then dies of such a
-/// file as it does without one, and nothing else changes.
+/// The system's error when it refuses the handler; the process then dies of SIGBUS as without one,
+/// and nothing else changes.
 pub fn name_faults(exit: u8) -> io::Result<()> {
     EXIT.store(i32::from(exit), Ordering::Relaxed);
     // SAFETY: sigaction is a plain C struct for which all zeroes is a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = report as *const () as libc::sighandler_t;
-    // On the stack of the thread: what faulted was no stack, and the other one is short. A fault in
-    // the handler itself has the default action.
+    // On the stack of the thread: the fault was not a stack overflow, and the alternate stack is
+    // short. A fault in the handler itself gets the default action.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
     // SAFETY: both pointers are valid for the call; `report` is async-signal-safe.
     match unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } {
@@ -67,14 +67,14 @@ fn say(bytes: &[u8]) {
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// The list of maps cannot be read: there is no descriptor for it, or no /proc.
+/// The list of maps cannot be read: no descriptor is left for it, or there is no /proc.
 #[derive(Debug, PartialEq, Eq)]
 struct NoList;
 
-/// A file that is mapped, and a place in it.
+/// A mapped file, as its path and a position in it.
 type Mapped<'a> = Option<(u64, &'a [u8])>;
 
-/// The file that is mapped at an address, and the place in it, by a list of maps.
+/// The file mapped at an address, and the position in it, from a list of maps.
 fn find<'a>(
     maps: &CStr,
     address: usize,
@@ -84,7 +84,7 @@ fn find<'a>(
     let file = unsafe { libc::open(maps.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     let (mut piece, mut len) = ([0u8; PIECE], 0);
     loop {
-        // SAFETY: the buffer has so many bytes; read is async-signal-safe.
+        // SAFETY: the buffer has `PIECE` bytes; read is async-signal-safe.
         let got = unsafe { libc::read(file, piece.as_mut_ptr().cast(), PIECE) };
         let got = usize::try_from(got).map_err(|_| NoList)?;
         if got == 0 {
@@ -92,7 +92,7 @@ fn find<'a>(
         }
         for &byte in &piece[..got] {
             if byte != b'\n' {
-                // What does not fit is no file of ours.
+                // A longer line is not one of our files.
                 if let Some(place) = line.get_mut(len) {
                     *place = byte;
                     len += 1;
@@ -107,8 +107,9 @@ fn find<'a>(
     }
 }
 
-/// What a line of the list of maps says of an address: the place in the file, and where in the line
-/// its path begins. `7f0000000000-7f0000001000 r--s 00002000 fe:00 1234   /path`.
+/// Parses a line of the list of maps that contains an address: returns the position in the file,
+/// and where in the line its path begins. `7f0000000000-7f0000001000 r--s 00002000 fe:00 1234
+/// /path`.
 fn place_in(line: &[u8], address: usize) -> Option<(u64, usize)> {
     let address = address as u64;
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());

@@ -1,4 +1,4 @@
-//! Allocation, cache advice, filesystem kinds, randomness. No `unsafe` is needed for these.
+//! Allocation, cache advice, filesystem kinds, randomness. None of it needs `unsafe`.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,27 +10,28 @@ use std::path::Path;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Pages that give a file space are synced in pieces of this size: many at once would hold up the
-/// syncs of appends that go on meanwhile.
+/// Pages that allocate space are synced in pieces of this size: larger ones would delay the syncs
+/// of concurrent appends.
 const PAGES_SYNCED: u64 = 1024 * 1024;
-/// And written one by one: what is written at once the page cache keeps as one folio, of which a
-/// store through a map then makes all dirty, and each sync writes all again.
+/// Written one by one: the page cache keeps what one call writes as one folio, of which a store
+/// through a map then dirties all, and each sync writes all of it again.
 const PAGE_LEN: usize = 4096;
 
-/// Gives a part of a file space that later writes cannot fail to get; what is there stays.
+/// Allocates space for a part of a file, so that later writes cannot fail for lack of it. Existing
+/// content stays.
 pub(crate) fn allocate(file: &File, part: Range<u64>) -> io::Result<()> {
     if part.is_empty() {
         return Ok(());
     }
     match fallocate(file, &part) {
-        // A filesystem that cannot allocate ahead gives space to what is written.
+        // A filesystem that cannot preallocate gives space to what is written.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_again(file, part),
         other => Ok(other?),
     }
 }
 
-/// The same for a part in which nothing is yet, filled with zeros, so that a later sync has no
-/// extents to convert.
+/// Allocates space for a part of a file that holds nothing yet, filled with zeros, so that a later
+/// sync has no extents to convert.
 pub(crate) fn allocate_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
     match fallocate(file, &part) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, part),
@@ -52,7 +53,7 @@ fn write_zeros(file: &File, part: Range<u64>) -> io::Result<()> {
     write_pages(file, part, |_, _| Ok(()))
 }
 
-/// Writes what a part of a file has: what it lacks is zeros.
+/// Rewrites a part of a file with its own content; holes become zeros.
 fn write_again(file: &File, part: Range<u64>) -> io::Result<()> {
     let read = |at: u64, page: &mut [u8]| {
         page.fill(0);
@@ -70,7 +71,8 @@ fn write_again(file: &File, part: Range<u64>) -> io::Result<()> {
     write_pages(file, part, read)
 }
 
-/// Writes a part of a file page by page, as `fill` makes each from zeros or the one before.
+/// Writes a part of a file page by page. `fill` fills a buffer that holds zeros or the previous
+/// page.
 fn write_pages(
     file: &File,
     part: Range<u64>,
@@ -91,28 +93,28 @@ fn write_pages(
     Ok(())
 }
 
-/// Bytes that are free where a path is; of what does not tell, as many as can be.
+/// Free bytes of the filesystem of a path; `u64::MAX` if unknown.
 pub(crate) fn free_bytes(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(u64::MAX, |told| told.f_bavail.saturating_mul(told.f_frsize))
 }
 
-/// Bytes that the kernel keeps as one, at most: it forgets all of them or none.
+/// Maximum bytes of a folio: the page cache drops all of it or none.
 pub(crate) const FOLIO_MAX: u64 = 2 * 1024 * 1024;
 
-/// Asks the kernel to forget the clean pages of a part of a file, so that reads see what the disk
+/// Asks the kernel to drop the clean pages of a part of a file, so that reads see what the disk
 /// has. After a failed sync the page cache holds bytes the disk never got.
 pub(crate) fn drop_cache(file: &File, part: Range<u64>) -> io::Result<()> {
     let from = part.start - part.start % FOLIO_MAX;
     let len = part.end.checked_next_multiple_of(FOLIO_MAX).map(|end| end.saturating_sub(from));
-    // No length stands for all to the end.
+    // No length means up to the end.
     Ok(rustix::fs::fadvise(file, from, len.and_then(NonZeroU64::new), Advice::DontNeed)?)
 }
 
-/// Stretches of data that are asked for; a file that has more is taken to be full of them.
+/// Maximum extents to look up; a file with more is treated as full of data.
 const STRETCHES_MAX: usize = 256;
 
-/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that was allocated
-/// and never written, and both read as zeros. `len` where the filesystem cannot tell.
+/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that is allocated
+/// but unwritten, and both read as zeros. `len` where the filesystem cannot tell.
 pub(crate) fn data_end(file: &File, len: u64) -> u64 {
     let mut end = 0;
     for _ in 0..STRETCHES_MAX {
@@ -137,7 +139,7 @@ pub(crate) fn is_mappable(dir: &Path) -> bool {
     matches!(kind_of(dir), Some(EXT4 | XFS | TMPFS))
 }
 
-/// Whether `dir` is in memory: there a load from a hole through a map takes space, too, and ends
+/// Whether `dir` is in memory: there even a load from a hole through a map needs space, and kills
 /// the process when there is none.
 pub(crate) fn is_memory(dir: &Path) -> bool {
     kind_of(dir) == Some(TMPFS)

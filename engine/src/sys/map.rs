@@ -1,4 +1,4 @@
-//! A file mapped shared. See the contract in the module above.
+//! A shared memory map of a file. See the contract in the parent module.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +18,10 @@ pub(crate) struct Map {
     writable: bool,
 }
 
-/// Maps that this process has.
+/// Number of maps of this process.
 static MAPS_OPEN: AtomicU64 = AtomicU64::new(0);
 
-/// Maps that this process has.
+/// Number of maps of this process.
 pub(crate) fn maps_open() -> u64 {
     MAPS_OPEN.load(Ordering::Relaxed)
 }
@@ -77,9 +77,9 @@ impl Map {
         Ok(())
     }
 
-    /// Takes a range out of this process's page tables; it comes back, as it is, page by page when
-    /// it is touched. A sync write-protects what is in them, one page and one interrupt of the
-    /// other processors at a time; all at once that is one.
+    /// Removes a range from this process's page tables; pages return unchanged when they are
+    /// touched. A sync write-protects mapped pages, one page and one interrupt of the other
+    /// processors at a time; releasing them together costs a single one.
     pub(crate) fn release(&self, range: Range<u64>) {
         let end = range.end.min(self.raw.len() as u64);
         let Some(len) = end.checked_sub(range.start) else { return };
@@ -89,7 +89,7 @@ impl Map {
             let advice = UncheckedAdvice::DontNeed;
             self.raw.unchecked_advise_range(advice, range.start as usize, len as usize)
         };
-        // It is about time alone: what is not released is write-protected as ever.
+        // Only an optimization: pages that are not released are write-protected as before.
         drop(released);
     }
 

@@ -1,12 +1,12 @@
-//! What the operating system has to be asked for by hand: shared maps, allocation, cache advice
-//! and randomness. The only module of the crate with `unsafe`.
+//! Operating system interfaces that the standard library lacks: shared maps, allocation, cache
+//! advice and randomness. The only module of the crate with `unsafe`.
 //!
 //! The contract of a [`Map`]: one thread at a time writes to it; bytes below its published length
-//! are final, so slices are handed out over those alone and writes to them are refused; bytes above
-//! are touched through raw pointers only, or by the system, and no reference to them ever exists. A
-//! file is never cut below what was published of it while it is mapped, only unlinked. Somebody
-//! else who cuts it gets the process a SIGBUS, which is why the store is locked and why its files
-//! are private. So does a sector that cannot be read, which `fault` can say.
+//! are final, so slices are handed out only over those and writes to them are refused; bytes above
+//! are accessed only through raw pointers, or by the system, and no reference to them ever exists.
+//! A file is never truncated below its published length while it is mapped, only unlinked. If
+//! another process truncates it, this process gets a SIGBUS, which is why the store is locked and
+//! why its files are private. An unreadable sector does the same, which `fault` can report.
 
 mod fault;
 mod file;

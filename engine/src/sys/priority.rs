@@ -1,21 +1,21 @@
-//! How much of the processor the threads of the background ask for.
+//! The scheduling priority of background threads.
 
 use rustix::process::{getpriority_process, setpriority_process};
 
-/// How much nicer than others they are: one that shares a processor with one of those gets a tenth
-/// of it. Less, and whoever waits for a full pack to be sealed would wait for ever on a machine
-/// that is busy with something else.
+/// Niceness added to a background thread: next to a thread of normal priority it gets a tenth of a
+/// shared processor. With less, a thread that waits for a full pack to be sealed would wait for
+/// ever on a machine that is busy with other work.
 const NICER: i32 = 10;
 const NICEST: i32 = 19;
 
-/// Lets the calling thread give way to others. It cannot take that back, so a thread that does it
-/// does nothing that must be quick, and holds locks of those who append for no longer than it takes
-/// to put a new file in the place of an old one.
+/// Lowers the priority of the calling thread. It cannot undo that, so such a thread does nothing
+/// urgent, and holds locks that appends need only as long as it takes to replace an old file by a
+/// new one.
 pub(crate) fn give_way() {
-    // Elsewhere this would be the priority of the whole process.
+    // On other systems this would set the priority of the whole process.
     if cfg!(target_os = "linux") {
         let nicer = getpriority_process(None).map(|own| (own + NICER).min(NICEST));
-        // A thread that may not do it goes on as it is.
+        // Without permission the thread keeps its priority.
         let _ = nicer.and_then(|nicer| setpriority_process(None, nicer));
     }
 }

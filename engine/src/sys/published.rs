@@ -1,7 +1,7 @@
-//! A length that one writer raises and any reader takes, without a lock: who sees the length sees
-//! all that was written below it. The lengths of files and the head of the log are handed over so.
-//! Built with `--cfg loom` it is made of loom's atomics, and the test below tries every order in
-//! which the memory of the machine may show it.
+//! A length that one writer raises and any reader loads, without a lock: a reader that sees the
+//! length sees everything written below it. The lengths of files and the head of the log are
+//! published this way. Built with `--cfg loom` it uses loom's atomics, and the test below tries
+//! every order that the memory model allows.
 
 #[cfg(all(loom, test))]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Published(AtomicU64);
 
 impl Published {
-    /// Begins with so much.
+    /// Starts at `upto`.
     pub(crate) fn new(upto: u64) -> Self {
         Self(AtomicU64::new(upto))
     }
 
-    /// Hands over all below `upto`, which the caller has written. A smaller length changes nothing.
+    /// Publishes everything below `upto`, which the caller has written. A smaller length changes
+    /// nothing.
     pub(crate) fn raise(&self, upto: u64) {
         // Release pairs with the Acquire in `get`.
         self.0.fetch_max(upto, Ordering::Release);
     }
 
-    /// How much was handed over.
+    /// The published length.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
@@ -40,7 +41,7 @@ mod loom_tests {
 
     const PIECES: u64 = 2;
 
-    /// What the commit does for each group, in its order: bytes, published length, head.
+    /// What the commit does for each group, in this order: bytes, published length, head.
     struct Log<H> {
         bytes: [UnsafeCell<u64>; PIECES as usize],
         length: Published,
@@ -95,7 +96,7 @@ mod loom_tests {
         model(|| Published::new(0), Published::raise, Published::get);
     }
 
-    /// The same hand-over without its order must be found out, or the model proves nothing.
+    /// The same publication without ordering must fail, or the model proves nothing.
     #[test]
     #[should_panic(expected = "frames are visible whose bytes are not")]
     fn a_relaxed_head_is_found_out() {
