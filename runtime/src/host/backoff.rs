@@ -1,24 +1,24 @@
-//! How long to wait before the next try: 1 s, doubling to 30 s, with jitter, from the start again
-//! after 60 s of health. Knows no clock and no random source of its own.
+//! The delay before the next attempt: 1 s, doubling to 30 s, with jitter, reset after a run of 60
+//! s. Has no clock and no random source of its own.
 
 use std::time::Duration;
 
-/// The wait after the first failure.
+/// The delay after the first failure.
 const FIRST: Duration = Duration::from_secs(1);
-/// The longest wait.
+/// The longest delay.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A run of at least this length makes the next wait the first again.
+/// A run of at least this length resets the delay.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// Counts tries that followed each other too closely.
+/// Counts consecutive attempts without a healthy run between them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Backoff {
     tries: u32,
 }
 
 impl Backoff {
-    /// The wait after a run that lasted `ran`. `random` is any number; it spreads the waits of
-    /// processors that failed together over the upper half of the wait.
+    /// The delay after a run that lasted `ran`. `random` is any number; it spreads the restarts of
+    /// processors that failed together over the upper half of the delay.
     pub(crate) fn next(&mut self, ran: Duration, random: u64) -> Duration {
         if ran >= HEALTHY {
             self.tries = 0;
@@ -29,7 +29,7 @@ impl Backoff {
         Duration::from_millis(half_ms + random % (half_ms + 1))
     }
 
-    /// Tries since the last healthy run.
+    /// Attempts since the last healthy run.
     #[must_use]
     pub(crate) const fn tries(&self) -> u32 {
         self.tries

@@ -1,5 +1,5 @@
-//! Looks whether the modules of a directory could run: reads, evaluates and checks each as a Host
-//! does, and runs none of them. No store is there to be asked.
+//! Checks whether the modules of a directory could run: reads, evaluates and validates each as a
+//! Host does, but runs none. There is no store behind it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,19 +20,19 @@ use crate::isolate::{
 use crate::loader::ModuleGraph;
 use crate::permissions::Allow;
 
-/// What became of one file.
+/// The result of checking one file.
 #[derive(Debug)]
 pub struct Checked {
-    /// The processor it defines; `None` when a server would not look at it.
+    /// The processor it defines; `None` when a server would ignore the file.
     pub key: Option<Key>,
-    /// The file, relative to the directory: of a module, or `xs.toml`.
+    /// The file, relative to the directory: a module, or `xs.toml`.
     pub file: String,
     /// What is wrong with it, if anything is.
     pub error: Option<ModuleError>,
 }
 
-/// Checks every module of a directory, in the order of their names, and last what looks like one
-/// and would not be run.
+/// Checks every module of a directory, ordered by name, then lists what looks like a module but
+/// would not be run.
 ///
 /// # Errors
 /// When the directory or its `xs.toml` cannot be read.
@@ -92,7 +92,7 @@ async fn evaluate(
     isolate.stop().await
 }
 
-/// The store of a module that is not run: it has nothing and takes nothing.
+/// The store of a module that is only checked: it is empty and refuses every request.
 #[derive(Debug)]
 pub struct NoStore;
 

@@ -1,31 +1,33 @@
-//! The store's clock, as the Host knows it: moments in the log are of that clock, and the Host may
-//! be on another machine. Only what the clock here is ahead is made up for, since that would have
-//! calls end before their time. When it is behind, the server ends them.
+//! The offset between the Host's clock and the store's. Times in the log come from the store's
+//! clock, and the Host may be on another machine. Only a local clock that is ahead is corrected
+//! for, since it would end calls before their deadline. When the local clock is behind, the server
+//! ends them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use xs_engine::FrameId;
 
-/// How the clock here stands to that of the store.
+/// The offset of the local clock from the store's.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// Milliseconds that the one here is ahead, as far as that is certain.
+    /// Milliseconds by which the local clock is known to be ahead: a lower bound.
     ahead_ms: AtomicU64,
 }
 
 impl Clock {
-    /// A frame was appended after `sent_ms`, as the clock here goes. Its id is never before its
-    /// moment, but may be after it: ids ascend, also where a clock was set back.
+    /// Records that a frame sent at `sent_ms` by the local clock got this id. An id is never
+    /// earlier than the time of the append but may be later: ids ascend even where a clock was set
+    /// back.
     pub(super) fn learn(&self, sent_ms: u64, id: FrameId) {
         self.ahead_ms.fetch_max(sent_ms.saturating_sub(id.time_ms()), Ordering::Relaxed);
     }
 
-    /// What the clock here shows when that of the store shows `ms`.
+    /// The local clock's time when the store's clock shows `ms`.
     pub(super) fn here(&self, ms: u64) -> u64 {
         ms.saturating_add(self.ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// What the clock of the store shows when the one here shows `ms`.
+    /// The store's time when the local clock shows `ms`.
     pub(super) fn there(&self, ms: u64) -> u64 {
         ms.saturating_sub(self.ahead_ms.load(Ordering::Relaxed))
     }

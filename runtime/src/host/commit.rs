@@ -1,28 +1,28 @@
-//! One batch of a driver, carried through: waits while the store is busy or full, and sorts what
-//! else can happen by what the driver has to do next.
+//! Commits one batch of a driver: retries while the store is busy or full, and classifies every
+//! other result by what the driver must do next.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use xs_protocol::{AppendRequest, Appended, Class, Client, ClientError, Detail};
 
-/// Wait before the same batch is offered again, when the store does not say.
+/// Delay before the same batch is retried, when the store does not name one.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The longest wait the store may ask for.
+/// The longest delay the store may ask for.
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What became of a batch.
+/// The result of committing a batch.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is stored.
     Stored(Appended),
-    /// Nothing was stored: the cursor is not where it was thought to be. Read it and go on.
+    /// Nothing was stored: the cursor's revision is not the expected one. Read it and continue.
     Conflict,
-    /// It may or may not be stored. Read the cursor and go on.
+    /// It may or may not be stored. Read the cursor and continue.
     Unknown(ClientError),
     /// It can never be stored as it is.
     Refused(ClientError),
-    /// The connection is gone.
+    /// The connection is lost.
     Lost(ClientError),
     /// Stopped while waiting; nothing was stored.
     Stopped,

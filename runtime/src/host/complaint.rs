@@ -1,6 +1,6 @@
-//! What is told of `xs.toml` while it cannot be used: a frame in the log of the store, which those
-//! read that ask how the modules are, and a line in the log of the process. A Host that runs one
-//! module alone tells nothing: the Host of the others does.
+//! Reports that `xs.toml` cannot be used: as a frame in the store's log, which commands that show
+//! the state of modules read, and as a line in the process's log. A Host that runs only one module
+//! reports nothing: the Host of the other modules does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use super::part::Part;
 use super::report;
 use super::version::Shared;
 
-/// Where it is told how `xs.toml` is. Only the newest frame is kept.
+/// The topic that reports whether `xs.toml` can be used. Only the newest frame is kept.
 pub const CONFIG_TOPIC: &str = "xs.host.config";
 
-/// What tells one content of the file from another: its length and when it was written.
+/// Identifies one content of the file: its length and modification time.
 type Stamp = (u64, Option<SystemTime>);
 
-/// What was told last.
+/// The last reported state.
 #[derive(Debug, Default)]
 pub(super) struct Complaint {
     /// Whether the newest frame says that something is wrong.
     is_bad: bool,
-    /// The content of which the log of the process has spoken.
+    /// The content that the process's log has already reported.
     logged: Option<Stamp>,
 }
 
 impl Complaint {
-    /// Reads what the Host before this one told.
+    /// Reads what the previous Host reported.
     ///
     /// # Errors
     /// [`ClientError`] when the store cannot be read.
@@ -48,10 +48,10 @@ impl Complaint {
         Ok(Self { is_bad, logged: None })
     }
 
-    /// The file is as it should be. Whether that was told, if it had to be.
+    /// The file is valid. Returns whether the report of that, if one was due, succeeded.
     ///
     /// # Errors
-    /// [`ClientError`] when the connection to the store is gone.
+    /// [`ClientError`] when the connection to the store is lost.
     pub(super) async fn good(&mut self, shared: &Arc<Shared>) -> Result<bool, ClientError> {
         self.logged = None;
         if self.is_bad {
@@ -60,7 +60,8 @@ impl Complaint {
         Ok(!self.is_bad)
     }
 
-    /// The file cannot be used, so no change of a module was acted on. Whether that was told.
+    /// The file cannot be used, so no change of a module was applied. Returns whether that was
+    /// reported.
     ///
     /// # Errors
     /// As [`Complaint::good`].
@@ -71,7 +72,7 @@ impl Complaint {
     ) -> Result<bool, ClientError> {
         let stamp = stamp(&shared.dir);
         if speaks(&shared.part) && self.logged.replace(stamp) != Some(stamp) {
-            // On lines of its own: it shows the place in the file.
+            // On lines of its own: the message shows the offending line of the file.
             tracing::error!(target: report::TOLD, "the modules are left as they are: {error}");
         }
         self.is_bad = true;
@@ -93,8 +94,8 @@ fn topic() -> Topic {
     Topic::parse(CONFIG_TOPIC).expect("a constant that parses")
 }
 
-/// Whether it was told, as far as this Host has to. What the store refuses, for want of space for
-/// one, ends no module.
+/// Reports the state, if this Host has to; returns whether it is done. A refusal by the store, for
+/// lack of space for example, stops no module.
 async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
     if !speaks(&shared.part) {
         return Ok(true);
@@ -107,7 +108,7 @@ async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
     match shared.client.append(&AppendRequest::frames(vec![frame])).await {
         Ok(_) => Ok(true),
         Err(error) if is_lost(&error) => Err(error),
-        // A server of another age does not know the topic.
+        // An older server does not know the topic.
         Err(error) if error.code() == Some(Code::Denied) => Ok(true),
         Err(error) => {
             tracing::warn!(%error, "the store was not told how {CONFIG_FILE} is");

@@ -1,5 +1,5 @@
-//! `xs.toml` in the directory of the modules: `[modules.<name>]` holds what the operator says about
-//! one module. What it says overrides the module's own definition.
+//! `xs.toml` in the directory of the modules: `[modules.<name>]` holds the operator's settings for
+//! one module. They override the module's own definition.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,9 +16,9 @@ use crate::isolate::{FailureKind, ModuleError};
 use crate::name::ProcessorName;
 use crate::permissions::Allow;
 
-/// Bytes of the file.
+/// Maximum size of the file, in bytes.
 const BYTES_MAX: u64 = 1024 * 1024;
-/// Modules with a process of their own.
+/// Maximum number of modules with a process of their own.
 const APART_MAX: usize = 64;
 
 /// Why the configuration cannot be used.
@@ -33,24 +33,24 @@ pub enum ConfigError {
         /// Its size.
         bytes: u64,
     },
-    /// More modules are set apart than may have processes of their own.
+    /// More modules ask for a process of their own than are allowed.
     #[error("{CONFIG_FILE} sets {count} modules apart, {APART_MAX} are allowed")]
     Apart {
         /// How many.
         count: usize,
     },
-    /// It says what a process of its own may use of a module that has none.
+    /// It sets `read` or `env`, which apply only to a process of its own, for a module without one.
     #[error("{CONFIG_FILE}: read and env of {name} need isolation = \"process\"")]
     NotApart {
         /// The module.
         name: String,
     },
-    /// It is not TOML, or holds something that has no meaning.
+    /// It is not TOML, or holds an unknown setting.
     #[error("{CONFIG_FILE} is not understood: {error}")]
     Syntax {
         /// What is wrong, with the line in question.
         error: toml::de::Error,
-        /// Line and column, from 1, as far as there is a place.
+        /// Line and column, from 1, if the error has a position.
         place: Option<(u32, u32)>,
     },
 }
@@ -67,7 +67,7 @@ impl ConfigError {
         Self::Syntax { error, place }
     }
 
-    /// The same in the words in which the failures of modules are told.
+    /// This error in the form used for failures of modules.
     #[must_use]
     pub fn to_module_error(&self) -> ModuleError {
         let Self::Syntax { error, place } = self else {
@@ -77,7 +77,7 @@ impl ConfigError {
         let Some((line, column)) = *place else {
             return ModuleError { file: Some(CONFIG_FILE.to_owned()), ..said };
         };
-        // Between where it is and what it is, the parser shows the line.
+        // Between position and message, the parser shows the line.
         let shown = error.to_string();
         let lines = shown.lines().skip(1).take_while(|line| line.contains(" |"));
         let code_frame = lines.collect::<Vec<_>>().join("\n");
@@ -85,7 +85,7 @@ impl ConfigError {
     }
 }
 
-/// Line and column of a byte of a text, from 1.
+/// Line and column of a byte offset in a text, from 1.
 fn place(text: &str, at: usize) -> Option<(u32, u32)> {
     let before = text.get(..at)?;
     let line = before.matches('\n').count() + 1;
@@ -93,7 +93,7 @@ fn place(text: &str, at: usize) -> Option<(u32, u32)> {
     Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }
 
-/// What the operator says about modules.
+/// The operator's settings for all modules.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -101,28 +101,28 @@ pub struct Config {
     modules: BTreeMap<String, ModuleConfig>,
 }
 
-/// What the operator says about one module.
+/// The operator's settings for one module.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleConfig {
     /// Overrides the definition's `config`, key by key. Dates and times are text.
     #[serde(default, deserialize_with = "json")]
     pub config: serde_json::Map<String, Value>,
-    /// What the module may ask for beyond the defaults.
+    /// Permissions the module may request beyond the defaults.
     #[serde(default)]
     pub allow: Vec<Grant>,
-    /// Where it runs.
+    /// Whether it runs on a thread or in a process of its own.
     #[serde(default)]
     pub isolation: Isolation,
-    /// Files and directories that a process of its own may read, whatever the module asks for.
+    /// Files and directories that its own process may read, whatever the module asks for.
     #[serde(default)]
     pub read: Vec<PathBuf>,
-    /// Variables that a process of its own has.
+    /// Environment variables that its own process gets.
     #[serde(default)]
     pub env: Vec<String>,
 }
 
-/// A table as JSON, which has no dates.
+/// Deserializes a table as JSON. JSON has no dates, so they become text.
 fn json<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Map<String, Value>, D::Error> {
     let table = toml::Table::deserialize(from)?;
     let fields = table.into_iter().map(|(key, value)| Ok((key, json_of(value)?)));
@@ -149,18 +149,18 @@ fn json_of(value: toml::Value) -> Result<Value, &'static str> {
     })
 }
 
-/// Where a module runs.
+/// Whether a module runs on a thread or in a process of its own.
 #[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
-    /// On a thread of the process that runs the modules together.
+    /// On a thread of the process that the modules share.
     #[default]
     Thread,
-    /// In a process of its own, which the kernel guards.
+    /// In a process of its own, confined by the kernel.
     Process,
 }
 
-/// Something a module may not have by default, even if it names it.
+/// A permission that no module gets by default, even if it asks for it.
 #[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
@@ -168,17 +168,17 @@ pub enum Grant {
     NetAny,
     /// Private, loopback and link-local addresses.
     NetPrivate,
-    /// Programs.
+    /// Running programs.
     Run,
 }
 
 impl Config {
-    /// Reads the file of a directory; a directory without one has nothing configured.
+    /// Reads the file of a directory; without a file the configuration is empty.
     ///
     /// # Errors
     /// [`ConfigError`] names what is wrong with it.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        // Opening a pipe must not wait for whoever writes into it.
+        // Opening a pipe must not block until a writer appears.
         let mut how = File::options();
         how.read(true).custom_flags(libc::O_NONBLOCK);
         let file = match how.open(dir.join(CONFIG_FILE)) {
@@ -200,7 +200,7 @@ impl Config {
         Self::parse(&text)
     }
 
-    /// Reads the text of such a file.
+    /// Parses the text of an `xs.toml`.
     ///
     /// # Errors
     /// [`ConfigError`] names what is wrong with it.
@@ -217,7 +217,7 @@ impl Config {
         if count > APART_MAX { Err(ConfigError::Apart { count }) } else { Ok(config) }
     }
 
-    /// The modules with a process of their own, and what is said of these.
+    /// The modules with a process of their own, with the settings that affect that process.
     #[must_use]
     pub fn apart(&self) -> BTreeMap<String, ModuleConfig> {
         let apart =
@@ -229,12 +229,12 @@ impl Config {
         apart.map(|(name, module)| (name.clone(), process(module))).collect()
     }
 
-    /// The names it speaks of.
+    /// The names of the configured modules.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.modules.keys().map(String::as_str)
     }
 
-    /// What it says about one module.
+    /// The settings of one module.
     #[must_use]
     pub fn module(&self, name: &ProcessorName) -> ModuleConfig {
         self.modules.get(name.as_str()).cloned().unwrap_or_default()
@@ -242,7 +242,7 @@ impl Config {
 }
 
 impl ModuleConfig {
-    /// The host's permissions with this module's added.
+    /// The host's permissions plus those granted to this module.
     #[must_use]
     pub fn widen(&self, host: &Allow) -> Allow {
         let mut allow = host.clone();
@@ -252,8 +252,8 @@ impl ModuleConfig {
         allow
     }
 
-    /// Its part of the hash that decides whether a file acts: empty when nothing is said. Where a
-    /// module runs makes no version of it.
+    /// The configuration's part of the hash that decides whether a file makes a new version: empty
+    /// when nothing is set. Moving a module between thread and process makes no new version.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
         if self.config.is_empty() && self.allow.is_empty() {

@@ -1,4 +1,4 @@
-//! What all drivers have in common: how they end, and how an isolate is ended with them.
+//! What all drivers share: how they end, and how their isolate is stopped.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,29 +8,29 @@ use xs_protocol::{Class, ClientError, Code};
 
 use crate::isolate::{FailureKind, Isolate, ModuleError};
 
-/// Wait before a subscription that the server ended is made anew.
+/// Wait before resubscribing after the server ended a subscription.
 pub(super) const RESUBSCRIBE: Duration = Duration::from_millis(250);
 
-/// Why a driver is over.
+/// Why a driver ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// It was told to.
+    /// It was stopped on request.
     Stopped,
-    /// The processor failed and is not tried again.
+    /// The processor failed and is not restarted.
     FinError {
         /// Why.
         error: ModuleError,
         /// The frame that was being handled.
         input: Option<FrameId>,
     },
-    /// The module's thread does not end: only a new Host gets rid of it.
+    /// The module's thread does not end: only a new Host can get rid of it.
     Wedged {
         /// Why.
         error: ModuleError,
         /// The frame that was being handled.
         input: Option<FrameId>,
     },
-    /// The connection to the store is gone.
+    /// The connection to the store is lost.
     Lost(ClientError),
 }
 
@@ -40,8 +40,8 @@ impl Ending {
         Self::FinError { error: ModuleError::new(kind, text), input: None }
     }
 
-    /// What it means for a version that is not running yet; of the kind `Stopped` where the Host
-    /// ends, which says nothing about the version.
+    /// The error for a version that is not running yet. It has kind `Stopped` when the Host is
+    /// ending, which says nothing about the version.
     pub(super) fn into_error(self) -> ModuleError {
         match self {
             Self::FinError { error, .. } | Self::Wedged { error, .. } => error,
@@ -51,22 +51,22 @@ impl Ending {
     }
 }
 
-/// Whether nothing was done, and the same may be asked again later.
+/// Whether the request had no effect and can be retried later.
 pub(super) fn passes(error: &ClientError) -> bool {
     error.class() == Class::Busy || error.code() == Some(Code::TooManyStreams)
 }
 
-/// Whether the connection is gone, or not to be used any more: the Host ends. Whatever else the
-/// store says, for want of space for one, ends no module but the one it is about.
+/// Whether the connection is lost or no longer usable, so that the Host ends. Any other error, lack
+/// of space for example, affects only the module it concerns.
 pub(super) fn is_lost(error: &ClientError) -> bool {
     matches!(error.class(), Class::Unknown | Class::Protocol)
         && !matches!(error, ClientError::Integrity(_))
 }
 
-/// Asks the store until it answers: what it does not do now is asked again after a wait.
+/// Sends a request until the store answers it: a temporary refusal is retried after a wait.
 ///
 /// # Errors
-/// The [`Ending`] of a processor that cannot do without the answer.
+/// The [`Ending`] of a processor that cannot run without the answer.
 pub(super) async fn ask<T, R>(
     stop: &CancellationToken,
     mut request: impl FnMut() -> R,
@@ -94,7 +94,7 @@ where
     }
 }
 
-/// Stops an isolate that is not needed any more. One that cannot be stopped changes the ending.
+/// Stops an isolate that is no longer needed. If it cannot be stopped, the ending becomes `Wedged`.
 pub(super) async fn stop_isolate(isolate: Isolate, ending: Ending) -> Ending {
     match isolate.stop().await {
         Ok(()) => ending,
@@ -108,12 +108,12 @@ pub(super) async fn stop_isolate(isolate: Isolate, ending: Ending) -> Ending {
     }
 }
 
-/// Whether an error means that the thread is still there.
+/// Whether an error means that the module's thread is still running.
 pub(super) fn is_wedged(error: &ModuleError) -> bool {
     error.kind == FailureKind::Wedged
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since the Unix epoch.
 pub(super) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -1,5 +1,5 @@
-//! What an editor needs to know about the built-in module `xs`: its types and a `tsconfig.json`,
-//! kept current beside the modules. A convenience: failing to write them stops nothing.
+//! The types of the built-in module `xs` and a `tsconfig.json` for editors, kept current beside the
+//! modules. A convenience: failing to write them stops nothing.
 
 use std::fs;
 use std::io;
@@ -7,9 +7,9 @@ use std::path::Path;
 
 /// The types of the built-in module.
 pub const TYPES: &str = include_str!("../../xs.d.ts");
-/// The first line of a `tsconfig.json` that is ours to overwrite.
+/// The first line of a `tsconfig.json` that we may overwrite.
 const OURS: &str = "// Kept current by `xs serve`; delete this line to keep your own.\n";
-/// What is checked, and how.
+/// The contents of that `tsconfig.json`.
 const CONFIG: &str = r#"{
   "compilerOptions": {
     "target": "ES2024", "module": "ESNext", "moduleResolution": "Bundler",
@@ -21,10 +21,10 @@ const CONFIG: &str = r#"{
 }
 "#;
 
-/// Writes `.xs/xs.d.ts` and `tsconfig.json` where they are missing or ours and not current.
+/// Writes `.xs/xs.d.ts` and `tsconfig.json` where they are missing, or ours and out of date.
 ///
 /// # Errors
-/// Any error of the system.
+/// Any I/O error.
 pub fn keep_current(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir.join(".xs"))?;
     write_changed(&dir.join(".xs/xs.d.ts"), TYPES)?;

@@ -1,5 +1,5 @@
-//! Which files of a directory define which processors. Only names are judged here; sources are the
-//! loader's business, and nothing is started.
+//! Which files of a directory define which processors. Judges names only; the loader reads the
+//! sources, and nothing is started here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,29 +11,29 @@ use std::time::SystemTime;
 use super::lifecycle::Key;
 use crate::name::{Kind, NameError, ProcessorName};
 
-/// Directories below a kind's directory that are looked into.
+/// Maximum depth searched below a kind's directory.
 const DEPTH_MAX: usize = 8;
-/// Files and directories looked at in one scan.
+/// Maximum number of files and directories visited in one scan.
 const ENTRIES_MAX: usize = 20_000;
-/// Bytes of a file that are looked at to tell whether it looks like a module.
+/// Bytes of a file that are read to judge whether it looks like a module.
 const LOOK_BYTES_MAX: u64 = 64 * 1024;
 /// The file that configures modules.
 pub const CONFIG_FILE: &str = "xs.toml";
 
-/// What a directory holds.
+/// The result of scanning a directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// The files that define each processor, relative to the directory; more than one is an error
-    /// of the author, which he is to be told.
+    /// The files that define each processor, relative to the directory. More than one is an error
+    /// that is reported to the author.
     pub modules: BTreeMap<Key, Vec<String>>,
-    /// Files whose names are not names of processors.
+    /// Files whose names are not valid processor names.
     pub misnamed: Vec<(String, NameError)>,
-    /// Files that look like modules and lie where none is looked for, and what to do with each.
+    /// Files that look like modules but lie in the wrong place, and how to fix each.
     pub strays: Vec<(String, String)>,
 }
 
 impl Scan {
-    /// The files that claim the name of `key`, whatever the kind. One file means no conflict.
+    /// The files that claim the name of `key`, of any kind. A single file means no conflict.
     #[must_use]
     pub fn claims(&self, key: &Key) -> Vec<&str> {
         let same_name = Kind::ALL.map(|kind| Key { kind, name: key.name.clone() });
@@ -42,11 +42,11 @@ impl Scan {
     }
 }
 
-/// Looks through `dir`. A missing `generators`, `handlers` or `commands` holds nothing.
+/// Scans `dir`. A missing `generators`, `handlers` or `commands` counts as empty.
 ///
 /// # Errors
-/// Any other failure to read: a directory that cannot be read must not pass for an empty one, or
-/// every processor would be stopped.
+/// Any other read error: a directory that cannot be read must not pass for an empty one, or every
+/// processor would be stopped.
 pub fn scan(dir: &Path) -> io::Result<Scan> {
     fs::read_dir(dir)?;
     let mut scan = Scan::default();
@@ -71,14 +71,14 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// The ending of a source that is not taken for a module.
+/// The extension of a source file that is not accepted as a module.
 fn foreign_end(end: &OsStr) -> Option<&str> {
     let ends = ["mjs", "cjs", "jsx", "mts", "cts", "tsx"];
     end.to_str().filter(|end| ends.contains(end))
 }
 
-/// Files that define a processor beside the directories where it would be run: in `dir` itself, or
-/// in a directory that is named like a kind.
+/// Files that define a processor outside the directories whose modules run: in `dir` itself, or in
+/// a directory named like a kind in the singular.
 fn outside(dir: &Path) -> io::Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for below in ["", "generator", "handler", "command"] {
@@ -100,7 +100,7 @@ fn outside(dir: &Path) -> io::Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Whether a file has a default export and imports what definitions are made with.
+/// Whether a file has a default export and imports from `xs`.
 fn looks_like_module(path: &Path) -> bool {
     let mut text = String::new();
     let read =
@@ -110,8 +110,8 @@ fn looks_like_module(path: &Path) -> bool {
         && ["from \"xs\"", "from 'xs'"].iter().any(|from| text.contains(from))
 }
 
-/// The JavaScript and TypeScript files below a directory that are not hidden, relative to it and in
-/// order.
+/// The JavaScript and TypeScript files below a directory that are not hidden, relative to it and
+/// sorted.
 ///
 /// # Errors
 /// As [`scan`].
@@ -126,8 +126,8 @@ pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
     Ok(files)
 }
 
-/// A fingerprint of everything that can change what a module is: equal fingerprints mean that
-/// nothing was saved in between.
+/// A fingerprint of everything that can change a module: equal fingerprints mean that no file was
+/// saved in between.
 ///
 /// # Errors
 /// As [`scan`].
@@ -139,7 +139,7 @@ pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTim
             .extension()
             .is_some_and(|end| ["js", "ts", "json", "toml"].iter().any(|known| end == *known));
         if source {
-            // A file that is gone by now is one that changed: its absence shows in the list.
+            // A file removed meanwhile counts as a change: its absence shows in the list.
             if let Ok(meta) = fs::metadata(dir.join(&path)) {
                 prints.push((path, meta.len(), meta.modified().ok()));
             }
@@ -149,7 +149,7 @@ pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTim
     Ok(prints)
 }
 
-/// The processor's name in a path below its kind's directory; `None` for files that are ignored.
+/// The processor's name for a path below its kind's directory; `None` for ignored files.
 #[must_use]
 pub fn module_name(path: &str) -> Option<String> {
     let stem = path.strip_suffix(".js").or_else(|| path.strip_suffix(".ts"))?;
@@ -157,21 +157,22 @@ pub fn module_name(path: &str) -> Option<String> {
     (!ignored).then(|| stem.replace('/', "."))
 }
 
-/// Whether a file or directory of this name is passed over when modules are looked for.
+/// Whether the search for modules skips a file or directory of this name.
 #[must_use]
 pub fn hidden(name: &str) -> bool {
     name.starts_with('_') || unwatched(name)
 }
 
-/// Whether nothing of this name is looked at. Less than [`hidden`]: a module may import a file
-/// that is no module for its `_`.
+/// Whether a file or directory of this name is never looked at. Covers less than [`hidden`]: a
+/// module may import a file whose `_` keeps it from being a module.
 #[must_use]
 pub fn unwatched(name: &str) -> bool {
     name.is_empty() || name.starts_with('.') || name.ends_with('~')
 }
 
-/// The files below `dir/start` whose names, and those of their directories, are not passed over,
-/// relative to `dir`. Linked directories are not entered: they could lead anywhere, also back here.
+/// The files below `dir/start`, relative to `dir`, without those for whose name, or a directory's,
+/// `passed_over` holds. Symbolic links to directories are not followed: they could lead anywhere,
+/// even back here.
 fn walk(
     dir: &Path,
     start: &Path,

@@ -1,6 +1,6 @@
-//! Drives a generator: runs it, and runs it again after a wait whenever it ends or throws. What it
-//! yields goes from the isolate straight to the store. A generator that has run once is never given
-//! up; only its owner stops it.
+//! Drives a generator: runs it, and restarts it after a delay whenever it ends or throws. What it
+//! yields goes from the isolate straight to the store. A generator that has run once is retried
+//! forever; only its owner stops it.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::version::{Started, Told, Version};
 use crate::ext::{INPUT_KEY, place_behind};
 use crate::isolate::{Definition, ModuleError};
 
-/// A run that has lasted for so long runs, however many before it failed.
+/// A restarted run that lasts this long counts as recovered, however many runs failed before.
 const PROOF_MAX: Duration = Duration::from_secs(10);
 
 /// A generator that is ready to run.
@@ -24,13 +24,13 @@ pub(super) struct Generator {
     version: Version,
     backoff: Backoff,
     told: Told,
-    /// Stores where its input begins, for one that never had a place in it.
+    /// Stores the start of its input, for a generator that never had a position there.
     first: Option<CursorChange>,
 }
 
 impl Generator {
-    /// A generator of this version. One that is sent to and has no place in its input gets it now,
-    /// so that nothing sent from here on is missed, whatever becomes of its runs and versions.
+    /// Prepares a generator of this version. A duplex one without a position in its input gets one
+    /// now, so that nothing sent from here on is missed, whatever happens to its runs and versions.
     ///
     /// # Errors
     /// [`ModuleError`] when the store does not answer.
@@ -42,16 +42,16 @@ impl Generator {
         Ok(Self { version, backoff: Backoff::default(), told: Told::default(), first })
     }
 
-    /// The change that stores where its input begins, beside its `active` frame.
+    /// The cursor change that stores the start of its input, committed with its `active` frame.
     pub(super) fn first_change(&self) -> Option<CursorChange> {
         self.first.clone()
     }
 
-    /// Runs until it is stopped. Each run has an isolate of its own: a generator keeps nothing from
-    /// one run to the next.
+    /// Runs until it is stopped. Each run has its own isolate: a generator keeps no state between
+    /// runs.
     pub(super) async fn run(mut self, started: Started, stop: CancellationToken) -> Ending {
         let mut first = Some(started);
-        // How long a run after a failed one lasts before it counts as running.
+        // How long a run after a failed one must last before it counts as running.
         let mut proving: Option<Duration> = None;
         loop {
             let began = Instant::now();
@@ -97,7 +97,7 @@ impl Generator {
         }
     }
 
-    /// Says that a run goes on that began after a failure, once it has lasted for a while.
+    /// Reports that the generator runs again after a failure, once the run has lasted for a while.
     async fn tell(&self, proof: Option<(Duration, NewFrame)>) -> Infallible {
         if let Some((time, active)) = proof {
             tokio::time::sleep(time).await;

@@ -1,8 +1,8 @@
-//! Keeps one processor as the log says: starts a version, replaces it, stops it, and says in the
-//! log what happened. One task per name, so that what is asked of a name is done in its order.
+//! Keeps one processor in the state the log asks for: starts a version, replaces it, stops it, and
+//! reports each change in the log. One task per name, so that orders for a name run in sequence.
 //!
-//! A new version is evaluated while the old one runs; only one that evaluates replaces it, and it
-//! runs only after the old one has ended.
+//! A new version is evaluated while the old one runs. It replaces the old one only if it evaluates,
+//! and runs only after the old one has ended.
 
 use std::sync::Arc;
 
@@ -25,24 +25,24 @@ use super::version::{Shared, Started, Version};
 use crate::isolate::{Definition, FailureKind, ModuleError};
 use crate::name::Kind;
 
-/// What is asked of a processor.
+/// An order to a processor.
 pub(super) enum Order {
-    /// Run what ran before: the pending version, or the confirmed one if that does not work.
+    /// Run what ran before: the pending version, or the confirmed one if the pending one fails.
     Resume { pending: Option<Frame>, confirmed: Option<Frame> },
     /// Run the version of this `create` frame.
     Create(Frame),
-    /// This `create` frame cannot be followed.
+    /// This `create` frame cannot be applied.
     Refuse(Frame, ModuleError),
-    /// Stop, and answer for it: if nothing runs, with the version that was told to end.
+    /// Stop, and report it: if nothing runs, for the version that the order names.
     Term(FrameId),
 }
 
-/// Something the whole Host has to end for.
+/// A reason for the whole Host to end.
 #[derive(Debug)]
 pub(super) enum Fatal {
     /// A thread of a module does not end.
     Wedged(Key),
-    /// The connection to the store is gone.
+    /// The connection to the store is lost.
     Lost(ClientError),
 }
 
@@ -58,11 +58,11 @@ struct Running {
     create: Frame,
     stop: CancellationToken,
     task: JoinHandle<Ending>,
-    /// A command takes a newer version without ending.
+    /// The channels of a command, which takes over a newer version without ending.
     command: Option<(mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>)>,
 }
 
-/// A version made ready, with the cursor to store beside its `active` frame.
+/// A version ready to run, with the cursor to store beside its `active` frame.
 enum Ready {
     Generator(Box<(Generator, Started)>),
     Handler(Box<Handler>),
@@ -123,12 +123,13 @@ impl Keeper {
         }
     }
 
-    /// Brings up the version of a `create` frame; whether that worked. If not, what ran goes on.
+    /// Starts the version of a `create` frame and returns whether that worked. If not, the old
+    /// version keeps running.
     async fn create(&mut self, frame: Frame) -> bool {
         let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
             Some((_, finishes)) => (finishes.clone(), None),
             None => {
-                // One of each call that runs, which waits for its answer.
+                // Holds one entry per running call, which waits for its answer.
                 let (finishes, finished) = mpsc::unbounded_channel();
                 (finishes, Some(finished))
             }
@@ -140,7 +141,7 @@ impl Keeper {
         };
         let (version, started) = match started {
             Ok(started) => started,
-            // The Host ends: that says nothing about the version.
+            // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => return false,
             Err(error) => {
                 self.invalid(&frame, &error).await;
@@ -151,15 +152,16 @@ impl Keeper {
             return self.swap(frame, version, started).await;
         };
         let before = self.running.as_ref().map(|running| running.create.clone());
-        // While the thread of the old one goes on no other runs: the next Host brings this one up.
+        // While the old version's thread is running no other starts: the next Host starts this
+        // version.
         let Ok(old) = self.stop().await else { return false };
         match self.ready(version, started, finishes, finished).await {
             Ok(ready) => self.activate(frame, ready, old).await,
-            // The Host ends: that says nothing about the version.
+            // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => false,
             Err(error) => {
                 self.invalid(&frame, &error).await;
-                // What ran has ended by now: it runs again, unless this was it.
+                // The old version has been stopped: start it again, unless it is this one.
                 if let Some(before) = before.filter(|before| before.id() != frame.id()) {
                     Box::pin(self.create(before)).await;
                 }
@@ -182,7 +184,8 @@ impl Keeper {
             }
             Kind::Handler => Ready::Handler(Box::new(Handler::new(version, started).await?)),
             Kind::Command => {
-                // One for each version that has started here, and the command takes them first.
+                // Holds one entry per version started here; the command takes these before anything
+                // else.
                 let (swaps, swapped) = mpsc::unbounded_channel();
                 let command = Command::new(version, started, finished, swapped).await?;
                 Ready::Command(Box::new(command), swaps, finishes)
@@ -190,7 +193,7 @@ impl Keeper {
         })
     }
 
-    /// Says that a version runs, and runs it.
+    /// Reports a version as active, and runs it.
     async fn activate(&mut self, frame: Frame, mut ready: Ready, old: Option<FrameId>) -> bool {
         let first = match &ready {
             Ready::Generator(both) => both.0.first_change(),
@@ -228,22 +231,22 @@ impl Keeper {
         true
     }
 
-    /// Hands a newer version to a command that runs: its calls end on the old one.
+    /// Hands a newer version to a running command: calls in progress finish on the old one.
     async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
         let Some(running) = &self.running else { return false };
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
         let frames = self.turn(&frame, old, &started.definition);
         let (taken, is_taken) = oneshot::channel();
         let Some((swaps, _)) = &running.command else { return false };
-        // What cannot be sent is dropped, and with it `taken`.
+        // A failed send drops the message and `taken` with it.
         let _ = swaps.send(Swap { version, started, taken });
         let is_taken = tokio::select! {
             is_taken = is_taken => is_taken.is_ok(),
-            // The next Host brings it up.
+            // The next Host starts it.
             () = self.shared.shutdown.cancelled() => return false,
         };
         if !is_taken {
-            // It has ended by itself meanwhile, which is the end of its own version.
+            // The command ended by itself meanwhile, which ends its own version.
             let ending = ended(&mut self.running).await;
             self.ended(ending).await;
             return Box::pin(self.create(frame)).await;
@@ -272,8 +275,8 @@ impl Keeper {
         }
     }
 
-    /// Stops what runs; the version that did. As an error when that has not come to an end, or the
-    /// store is gone: then the Host ends.
+    /// Stops what runs and returns its version. It is an error when the version did not end or the
+    /// store is lost: then the Host ends.
     async fn stop(&mut self) -> Result<Option<FrameId>, Option<FrameId>> {
         let Some(Running { create, stop, task, .. }) = self.running.take() else { return Ok(None) };
         stop.cancel();
@@ -289,7 +292,7 @@ impl Keeper {
         Err(create)
     }
 
-    /// What ran has ended by itself.
+    /// The running version ended by itself.
     async fn ended(&mut self, ending: Ending) {
         let Some(running) = self.running.take() else { return };
         let create = running.create.id();
@@ -306,10 +309,10 @@ impl Keeper {
         }
     }
 
-    /// Appends what is to be said; `None` when it could not be.
+    /// Appends frames and cursors; `None` when that failed.
     async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
-        // The last words of a Host that ends are said too, as long as the store takes them at once.
+        // The last reports of an ending Host are appended too, if the store takes them at once.
         let sent_ms = wall_ms();
         match commit(&self.shared.client, &batch, &self.shared.shutdown).await {
             Outcome::Stored(appended) => {
@@ -331,7 +334,7 @@ impl Keeper {
     }
 
     fn fail(&self, fatal: Fatal) {
-        // Nobody listens when the Host ends already.
+        // Nobody receives this when the Host is already ending.
         let _ = self.fatal.send(fatal);
     }
 }

@@ -1,10 +1,11 @@
-//! What the lifecycle frames in the log say: which version of each processor is confirmed, which
-//! is pending, and what was last taken from which file. A pure fold over
+//! The state that the lifecycle frames in the log describe: which version of each processor is
+//! confirmed, which is pending, and what was last taken from which file. A pure fold over
 //! `xs.<kind>.<name>.<event>`; nothing is started or stopped here.
 //!
-//! Two slots per name decide what starts after a restart: the pending version if there is one,
-//! else the confirmed one. So a broken replacement falls back, a stop stays and a run stays. Beside
-//! them a `term` is kept in mind until a `fin.term` answers it, whichever Host says so.
+//! Two slots per name decide what starts after a restart: the pending version if there is one, else
+//! the confirmed one. So a broken replacement falls back, a stopped processor stays stopped, and a
+//! running one keeps running. In addition, a `term` is remembered until a `fin.term` answers it,
+//! whichever Host appends that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +19,7 @@ pub use xs_protocol::lifecycle::Event;
 use crate::isolate::FailureKind;
 use crate::name::{Kind, ProcessorName};
 
-/// A processor, whichever version of it runs.
+/// A processor, independent of its version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Its kind.
@@ -39,20 +40,20 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Splits a lifecycle topic; `None` when it is not one.
+/// Parses a lifecycle topic; `None` when it is not one.
 #[must_use]
 pub fn parse_topic(topic: &str) -> Option<(Key, Event)> {
     let (kind, rest) = topic.strip_prefix("xs.")?.split_once('.')?;
     let kind = Kind::of(kind)?;
     Event::ALL.into_iter().find_map(|event| {
         let name = rest.strip_suffix(event.as_str())?.strip_suffix('.')?;
-        // Of `a.fin.term` the shorter event leaves `a.fin`, which no processor is called.
+        // For `a.fin.term` the shorter event `term` leaves `a.fin`, which is not a valid name.
         let name = ProcessorName::parse(name).ok()?;
         Some((Key { kind, name }, event))
     })
 }
 
-/// The part of a lifecycle frame's meta that decides something.
+/// The fields of a lifecycle frame's meta that affect the state.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 pub struct Notes {
     /// The id of the `create` frame it is about.
@@ -64,13 +65,13 @@ pub struct Notes {
     /// The hash over the file's import graph and config.
     #[serde(default)]
     pub hash: Option<String>,
-    /// What kind of failure it tells of.
+    /// The kind of failure it reports.
     #[serde(default)]
     pub code: Option<String>,
 }
 
 impl Notes {
-    /// Reads the meta of a frame; what is not understood is as if it was absent.
+    /// Reads the meta of a frame; what does not parse counts as absent.
     #[must_use]
     pub fn of(frame: &Frame) -> Self {
         serde_json::from_slice(frame.meta()).unwrap_or_default()
@@ -90,7 +91,7 @@ pub struct Taken {
     pub hash: String,
 }
 
-/// What the log says about one processor.
+/// The state of one processor according to the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slots {
     confirmed: Option<FrameId>,
@@ -103,32 +104,32 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// The version that ran last and was not stopped.
+    /// The last version that ran and was not stopped.
     #[must_use]
     pub const fn confirmed(&self) -> Option<FrameId> {
         self.confirmed
     }
 
-    /// The version that was asked for and has neither run nor failed yet.
+    /// The requested version that has neither run nor failed yet.
     #[must_use]
     pub const fn pending(&self) -> Option<FrameId> {
         self.pending
     }
 
-    /// The version that was the newest when a `term` came which nobody has answered yet.
+    /// The version that was newest when a `term` arrived that is still unanswered.
     #[must_use]
     pub const fn told_to_end(&self) -> Option<FrameId> {
         self.told_to_end
     }
 
-    /// The newest version, when it was denied what it asks for: a Host that is started in another
-    /// way may grant it.
+    /// The newest version, if it was denied a permission: a Host started with other options may
+    /// grant it.
     #[must_use]
     pub const fn denied(&self) -> Option<FrameId> {
         self.denied
     }
 
-    /// The newest version, when its Host had no room for it: it is to run once there is some.
+    /// The newest version, if its Host had no room for it: it runs once there is room.
     #[must_use]
     pub const fn waits(&self) -> Option<FrameId> {
         self.waits
@@ -140,7 +141,7 @@ impl Slots {
         self.taken.as_ref()
     }
 
-    /// Whether anything is to run.
+    /// Whether any version should run.
     #[must_use]
     pub const fn wants_to_run(&self) -> bool {
         self.confirmed.is_some() || self.pending.is_some()
@@ -162,14 +163,14 @@ impl Slots {
                 self.pending = None;
                 (self.denied, self.waits) = (None, None);
                 self.told_to_end = self.newest;
-                // The file is gone: should it come back unchanged, it is new. A stop that does not
-                // name the file leaves it taken, and so stays a stop.
+                // The file was deleted: if it comes back unchanged, it counts as new. A stop that
+                // does not name the file leaves it taken, and so the processor stays stopped.
                 if self.taken.as_ref().is_some_and(|taken| notes.file.as_ref() == Some(&taken.file))
                 {
                     self.taken = None;
                 }
             }
-            // One that began to run before its Host had heard of the `term` does not stay.
+            // A version activated before its Host saw the `term` is not kept.
             Event::Active if create > self.told_to_end => {
                 self.confirmed = create;
                 self.pending = self.pending.filter(|pending| create != Some(*pending));
@@ -187,7 +188,7 @@ impl Slots {
                 }
             }
             Event::FinOk | Event::FinError | Event::FinTerm => {
-                // The end of one version says nothing about a newer one asked for meanwhile.
+                // The end of one version does not affect a newer one requested meanwhile.
                 let ended = |slot: &FrameId| create.is_none_or(|create| create == *slot);
                 self.confirmed = self.confirmed.filter(|slot| !ended(slot));
                 self.pending = self.pending.filter(|slot| !ended(slot));
@@ -205,22 +206,22 @@ impl Slots {
     }
 }
 
-/// What the log says about every processor.
+/// The state of every processor according to the log.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     slots: BTreeMap<Key, Slots>,
 }
 
 impl Lifecycle {
-    /// Takes one frame in; frames that are not about a processor's life change nothing. Returns
-    /// what the frame is about.
+    /// Applies one frame; frames that are not about a processor's lifecycle change nothing. Returns
+    /// the processor and the event.
     pub fn apply(&mut self, frame: &Frame) -> Option<(Key, Event)> {
         let (key, event) = parse_topic(frame.topic())?;
         self.slots.entry(key.clone()).or_default().apply(event, frame.id(), Notes::of(frame));
         Some((key, event))
     }
 
-    /// What the log says about one processor.
+    /// The state of one processor.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Slots> {
         self.slots.get(key)
@@ -231,7 +232,7 @@ impl Lifecycle {
         self.slots.iter()
     }
 
-    /// The processor of another kind that already holds this name.
+    /// The processor of another kind that already uses this name.
     #[must_use]
     pub fn rival(&self, key: &Key) -> Option<Key> {
         let others = Kind::ALL.into_iter().filter(|kind| *kind != key.kind);
@@ -241,17 +242,18 @@ impl Lifecycle {
     }
 }
 
-/// Which `create` frame belongs to whom: an origin names a version by it. Shared by all drivers.
+/// Maps each `create` frame to its processor's name: an origin names a version by that frame.
+/// Shared by all drivers.
 #[derive(Debug, Clone, Default)]
 pub struct Versions(Arc<RwLock<HashMap<FrameId, ProcessorName>>>);
 
 impl Versions {
-    /// Notes a `create` frame.
+    /// Records a `create` frame.
     pub fn insert(&self, create: FrameId, name: ProcessorName) {
         self.0.write().insert(create, name);
     }
 
-    /// The name behind an origin's processor.
+    /// The name of the processor in an origin.
     #[must_use]
     pub fn name(&self, create: FrameId) -> Option<ProcessorName> {
         self.0.read().get(&create).cloned()

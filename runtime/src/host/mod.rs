@@ -1,7 +1,6 @@
-//! The Host: runs the modules of a directory beside a store it reaches as a client and nothing
-//! more. It follows the lifecycle frames in the log and does what they say; files are only one of
-//! those who append them. It owns no data: whatever happens to it, the next Host goes on from the
-//! log.
+//! The Host: runs the modules of a directory, and reaches the store only as a client. It follows
+//! the lifecycle frames in the log and acts on them; the files are only one of the sources of those
+//! frames. It owns no data: if it dies, the next Host continues from the log.
 
 pub(crate) mod backoff;
 pub mod check;
@@ -64,43 +63,43 @@ pub use part::Part;
 pub use report::TOLD;
 pub use store::processor_cursor;
 
-/// Time that all modules together have to end when the Host is stopped.
+/// Time within which all modules together must end when the Host is stopped.
 const STOP_MAX: Duration = Duration::from_secs(12);
-/// Processors of one Host that run at a time.
+/// Processors that one Host runs at the same time.
 pub const PROCESSORS_MAX: usize = 256;
-// However many streams each module has, there is one for every handler and command.
+// Whatever number of streams the modules use, one remains for every handler and command.
 const _: () = assert!(
     PROCESSORS_MAX * (share::STREAMS_MAX + share::BLOBS_MAX + 1)
         < xs_protocol::limits::HOST_STREAMS_MAX as usize
 );
-/// Isolates that a Host makes beyond the first of each processor. The engine gives about 0.8 MB of
-/// each back only with the process.
+/// Isolates that a Host may create beyond the first of each processor. Each leaves about 0.8 MB
+/// behind that the engine returns only when the process exits.
 pub const SPENT_ISOLATES_MAX: usize = 256;
-/// Time that calls under way have to end when a Host is to be replaced by a fresh one.
+/// Time for calls in progress to end before a Host is replaced by a fresh one.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What a Host runs.
+/// The settings of a Host.
 pub struct HostOptions {
     /// The connection to the store, with the role host.
     pub client: Client,
-    /// The directory of the modules; without one only what admins append is run.
+    /// The directory of the modules; without one, only what admins append runs.
     pub modules: Option<PathBuf>,
-    /// Variables that modules may ask for.
+    /// Environment variables that modules may request.
     pub env: BTreeMap<String, String>,
-    /// What modules may ask for.
+    /// Permissions that modules may request.
     pub allow: Allow,
     /// Limits of each isolate.
     pub limits: Limits,
-    /// Threads on which the Host before this one crashed, as [`crate::supervise`] learned of them.
+    /// The threads on which the previous Host crashed, as reported by [`crate::supervise`].
     pub culprits: Vec<String>,
-    /// Isolates it may make beyond the first of each processor before it ends as
+    /// Isolates it may create beyond the first of each processor before it ends as
     /// [`HostEnd::Worn`].
     pub spent_isolates_max: usize,
-    /// Processors it runs at a time, at most [`PROCESSORS_MAX`]; the next ones wait until one ends.
+    /// Processors it runs at the same time, at most [`PROCESSORS_MAX`]; more wait until one ends.
     pub processors_max: usize,
     /// The processors it runs.
     pub part: Part,
-    /// How the process was confined: what was done, and how that stands.
+    /// How the process is confined: each measure and its status.
     pub confined: Vec<(&'static str, String)>,
 }
 
@@ -117,19 +116,19 @@ impl fmt::Debug for HostOptions {
 /// Why a Host ended.
 #[derive(Debug)]
 pub enum HostEnd {
-    /// It was told to.
+    /// It was stopped on request.
     Stopped,
-    /// A thread of a module does not end, or none for another starts: another process has to go
-    /// on.
+    /// A module's thread does not end, or none can be started for another module: a new process has
+    /// to take over.
     Wedged,
-    /// The isolates it made have left enough memory behind for a fresh process to go on.
+    /// The isolates it created have leaked enough memory for a fresh process to take over.
     Worn,
 }
 
-/// Why a Host could not go on.
+/// Why a Host could not continue.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The store refused, or is gone.
+    /// The store refused a request, or the connection to it is lost.
     #[error("the connection to the store ended: {0}")]
     Store(ClientError),
     /// The directory cannot be used.
@@ -137,7 +136,7 @@ pub enum HostError {
     Modules {
         /// The directory.
         dir: PathBuf,
-        /// The system's words.
+        /// The I/O error.
         error: std::io::Error,
     },
 }
@@ -148,7 +147,7 @@ impl From<ClientError> for HostError {
     }
 }
 
-/// Runs the modules until `shutdown` fires or the Host cannot go on.
+/// Runs the modules until `shutdown` fires or the Host cannot continue.
 ///
 /// # Errors
 /// [`HostError`] when the store or the directory cannot be reached.
@@ -165,27 +164,27 @@ struct Host {
     subscription: Subscription,
     watcher: Option<Watcher>,
     complaint: Complaint,
-    /// All before this offset is folded into `lifecycle`.
+    /// All frames before this offset are folded into `lifecycle`.
     folded: u64,
-    /// All before this offset must be folded before the files are looked at again.
+    /// All frames before this offset must be folded before the next sync with the files.
     ahead: u64,
-    /// When the files are looked at again although nothing has changed: the store did not take all.
+    /// When to sync again although no file changed: the store did not take everything.
     again: Option<Instant>,
     backoff: Backoff,
-    /// Threads on which the Host before this one crashed, as long as the log does not say so.
+    /// The threads on which the previous Host crashed, until the log says so.
     culprits: Vec<String>,
     spent_isolates_max: usize,
     processors_max: usize,
-    /// Who runs, or is to.
+    /// Processors that run or are about to.
     places: HashSet<Key>,
-    /// Who is to run once there is a place.
+    /// Processors that wait for a free place.
     waiting: BTreeSet<Key>,
     keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
 }
 
 impl Host {
-    /// Reads the log and the files, and begins to run what is to run.
+    /// Reads the log and the files, then starts what should run.
     async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
         let HostOptions { client, modules, env, allow, limits, culprits, .. } = options;
         if let Some(dir) = &modules {
@@ -239,7 +238,7 @@ impl Host {
             places: HashSet::new(),
             waiting: BTreeSet::new(),
             keepers: HashMap::new(),
-            // What ends the Host, which reads the first of them.
+            // Reasons to end the Host, which acts on the first.
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next(false).await? {}
@@ -254,7 +253,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Follows log and files until it is over.
+    /// Follows the log and the files until the Host ends.
     async fn work(&mut self, shutdown: &CancellationToken) -> Result<HostEnd, HostError> {
         let mut made = self.shared.made.subscribe();
         loop {
@@ -288,17 +287,17 @@ impl Host {
         }
     }
 
-    /// Lets the calls under way end. Others wait in the log for the next Host.
+    /// Waits for the calls in progress to end. Further calls wait in the log for the next Host.
     async fn drain(&self, shutdown: &CancellationToken) -> HostEnd {
         self.shared.calls.close();
         tokio::select! {
             () = shutdown.cancelled() => HostEnd::Stopped,
-            // Those that take longer are answered as interrupted, or run again there.
+            // Calls that take longer are answered as interrupted, or rerun by the next Host.
             _ = tokio::time::timeout(DRAIN_MAX, self.shared.calls.wait()) => HostEnd::Worn,
         }
     }
 
-    /// Takes in what the log says next; whether that was the end of what was stored.
+    /// Folds the next event of the subscription; returns whether it has caught up.
     async fn fold_next(&mut self, act: bool) -> Result<bool, HostError> {
         let event = self.subscription.next().await;
         self.fold(event, act)
@@ -328,14 +327,14 @@ impl Host {
         }
     }
 
-    /// Takes in one frame and, if `act`, does what it asks for.
+    /// Folds one frame and, if `act`, carries out what it asks for.
     fn frame(&mut self, frame: Frame, act: bool) {
         if let Some(offset) = frame.offset() {
             self.folded = self.folded.max(offset + 1);
         }
         if let Some((name, call)) = cancel_of(&frame) {
             let key = Key { kind: Kind::Command, name };
-            // Only of commands that are known: what is kept is kept for each name.
+            // Known commands only: an entry is kept for each name.
             if self.shared.part.has(&key.name) && self.lifecycle.get(&key).is_some() {
                 self.shared.cancels.of(&key.name).add(call);
             }
@@ -360,12 +359,12 @@ impl Host {
         }
     }
 
-    /// Keeps in mind who has a place and who waits for one.
+    /// Updates which processors have a place and which wait for one.
     fn count(&mut self, key: &Key, event: Event) {
         let Some(slots) = self.lifecycle.get(key) else { return };
         let is_end = match event {
             Event::Invalid | Event::FinOk | Event::FinError | Event::FinTerm => true,
-            // That is answered with a `fin.term`, once it has ended.
+            // A `term` is answered with a `fin.term` once the processor has ended.
             _ => false,
         };
         if is_end && !slots.wants_to_run() && slots.told_to_end().is_none() {
@@ -379,7 +378,7 @@ impl Host {
         }
     }
 
-    /// Gives the places that are free to who waits for one.
+    /// Gives free places to the processors that wait for one.
     async fn fill(&mut self) -> Result<(), HostError> {
         while self.places.len() < self.processors_max {
             let Some(key) = self.waiting.pop_first() else { break };
@@ -398,7 +397,7 @@ impl Host {
         Ok(())
     }
 
-    /// Has a version run, if it may.
+    /// Orders a version to run, unless there is an obstacle.
     fn create(&mut self, key: Key, frame: Frame) {
         let order = match self.obstacle(&key, &frame) {
             Some(error) => Order::Refuse(frame, error),
@@ -410,7 +409,7 @@ impl Host {
         self.order(key, order);
     }
 
-    /// Why a processor may not be started, although its source may be right.
+    /// Why a processor may not start, even if its source is valid.
     fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
         if version::told_error(frame).is_some() {
             return None;
@@ -435,15 +434,15 @@ impl Host {
             let task = Keeper::spawn(shared, key, receiver, fatal.0.clone());
             (orders, task)
         });
-        // A keeper only ends with the Host.
+        // A keeper ends only with the Host.
         let _ = orders.send(order);
     }
 
-    /// Starts what the log says is to run, and answers for what was told to end meanwhile.
+    /// Starts what the log says should run, and answers each `term` that is still open.
     async fn resume(&mut self) -> Result<(), HostError> {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
         let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Who had no place has none before those who had one.
+        // Processors without a place before come after those that had one.
         own.sort_by_key(|(_, slots)| !slots.wants_to_run());
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {
@@ -468,7 +467,7 @@ impl Host {
         Ok(())
     }
 
-    /// The frame of a version, unless it brought the Host before this one down.
+    /// The `create` frame of a version, unless that version crashed the previous Host.
     async fn create_frame(&self, id: Option<FrameId>) -> Result<Option<Frame>, HostError> {
         match id.filter(|id| !self.culprits.contains(&thread_name(*id))) {
             Some(id) => Ok(self.shared.client.get(Bound::Id(id)).await?),
@@ -476,8 +475,8 @@ impl Host {
         }
     }
 
-    /// Says that the versions which brought the Host before this one down have failed, so that
-    /// they are not started again. A thread is named after its version. Whether the store knows.
+    /// Reports the versions that crashed the previous Host as failed, so that they are not started
+    /// again. A thread is named after its version. Returns whether the store took the report.
     async fn quarantine(&mut self) -> Result<bool, HostError> {
         let mut frames = Vec::new();
         for (key, slots) in self.lifecycle.iter() {
@@ -509,8 +508,8 @@ impl Host {
         }
     }
 
-    /// Makes the log agree with what crashed and with the files. What the store does not take now
-    /// is offered again after a wait.
+    /// Makes the log agree with the crashes and with the files. What the store does not take now is
+    /// retried after a wait.
     async fn sync(&mut self) -> Result<(), HostError> {
         let mut is_done = self.quarantine().await?;
         if self.watcher.is_some() {
@@ -526,7 +525,7 @@ impl Host {
         Ok(())
     }
 
-    /// Ends every processor, within a time.
+    /// Ends every processor, within [`STOP_MAX`].
     async fn stop(self, shutdown: &CancellationToken) {
         shutdown.cancel();
         let ended = async {
@@ -542,7 +541,7 @@ impl Host {
     }
 }
 
-/// All that the log says of processors, and will say.
+/// All lifecycle frames of processors, present and future.
 fn lifecycle_frames() -> ReadOptions {
     ReadOptions {
         topics: TopicPatterns::parse("xs.generator.*,xs.handler.*,xs.command.*")
@@ -555,7 +554,7 @@ fn lifecycle_frames() -> ReadOptions {
 
 /// Waits until a count is above a limit.
 async fn above(count: &mut tokio::sync::watch::Receiver<usize>, limit: usize) {
-    // It never fails: whoever counts lives as long as whoever waits.
+    // It never fails: the sender lives as long as the receiver.
     drop(count.wait_for(|count| *count > limit).await);
 }
 

@@ -1,11 +1,11 @@
-//! How much a processor may say in its log: a number of lines in a stretch of time. What is over it
-//! is counted, so that the gap is told.
+//! Limits how many lines a processor may log per period. Lines over the limit are dropped and
+//! counted, so that the gap is reported.
 
 use std::time::{Duration, Instant};
 
-/// Lines in one stretch.
+/// Lines in one period.
 const LINES_MAX: u32 = 100;
-/// The stretch.
+/// The period.
 const STRETCH: Duration = Duration::from_secs(10);
 
 /// Counts the lines of one processor.
@@ -16,20 +16,20 @@ pub(super) struct Pace {
     dropped: u64,
 }
 
-/// What becomes of a line.
+/// The decision about a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is written, after so many that were not.
+    /// Write it; `dropped` lines before it were not written.
     Write {
-        /// Lines that were left out before it and not told yet.
+        /// Lines dropped before it and not reported yet.
         dropped: u64,
     },
-    /// It is left out.
+    /// Drop it.
     Drop,
 }
 
 impl Pace {
-    /// Judges a line said at `now`.
+    /// Decides about a line logged at `now`.
     pub(super) fn line(&mut self, now: Instant) -> Verdict {
         let over = self.began.is_none_or(|began| now.duration_since(began) >= STRETCH);
         if over {

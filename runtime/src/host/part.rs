@@ -1,5 +1,5 @@
-//! Which of the processors a Host runs. All Hosts of a server read the whole log and the whole
-//! directory, and each acts on its own part.
+//! Which processors a Host runs. All Hosts of a server read the whole log and the whole directory,
+//! and each acts only on its own part.
 
 use std::collections::BTreeSet;
 

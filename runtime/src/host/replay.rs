@@ -1,7 +1,7 @@
-//! A handler run anew over frames that are in the log: to tell what its state was, or what other
-//! code would have made of them. Nothing is stored and nothing outside is reached; a handler that
-//! asks the network or runs programs cannot be repeated this way, and is told so. What it reads of
-//! the store is the log up to the frame that it handles.
+//! Reruns a handler over frames in the log: to find what its state was, or what other code would
+//! have made of them. Nothing is stored and nothing outside is reached; a handler that uses the
+//! network or runs programs cannot be replayed, and gets an error. Its reads of the store see the
+//! log up to the frame being handled.
 
 mod candidate;
 mod shelf;
@@ -30,10 +30,10 @@ use crate::loader::ModuleGraph;
 pub use self::candidate::{Candidate, Code, Made, Recorded, recorded, replay, state_for};
 pub use self::shelf::Said;
 
-/// Why a state cannot be told.
+/// Why a state cannot be reconstructed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The store refused, or is gone.
+    /// The store refused, or the connection to it is lost.
     #[error(transparent)]
     Store(#[from] ClientError),
     /// The log holds no source of the handler that could run.
@@ -44,8 +44,8 @@ pub enum ReplayError {
     Module(#[from] ModuleError),
 }
 
-/// The state of a handler after the frame `until`, as JSON; `None` is its initial one. `env`: the
-/// variables that it is offered.
+/// The state of a handler after the frame `until`, as JSON; `None` is its initial state. `env`
+/// holds the environment variables it is offered.
 ///
 /// # Errors
 /// [`ReplayError`] when the frames cannot be read or the handler cannot be run over them.
@@ -126,7 +126,7 @@ async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, Client
     Ok(all)
 }
 
-/// What a handler has parked: each record stands for one time at which an input was not handled.
+/// What a handler has parked: each record stands for one time that an input was parked.
 #[derive(Default)]
 struct Parked {
     records: HashSet<FrameId>,
@@ -134,7 +134,7 @@ struct Parked {
 }
 
 impl Parked {
-    /// Whether an input that comes now was parked this time.
+    /// Whether this occurrence of an input was parked.
     fn takes(&mut self, input: FrameId) -> bool {
         let Some(times) = self.times.get_mut(&input).filter(|times| **times > 0) else {
             return false;
@@ -144,12 +144,13 @@ impl Parked {
     }
 }
 
-/// Where the history begins that the handler is in, if a frame is of it: a reset begins another.
+/// Where the handler's current history begins, if a frame belongs to it: a reset begins another
+/// history.
 async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
     let place = client.cursor_get(&processor_cursor(key)).await?;
     let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
     let Some(began) = began else { return Ok(None) };
-    // The frame itself may be gone.
+    // The frame itself may have been removed.
     let start = Start::From(Bound::Id(at.next()));
     let next = ReadOptions { start, limit: Some(1), ..ReadOptions::default() };
     let next = client.fetch(&next).next().await.transpose()?;
@@ -158,7 +159,7 @@ async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>,
     Ok(Some(began).filter(|began| began.has(offset)))
 }
 
-/// What was parked up to a frame, in the history that the handler is in if the frame is of that.
+/// The inputs parked up to a frame; only those of the current history if the frame belongs to it.
 async fn parked(
     client: &Client,
     key: &Key,
@@ -182,7 +183,7 @@ async fn parked(
     Ok(parked)
 }
 
-/// The input that a record is about.
+/// The input that a parked record is about.
 async fn unparked(client: &Client, record: Option<FrameId>) -> Result<Option<Frame>, ClientError> {
     let Some(record) = record else { return Ok(None) };
     let record = client.get(Bound::Id(record)).await?;
@@ -192,7 +193,7 @@ async fn unparked(client: &Client, record: Option<FrameId>) -> Result<Option<Fra
     }
 }
 
-/// The version of a `create` frame, reaching nothing.
+/// The version of a `create` frame, sealed off from the outside.
 fn spec(key: &Key, create: &Frame, graph: ModuleGraph) -> IsolateSpec {
     let meta: serde_json::Value = serde_json::from_slice(create.meta()).unwrap_or_default();
     let mut spec = IsolateSpec::new(key.name.as_str(), key.kind, create.id(), graph);
@@ -201,7 +202,8 @@ fn spec(key: &Key, create: &Frame, graph: ModuleGraph) -> IsolateSpec {
     spec
 }
 
-/// What it names is asked for, and then not there.
+/// Grants every permission, so that asking never fails, but seals the isolate: nothing is
+/// reachable.
 fn seal(spec: &mut IsolateSpec) {
     spec.allow.net_any = true;
     spec.allow.net_private = true;
@@ -209,15 +211,15 @@ fn seal(spec: &mut IsolateSpec) {
     spec.sealed = true;
 }
 
-/// With which state a handler begins.
+/// The state with which a handler begins.
 enum Begin {
     /// That of its definition.
     Anew,
-    /// One that the code which is run has saved itself, or other code has.
+    /// A state saved by the same code as is run, or by other code.
     With(Bytes, Code),
 }
 
-/// A handler that is run over frames.
+/// A handler that is being run over frames.
 struct Fold {
     spec: IsolateSpec,
     shelf: Arc<Shelf>,
@@ -226,9 +228,9 @@ struct Fold {
     state: Option<Bytes>,
     /// What its calls appended, in order, each with its input as its origin.
     made: Vec<NewFrame>,
-    /// What it threw on and went on behind.
+    /// The inputs it threw on and skipped.
     passed: Vec<(FrameId, ModuleError)>,
-    /// How many of the inputs it was given last it is through with.
+    /// How many of the inputs of the last `take` are finished.
     done: usize,
 }
 
@@ -258,7 +260,7 @@ impl Fold {
         Ok(Self { spec, shelf, isolate, definition, state, made, passed, done: 0 })
     }
 
-    /// Goes on from the state with another isolate.
+    /// Continues from the current state in a new isolate.
     async fn replace_isolate(&mut self) -> Result<(), ModuleError> {
         let backend = Arc::clone(&self.shelf) as Arc<dyn Backend>;
         let (isolate, _) = Isolate::start(self.spec.clone(), backend).await?;
@@ -267,7 +269,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Hands inputs over: together, and one by one where one of them fails.
+    /// Handles inputs: all together, then one by one if one of them fails.
     async fn take(&mut self, inputs: Vec<Input>) -> Result<(), ModuleError> {
         let mut left = inputs;
         self.done = 0;
@@ -279,7 +281,8 @@ impl Fold {
             let (mut done, mut failed) = (0, None);
             while let Some(reply) = handling.next().await? {
                 done += reply.done;
-                // What waits has said so by this reply, and reads once the next is asked for.
+                // An input that awaits has said so by this reply, and reads once the next reply is
+                // requested.
                 left.get(done).into_iter().for_each(|input| self.shelf.turn_to(&input.frame));
                 self.state = reply.state.or_else(|| self.state.take());
                 self.made.extend(reply.outputs);
@@ -301,7 +304,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Whether the handler goes on behind an input that fails, as it did or would.
+    /// Whether the handler continues after a failing input, as it did or would in production.
     fn passes_over(
         &self,
         error: &ModuleError,

@@ -1,5 +1,5 @@
-//! The lifecycle frames a Host appends: what happened to which version, and why. They say it in
-//! their meta, within its limit whatever a module throws.
+//! The lifecycle frames a Host appends: what happened to which version, and why. The facts are in
+//! the meta, cut to its size limit whatever a module throws.
 
 use serde_json::{Map, Value, json};
 use xs_engine::{FrameId, Meta, NewFrame, Origin, Ttl};
@@ -8,18 +8,18 @@ use super::lifecycle::{Event, Key};
 use crate::isolate::{ArgSpec, Definition, LogLevel, ModuleError};
 use crate::name::Kind;
 
-/// The target of lines in the log of the process about what the log of the store tells too.
+/// The target of lines in the process's log that the store's log reports too.
 pub const TOLD: &str = "xs::told";
-/// Bytes of a message or a code frame in a report.
+/// Maximum bytes of a message or a code frame in a report.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
-/// Bytes of a stack in a report.
+/// Maximum bytes of a stack in a report.
 const STACK_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of the fields of a log line.
+/// Maximum bytes of the fields of a log line.
 const FIELDS_BYTES_MAX: usize = 16 * 1024;
-/// Log lines kept of one processor.
+/// Log lines kept per processor.
 const LOG_LINES_KEPT: u64 = 1_000;
 
-/// A frame `xs.<kind>.<name>.<event>` about the version `create`, with more in its meta.
+/// A frame `xs.<kind>.<name>.<event>` about the version `create`, with `more` in its meta.
 #[must_use]
 pub(super) fn frame(
     key: &Key,
@@ -54,7 +54,7 @@ pub(super) fn failure(
     frame(key, event, create, more)
 }
 
-/// What is to be known of an error, as the fields of a meta.
+/// The facts about an error, as fields of a meta.
 #[must_use]
 pub(super) fn error_fields(error: &ModuleError) -> Map<String, Value> {
     let mut fields = Map::new();
@@ -79,14 +79,15 @@ pub(super) fn error_fields(error: &ModuleError) -> Map<String, Value> {
 }
 
 impl ModuleError {
-    /// What is to be known of it, as lifecycle frames say it.
+    /// The facts about the error, as in lifecycle frames.
     #[must_use]
     pub fn to_json(&self) -> Value {
         Value::Object(error_fields(self))
     }
 }
 
-/// Says that a version runs, and what its definition says that an operator or a caller asks about.
+/// The `active` frame: a version runs, with the parts of its definition that matter to operators
+/// and callers.
 pub(super) fn active(
     key: &Key,
     create: FrameId,
@@ -100,7 +101,7 @@ pub(super) fn active(
     frame(key, Event::Active, create, facts)
 }
 
-/// What a definition says that an operator asks about, as the fields of a meta.
+/// The parts of a definition that matter to an operator, as fields of a meta.
 fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<String, Value> {
     let mut facts = Map::new();
     if !confined.is_empty() {
@@ -114,7 +115,7 @@ fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<St
         let patterns: Vec<_> = topics.as_slice().iter().map(ToString::to_string).collect();
         facts.insert("topics".to_owned(), json!(patterns));
     }
-    // The defaults; what the operator puts over them is in the `create` frame.
+    // The defaults; the operator's overrides are in the `create` frame.
     let is_short = |config: &Value| config.to_string().len() <= TEXT_BYTES_MAX;
     if !definition.config.is_null() && is_short(&definition.config) {
         facts.insert("config".to_owned(), definition.config.clone());
@@ -137,7 +138,7 @@ fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<St
     facts
 }
 
-/// What a caller of a command has to know.
+/// The parts of a definition that a command's caller has to know.
 fn terms(definition: &Definition) -> Map<String, Value> {
     let mut terms = Map::new();
     if let Some(args) = &definition.args {
@@ -174,8 +175,8 @@ pub(super) fn log(
     frame
 }
 
-/// The meta of these fields. What a module wrote may be nested too deeply for a meta or grow when
-/// escaped; then the short facts remain.
+/// The meta of these fields. A module's values may be nested too deeply for a meta, or grow too
+/// large when escaped; then only the short fields remain.
 #[must_use]
 pub(super) fn meta_of(fields: Map<String, Value>) -> Meta {
     Meta::parse(Value::Object(fields.clone()).to_string()).unwrap_or_else(|_| {
@@ -189,7 +190,7 @@ pub(super) fn meta_of(fields: Map<String, Value>) -> Meta {
     })
 }
 
-/// The newest `n` of a topic are kept.
+/// Keeps the newest `n` frames of a topic.
 pub(super) fn last(n: u64) -> Ttl {
     std::num::NonZeroU64::new(n).map_or(Ttl::Forever, Ttl::Last)
 }

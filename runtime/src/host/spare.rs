@@ -1,10 +1,10 @@
-//! Keeps one isolate ready that has no module yet. To start the engine takes most of the time of a
-//! start, so it is done while nothing starts, and the next version to start takes the isolate. A
-//! Host for one module alone keeps none. An isolate counts as made once a module is put in it: one
-//! that is never used leaves nothing behind.
+//! Keeps one blank isolate ready, without a module. Starting the engine takes most of the time of a
+//! start, so it is done while nothing else starts, and the next version to start takes the isolate.
+//! A Host for a single module keeps none. An isolate counts as made once it gets a module: one that
+//! is never used leaves nothing behind.
 //!
-//! While modules keep a processor busy none is made. A module that fails again and again would take
-//! the isolate at each start, and making the next one each time would keep another processor busy.
+//! None is made while modules keep a processor core busy. A module that fails again and again would
+//! take the isolate at each start, and making the next one each time would keep another core busy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use tokio::sync::Notify;
 use super::version::{STARTS_MAX, Shared};
 use crate::isolate::{Blank, ModuleError, Mould};
 
-/// For how long nothing may have started before one is made: it must not compete with those that
+/// Time without a start before an isolate is made: making it must not compete with isolates that
 /// are needed now.
 const REST: Duration = Duration::from_millis(100);
-/// The most that the Host may have used of a processor in that time.
+/// The most CPU time that the Host may use in that time.
 const REST_CPU: Duration = Duration::from_millis(50);
-/// So many times in a row that is waited for, and no longer.
+/// After this many busy rests in a row the isolate is made anyway.
 const BUSY_RESTS_MAX: u32 = 50;
 
-/// Its place.
+/// Holds the spare isolate.
 #[derive(Default)]
 pub(super) struct Spare {
     slot: Mutex<Option<Blank>>,
@@ -31,7 +31,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Takes it, if it is there and of this mould.
+    /// Takes the spare isolate, if there is one of this mould.
     pub(super) fn take(&self, mould: Mould) -> Option<Blank> {
         let taken = self.slot.lock().take_if(|blank| blank.is_of(mould))?;
         self.taken.notify_one();
@@ -39,7 +39,7 @@ impl Spare {
     }
 }
 
-/// Keeps one ready until the Host ends.
+/// Keeps one isolate ready until the Host ends.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let shutdown = shared.shutdown.clone();
     let keep = async {
@@ -82,7 +82,7 @@ async fn rest(shared: &Shared) {
     }
 }
 
-/// Judges whether the moment to make one has come.
+/// Decides when to make the spare isolate.
 #[derive(Default)]
 struct Quiet {
     /// How many times in a row the Host was busy.
@@ -90,8 +90,8 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// Whether it has come after a rest in which modules started, or not, and the Host used so much
-    /// of a processor.
+    /// Whether to make it after a rest in which modules started or not, and in which the Host used
+    /// this much CPU time.
     fn is_after(&mut self, starts: bool, used: Duration) -> bool {
         let rests = used <= REST_CPU;
         self.busy = if rests { 0 } else { self.busy + 1 };
@@ -99,7 +99,7 @@ impl Quiet {
     }
 }
 
-/// What this process has used of the processors so far.
+/// The CPU time this process has used so far.
 fn used() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The store as one processor's isolate sees it: [`Backend`] over the Host's connection. Adds
-//! nothing to what a module may do; what it appends is in the order in which it was said.
+//! The store as one processor's isolate sees it: [`Backend`] over the Host's connection. Grants a
+//! module nothing more; appends keep the order in which they were made.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::isolate::{
 };
 use crate::remote::{Remote, asks_remote, refused, stored};
 
-/// Frames that end a call, to be committed together with the cursor of the command.
+/// Frames that end a call, to be committed together with the command's cursor.
 pub(super) struct Finish {
     /// The call.
     pub(super) call: FrameId,
     /// Its last frames; the very last is `<name>.complete`.
     pub(super) frames: Vec<NewFrame>,
-    /// Told when they are stored.
+    /// Receives the result once they are stored.
     pub(super) answer: oneshot::Sender<Result<Appended, BackendError>>,
 }
 
@@ -42,8 +42,8 @@ pub(super) struct ProcessorStore {
     pace: Mutex<Pace>,
     finishes: Option<mpsc::UnboundedSender<Finish>>,
     complete: Topic,
-    /// The revisions of positions as this version left them. A reset in between makes it keep no
-    /// more: what is read from then on is for the next version.
+    /// The revisions of positions as this version last read or wrote them. After a reset by someone
+    /// else its writes fail: what is read from then on is for the next version.
     revisions: Arc<Mutex<HashMap<String, u64>>>,
 }
 
@@ -136,7 +136,7 @@ impl Backend for ProcessorStore {
             lines.push(report::log(&self.key, self.create, LogLevel::Warn, &text, None));
         }
         lines.push(report::log(&self.key, self.create, level, &message, fields.as_deref()));
-        // A log line is said once; nobody waits for it, and a store that is full loses it.
+        // A log line is not retried: nothing waits for it, and a full store loses it.
         drop(self.remote.client.append(&AppendRequest::frames(lines)));
     }
 
@@ -187,7 +187,7 @@ pub fn processor_cursor(key: &Key) -> CursorName {
         .expect("a name leaves room for a kind")
 }
 
-/// The cursor of a position kept under a key of the module's, which may be longer than a name.
+/// The cursor of a position under a module's key, which may be too long for a cursor name.
 pub(super) fn position_cursor(processor: &Key, key: &str) -> CursorName {
     let prefix = format!("xs.{}.{}", processor.kind, processor.name);
     CursorName::parse(&format!("{prefix}:{key}")).unwrap_or_else(|_| {
@@ -197,7 +197,7 @@ pub(super) fn position_cursor(processor: &Key, key: &str) -> CursorName {
     })
 }
 
-/// The backend as the isolates take it.
+/// The backend in the form isolates take.
 pub(super) fn shared(store: ProcessorStore) -> Arc<dyn Backend> {
     Arc::new(store)
 }

@@ -1,6 +1,6 @@
-//! Makes the log agree with the files: appends `create` for a file whose import graph or config is
-//! not what was last taken from it, and `term` for one that is gone. What runs is not looked at: a
-//! stop, or a version that an admin appended, stays until the file changes.
+//! Makes the log agree with the files: appends `create` for a file whose import graph or config
+//! differs from what was last taken from it, and `term` for a deleted file. Ignores what runs: a
+//! stop, or a version appended by an admin, stays until the file changes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,10 +23,10 @@ use super::version::{GRAPH, Shared};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::ModuleGraph;
 
-/// Bytes of a source that travels with its frame; a larger one is put as a blob before.
+/// Maximum bytes of a source sent inside its frame; a larger one is first stored as a blob.
 const INLINE_MAX: usize = 1024 * 1024;
 
-/// What a file is now.
+/// The current content of a file.
 pub(super) struct Found {
     taken: Taken,
     pub(super) source: Vec<u8>,
@@ -34,17 +34,17 @@ pub(super) struct Found {
     pub(super) error: Option<ModuleError>,
 }
 
-/// What became of what the files ask for.
+/// The result of syncing the files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Synced {
-    /// The offset behind the last frame about a module that was appended, if any.
+    /// The offset after the last frame about a module that was appended, if any.
     pub(super) behind: Option<u64>,
-    /// Whether the store took all; else the same is to be offered again.
+    /// Whether the store took everything; if not, the same must be offered again.
     pub(super) is_done: bool,
 }
 
 impl Synced {
-    /// Takes in what became of a frame about a processor; whether it is stored.
+    /// Records the result of appending a frame about a processor; returns whether it is stored.
     fn take(
         &mut self,
         key: &Key,
@@ -63,11 +63,11 @@ impl Synced {
     }
 }
 
-/// Appends what the files ask for, and tells how `xs.toml` is. What the store refuses is left out,
-/// and what runs goes on.
+/// Appends what the files ask for, and reports whether `xs.toml` is valid. What the store refuses
+/// is skipped, and what runs keeps running.
 ///
 /// # Errors
-/// [`ClientError`] when the connection to the store is gone.
+/// [`ClientError`] when the connection to the store is lost.
 pub(super) async fn sync(
     shared: &Arc<Shared>,
     lifecycle: &Lifecycle,
@@ -108,7 +108,7 @@ pub(super) async fn sync(
             kept.insert(key.name);
         }
     }
-    // A name that a processor of another kind still has is not to be had yet.
+    // A name still held by a processor of another kind is not free yet.
     for (key, found) in found.into_iter().filter(|(key, _)| !kept.contains(&key.name)) {
         let appended = match create_frame(shared, &key, found).await {
             Ok(frame) => append(shared, frame).await,
@@ -146,7 +146,7 @@ async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFra
     Ok(frame)
 }
 
-/// Why the files say nothing at present.
+/// Why the files cannot be used now.
 enum Unusable {
     Config(ConfigError),
     Dir(io::Error),
@@ -154,7 +154,7 @@ enum Unusable {
 
 type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
 
-/// What is gone and what is new, compared with what was taken before. Blocks.
+/// Finds what was deleted and what changed since it was last taken. Blocks.
 fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Unusable> {
     let config = Config::load(dir).map_err(Unusable::Config)?;
     let scan = files::scan(dir).map_err(Unusable::Dir)?;
@@ -179,13 +179,13 @@ fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Unusa
     Ok((config, gone, changed))
 }
 
-/// The names in the configuration that no module has.
+/// The configured names that belong to no module.
 pub(super) fn nobody<'c>(config: &'c Config, scan: &Scan) -> impl Iterator<Item = &'c str> {
     let names: BTreeSet<_> = scan.modules.keys().map(|key| key.name.as_str().to_owned()).collect();
     config.names().filter(move |name| !names.contains(*name))
 }
 
-/// What defines a processor now. Blocks.
+/// The current definition of a processor. Blocks.
 pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> Found {
     let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
     let file = own.first().cloned().unwrap_or_default();
@@ -199,8 +199,8 @@ pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> 
     };
     let (source, error) = match loaded {
         Ok(graph) => (graph.to_bytes(), None),
-        // What cannot be loaded is kept as it is, so that the log shows what was wrong: what the
-        // loader has read, and nothing that it would not.
+        // What cannot be loaded is stored as text, so that the log shows what was wrong: only what
+        // the loader has read, nothing it would refuse to read.
         Err(error) => (text.into_bytes(), Some(error)),
     };
     let mut hashed = source.clone();

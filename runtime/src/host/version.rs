@@ -1,5 +1,5 @@
-//! One version of a processor: what its `create` frame says, made into something that can be
-//! started, and started again after a failure. Whether it should run is decided elsewhere.
+//! One version of a processor: turns its `create` frame into something that can be started, and
+//! restarted after a failure. Whether it should run is decided elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,21 +31,21 @@ use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::{Allow, Apart};
 
-/// Frames kept that say that a module runs.
+/// How many frames are kept that report a recovery.
 const RECOVERIES_KEPT: u64 = 16;
 
-/// Bytes of a version's source in the store: the largest graph and its paths.
+/// Maximum bytes of a version's source in the store: the largest graph with its paths.
 const SOURCE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Isolates that are evaluated at a time; more would only take turns.
+/// Isolates that are evaluated at the same time; more would only compete for the CPU.
 pub(super) const STARTS_MAX: usize = 4;
-/// What `format` says in the meta of a `create` frame whose body is a whole graph.
+/// The value of `format` in the meta of a `create` frame whose body is a whole graph.
 pub(super) const GRAPH: &str = "graph";
 
-/// What every processor of a Host shares.
+/// State that all processors of a Host share.
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) versions: Versions,
-    /// The store's clock.
+    /// The offset to the store's clock.
     pub(super) clock: Clock,
     pub(super) dir: PathBuf,
     pub(super) config: RwLock<Config>,
@@ -53,17 +53,17 @@ pub(super) struct Shared {
     pub(super) allow: Allow,
     pub(super) limits: Limits,
     pub(super) starts: Semaphore,
-    /// An isolate for whatever starts next.
+    /// A spare isolate for the next start.
     pub(super) spare: Spare,
-    /// Fires when the Host ends, whatever it ends for.
+    /// Fires when the Host ends, for any reason.
     pub(super) shutdown: CancellationToken,
-    /// Fires when an isolate is not there in time, and no other will be.
+    /// Fires when an isolate was not ready in time, so that no other will be.
     pub(super) stuck: CancellationToken,
-    /// How many isolates were given a module.
+    /// How many isolates have been given a module.
     pub(super) made: watch::Sender<usize>,
-    /// Calls of commands that have begun and are not answered; closed when no more may begin.
+    /// Calls of commands in progress; closed when no more may begin.
     pub(super) calls: TaskTracker,
-    /// Calls that were given up.
+    /// Calls that were cancelled.
     pub(super) cancels: AllCancels,
     /// The processors that the Host runs.
     pub(super) part: Part,
@@ -76,7 +76,7 @@ pub(super) struct Shared {
 pub(super) struct Version {
     pub(super) key: Key,
     pub(super) create: FrameId,
-    /// Offset of its `create` frame: what comes after it is new to it.
+    /// Offset of its `create` frame: later frames are new to it.
     pub(super) offset: u64,
     code: BlobHash,
     spec: IsolateSpec,
@@ -84,13 +84,13 @@ pub(super) struct Version {
     shared: Arc<Shared>,
 }
 
-/// The error that the log of the process was last told of: one that comes at every try is told when
-/// it begins, and not each time.
+/// The last error written to the process's log: an error that repeats at every attempt is logged
+/// once, when it begins.
 #[derive(Debug, Default)]
 pub(super) struct Told(String);
 
 impl Told {
-    /// Whether an error is news at the try of this number.
+    /// Whether an error is new at this attempt.
     fn is_news(&mut self, error: &ModuleError, tries: u32) -> bool {
         let is_news = tries <= 1 || self.0 != error.message;
         self.0.clone_from(&error.message);
@@ -108,7 +108,7 @@ impl Version {
     /// Reads the version of a `create` frame. A command's finished calls go to `finishes`.
     ///
     /// # Errors
-    /// [`ModuleError`] when the source is not there or is no module.
+    /// [`ModuleError`] when the source is missing or is not a module.
     pub(super) async fn read(
         shared: &Arc<Shared>,
         key: &Key,
@@ -157,21 +157,21 @@ impl Version {
         })
     }
 
-    /// The hash over its sources, which says whether a state is its own.
+    /// The hash over its sources, which decides whether a saved state is its own.
     pub(super) const fn code(&self) -> BlobHash {
         self.code
     }
 
-    /// What it shares with the others.
+    /// The state it shares with the other processors.
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Evaluates the module on a thread of its own. Nothing else of it runs yet.
+    /// Evaluates the module on its own thread, without running anything else of it.
     ///
     /// # Errors
-    /// [`ModuleError`] says what is wrong with the module, and where; of the kind `Stopped` when
-    /// the Host ends, since there is no engine to be had.
+    /// [`ModuleError`] says what is wrong with the module, and where. It has kind `Stopped` when
+    /// the Host is ending and no engine can be had.
     pub(super) async fn start(&self) -> Result<Started, ModuleError> {
         match self.start_in_time().await {
             Err(error) if error.kind == FailureKind::Engine => Err(self.stuck(error).await),
@@ -179,7 +179,7 @@ impl Version {
         }
     }
 
-    /// Ends the Host: what keeps an engine from being made is of the process, and no module is to
+    /// Ends the Host: what keeps an engine from starting concerns the process, and no module is to
     /// blame. The next Host starts them all.
     async fn stuck(&self, error: ModuleError) -> ModuleError {
         let shared = &self.shared;
@@ -193,14 +193,14 @@ impl Version {
         ModuleError::new(FailureKind::Stopped, error.message)
     }
 
-    /// Says that it runs again, which may be said for each of its inputs: few of these are kept.
+    /// The frame that reports a recovery. There may be one per input, so few are kept.
     pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
         let mut frame = report::active(&self.key, self.create, definition, &self.shared.confined);
         frame.ttl = report::last(RECOVERIES_KEPT);
         frame
     }
 
-    /// Says that it is tried again after a wait, for an error or since it has finished.
+    /// Reports that the module restarts after a delay, because of an error or because it finished.
     pub(super) async fn retrying(
         &self,
         error: Option<&ModuleError>,
@@ -250,8 +250,8 @@ impl Version {
 /// The sources of a `create` frame.
 ///
 /// # Errors
-/// [`ModuleError`] when they are not there or are no module; of the kind `Stopped` when the store
-/// has gone or `stop` fires, which says nothing about them.
+/// [`ModuleError`] when they are missing or are not a module. It has kind `Stopped` when the store
+/// is lost or `stop` fires, which says nothing about the sources.
 pub(super) async fn graph_of(
     client: &Client,
     key: &Key,
@@ -288,7 +288,8 @@ async fn source(
     })
 }
 
-/// The graph of one source, as an admin appends it. TypeScript is a superset, so it is the default.
+/// The graph of a single source, as an admin appends it. TypeScript is a superset of JavaScript, so
+/// it is the default.
 fn plain(key: &Key, meta: &Value, source: &[u8]) -> Result<Bytes, ModuleError> {
     let source = std::str::from_utf8(source).map_err(|error| {
         ModuleError::new(FailureKind::Syntax, format!("the source is not UTF-8: {error}"))
@@ -299,7 +300,7 @@ fn plain(key: &Key, meta: &Value, source: &[u8]) -> Result<Bytes, ModuleError> {
     Ok(Bytes::from(json!([path, files]).to_string()))
 }
 
-/// Parses sources where that may take its time.
+/// Parses sources on a blocking thread, since that may take long.
 async fn graph<F>(parse: F) -> Result<ModuleGraph, ModuleError>
 where
     F: FnOnce() -> Result<ModuleGraph, ModuleError> + Send + 'static,
@@ -308,7 +309,7 @@ where
     parsed.unwrap_or_else(|error| Err(ModuleError::new(FailureKind::Syntax, error.to_string())))
 }
 
-/// The error that a file was found to have before its `create` frame was appended.
+/// The error that was found in a file before its `create` frame was appended.
 pub(super) fn told_error(frame: &Frame) -> Option<ModuleError> {
     let meta: Value = serde_json::from_slice(frame.meta()).ok()?;
     meta.get("error").map(told)

@@ -1,5 +1,5 @@
-//! Tells when the files of a directory have changed and come to rest. The kernel's notices only
-//! say when to look; what counts is a fingerprint, so a missed or a superfluous notice is harmless.
+//! Reports when the files of a directory have changed and settled. Kernel notifications only say
+//! when to look; a fingerprint decides, so a missed or spurious notification is harmless.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::time::timeout;
 
 use super::files;
 
-/// A save is over when nothing was noticed for so long: editors write in several steps.
+/// A save is complete once nothing was noticed for this long: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Looks without a notice: some filesystems give none.
+/// Interval of scans without a notification: some filesystems send none.
 const RESCAN: Duration = Duration::from_secs(2);
-/// The most windows of [`SETTLE`] that a directory without rest is waited for.
+/// The most windows of [`SETTLE`] to wait for a directory that keeps changing.
 const SETTLE_WINDOWS_MAX: usize = 50;
 
 /// Watches a directory until it is dropped.
@@ -26,7 +26,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to watch. A change made after this returns is told.
+    /// Starts watching. Every change made after this returns is reported.
     #[must_use]
     pub(super) fn start(dir: &Path) -> Self {
         let (notices, noticed) = mpsc::channel(1);
@@ -40,7 +40,7 @@ impl Watcher {
     /// Waits for the next change; cancelling it loses none.
     pub(super) async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
-            // The watching task never ends by itself; without it there is nothing to tell.
+            // The watching task never ends by itself; without it there is nothing to report.
             std::future::pending::<()>().await;
         }
     }
@@ -55,7 +55,7 @@ impl Drop for Watcher {
 struct Watch {
     dir: PathBuf,
     noticed: mpsc::Receiver<()>,
-    /// Kept so that `noticed` stays open when the kernel gives no notices.
+    /// Kept so that `noticed` stays open when the kernel sends no notifications.
     _notices: mpsc::Sender<()>,
     _notify: Option<RecommendedWatcher>,
 }
@@ -65,7 +65,7 @@ type Print = Option<Vec<(PathBuf, u64, Option<std::time::SystemTime>)>>;
 impl Watch {
     async fn run(mut self, mut last: Print, changed: mpsc::Sender<()>) {
         loop {
-            // Whether it was a notice or the time makes no difference.
+            // A notification and a timeout lead to the same scan.
             let _ = timeout(RESCAN, self.noticed.recv()).await;
             let mut now = self.look().await;
             if now == last {
@@ -91,7 +91,7 @@ impl Watch {
         }
     }
 
-    /// `None` while the directory cannot be read, which is a state of its own.
+    /// `None` while the directory cannot be read, which counts as a content of its own.
     async fn look(&self) -> Print {
         let dir = self.dir.clone();
         let print = tokio::task::spawn_blocking(move || files::fingerprint(&dir).ok()).await;
@@ -106,15 +106,15 @@ fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatche
         below.iter().any(|part| part.to_str().is_none_or(files::unwatched))
     };
     let notice = move |event: notify::Result<notify::Event>| {
-        // Looking opens directories, which is noticed too and must not lead to another look; nor
-        // must a store below the directory, which `xs dev` has in `.xs`.
+        // A scan opens directories, which is notified too and must not trigger another scan; nor
+        // must a store below the directory, which `xs dev` keeps in `.xs`.
         if event.is_ok_and(|event| event.kind.is_access() || event.paths.iter().all(&unwatched)) {
             return;
         }
-        // A full channel holds a notice already, and one is as good as many.
+        // A full channel already holds a notification, and one is enough.
         let _ = notices.try_send(());
     };
-    // A link may lead to all of the machine. What is behind one is looked at without notices.
+    // A link may lead to the whole machine. Files behind one are scanned without notifications.
     let config = Config::default().with_follow_symlinks(false);
     let watcher = RecommendedWatcher::new(notice, config).and_then(|mut watcher| {
         watcher.watch(dir, RecursiveMode::Recursive)?;

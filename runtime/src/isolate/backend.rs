@@ -1,5 +1,5 @@
-//! What an isolate asks of the store, as a trait. The Host answers over its connection, tests from
-//! memory. Nothing here knows JavaScript, and nothing in an isolate knows the wire.
+//! The store as an isolate needs it, as a trait. The Host implements it over its connection, tests
+//! in memory. Nothing here knows JavaScript, and nothing in an isolate knows the wire protocol.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,17 +21,17 @@ pub struct BackendError {
     pub message: String,
 }
 
-/// The reactions a caller of [`Backend`] can have.
+/// The reactions open to a caller of [`Backend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendCode {
-    /// The request itself is wrong: trying again gives the same answer.
+    /// The request itself is wrong: a retry gets the same answer.
     Refused,
     /// A condition does not hold, or the key was used for something else.
     Conflict,
     /// The named frame, blob or command does not exist.
     NotFound,
-    /// The store cannot take it now: it is full, read-only or gone.
+    /// The store cannot take it now: it is full, read-only or unreachable.
     Unavailable,
     /// It took too long.
     TimedOut,
@@ -73,7 +73,7 @@ impl LogLevel {
     }
 }
 
-/// Counts of one topic, as `ctx.topics()` shows them.
+/// Statistics of one topic, as `ctx.topics()` returns them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
     /// The topic.
@@ -97,34 +97,35 @@ pub struct CallRequest {
     pub args: String,
     /// The body of the call frame.
     pub body: Bytes,
-    /// Milliseconds without a result after which the caller gives up; `None` is the command's own.
+    /// Milliseconds without a result after which the caller gives up; `None` uses the command's own
+    /// timeout.
     pub timeout_ms: Option<u64>,
-    /// Who calls, and because of what.
+    /// The caller, and the frame that caused the call.
     pub origin: Option<Origin>,
 }
 
-/// Frames one after another; an error is the last item.
+/// A sequence of frames; an error is the last item.
 pub type FrameStream = BoxStream<'static, Result<Frame, BackendError>>;
-/// Pieces of a blob; an error is the last item, and then there is no blob.
+/// The chunks of a blob; an error is the last item and means that there is no blob.
 pub type ByteStream = BoxStream<'static, Result<Bytes, BackendError>>;
 
 fn no<T: Send + 'static>(refusal: BackendError) -> BoxFuture<'static, Result<T, BackendError>> {
     Box::pin(async { Err(refusal) })
 }
 
-/// The store as an isolate sees it. Dropping a future or a stream gives the request up. What a
-/// store does not say itself it refuses.
+/// The store as an isolate sees it. Dropping a future or a stream cancels the request. Every method
+/// that an implementation does not provide refuses.
 pub trait Backend: Send + Sync + 'static {
-    /// Why it refuses what it does not do.
+    /// The error of a method that is not provided.
     fn refusal(&self) -> BackendError {
         BackendError::new(BackendCode::Unavailable, "this is not to be had of this store")
     }
-    /// Appends frames as one batch and gives them back as stored. Their origin is set already.
+    /// Appends frames as one batch and returns them as stored. Their origin is set already.
     fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         no(self.refusal())
     }
-    /// As [`Backend::append`], if the conditions hold, and once for a key: with one that was used
-    /// before it gives back what was stored then.
+    /// Appends frames as one batch if the conditions hold, and only once per key: a key that was
+    /// used before returns what was stored then.
     fn append_if(
         &self,
         _: Vec<NewFrame>,
@@ -133,8 +134,8 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         no(self.refusal())
     }
-    /// Removes frames, all or none: none when one of them has a topic that is not `within`. One
-    /// that is not there is no error.
+    /// Removes frames, all or none: none when one of them has a topic outside the given patterns. A
+    /// missing frame is no error.
     fn remove(
         &self,
         _: Vec<FrameId>,
@@ -142,7 +143,7 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), BackendError>> {
         no(self.refusal())
     }
-    /// Reads frames; a following read goes on until it is dropped.
+    /// Reads frames; a following read continues until it is dropped.
     fn read(&self, _: ReadOptions) -> FrameStream {
         stream::iter([Err(self.refusal())]).boxed()
     }
@@ -161,11 +162,11 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
         no(self.refusal())
     }
-    /// What topics there are.
+    /// The existing topics that match.
     fn topics(&self, _: TopicPatterns) -> BoxFuture<'static, Result<Vec<TopicInfo>, BackendError>> {
         no(self.refusal())
     }
-    /// Keeps bytes as a blob.
+    /// Stores bytes as a blob.
     fn blob_put(&self, _: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
         no(self.refusal())
     }
@@ -177,14 +178,14 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
         no(self.refusal())
     }
-    /// A blob in pieces; `None` when the store does not have it.
+    /// A blob in chunks; `None` when the store does not have it.
     fn blob_chunks(
         &self,
         _: BlobHash,
     ) -> BoxFuture<'static, Result<Option<ByteStream>, BackendError>> {
         no(self.refusal())
     }
-    /// Keeps what a stream yields as a blob; nothing when it yields an error.
+    /// Stores what a stream yields as a blob; stores nothing if it yields an error.
     fn blob_put_from(&self, _: ByteStream) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
         no(self.refusal())
     }
@@ -194,14 +195,15 @@ pub trait Backend: Send + Sync + 'static {
     }
     /// One line of the processor's log. Never blocks; may drop lines above the log's rate.
     fn log(&self, level: LogLevel, message: String, fields: Option<String>);
-    /// A position kept for the processor under `key` (a tailed file, the input of a generator).
+    /// A position stored for the processor under a key (of a tailed file, or of a generator's
+    /// input).
     fn position_get(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BackendError>> {
         no(self.refusal())
     }
-    /// Keeps such a position.
+    /// Stores such a position.
     fn position_set(&self, _: String, _: Bytes) -> BoxFuture<'static, Result<(), BackendError>> {
         no(self.refusal())
     }
-    /// The name of the processor whose create frame this is, for `frame.cause`.
+    /// The name of the processor with this `create` frame, for `frame.cause`.
     fn processor_name(&self, create: FrameId) -> Option<String>;
 }

@@ -1,6 +1,6 @@
 //! A thread with a runtime in which no module has run. Every isolate begins as one, made for a
-//! module or kept ready for the next. It holds nothing of any module, and is given one once: with
-//! it come its limits, its permissions and the watchdog, before a line of its code is read.
+//! module or kept as a spare. It holds nothing of any module, and is given one exactly once: its
+//! limits, permissions and watchdog are set before a line of its code is read.
 
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
@@ -21,62 +21,62 @@ use crate::loader::GraphLoader;
 
 /// Bytes of the thread's stack: QuickJS may use 3 MiB of it (`--stack-size`), Rust needs the rest.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
-/// What the thread is called until it is given a module.
+/// The thread's name until it is given a module.
 const THREAD_NAME: &str = "js-blank";
 
-/// So many times a runtime is waited for as long as others are made meanwhile: then nothing holds
-/// what they share, and it is the machine that is busy.
+/// How many times to wait for a runtime while others are being made: their progress shows that
+/// nothing holds the state they share, and that the machine is just busy.
 const WAITS_MAX: u32 = 20;
 
-/// Runtimes that were made in this process.
+/// Runtimes made in this process so far.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-/// What cannot be changed any more once a runtime is made.
+/// The settings that are fixed once a runtime is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mould {
     heap_bytes: usize,
-    /// The time at which the clock of a module under trial begins.
+    /// The start time of the clock of a module under trial.
     trial_ms: Option<u64>,
 }
 
 impl Mould {
-    /// Of a runtime for modules that are not under trial.
+    /// For modules that are not under trial.
     pub(crate) const fn of_heap(heap_bytes: usize) -> Self {
         Self { heap_bytes, trial_ms: None }
     }
 
-    /// Of the runtime that a module needs.
+    /// For the runtime that a module needs.
     pub(crate) fn of(spec: &IsolateSpec) -> Self {
         let trial_ms = spec.trial.as_ref().map(|trial| trial.now_ms);
         Self { heap_bytes: spec.limits.heap_bytes, trial_ms }
     }
 }
 
-/// A module, and the ends of all that leads to it.
+/// A module, and the thread's ends of its channels.
 pub(super) struct Work {
     pub(super) spec: IsolateSpec,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) requests: mpsc::UnboundedReceiver<Request>,
-    /// Told when the module is ready, or why it is not.
+    /// Receives the definition once the module is ready, or the error.
     pub(super) started: oneshot::Sender<Result<Definition, ModuleError>>,
     pub(super) stop: Arc<Stop>,
-    /// Dropped when the thread has taken down what it had.
+    /// Dropped when the thread has torn down its runtime.
     pub(super) gone: DropGuard,
 }
 
-/// The thread. Dropping it ends it.
+/// The handle of the thread. Dropping it ends the thread.
 pub(crate) struct Blank {
     mould: Mould,
     work: oneshot::Sender<Work>,
-    /// Until it was waited for.
+    /// `None` once the result has been received.
     made: Option<oneshot::Receiver<Result<(), ModuleError>>>,
 }
 
 impl Blank {
-    /// Starts the thread, which makes the runtime.
+    /// Starts the thread, which then makes the runtime.
     ///
     /// # Errors
-    /// [`ModuleError`] when there is no thread to be had.
+    /// [`ModuleError`] when no thread can be started.
     pub(crate) fn start(mould: Mould) -> Result<Self, ModuleError> {
         engine::require_prepared()?;
         let (work, given) = oneshot::channel();
@@ -90,10 +90,10 @@ impl Blank {
         Ok(Self { mould, work, made: Some(made) })
     }
 
-    /// Waits until the runtime is made. One kept ready is made already.
+    /// Waits until the runtime is made. A spare is already made.
     ///
     /// # Errors
-    /// [`ModuleError`] says why there is none, of the kind `Engine` when it takes too long.
+    /// [`ModuleError`] says why there is none; it has kind `Engine` when it takes too long.
     pub(crate) async fn made(&mut self, max: Duration) -> Result<(), ModuleError> {
         let Some(made) = &mut self.made else { return Ok(()) };
         let Some(made) = unless_held(made, max, || MADE.load(Ordering::Relaxed)).await else {
@@ -104,15 +104,15 @@ impl Blank {
         made.unwrap_or_else(|_| Err(panicked()))
     }
 
-    /// Whether it is of this mould.
+    /// Whether it has these settings.
     pub(crate) fn is_of(&self, mould: Mould) -> bool {
         self.mould == mould
     }
 
-    /// Gives it its module.
+    /// Gives the thread its module.
     ///
     /// # Errors
-    /// [`ModuleError`] when the thread is gone.
+    /// [`ModuleError`] when the thread has ended.
     pub(super) fn give(self, work: Work) -> Result<(), ModuleError> {
         self.work.send(work).map_err(|work| {
             work.stop.over();
@@ -121,7 +121,8 @@ impl Blank {
     }
 }
 
-/// What is told of a runtime; `None` when it has taken so long and none was made meanwhile.
+/// The result of making a runtime; `None` after `max` without a result, unless another runtime was
+/// made meanwhile.
 async fn unless_held<T>(
     told: &mut oneshot::Receiver<T>,
     max: Duration,
@@ -139,9 +140,9 @@ async fn unless_held<T>(
     None
 }
 
-/// A runtime before any code of a module's.
+/// A runtime before any code of a module runs in it.
 pub(super) struct Made {
-    /// Before the runtime, since it is dropped first.
+    /// Comes before the runtime, since it must be dropped first.
     pub(super) driver: Driver,
     pub(super) js: JsRuntime,
     pub(super) loader: Rc<GraphLoader>,
@@ -162,7 +163,7 @@ impl Made {
     }
 }
 
-/// The life of the thread.
+/// The thread's main function.
 fn live(
     mould: Mould,
     tell: oneshot::Sender<Result<(), ModuleError>>,
@@ -173,7 +174,7 @@ fn live(
         Err(error) => {
             let text = format!("no event loop for the module: {error}");
             let error = ModuleError::new(FailureKind::Heap, text);
-            // Whoever keeps one ready listens, others learn it with their module.
+            // The owner of a spare receives this; otherwise it is reported with the module.
             let _ = tell.send(Err(error.clone()));
             if let Ok(work) = given.blocking_recv() {
                 work.stop.end(error);
@@ -183,12 +184,12 @@ fn live(
         }
     };
     tokio.block_on(async {
-        // A panic in here is the failure of one module, not of the Host (it happens inside of
-        // deno_core when memory is short).
+        // A panic in here is the failure of one module, not of the Host: deno_core panics when
+        // memory is short.
         let made = AssertUnwindSafe(|| Made::new(mould));
         let made = std::panic::catch_unwind(made).unwrap_or_else(|_| Err(panicked()));
         MADE.fetch_add(1, Ordering::Relaxed);
-        // Whoever keeps one ready listens, others learn it with their module.
+        // The owner of a spare receives this; otherwise it is reported with the module.
         let _ = tell.send(made.as_ref().map(|_| ()).map_err(Clone::clone));
         if let Ok(work) = given.await {
             call_thread(&crate::name::thread_name(work.spec.create));
@@ -197,10 +198,10 @@ fn live(
     });
 }
 
-/// Names this thread, for whoever looks at the process or at what is left of it.
+/// Names this thread, for process listings and core dumps.
 fn call_thread(name: &str) {
     let Ok(name) = CString::new(name) else { return };
-    // SAFETY: PR_SET_NAME reads a text that ends, which lives as long as the call.
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string, which lives as long as the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 

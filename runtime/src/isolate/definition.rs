@@ -1,5 +1,5 @@
-//! What a module says about itself: the static fields of its default export, checked. The functions
-//! stay in the isolate.
+//! A module's definition: the static fields of its default export, validated. The functions stay in
+//! the isolate.
 
 use std::time::Duration;
 
@@ -26,26 +26,26 @@ pub enum LastResort {
     /// The handler stops until its source changes.
     #[default]
     Unregister,
-    /// The frame is passed over.
+    /// The frame is skipped.
     Skip,
-    /// The frame is recorded as parked and passed over.
+    /// The frame is recorded as parked and skipped.
     Park,
 }
 
 /// The `onError` of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
-    /// At once.
+    /// The last resort at once.
     Now(LastResort),
-    /// After so many further tries.
+    /// The last resort after a number of retries.
     Retry {
-        /// Tries after the first.
+        /// Attempts after the first.
         tries: u32,
-        /// Wait before the first of them.
+        /// Delay before the first retry.
         backoff: Duration,
-        /// The longest wait.
+        /// The longest delay.
         backoff_max: Duration,
-        /// What happens when all failed.
+        /// What happens when all have failed.
         then: LastResort,
     },
 }
@@ -61,16 +61,16 @@ impl Default for OnError {
 pub enum ArgType {
     /// Text.
     String,
-    /// A number; text that is one is converted.
+    /// A number; numeric text is converted.
     Number,
-    /// `true` or `false`; that text is converted.
+    /// `true` or `false`; such text is converted.
     Boolean,
     /// Any JSON value.
     Json,
 }
 
 impl ArgType {
-    /// As a definition says it.
+    /// The name used in a definition.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -104,48 +104,48 @@ pub struct OutputSpec {
     pub objects_as_body: bool,
 }
 
-/// What a module asks to be allowed.
+/// The permissions that a module requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PermissionList {
     /// `host:port`, `host` or `*`.
     pub net: Vec<String>,
     /// Paths, each with everything below it.
     pub read: Vec<String>,
-    /// Programs, as they are called.
+    /// Programs, by the name they are run with.
     pub run: Vec<String>,
     /// Names of environment variables.
     pub env: Vec<String>,
-    /// Topics that it may remove frames of, none of the store's own.
+    /// Topics whose frames it may remove; reserved topics are not allowed.
     pub remove: Option<TopicPatterns>,
 }
 
 /// The checked static fields of a module's default export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
-    /// The author's one line about it.
+    /// The author's one-line description.
     pub about: Option<String>,
-    /// Longest wall time of one handler call, or of a command without a result.
+    /// Longest wall time of one handler call, or of a command without producing a result.
     pub timeout: Duration,
-    /// Defaults of the configuration.
+    /// Default configuration.
     pub config: Value,
-    /// What it asks to be allowed.
+    /// The requested permissions.
     pub permissions: PermissionList,
     /// Where results go.
     pub output: OutputSpec,
-    /// Handler: what it reacts to; always set for one.
+    /// Handler: the topics it reads; always set for a handler.
     pub topics: Option<TopicPatterns>,
-    /// Handler: where it begins.
+    /// Handler: where it starts reading.
     pub start: StartAt,
     /// Handler: what happens when it throws.
     pub on_error: OnError,
     /// Handler: time between two calls of `tick`, when it has one.
     pub pulse: Option<Duration>,
-    /// Generator: whether it reads what is sent to it.
+    /// Generator: whether it reads input sent to it.
     pub duplex: bool,
-    /// Command: its arguments; `None` when any are taken as they are.
+    /// Command: its arguments; `None` when any are accepted unchecked.
     pub args: Option<Vec<ArgSpec>>,
-    /// Command: calls that run side by side.
+    /// Command: calls that run concurrently.
     pub concurrency: usize,
-    /// Command: whether a call that a crash cut off is run again instead of failing.
+    /// Command: whether a call cut off by a crash is rerun instead of failing.
     pub retry_after_crash: bool,
 }

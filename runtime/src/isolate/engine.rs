@@ -1,5 +1,5 @@
-//! The JavaScript engine: how the process is prepared for it, how a runtime is made, and the three
-//! calls from Rust into JavaScript that there are. All others go through ops.
+//! The JavaScript engine: how the process is prepared for it, how a runtime is made, and the only
+//! three calls from Rust into JavaScript. Everything else goes through ops.
 
 use std::rc::Rc;
 use std::sync::Once;
@@ -12,17 +12,17 @@ use super::{FailureKind, Kind, ModuleError};
 use crate::ext;
 use crate::loader::GraphLoader;
 
-/// v8x keeps bytecode of every source in the user's home, and runs what it finds there, unless this
-/// is set.
+/// Unless this is set, v8x caches the bytecode of every source in the user's home, and runs what it
+/// finds there.
 pub(crate) const NO_BYTECODE_CACHE: &str = "V82JSC_NO_BC_CACHE";
-/// KiB of stack that JavaScript may use.
+/// The engine's flag for its stack size, in KiB.
 const STACK_FLAG: &str = "--stack-size=3072";
 
-/// Starts the program again, prepared for JavaScript; returns at once when it is. Called first in
-/// `main` of a program that is not started by a supervisor, which prepares its children.
+/// Re-executes the program, prepared for JavaScript; returns at once if it already is. Call it
+/// first in `main` of a program that is not started by a supervisor, which prepares its children.
 ///
 /// # Errors
-/// When the program cannot be started again.
+/// When the program cannot be re-executed.
 pub fn prepare_by_exec() -> std::io::Result<()> {
     use std::os::unix::process::CommandExt as _;
     if std::env::var_os(NO_BYTECODE_CACHE).is_some() {
@@ -49,7 +49,7 @@ pub(super) fn require_prepared() -> Result<(), ModuleError> {
     Ok(())
 }
 
-/// A runtime with the extensions of xs, before any user code.
+/// A runtime with the extensions of xs, before any module code runs.
 pub(super) fn runtime(loader: Rc<GraphLoader>, heap_bytes: usize) -> Result<JsRuntime, CoreError> {
     JsRuntime::try_new(RuntimeOptions {
         module_loader: Some(loader),
@@ -59,8 +59,8 @@ pub(super) fn runtime(loader: Rc<GraphLoader>, heap_bytes: usize) -> Result<JsRu
     })
 }
 
-/// Reduces the global object to the list and takes the driver out of it. A module under trial has a
-/// clock that begins at `trial_ms`.
+/// Reduces the global object to the allowed list and returns the driver taken from it. The clock of
+/// a module under trial starts at `trial_ms`.
 pub(super) fn boot(js: &mut JsRuntime, trial_ms: Option<u64>) -> Result<Driver, CoreError> {
     let list = serde_json::Value::from(ext::GLOBALS);
     let trial = trial_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
@@ -100,7 +100,7 @@ fn string<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> v8::Local<'s, v8:
     }
 }
 
-/// Calls one of the driver's functions; its result as text.
+/// Calls one of the driver's functions and returns its result as text.
 fn call(
     scope: &mut v8::PinScope<'_, '_>,
     driver: &Driver,

@@ -1,8 +1,8 @@
-//! How a module fails, in words and places its author knows.
+//! How a module fails, in words and source positions that its author knows.
 
 use std::fmt;
 
-/// What went wrong, by the reaction it asks for.
+/// The kind of failure; each calls for a different reaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -10,7 +10,7 @@ pub enum FailureKind {
     Syntax,
     /// An import cannot be resolved or is not allowed.
     Import,
-    /// The arguments of a call are not those that the command takes: none of its code has run.
+    /// The arguments of a call do not fit the command: none of its code has run.
     Args,
     /// The code threw, at import or in a call.
     Throw,
@@ -18,17 +18,17 @@ pub enum FailureKind {
     Definition,
     /// A permission is missing.
     Permission,
-    /// The Host runs as many as it may.
+    /// The Host already runs its maximum of processors.
     Full,
     /// A call took too long, or waits for something that can never happen.
     Timeout,
-    /// It kept the CPU too long without returning to the event loop.
+    /// It used the CPU too long without returning to the event loop.
     Cpu,
-    /// It needed more memory than it may have.
+    /// It needed more memory than allowed.
     Heap,
-    /// It does not react to being stopped; its thread is given up.
+    /// It does not react to being stopped; its thread is abandoned.
     Wedged,
-    /// The engine was not there in time: nothing of the module has run.
+    /// The engine did not start in time: nothing of the module has run.
     Engine,
     /// The call was cancelled by its caller.
     Cancelled,
@@ -62,14 +62,14 @@ impl FailureKind {
     }
 }
 
-/// A module's failure. The place is where its author wrote the code, in TypeScript too.
+/// A module's failure. Its position is in the author's source, for TypeScript too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleError {
-    /// What kind of failure.
+    /// The kind of failure.
     pub kind: FailureKind,
     /// One line, with the name of the thrown error first when there is one.
     pub message: String,
-    /// Message and frames, with mapped places; frames of xs itself are left out.
+    /// Message and stack frames, with mapped positions; frames of xs itself are left out.
     pub stack: Option<String>,
     /// Path relative to the modules directory.
     pub file: Option<String>,
@@ -77,12 +77,12 @@ pub struct ModuleError {
     pub line: Option<u32>,
     /// Column, from 1.
     pub column: Option<u32>,
-    /// A few source lines with a mark under the place.
+    /// A few source lines with a mark under the position.
     pub code_frame: Option<String>,
 }
 
 impl ModuleError {
-    /// An error without a place.
+    /// An error without a position.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl ModuleError {
         Some(format!("{file}:{line}:{column}"))
     }
 
-    /// The same error at a place.
+    /// The error with a position.
     #[must_use]
     pub fn at(mut self, file: impl Into<String>, line: u32, column: u32) -> Self {
         self.file = Some(file.into());

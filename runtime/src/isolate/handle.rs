@@ -1,5 +1,5 @@
 //! The Host's side of an isolate: requests go to its thread over a channel, answers come back over
-//! others. It never blocks and never waits for a thread that does not answer.
+//! others. Never blocks, and never waits for a thread that does not answer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use super::{
 use crate::ext::{Encoded, encode_behind};
 use crate::isolate::stop::Stop;
 
-/// The longest that a thread is waited for that takes down what it had.
+/// The longest wait for a thread to tear down its runtime.
 const TAKE_DOWN_MAX: Duration = Duration::from_secs(2);
 
-/// What the thread is asked to do.
+/// A request to the thread.
 pub(crate) enum Request {
-    /// Take the saved state, before the first batch.
+    /// Load the saved state, before the first batch.
     State { saved: Option<Bytes>, foreign: bool, answer: oneshot::Sender<Result<(), ModuleError>> },
     /// Handle inputs; an empty batch is a `tick`.
     Handle { inputs: Vec<Input>, encoded: Encoded, replies: Replies },
@@ -47,7 +47,7 @@ pub struct Isolate {
     requests: mpsc::UnboundedSender<Request>,
     fate: watch::Receiver<Fate>,
     stop: Arc<Stop>,
-    /// Fires when the thread has taken down what it had.
+    /// Fires when the thread has torn down its runtime.
     gone: CancellationToken,
     secrets: Secrets,
 }
@@ -59,8 +59,8 @@ impl fmt::Debug for Isolate {
 }
 
 impl Isolate {
-    /// Starts a thread, evaluates the module on it and checks its definition. Nothing of the module
-    /// runs before it is told to by another method, except its top level.
+    /// Starts a thread, evaluates the module on it and checks its definition. Apart from its top
+    /// level, nothing of the module runs until another method asks for it.
     ///
     /// # Errors
     /// [`ModuleError`] says what is wrong with the module, and where.
@@ -72,18 +72,18 @@ impl Isolate {
         Self::start_on(blank, spec, backend).await
     }
 
-    /// As [`Isolate::start`], on a thread that is there already.
+    /// Evaluates a module like [`Isolate::start`], on an existing thread.
     ///
     /// # Errors
-    /// As there.
+    /// [`ModuleError`] says what is wrong with the module, and where.
     pub(crate) async fn start_on(
         mut blank: Blank,
         spec: IsolateSpec,
         backend: Arc<dyn Backend>,
     ) -> Result<(Self, Definition), ModuleError> {
         blank.made(spec.limits.engine).await?;
-        // Whoever asks waits for the answer: calls up to the concurrency of the command, a batch of
-        // inputs and the one behind it.
+        // Bounded by the callers, who wait for answers: calls up to the concurrency of the command,
+        // a batch of inputs and the next one.
         let (requests, incoming) = mpsc::unbounded_channel();
         let (fate_out, fate) = watch::channel(None);
         let (started, definition) = oneshot::channel();
@@ -100,12 +100,12 @@ impl Isolate {
         let secrets = Secrets::default();
         let mut isolate = Self { backend, requests, fate, stop, gone, secrets };
         let definition = isolate.answer(definition).await?;
-        // Nothing of the module has seen a variable before.
+        // The module has not seen any environment variable before this point.
         isolate.secrets = spec.secrets(&definition);
         Ok((isolate, definition))
     }
 
-    /// Gives a handler its saved state, or the definition's initial one for `None`. To be called
+    /// Loads a handler's saved state, or the definition's initial state for `None`. To be called
     /// before the first [`Isolate::handle`].
     ///
     /// # Errors
@@ -114,8 +114,8 @@ impl Isolate {
         self.take_state(saved, false).await
     }
 
-    /// As [`Isolate::load_state`], with a state that other code saved: the definition's `migrate`
-    /// converts it, if there is one.
+    /// Loads a state that other code saved: the definition's `migrate` converts it, if there is
+    /// one.
     ///
     /// # Errors
     /// [`ModuleError`] when it is not JSON, or `migrate` failed.
@@ -129,7 +129,7 @@ impl Isolate {
         self.answer(answered).await
     }
 
-    /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. One batch at a
+    /// Hands a handler up to [`INPUTS_MAX`](super::INPUTS_MAX) frames in order. Only one batch at a
     /// time.
     ///
     /// # Errors
@@ -138,8 +138,9 @@ impl Isolate {
         self.hand_over(inputs, "B")
     }
 
-    /// As [`Isolate::handle`], while what came of the batch before is not committed yet: nothing is
-    /// read and nothing answered before [`Handling::before_is_committed`].
+    /// Hands over a batch like [`Isolate::handle`] while the output of the previous batch is not
+    /// committed yet: nothing is read and nothing answered before
+    /// [`Handling::before_is_committed`].
     ///
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
@@ -148,11 +149,11 @@ impl Isolate {
     }
 
     fn hand_over(&self, inputs: Vec<Input>, how: &str) -> Result<Handling, ModuleError> {
-        // At most one for each input, and one for each of those, and for the batch before.
+        // At most one reply per input and one commit for each reply and for the previous batch.
         let (replies, receiver) = mpsc::unbounded_channel();
         let (committed, commits) = mpsc::unbounded_channel();
         let total = inputs.len();
-        // Here and not on the isolate's thread, which has enough to do.
+        // Encoded here to spare the isolate's thread, which has enough to do.
         let frames = inputs.iter().map(|input| &input.frame);
         let encoded = encode_behind(how, frames, &*self.backend);
         let replies = Replies { replies, committed: commits };
@@ -162,7 +163,7 @@ impl Isolate {
         Ok(Handling { replies: receiver, committed, fate, secrets, total, done: 0, state })
     }
 
-    /// Calls a handler's `tick`; it answers with one reply whose `done` is 0.
+    /// Calls a handler's `tick`, which gives one reply with `done` 0.
     ///
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
@@ -180,8 +181,8 @@ impl Isolate {
         self.answer(answered).await
     }
 
-    /// Answers one call; its results and, after success, `call.complete` go to the backend. Calls
-    /// run side by side. The caller writes the error frame.
+    /// Runs one call; its results and, after success, `call.complete` go to the backend. Calls run
+    /// concurrently. The caller writes the error frame.
     ///
     /// # Errors
     /// [`ModuleError`] says why the call failed; [`Isolate::failed`] whether the isolate did.
@@ -192,8 +193,8 @@ impl Isolate {
     }
 
     /// Stops the module: `ctx.signal` fires, iterators end, `finally` blocks run. After the limit
-    /// of [`Limits::stop`](super::Limits) it is terminated, after twice that its thread is given
-    /// up.
+    /// of [`Limits::stop`](super::Limits) it is terminated, and after twice that its thread is
+    /// abandoned.
     ///
     /// # Errors
     /// [`FailureKind::Wedged`] when the thread is still running.
@@ -203,30 +204,30 @@ impl Isolate {
         if fate.kind == FailureKind::Wedged { Err(fate) } else { Ok(()) }
     }
 
-    /// Stops the module at once, without its `finally` blocks, and returns when its memory is given
-    /// back: before another isolate takes its place, so that a module that fails again and again
-    /// keeps one thread busy and not two. A thread that takes too long is not waited for.
+    /// Stops the module at once, without its `finally` blocks, and returns when its memory is
+    /// freed. Another isolate takes its place only then, so that a module that fails again and
+    /// again keeps one thread busy and not two. A thread that takes too long is not waited for.
     pub(crate) async fn take_down(&self) {
         self.stop.kill();
-        // Either way it is told to, and its end is watched.
+        // Even after a timeout it has been asked to stop, and the watchdog watches its end.
         let _ = tokio::time::timeout(TAKE_DOWN_MAX, self.gone.cancelled()).await;
     }
 
-    /// Whether nothing of the module runs for a while.
+    /// Whether nothing of the module runs during this time.
     pub(crate) async fn rests(&self, time: Duration) -> bool {
         let before = self.stop.turn();
         tokio::time::sleep(time).await;
         before.is_some() && self.stop.turn() == before
     }
 
-    /// Resolves when the isolate has ended, whatever the reason: it failed outside of any request
-    /// (a timer, a rejection nobody handled), inside of one, or was stopped.
+    /// Resolves when the isolate has ended for any reason: it failed outside of any request (a
+    /// timer, an unhandled rejection), inside one, or was stopped.
     pub fn failed(&self) -> impl Future<Output = ModuleError> + Send + 'static + use<> {
         let (fate, secrets) = (self.fate.clone(), self.secrets.clone());
         async move { secrets.mask_error(ended(fate).await) }
     }
 
-    /// Whether [`Isolate::failed`] has an answer.
+    /// Whether [`Isolate::failed`] would resolve at once.
     pub(crate) fn has_ended(&self) -> bool {
         self.fate.borrow().is_some()
     }
@@ -236,7 +237,7 @@ impl Isolate {
         self.requests.send(request).map_err(|_| fate())
     }
 
-    /// Waits for an answer, or for the end of the isolate that will never give it.
+    /// Waits for an answer, or for the end of an isolate that will never give one.
     async fn answer<T>(
         &self,
         answered: oneshot::Receiver<Result<T, ModuleError>>,
@@ -259,7 +260,7 @@ impl Drop for Isolate {
     }
 }
 
-/// A batch being handled. Dropping it does not take the calls back.
+/// A batch being handled. Dropping it does not undo the calls.
 pub struct Handling {
     replies: mpsc::UnboundedReceiver<HandlerReply>,
     committed: mpsc::UnboundedSender<()>,
@@ -287,14 +288,14 @@ enum Stage {
 }
 
 impl Handling {
-    /// The next reply, or `None` after the last. Calling it says that the reply before is
-    /// committed: only then do a waiting call's reads go on.
+    /// The next reply, or `None` after the last. Calling it means that the previous reply is
+    /// committed: only then do reads of a waiting call continue.
     ///
     /// # Errors
     /// [`ModuleError`] when the isolate ended before all inputs were finished.
     pub async fn next(&mut self) -> Result<Option<HandlerReply>, ModuleError> {
         if self.state == Stage::HandedOut {
-            // The thread may be gone by now: then there is nobody left to tell.
+            // The thread may have ended: then there is no receiver.
             let _ = self.committed.send(());
             self.state = Stage::Waiting;
         }
@@ -319,13 +320,13 @@ impl Handling {
         Ok(Some(reply))
     }
 
-    /// Says that what came of the batch before is committed, after [`Isolate::handle_ahead`].
+    /// Reports that the output of the previous batch is committed, after [`Isolate::handle_ahead`].
     pub fn before_is_committed(&self) {
-        // The thread may be gone by now: then there is nobody left to tell.
+        // The thread may have ended: then there is no receiver.
         let _ = self.committed.send(());
     }
 
-    /// Whether the last reply was given.
+    /// Whether the last reply has been returned.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.state == Stage::Over
@@ -333,7 +334,7 @@ impl Handling {
 }
 
 async fn ended(mut fate: watch::Receiver<Fate>) -> ModuleError {
-    // An error means that the thread dropped its end: what it last said stands.
+    // An error means that the thread dropped its end: its last value stands.
     let _ = fate.wait_for(Option::is_some).await;
     fate_of(&fate)
 }

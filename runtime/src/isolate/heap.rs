@@ -1,15 +1,15 @@
-//! Memory that the JavaScript engine still gets after a module has reached its heap limit. The
-//! module is terminated at the limit, but a native function that is running (`JSON.parse`) goes on
+//! Memory that the JavaScript engine may still allocate after a module has reached its heap limit.
+//! The module is terminated at the limit, but a native function in progress (`JSON.parse`) runs
 //! until it returns. QuickJS does not survive every failed allocation: one that fails while a stack
-//! trace is taken makes it free the same memory twice. So allocations go on succeeding up to a
-//! bound. Beyond it one fails, and those after it find some room again: enough for the error that
-//! the failure becomes, and its stack trace.
+//! trace is taken makes it free the same memory twice. So allocations keep succeeding up to a
+//! bound. Beyond it one fails, and the following ones get some room again: enough for the resulting
+//! error and its stack trace.
 
 /// Bytes granted at a time.
 const STEP_BYTES: usize = 16 << 20;
-/// Bytes granted behind an allocation that failed; the stack of its error takes some kilobytes.
+/// Bytes granted after a failed allocation; the stack of its error takes some kilobytes.
 const RESERVE_BYTES: usize = 1 << 20;
-/// How many allocations fail that way before all do.
+/// How many allocations fail that way before all of them fail.
 const RESERVES_MAX: u32 = 32;
 
 /// Room beyond a heap limit.
@@ -25,7 +25,7 @@ impl Grace {
         Self { left: bytes, reserves: RESERVES_MAX, failed: false }
     }
 
-    /// Bytes by which the limit is raised now that it is reached; with none an allocation fails.
+    /// Bytes by which to raise the limit that has been reached; with 0 an allocation fails.
     pub(super) fn more(&mut self) -> usize {
         if self.left > 0 {
             let step = self.left.min(STEP_BYTES);

@@ -1,10 +1,10 @@
-//! Makes the engine notice a termination at its next call or turn of a loop. QuickJS counts 10,000
-//! of those before it looks for interrupts, which is late in two ways: a module that has reached
-//! its heap limit allocates on, until allocations fail in places where the engine does not stand
-//! that; and a chain of microtasks whose length divides the count is interrupted at the same place
-//! each time, which can be one where the interruption is lost.
+//! Makes the engine notice a termination at its next call or loop iteration. QuickJS counts 10,000
+//! of those before it checks for interrupts, which is too late in two ways: a module at its heap
+//! limit keeps allocating until allocations fail in places where the engine cannot handle that; and
+//! a chain of microtasks whose length divides the count is interrupted at the same place each time,
+//! which can be one where the interrupt is lost.
 //!
-//! With V8 there is nothing to do: its terminations need no count.
+//! V8 needs none of this: its terminations do not depend on a count.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -23,10 +23,10 @@ thread_local! {
 mod engine {
     use std::ffi::c_void;
 
-    /// What v8x marks the value with that a handle of a context points to.
+    /// The tag with which v8x marks the value that a context's handle points to.
     const CONTEXT_TAG: i64 = 0x7632;
 
-    /// A value of QuickJS where pointers have 64 bits.
+    /// A QuickJS value, on targets with 64-bit pointers.
     #[repr(C)]
     #[derive(Clone, Copy)]
     struct Value {
@@ -38,7 +38,7 @@ mod engine {
         fn JS_TriggerInterrupt(context: *mut c_void);
     }
 
-    /// The `JSContext` behind a handle, or null where v8x keeps it otherwise.
+    /// The `JSContext` behind a handle, or null where v8x stores it in another way.
     pub(super) fn context_of(handle: *const deno_core::v8::Context) -> *mut c_void {
         // SAFETY: v8x of this version points its handles at boxed values of QuickJS; Cargo.lock
         // holds the version, and the tag tells whether it is the value of a context.
@@ -46,10 +46,10 @@ mod engine {
         if value.tag == CONTEXT_TAG { value.pointer } else { std::ptr::null_mut() }
     }
 
-    /// Has the count of a context end now.
+    /// Ends the interrupt count of a context now.
     ///
     /// # Safety
-    /// On the thread of the context, which has to be alive.
+    /// Must be called on the context's thread, while the context is alive.
     pub(super) unsafe fn trigger(context: *mut c_void) {
         // SAFETY: as the caller promises; the function sets one number in the context.
         unsafe { JS_TriggerInterrupt(context) };
@@ -64,13 +64,13 @@ pub(super) fn enter(context: &v8::Context) {
     let _ = context;
 }
 
-/// Forgets it; called before it is taken down.
+/// Forgets the isolate; called before it is torn down.
 pub(super) fn leave() {
     CONTEXT.set(null_mut());
 }
 
-/// Has `stop` called back at the next call or turn of a loop of this thread's isolate. With V8 it
-/// is not: V8 calls back until nobody asks for it.
+/// Has `stop` called back at the next call or loop iteration of this thread's isolate. Does nothing
+/// with V8, which would call back endlessly.
 pub(super) fn rearm(stop: &Stop) {
     if !CONTEXT.get().is_null() {
         stop.interrupt();
@@ -78,7 +78,8 @@ pub(super) fn rearm(stop: &Stop) {
     }
 }
 
-/// Has the engine look for interrupts at the next call or turn of a loop of this thread's isolate.
+/// Makes the engine check for interrupts at the next call or loop iteration of this thread's
+/// isolate.
 pub(super) fn soon() {
     let context = CONTEXT.get();
     if context.is_null() {

@@ -1,36 +1,38 @@
-//! What an isolate may use. Every bound on a module is here or in a constant beside its only use.
+//! The limits of an isolate. Every bound on a module is here or in a constant beside its only use.
 
 use std::time::Duration;
 
 /// Outputs of one handler call, `ctx.append` and results together.
 pub(crate) const OUTPUTS_PER_CALL_MAX: usize = 1_000;
-/// Bytes of the body of one frame that a module makes; larger content goes through `ctx.blob.put`.
+/// Bytes of one output frame's body; larger content goes through `ctx.blob.put`.
 pub(crate) const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of all bodies that one handler call buffers.
+/// Bytes of all bodies that one handler call may buffer.
 pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of the records, bodies apart, that one handler call buffers.
+/// Bytes of the records, without bodies, that one handler call may buffer.
 pub(crate) const OUTPUT_RECORDS_BYTES_PER_CALL_MAX: usize = 2 * 1024 * 1024;
-/// Outputs of handler calls that share a commit beyond which no further call joins them. So many
-/// come of a whole batch of inputs with one each; larger commits save nothing more, and whoever
-/// appends waits behind them.
+/// Number of outputs in a shared commit beyond which no further handler call joins it. A whole
+/// batch of inputs with one output each gives this many; larger commits save nothing more, and
+/// other writers wait behind them.
 pub(crate) const GROUP_OUTPUTS: usize = INPUTS_MAX;
-/// Bytes of their bodies beyond which none does.
+/// Bytes of bodies in a shared commit beyond which no further call joins it.
 pub(crate) const GROUP_BODIES_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of their records beyond which none does.
+/// Bytes of records in a shared commit beyond which no further call joins it.
 pub(crate) const GROUP_RECORDS_BYTES: usize = 1024 * 1024;
-/// Frames of a generator or a call that were yielded and are not stored yet.
+/// Frames yielded by a generator or a call that are not stored yet.
 pub(crate) const OUTSTANDING_FRAMES_MAX: usize = 256;
-/// Bytes of such frames.
+/// Bytes of those frames.
 pub(crate) const OUTSTANDING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Frames of one run that it may append without waiting for any of them.
+/// Frames that one run may append without awaiting any of them.
 pub(crate) const UNAWAITED_FRAMES_MAX: usize = 4_096;
 /// Bytes of those frames.
 pub(crate) const UNAWAITED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes of a body or a file that JavaScript reads in one piece.
+/// Bytes of a body or a file that JavaScript may read in one piece.
 pub(crate) const READ_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Bytes of a handler's state as JSON: what a cursor keeps, without what is kept beside it.
+/// Bytes of a handler's state as JSON: a cursor's capacity minus what the Host stores beside the
+/// state.
 pub(crate) const STATE_BYTES_MAX: usize = xs_engine::limits::CURSOR_STATE_BYTES_MAX - 1024;
-// Whatever the last call of a group adds, the group is one batch of the store, its cursor included.
+// Whatever the last call of a group adds, the group fits in one batch of the store, its cursor
+// included.
 const _: () =
     assert!(GROUP_OUTPUTS + 2 * OUTPUTS_PER_CALL_MAX < xs_engine::limits::BATCH_RECORDS_MAX);
 const _: () = assert!(
@@ -42,15 +44,15 @@ const _: () = assert!(
 );
 /// Frames handed to a handler in one batch.
 pub const INPUTS_MAX: usize = 512;
-/// Characters of one log line; the rest is cut.
+/// Characters of one log line; the rest is cut off.
 pub(crate) const LOG_CHARS_MAX: usize = 10_000;
-/// Streams (reads, tails, calls) that one isolate has open at a time.
+/// Streams (reads, tails, calls) that one isolate may have open at the same time.
 pub(crate) const STREAMS_MAX: usize = 256;
-/// Calls of a command that run side by side unless its definition says less or more.
+/// Concurrent calls of a command whose definition does not say otherwise.
 pub(crate) const CONCURRENCY_DEFAULT: usize = 64;
-/// The most that a definition may say.
+/// The largest `concurrency` of a definition.
 pub(crate) const CONCURRENCY_MAX: usize = 1_024;
-/// The longest duration that a module can ask for; a longer one is taken as this.
+/// The longest duration that a module can ask for; a longer one is cut to this.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The longest `timeout` of a definition.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
@@ -60,16 +62,16 @@ pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
 pub struct Limits {
     /// Bytes of the JavaScript heap.
     pub heap_bytes: usize,
-    /// Bytes granted beyond it, in steps: what a termination takes to be noticed and reported.
+    /// Bytes granted beyond it, in steps, so that a termination can be noticed and reported.
     pub heap_grace_bytes: usize,
-    /// Wall time that the engine may take to be there, before anything of a module runs. It takes
-    /// some 30 ms; this much is taken where something holds what all engines of a process share.
+    /// Wall time for the engine to start, before anything of a module runs. It takes some 30 ms;
+    /// this much means that something holds the state that all engines of a process share.
     pub engine: Duration,
-    /// CPU time without a return to the event loop.
+    /// CPU time without returning to the event loop.
     pub slice: Duration,
-    /// Wall time of the evaluation of a module with a top-level `await`.
+    /// Wall time for evaluating a module with a top-level `await`.
     pub start: Duration,
-    /// Time between asking to stop and terminating, and once more until the thread is given up.
+    /// Time between asking to stop and terminating, and again until the thread is abandoned.
     pub stop: Duration,
 }
 

@@ -1,6 +1,6 @@
-//! One module, evaluated on a thread of its own: [`Isolate`] is the handle that the Host holds. The
+//! One module, evaluated on its own thread: [`Isolate`] is the handle that the Host holds. The
 //! isolate turns frames into calls and results into frames; it decides nothing about restarts,
-//! cursors or lifecycle, and talks to the store through [`Backend`] only.
+//! cursors or lifecycle, and reaches the store only through [`Backend`].
 
 mod backend;
 mod blank;
@@ -45,39 +45,41 @@ use crate::permissions::Allow;
 use crate::script::Script;
 use crate::trial::{Trial, Trials};
 
-/// Everything an isolate is made from.
+/// Everything needed to make an isolate.
 #[derive(Debug, Clone)]
 pub struct IsolateSpec {
     /// The processor's name; results go to `<name>.recv` or `<name>.out`.
     pub name: String,
-    /// What it must define.
+    /// The kind of processor it must define.
     pub kind: Kind,
-    /// The `xs.<kind>.<name>.create` frame, which becomes the origin of what it appends.
+    /// The `xs.<kind>.<name>.create` frame, which is the origin of what it appends.
     pub create: FrameId,
-    /// Its source and all that it imports.
+    /// Its source with all imports.
     pub graph: Arc<ModuleGraph>,
     /// Configuration that overrides the definition's defaults, key by key.
     pub config: Value,
-    /// Variables the operator offers; a module sees those that it names in `permissions.env`.
+    /// Environment variables the operator offers; a module sees those it names in
+    /// `permissions.env`.
     pub env: BTreeMap<String, String>,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
-    /// What the operator lets modules ask for.
+    /// The permissions that the operator lets modules request.
     pub allow: Allow,
-    /// Directory that relative paths in `permissions.read` and `ctx.fs` start from.
+    /// The base directory of relative paths in `permissions.read` and `ctx.fs`.
     pub base: PathBuf,
-    /// Whether nothing outside may be reached, whatever it names and the operator allows.
+    /// Whether nothing outside can be reached, whatever the module asks for and the operator
+    /// allows.
     pub sealed: bool,
-    /// What a test has made up for it, when it is under trial.
+    /// The simulated environment of a module under trial.
     pub trial: Option<Arc<Trial>>,
-    /// The trials it may make, when it is a test.
+    /// The trials it may create, if it is a test.
     pub(crate) trials: Option<Arc<Trials>>,
-    /// What a user's code is given to do, and where it shows things.
+    /// The task of a user's script, and where its output goes.
     pub(crate) script: Option<Arc<Script>>,
 }
 
 impl IsolateSpec {
-    /// A module with the default limits, no configuration and nothing allowed.
+    /// A module with the default limits, no configuration and no permissions.
     #[must_use]
     pub fn new(name: &str, kind: Kind, create: FrameId, graph: ModuleGraph) -> Self {
         Self {
@@ -103,54 +105,54 @@ impl IsolateSpec {
 pub struct Input {
     /// The frame.
     pub frame: Frame,
-    /// Its body, when it travelled along; otherwise it is fetched when the module asks for it.
+    /// Its body, if delivered with it; otherwise it is fetched when the module asks for it.
     pub body: Option<Bytes>,
-    /// 1 for the first try of this frame, more under `retry`.
+    /// 1 for the first attempt of this frame, more under `retry`.
     pub attempt: u32,
 }
 
-/// What came of some of the inputs of one [`Isolate::handle`]. What it holds is to be committed as
-/// one batch before [`Handling::next`] is called again.
+/// The result of some inputs of one [`Isolate::handle`]. Its contents must be committed as one
+/// batch before [`Handling::next`] is called again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandlerReply {
     /// How many further inputs are finished. 0 together with a failure, and for a `tick`.
     pub done: usize,
-    /// What their calls appended and returned, in order, with topic, ttl and origin set.
+    /// The frames that their calls appended and returned, in order, with topic, ttl and origin set.
     pub outputs: Vec<NewFrame>,
-    /// Frames that are to be gone, in the same commit.
+    /// Frames to remove in the same commit.
     pub removes: Vec<FrameId>,
-    /// The state as JSON when it is not what it was at the last commit.
+    /// The state as JSON, if it changed since the last commit.
     pub state: Option<Bytes>,
-    /// Why the input after those could not be handled; the last reply when set.
+    /// Why the input after those could not be handled; set only in the last reply.
     pub failure: Option<HandlerFailure>,
 }
 
-/// Why a handler call did not succeed. Its outputs and state changes are gone.
+/// Why a handler call failed. Its outputs and state changes are discarded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandlerFailure {
     /// What happened.
     pub error: ModuleError,
-    /// Index of the failing input in the batch given to [`Isolate::handle`]; of the last one where
-    /// the isolate ended and it is not known which of the unfinished inputs ended it.
+    /// Index of the failing input in the batch given to [`Isolate::handle`]. It is the last one if
+    /// the isolate ended and the culprit among the unfinished inputs is unknown.
     pub index: usize,
-    /// Calls before it shared its commit and are undone with it: a fresh isolate has to repeat the
-    /// unfinished inputs up to this one by one.
+    /// Earlier calls shared its commit and are undone with it: a fresh isolate has to repeat the
+    /// unfinished inputs up to this one, one by one.
     pub shared: bool,
-    /// The isolate cannot go on and has to be replaced, also when the frame is skipped.
+    /// The isolate cannot continue and has to be replaced, even when the frame is skipped.
     pub fresh: bool,
     /// What the module itself asked for by throwing `Retry` or `Park`.
     pub verdict: Verdict,
 }
 
-/// What is to happen to a frame whose handler threw.
+/// What to do with a frame whose handler threw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verdict {
-    /// What the definition's `onError` says.
+    /// Follow the definition's `onError`.
     #[default]
     Policy,
-    /// `throw new Retry(reason, { after })`: try again, after so many milliseconds if given.
+    /// `throw new Retry(reason, { after })`: retry, after this many milliseconds if given.
     Retry {
-        /// The wait asked for.
+        /// The requested delay.
         after_ms: Option<u64>,
     },
     /// `throw new Park(reason)`.
@@ -162,10 +164,10 @@ pub enum Verdict {
 pub struct Call {
     /// The `<name>.call` frame; its meta's `args` are the arguments.
     pub input: Input,
-    /// When the caller gives up, in milliseconds since 1970; without it the definition's `timeout`
-    /// counts anew after each result.
+    /// When the caller gives up, in milliseconds since the Unix epoch; without it, the definition's
+    /// `timeout` restarts after each result.
     pub deadline_ms: Option<u64>,
-    /// The frame to append behind the last result, in one batch with it.
+    /// The frame to append after the last result, in one batch with it.
     pub complete: NewFrame,
     /// Fires when the caller cancels.
     pub cancel: CancellationToken,

@@ -1,5 +1,5 @@
-//! From the static fields of a default export, as JSON, to a [`Definition`]. Names what is wrong
-//! and what would be right; unknown fields are errors, since they are mostly misspelt ones.
+//! Parses the static fields of a default export, as JSON, into a [`Definition`]. Errors name what
+//! is wrong and what would be right; unknown fields are errors, since most are typos.
 
 use std::time::Duration;
 
@@ -157,8 +157,8 @@ impl<'de> Deserialize<'de> for Failing {
     }
 }
 
-/// An option that is a word or an object. What is no field of the object is named, which serde does
-/// not do for an untagged enum; about all else `expected` says what would be right.
+/// An option that is a word or an object. An unknown field of the object is named, which serde does
+/// not do for an untagged enum; for any other error `expected` is the message.
 fn word_or_object<'de, D, W, O, T>(
     from: D,
     expected: &str,
@@ -190,14 +190,14 @@ impl From<Resort> for LastResort {
     }
 }
 
-/// How serde begins to say that there is no such field.
+/// How serde's message about an unknown field begins.
 const UNKNOWN_FIELD: &str = "unknown field `";
 
 fn wrong(message: impl Into<String>) -> ModuleError {
     ModuleError::new(FailureKind::Definition, message)
 }
 
-/// What is said of an option that is none, by the words in which serde says it.
+/// The message for an unknown option, built from serde's message.
 fn unknown(kind: Kind, what: &str) -> Option<String> {
     let mut quoted = what.strip_prefix(UNKNOWN_FIELD)?.split('`').step_by(2);
     let found = quoted.next()?;
@@ -236,11 +236,11 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
     let mut text = serde_json::Deserializer::from_str(json);
     let fields: Fields = serde_path_to_error::deserialize(&mut text).map_err(|error| {
         let (field, text) = (error.path().to_string(), error.inner().to_string());
-        // The place in a text that the author never saw helps nobody.
+        // A position in a text that the author never saw helps nobody.
         let what = text.split(" at line ").next().unwrap_or_default();
         wrong(unknown(kind, what).unwrap_or_else(|| {
             let what = what.replace("expected a sequence", "expected an array");
-            // What a field takes is said with its name where it has a sentence of its own.
+            // If the field has an error sentence of its own, that already contains its name.
             let field = match field.as_str() {
                 "." => String::new(),
                 field if what.starts_with(field) => String::new(),
@@ -303,7 +303,7 @@ fn removable(patterns: &[String]) -> Result<Option<TopicPatterns>, ModuleError> 
     }
 }
 
-/// Refuses fields of another kind, which would be silently without effect.
+/// Refuses fields of another kind, which would silently have no effect.
 fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
     let handlers = [
         ("topics", fields.topics.is_some()),
@@ -344,7 +344,7 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
     if fields.tick != fields.pulse.is_some() {
         return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));
     }
-    // What would be without effect must not look as if it had one.
+    // A setting without effect must not look as if it had one.
     if matches!(fields.isolation, Some(Isolation::Process)) {
         return Err(wrong("isolation: \"process\" is not offered by this version of xs"));
     }
@@ -373,7 +373,7 @@ fn topics(given: Topics) -> Result<TopicPatterns, ModuleError> {
         Topics::Many(texts) => texts.join(","),
     };
     let topics = TopicPatterns::parse(&text).map_err(|error| wrong(format!("topics: {error}")))?;
-    // One is kept for what is unparked.
+    // One pattern is reserved for `unpark`.
     if topics.as_slice().len() >= PATTERNS_MAX {
         return Err(wrong(format!("topics: at most {} patterns", PATTERNS_MAX - 1)));
     }
@@ -420,7 +420,7 @@ fn args(given: Map<String, Value>) -> Vec<ArgSpec> {
             "string" => ArgType::String,
             "number" => ArgType::Number,
             "boolean" => ArgType::Boolean,
-            // JavaScript checked the words already.
+            // JavaScript has already checked the type names.
             _ => ArgType::Json,
         };
         ArgSpec { name, kind, optional }

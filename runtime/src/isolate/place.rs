@@ -1,7 +1,7 @@
-//! Where a module's code was when it was terminated. A termination carries no stack, so one is
-//! taken just before it, when the engine looks for interrupts. Nothing is promised: code that is
-//! ended elsewhere, inside a native function for example, has no place. From then on the engine
-//! looks at each call, so that nothing runs on for long.
+//! The code position of a module at its termination. A termination carries no stack, so one is
+//! taken just before, when the engine checks for interrupts. This is best effort: code that ends
+//! elsewhere, inside a native function for example, has no position. From then on the engine checks
+//! at each call, so that nothing runs on for long.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -12,10 +12,10 @@ use deno_core::v8;
 use super::interrupt;
 use super::stop::Stop;
 
-/// Frames that are taken.
+/// Maximum number of stack frames taken.
 const FRAMES_MAX: usize = 20;
 
-/// An isolate, and whom it tells its place.
+/// An isolate, and the receiver of its position.
 type Here = Option<(v8::Global<v8::Context>, Arc<Stop>)>;
 
 thread_local! {
@@ -23,10 +23,12 @@ thread_local! {
     static HERE: RefCell<Here> = const { RefCell::new(None) };
 }
 
-/// That this thread's isolate is known. Dropped on its thread, before it is taken down.
+/// Guard: this thread's isolate is registered. Dropped on its thread, before the isolate is torn
+/// down.
 pub(super) struct Entered(());
 
-/// Makes this thread's isolate able to tell its place to `stop`, and to be interrupted at once.
+/// Registers this thread's isolate: it can report its position to `stop`, and be interrupted at
+/// once.
 pub(super) fn enter(
     isolate: &mut v8::Isolate,
     context: v8::Global<v8::Context>,
@@ -44,32 +46,32 @@ impl Drop for Entered {
     }
 }
 
-/// Takes the stack of the isolate it is called in, which is that of the present thread and has been
-/// terminated, and has itself called again at the next call in there.
+/// Takes the stack of this thread's isolate, which has been terminated, and arranges to be called
+/// again at its next call.
 ///
 /// # Safety
-/// For [`v8::IsolateHandle::request_interrupt`] alone: the engine calls it on the isolate's thread,
-/// between two instructions of JavaScript, with a valid isolate.
+/// Only for [`v8::IsolateHandle::request_interrupt`]: the engine calls it on the isolate's thread,
+/// between two JavaScript instructions, with a valid isolate.
 pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _data: *mut c_void) {
     HERE.with(|here| {
-        // Both fail only when it is not where the engine promises to call it from.
+        // Both fail only if the engine calls it from a place where it promises not to.
         let Ok(here) = here.try_borrow() else { return };
         let Some((context, stop)) = here.as_ref() else { return };
         if stop.asks_where() {
-            // SAFETY: the engine calls with the isolate that runs on this thread; this value is not
-            // its owner and disposes of nothing.
+            // SAFETY: the engine passes the isolate that runs on this thread; this value does not
+            // own it and disposes of nothing.
             let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
             v8::scope!(let scope, &mut isolate);
             let context = v8::Local::new(scope, context);
             let scope = &mut v8::ContextScope::new(scope, context);
-            // An `Error` of the module's own runs in here, and is ended as everything else.
+            // An `Error` hook of the module may run in here, and is terminated like any other code.
             stop.was_at(stack(scope));
         }
         interrupt::rearm(stop);
     });
 }
 
-/// The present stack, written as `.stack` of an error is.
+/// The current stack, in the format of an error's `.stack`.
 fn stack(scope: &mut v8::PinScope<'_, '_>) -> String {
     let Some(trace) = v8::StackTrace::current_stack_trace(scope, FRAMES_MAX) else {
         return String::new();

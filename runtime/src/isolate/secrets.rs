@@ -1,6 +1,6 @@
-//! What a module was told in confidence, the values of variables, kept out of what it says: its
-//! errors and its log. They are recognised as they are and as the usual encodings write them: JSON,
-//! percent signs, Base64. What else was made of such a value is not.
+//! Secrets, the values of environment variables a module was given, are masked in its errors and
+//! its log. They are recognised verbatim and in the usual encodings: JSON, percent-encoding,
+//! Base64. Other derivations of such a value are not.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::{Definition, IsolateSpec, ModuleError};
 
-/// Shorter values are no secrets: they would be found in words that mean something else.
+/// Shorter values are not treated as secrets: they would match inside unrelated words.
 const SECRET_BYTES_MIN: usize = 8;
-/// What stands for a secret.
+/// Replaces a secret.
 const MASK: &str = "***";
 
-/// Values that are not to be seen.
+/// Values that must not be shown.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets(Arc<[String]>);
 
 impl IsolateSpec {
-    /// What a module of this definition is told in confidence.
+    /// The secrets given to a module with this definition.
     pub(crate) fn secrets(&self, definition: &Definition) -> Secrets {
         let names = match &self.script {
             Some(script) => script.hidden(),
@@ -29,11 +29,11 @@ impl IsolateSpec {
     }
 }
 
-/// A value and how it looks in what is written around it.
+/// A value and its encoded forms.
 fn forms(value: &str) -> Vec<String> {
     let quoted = serde_json::Value::from(value).to_string();
     let mut forms = vec![value.to_owned(), quoted[1..quoted.len() - 1].to_owned()];
-    // encodeURIComponent, URLSearchParams and those who write lower case.
+    // encodeURIComponent, URLSearchParams, and variants with lower-case hex digits.
     let percent = |kept: &[u8], space: &str, lower: bool| {
         let escaped = value.bytes().map(|byte| match byte {
             b' ' => space.to_owned(),
@@ -58,11 +58,11 @@ fn forms(value: &str) -> Vec<String> {
     forms
 }
 
-/// The characters of Base64 that depend on nothing but these bytes, when so many others modulo
-/// three stand before them.
+/// The Base64 characters that depend only on these bytes, when `before` bytes (modulo three)
+/// precede them.
 fn inner_base64(bytes: &[u8], before: usize) -> String {
     let text = STANDARD_NO_PAD.encode([&[0; 2][..before], bytes].concat());
-    // Six bits a character: the first and the last may hold some of a neighbour.
+    // Six bits per character: the first and the last may hold bits of a neighbour.
     let first = (before * 8).div_ceil(6);
     let last = (before + bytes.len()) * 8 / 6;
     text[first..last].to_owned()
@@ -72,13 +72,13 @@ impl Secrets {
     fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let long = |text: &str| text.len() >= SECRET_BYTES_MIN;
         let mut forms: Vec<String> = values.filter(|value| long(value)).flat_map(forms).collect();
-        // One may hold another.
+        // Longest first: one form may contain another.
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
         Self(forms.into())
     }
 
-    /// The text without them.
+    /// The text with all secrets masked.
     pub(crate) fn mask(&self, text: String) -> String {
         self.0.iter().fold(text, |text, secret| match text.contains(secret.as_str()) {
             true => text.replace(secret.as_str(), MASK),
@@ -86,7 +86,7 @@ impl Secrets {
         })
     }
 
-    /// The error without them.
+    /// The error with all secrets masked.
     pub(crate) fn mask_error(&self, error: ModuleError) -> ModuleError {
         if self.0.is_empty() {
             return error;

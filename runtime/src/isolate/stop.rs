@@ -1,6 +1,6 @@
-//! How a thread that runs foreign code is watched and ended: one watchdog thread looks at the CPU
-//! clocks of all isolates. Terminating is a strong hint to QuickJS and no bound, so a thread that
-//! does not react is given up and reported as wedged; the Host then restarts.
+//! Watches and ends threads that run foreign code: one watchdog thread checks the CPU clocks of all
+//! isolates. Terminating is a strong hint to QuickJS and no guarantee, so a thread that does not
+//! react is abandoned and reported as wedged; the Host then restarts.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,12 +14,12 @@ use super::handle::Fate;
 use super::place;
 use super::{FailureKind, Limits, ModuleError};
 
-/// How often the watchdog looks.
+/// The watchdog's period.
 const PERIOD: Duration = Duration::from_millis(50);
-/// How long a terminated thread may take to notice.
+/// Time for a terminated thread to react.
 const REACTION: Duration = Duration::from_secs(2);
 
-/// How much longer one may take that the machine gives no CPU time to.
+/// Extra time for a thread that gets no CPU time from the machine.
 const STARVED_MAX: Duration = Duration::from_secs(10);
 
 /// Why execution was terminated.
@@ -29,11 +29,11 @@ pub(crate) enum Reason {
     Cpu = 1,
     /// It reached its heap limit.
     Heap = 2,
-    /// It was told to stop.
+    /// It was asked to stop.
     Stop = 3,
 }
 
-/// What the handle, the watchdog and the isolate's thread share.
+/// The state shared by the handle, the watchdog and the isolate's thread.
 pub(crate) struct Stop {
     name: String,
     limits: Limits,
@@ -42,10 +42,10 @@ pub(crate) struct Stop {
     clock: OnceLock<ThreadClock>,
     /// Whether the thread is inside JavaScript.
     busy: AtomicBool,
-    /// Changes whenever the module came back from a call.
+    /// Changes whenever a call into the module returns.
     progress: AtomicU32,
     reason: AtomicU8,
-    /// Whether it was looked where the module was when it was terminated, and what was found.
+    /// Whether the module's position at termination was looked up, and the result.
     looked: AtomicBool,
     place: OnceLock<String>,
     over: AtomicBool,
@@ -53,13 +53,13 @@ pub(crate) struct Stop {
     watch: Mutex<Watch>,
 }
 
-/// The watchdog's notes about one isolate.
+/// The watchdog's state for one isolate.
 #[derive(Default)]
 struct Watch {
     progress: u32,
     slice_start: Option<Duration>,
     terminate_at: Option<Instant>,
-    /// CPU time of the thread when it was terminated.
+    /// CPU time of the thread at its termination.
     terminated: Option<Duration>,
     give_up_at: Option<Instant>,
 }
@@ -85,14 +85,14 @@ impl Stop {
         stop
     }
 
-    /// Called on the isolate's own thread once it has an isolate.
+    /// Called on the isolate's own thread once the isolate exists.
     pub(super) fn attach(&self, isolate: v8::IsolateHandle) {
         // Each is set once: a thread attaches one isolate.
         let _ = self.clock.set(ThreadClock::of_this_thread());
         let _ = self.isolate.set(isolate);
     }
 
-    /// Asks the module to stop; it is terminated when it has not after the limit.
+    /// Asks the module to stop; if it has not after the limit, it is terminated.
     pub(crate) fn ask(&self) {
         let mut watch = self.watch.lock();
         let terminate_at = Instant::now() + self.limits.stop;
@@ -116,7 +116,7 @@ impl Stop {
         self.asked.notified().await;
     }
 
-    /// Ends what runs now and says why; the first reason stands.
+    /// Terminates what runs now, for a reason; the first reason stands.
     pub(super) fn terminate(&self, reason: Reason) {
         let first =
             self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
@@ -132,25 +132,25 @@ impl Stop {
         }
     }
 
-    /// Has [`place::interrupted`] called on the isolate's thread, when the engine looks next.
+    /// Has [`place::interrupted`] called on the isolate's thread at the engine's next check.
     pub(super) fn interrupt(&self) {
         if let Some(isolate) = self.isolate.get() {
             isolate.request_interrupt(place::interrupted, std::ptr::null_mut());
         }
     }
 
-    /// Whether to look where the module is: once, when it is terminated for what it did.
+    /// Whether to look up the module's position: once, when it is terminated for what it did.
     pub(super) fn asks_where(&self) -> bool {
         self.is_terminated() && !self.looked.swap(true, Ordering::AcqRel)
     }
 
-    /// Notes where the module was when it was terminated: the text of a stack.
+    /// Records the module's position at termination: the text of a stack.
     pub(super) fn was_at(&self, stack: String) {
-        // It is asked once.
+        // Asked for only once.
         let _ = self.place.set(stack);
     }
 
-    /// Where the module was when it was terminated, as far as that is known.
+    /// The module's position at termination, if known.
     pub(super) fn place(&self) -> &str {
         self.place.get().map_or("", String::as_str)
     }
@@ -170,7 +170,7 @@ impl Stop {
         self.reason().is_some_and(|reason| reason != Reason::Stop)
     }
 
-    /// The failure that a termination amounts to.
+    /// The failure that corresponds to the termination.
     pub(super) fn failure(&self) -> Option<ModuleError> {
         Some(match self.reason()? {
             Reason::Cpu => ModuleError::new(
@@ -192,7 +192,7 @@ impl Stop {
         })
     }
 
-    /// Runs JavaScript under the watchdog's eyes.
+    /// Runs JavaScript under the watchdog.
     pub(super) fn watched<T>(&self, run: impl FnOnce() -> T) -> T {
         self.alive();
         self.busy.store(true, Ordering::Release);
@@ -201,17 +201,17 @@ impl Stop {
         result
     }
 
-    /// The module came back from a call: its slice begins anew.
+    /// A call into the module has returned: its CPU slice restarts.
     pub(crate) fn alive(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Changes with each turn of the event loop and each call; `None` while one is under way.
+    /// Changes with each turn of the event loop and each call; `None` during one.
     pub(super) fn turn(&self) -> Option<u32> {
         (!self.busy.load(Ordering::Acquire)).then(|| self.progress.load(Ordering::Relaxed))
     }
 
-    /// Tells everybody how it ended; the first ending stands.
+    /// Publishes how it ended; the first ending stands.
     pub(super) fn end(&self, error: ModuleError) {
         self.fate.send_if_modified(|fate| {
             let first = fate.is_none();
@@ -220,19 +220,19 @@ impl Stop {
         });
     }
 
-    /// The thread has left JavaScript for good.
+    /// Records that the thread has left JavaScript for good.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Release);
     }
 
-    /// Whether a thread could not react yet: a busy machine has not let it run.
+    /// Whether a thread could not react yet, because a busy machine has not let it run.
     fn is_starved(&self, watch: &Watch, late: Duration) -> bool {
         let used = self.clock.get().and_then(ThreadClock::now);
         let since = used.zip(watch.terminated).map(|(now, then)| now.saturating_sub(then));
         late < STARVED_MAX && since.is_some_and(|since| since < REACTION / 2)
     }
 
-    /// One look of the watchdog.
+    /// One check by the watchdog.
     fn check(&self) {
         if self.over.load(Ordering::Acquire) {
             return;
@@ -258,7 +258,7 @@ impl Stop {
         let used = self.clock.get().and_then(ThreadClock::now);
         let progress = self.progress.load(Ordering::Relaxed);
         if !self.busy.load(Ordering::Acquire) || watch.progress != progress {
-            // Terminated just when it began to wait, it has to be told.
+            // If it was terminated just as it began to wait, it must be notified.
             if self.is_terminated() {
                 self.asked.notify_one();
             }
@@ -269,15 +269,15 @@ impl Stop {
         let start = *watch.slice_start.get_or_insert_with(|| used.unwrap_or_default());
         let over = used.is_some_and(|used| used.saturating_sub(start) > self.limits.slice);
         drop(watch);
-        // Again at each look: a termination that falls between two slices is lost.
+        // Repeated at each check: a termination that falls between two slices is lost.
         if over || self.reason().is_some() {
             self.terminate(Reason::Cpu);
         }
     }
 }
 
-/// The CPU clock of one thread, readable from others. Reading it after the thread's end is an error
-/// and nothing worse.
+/// The CPU clock of one thread, readable from other threads. Reading it after the thread has ended
+/// is an error and nothing worse.
 struct ThreadClock(libc::clockid_t);
 
 impl ThreadClock {
@@ -291,7 +291,7 @@ impl ThreadClock {
 
     fn now(&self) -> Option<Duration> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is valid for the write; an id of a thread that is gone gives EINVAL.
+        // SAFETY: `time` is valid for the write; the id of a thread that has ended gives EINVAL.
         let failed = unsafe { libc::clock_gettime(self.0, &raw mut time) };
         let secs = u64::try_from(time.tv_sec).ok()?;
         let nanos = u32::try_from(time.tv_nsec).ok()?;
@@ -299,7 +299,7 @@ impl ThreadClock {
     }
 }
 
-/// The one thread that looks after all isolates of the process.
+/// The single thread that watches all isolates of the process.
 struct Watchdog {
     watched: Mutex<Vec<Weak<Stop>>>,
     some: Condvar,
@@ -310,7 +310,7 @@ fn watchdog() -> &'static Watchdog {
     WATCHDOG.get_or_init(|| {
         let dog: &'static Watchdog =
             Box::leak(Box::new(Watchdog { watched: Mutex::default(), some: Condvar::new() }));
-        // Without it an endless loop would run for ever: not being able to start it is fatal.
+        // Without it an endless loop would run forever: failing to start it is fatal.
         std::thread::Builder::new()
             .name("xs-watchdog".to_owned())
             .spawn(|| dog.run())

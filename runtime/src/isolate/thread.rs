@@ -1,5 +1,5 @@
-//! What the thread of an isolate does: evaluates the module and drives the event loop until the
-//! module has failed or is told to stop. Everything of the isolate lives and dies on it.
+//! The main function of an isolate's thread: evaluates the module and drives the event loop until
+//! the module fails or is asked to stop. Everything in the isolate lives and dies on this thread.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -19,20 +19,20 @@ use crate::ext::{self, Bridge};
 use crate::loader::{GraphLoader, ModuleGraph};
 use crate::permissions::Granted;
 
-/// The failure that a termination amounts to: where the code was or, when the engine did not look
-/// for interrupts in time, where its definition begins.
+/// The failure for a termination, at the position where the code was or, if the engine did not
+/// check for interrupts in time, where its definition begins.
 fn terminated(graph: &ModuleGraph, stop: &Stop) -> Option<ModuleError> {
     let failure = graph.located(stop.failure()?, stop.place());
     let placeless = failure.file.is_none() && failure.kind != FailureKind::Stopped;
     Some(if placeless { graph.at_definition(failure) } else { failure })
 }
 
-/// The end of one that was told to stop, or terminated while it waited.
+/// The failure of a module that was asked to stop, or terminated while it waited.
 fn ended(graph: &ModuleGraph, stop: &Stop) -> ModuleError {
     terminated(graph, stop).unwrap_or_else(|| ModuleError::new(FailureKind::Stopped, "stopped"))
 }
 
-/// What is left to say when the engine panicked.
+/// The failure after a panic in the engine.
 pub(super) fn panicked() -> ModuleError {
     ModuleError::new(FailureKind::Throw, "the JavaScript engine failed inside; see the Host's log")
 }
@@ -54,10 +54,10 @@ pub(super) async fn run(work: Work, made: Result<Made, ModuleError>) {
     drop(gone);
 }
 
-/// Tells how it ended, once what its runs handed over before is stored: that was accepted, and the
-/// frame that tells of the end comes behind it.
+/// Publishes how it ended, once the output that its runs handed over is stored: that was accepted,
+/// and the frame about the end must come after it.
 async fn conclude(bridge: &Bridge, error: ModuleError) {
-    // Nothing of the module runs any more, also while the runtime is taken down.
+    // Nothing of the module runs any more, not even while the runtime is torn down.
     bridge.stop.over();
     let limit = bridge.spec.limits.stop;
     if tokio::time::timeout(limit, bridge.handed_over()).await.is_err() {
@@ -76,7 +76,7 @@ async fn evaluate_and_drive(
     let mut isolate = Running::new(bridge, made);
     let error = match isolate.evaluate().await {
         Ok(definition) => {
-            // The Host may have given up meanwhile; then the stop is on its way.
+            // The Host may have given up meanwhile; then a stop is on its way.
             let _ = started.send(Ok(definition));
             isolate.drive().await
         }
@@ -89,18 +89,19 @@ async fn evaluate_and_drive(
     error
 }
 
-/// A runtime with a module in it.
+/// A runtime with a module loaded.
 struct Running {
-    /// First, so that nobody interrupts what is being taken down, for whatever reason it is.
+    /// Comes first, so that nothing interrupts a runtime that is being torn down.
     _entered: place::Entered,
     bridge: Rc<Bridge>,
-    /// Before the runtime, since it is dropped first.
+    /// Comes before the runtime, since it must be dropped first.
     driver: Driver,
     js: JsRuntime,
 }
 
 impl Running {
-    /// Sets the watchdog and the limits on a runtime, and gives it what belongs to the module.
+    /// Sets the watchdog and the limits on a runtime, and installs the module's loader, bridge and
+    /// driver.
     fn new(bridge: &Rc<Bridge>, made: Made) -> Self {
         let Made { mut js, loader, driver } = made;
         loader.give(&bridge.spec.graph);
@@ -124,7 +125,7 @@ impl Running {
         let stop = Arc::clone(&bridge.stop);
         let spec = &bridge.spec;
         if self.is_free() {
-            // What a user may do depends on no definition: it holds for imports as well.
+            // A user's permissions depend on no definition: they hold for imports as well.
             let (_, permissions) = Granted::to_user(&spec.allow, &spec.base)?;
             ext::permit(&mut self.js.op_state().borrow_mut(), permissions);
         }
@@ -138,14 +139,14 @@ impl Running {
         let mut evaluated = Box::pin(stop.watched(|| self.js.mod_evaluate(id)));
         let turns = std::future::poll_fn(|cx| {
             if stop.is_terminated() {
-                // Nothing comes of another turn but a warning of the engine, for nobody.
+                // Another turn would only produce a warning of the engine that nobody reads.
                 return Poll::Ready(Err(CoreErrorKind::PendingPromiseResolution.into_box()));
             }
             stop.watched(|| match self.js.poll_event_loop(cx, PollEventLoopOptions::default()) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 looped => match evaluated.as_mut().poll(cx) {
                     Poll::Ready(done) => Poll::Ready(done),
-                    // Nothing will come of it, or it was terminated among microtasks.
+                    // It can never resolve, or it was terminated among microtasks.
                     Poll::Pending if looped.is_ready() || stop.is_terminated() => {
                         Poll::Ready(Err(CoreErrorKind::PendingPromiseResolution.into_box()))
                     }
@@ -182,12 +183,12 @@ impl Running {
         Ok(definition)
     }
 
-    /// Whether it may do what its user may.
+    /// Whether it has all the permissions of its user.
     fn is_free(&self) -> bool {
         self.bridge.spec.script.as_ref().is_some_and(|script| script.is_free())
     }
 
-    /// Lets the module have what its definition asks for, as far as it may.
+    /// Grants the permissions that the definition asks for, as far as allowed.
     fn grant(&mut self, definition: &Definition) -> Result<Granted, ModuleError> {
         let spec = &self.bridge.spec;
         let mut asked = definition.permissions.clone();
@@ -228,7 +229,8 @@ impl Running {
             }
             let turn =
                 stop.watched(|| self.js.poll_event_loop(cx, PollEventLoopOptions::default()));
-            // Terminated among microtasks, what waits for the rest of them waits for ever.
+            // After a termination among microtasks, anything that awaits the remaining ones waits
+            // forever.
             if turn.is_pending() && stop.is_terminated() { Poll::Ready(Ok(())) } else { turn }
         });
         let turn = tokio::select! {
@@ -247,12 +249,12 @@ impl Running {
         }
     }
 
-    /// The failure that a termination amounts to, at its place.
+    /// The failure for a termination, with its position.
     fn terminated(&self) -> Option<ModuleError> {
         terminated(&self.bridge.spec.graph, &self.bridge.stop)
     }
 
-    /// What an error of the engine means.
+    /// Converts an error of the engine.
     fn failure(&self, error: impl Into<Box<CoreFailure>>) -> ModuleError {
         if let Some(failure) = self.terminated() {
             return failure;
@@ -278,7 +280,7 @@ impl Running {
     }
 }
 
-/// An error of deno_core by what it says about the module.
+/// An error of deno_core, reduced to what it says about the module.
 enum CoreFailure {
     Js(Box<JsError>),
     Pending,

@@ -1,4 +1,4 @@
-//! The calls of a command that run now, each in a task of its own, and what its ends look like.
+//! The running calls of a command, each in a task of its own, and the frames that end them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use crate::isolate::{Call, FailureKind, Input, Isolate, ModuleError};
 /// The last part of `xs.command.<name>.cancel`.
 pub(super) const CANCEL: &str = "cancel";
 
-/// A call that has not begun, or not been answered.
+/// A call that has not begun, or has not been answered.
 pub(super) struct Queued {
     pub(super) input: Input,
     deadline_ms: Option<u64>,
-    /// Says that it has begun, until it is answered.
+    /// Counts it as in progress, from its start until it is answered.
     _begun: Option<TaskTrackerToken>,
 }
 
 impl Queued {
-    /// A call as it came. Its meta may say `deadline`, in milliseconds since 1970 as the clock of
-    /// the store has them.
+    /// Wraps a call as delivered. Its meta may hold `deadline`, in milliseconds since the Unix
+    /// epoch by the store's clock.
     pub(super) fn new(Delivered { frame, body }: Delivered, clock: &Clock) -> Self {
         let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
         let deadline_ms = meta.get("deadline").and_then(Value::as_u64).map(|at| clock.here(at));
@@ -38,7 +38,7 @@ impl Queued {
         Self { input, deadline_ms, _begun: None }
     }
 
-    /// Why it must not begin any more, if so: a code and a sentence.
+    /// Why it must not begin, if so: a code and a sentence.
     pub(super) fn refusal(
         &self,
         cancelled: bool,
@@ -57,34 +57,34 @@ impl Queued {
     }
 }
 
-/// The calls that run.
+/// The running calls.
 #[derive(Default)]
 pub(super) struct Calls {
-    /// Those whose end is not stored yet, each with what cancels it.
+    /// Calls whose end is not stored yet, each with its cancellation token.
     open: HashMap<FrameId, CancellationToken>,
     tasks: JoinSet<(Queued, Arc<Isolate>, Result<(), ModuleError>)>,
-    /// Isolates that end, which have time for the code of calls that were cut off.
+    /// Isolates that are stopping, with time left for the code of calls that were cut off.
     leaving: TaskTracker,
 }
 
 impl Calls {
-    /// How many run.
+    /// How many calls run.
     pub(super) fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Whether a call runs and its end is not stored.
+    /// Whether a call runs and its end is not stored yet.
     pub(super) fn has(&self, call: FrameId) -> bool {
         self.open.contains_key(&call)
     }
 
-    /// Notes that the end of a call is stored, or about to be; whether it was not before.
+    /// Records that the end of a call is stored or about to be; returns whether it was still open.
     pub(super) fn close(&mut self, call: FrameId) -> bool {
         self.open.remove(&call).is_some()
     }
 
-    /// Runs a call. It holds the isolate, so that one that was replaced lives as long as its last
-    /// call.
+    /// Runs a call. The call holds the isolate, so that a replaced isolate lives as long as its
+    /// last call.
     pub(super) fn begin(&mut self, version: &Version, isolate: &Arc<Isolate>, mut queued: Queued) {
         queued._begun = Some(version.shared().calls.token());
         let cancel = CancellationToken::new();
@@ -102,7 +102,7 @@ impl Calls {
         });
     }
 
-    /// Waits for the next end of a call; `None` when none runs.
+    /// Waits for the next call to end; `None` when none runs.
     pub(super) async fn ended(&mut self) -> Option<(Queued, Result<(), ModuleError>)> {
         loop {
             match self.tasks.join_next().await? {
@@ -116,44 +116,44 @@ impl Calls {
         }
     }
 
-    /// Cancels one call; whether it runs.
+    /// Cancels one call; returns whether it was open.
     pub(super) fn cancel(&self, call: FrameId) -> bool {
         self.open.get(&call).map(CancellationToken::cancel).is_some()
     }
 
-    /// Cancels all; which they are.
+    /// Cancels all open calls and returns their ids.
     pub(super) fn cancel_all(&self) -> Vec<FrameId> {
         self.open.values().for_each(CancellationToken::cancel);
         self.open.keys().copied().collect()
     }
 
-    /// Lets go of an isolate; with the last who holds it, it is stopped.
+    /// Releases an isolate; the last holder stops it.
     pub(super) fn leave(&self, isolate: Arc<Isolate>) {
         if let Some(last) = Arc::into_inner(isolate) {
-            // A thread that does not end is a matter of what is left of it: no call waits for it.
+            // If the thread does not end, that concerns only the old isolate: no call waits for it.
             tokio::spawn(self.leaving.track_future(async move { drop(last.stop().await) }));
         }
     }
 
-    /// Waits until none runs.
+    /// Waits until no call runs.
     pub(super) async fn drain(&mut self) {
         while self.ended().await.is_some() {}
     }
 
-    /// Waits until the isolates that nobody holds any more have ended.
+    /// Waits until the released isolates have ended.
     pub(super) async fn left(&self) {
         self.leaving.close();
         self.leaving.wait().await;
     }
 }
 
-/// The call that a frame `xs.command.<name>.cancel` is about.
+/// The call that a frame `xs.command.<name>.cancel` names.
 pub(super) fn cancelled_call(frame: &Frame) -> Option<FrameId> {
     let meta: Value = serde_json::from_slice(frame.meta()).ok()?;
     FrameId::parse(meta.get("call")?.as_str()?).ok()
 }
 
-/// `<name>.error` in answer to a call.
+/// `<name>.error` as the answer to a call.
 pub(super) fn error_frame(
     version: &Version,
     call: &Frame,

@@ -1,6 +1,6 @@
-//! Calls that their callers have given up, by command. The Host hears of them beside the calls: a
-//! command whose queue is full reads no more of the log, and must hear of them all the same. It
-//! ends no call and answers none; that is the command's own business.
+//! Calls that their callers have cancelled, by command. The Host reads the cancels separately from
+//! the calls: a command whose queue is full stops reading the log, but must still learn of them.
+//! Ends no call and answers none; the command does that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use xs_engine::{Frame, FrameId};
 use super::calls::{CANCEL, cancelled_call};
 use crate::name::{Kind, ProcessorName};
 
-/// Calls of one command that are remembered; beyond it the oldest are forgotten.
+/// Maximum number of cancelled calls remembered per command; beyond it the oldest are forgotten.
 const CANCELS_MAX: usize = 65_536;
 
-/// Those of all commands of a Host.
+/// The cancelled calls of all commands of a Host.
 #[derive(Default)]
 pub(in crate::host) struct AllCancels(Mutex<HashMap<ProcessorName, Arc<Cancels>>>);
 
 impl AllCancels {
-    /// Those of one command. There is an entry for each name that was asked for.
+    /// The cancelled calls of one command. Creates an entry for each requested name.
     pub(in crate::host) fn of(&self, name: &ProcessorName) -> Arc<Cancels> {
         Arc::clone(self.0.lock().entry(name.clone()).or_default())
     }
 }
 
-/// Those of one command.
+/// The cancelled calls of one command.
 #[derive(Default)]
 pub(in crate::host) struct Cancels {
     calls: Mutex<BTreeSet<FrameId>>,
@@ -44,7 +44,7 @@ impl Cancels {
         self.told.notify_one();
     }
 
-    /// Resolves when there may be one more. Cancelling it loses nothing.
+    /// Resolves when there may be a new one. Cancel-safe.
     pub(super) async fn told(&self) {
         self.told.notified().await;
     }
@@ -53,13 +53,13 @@ impl Cancels {
         self.calls.lock().contains(&call)
     }
 
-    /// Forgets those that `keep` does not want.
+    /// Forgets those for which `keep` returns false.
     pub(super) fn retain(&self, mut keep: impl FnMut(FrameId) -> bool) {
         self.calls.lock().retain(|call| keep(*call));
     }
 }
 
-/// The command and the call that a frame is about, if it cancels one.
+/// The command and the call that a frame cancels, if it is a cancel.
 pub(in crate::host) fn cancel_of(frame: &Frame) -> Option<(ProcessorName, FrameId)> {
     let rest = frame.topic().strip_prefix("xs.")?.strip_prefix(Kind::Command.as_str())?;
     let name = rest.strip_prefix('.')?.strip_suffix(CANCEL)?.strip_suffix('.')?;

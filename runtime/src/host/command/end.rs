@@ -15,15 +15,15 @@ use crate::host::store::Finish;
 use crate::isolate::{BackendCode, BackendError, ModuleError};
 use crate::remote::refused;
 
-/// Time that running calls have to end when their command does.
+/// Time that running calls get to end when their command ends.
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Command {
-    /// Stores the last frames of a call, and of those that ended meanwhile.
+    /// Stores the last frames of a call, together with those of calls that ended meanwhile.
     pub(super) async fn finish(&mut self, first: Finish, stop: &CancellationToken) -> Step {
         let (mut finishes, mut count, mut next) = (Vec::new(), 0, Some(first));
         while let Some(finish) = next {
-            // One that was answered with an error meanwhile has its end.
+            // A call answered with an error meanwhile already has its end.
             if self.calls.has(finish.call) {
                 count += finish.frames.len();
                 finishes.push(finish);
@@ -43,7 +43,7 @@ impl Command {
                     let (own, rest) = stamps.split_at(finish.frames.len().min(stamps.len()));
                     stamps = rest;
                     let answer = Appended { frames: own.to_vec(), ..appended.clone() };
-                    // The call may have given up on the answer; it is stored all the same.
+                    // The call may have given up on the answer; the frames are stored all the same.
                     let _ = finish.answer.send(Ok(answer));
                 }
             }
@@ -52,7 +52,7 @@ impl Command {
                     let _ = finish.answer.send(Err(refused(error.clone())));
                 }
             }
-            // Somebody's frames were refused: one by one each answers for its own.
+            // The frames of one call were refused: offer each call's frames separately.
             Err(_) => {
                 for finish in finishes {
                     let offered = self.offer(finish.frames.clone(), &[finish.call], stop).await?;
@@ -66,7 +66,7 @@ impl Command {
         Ok(())
     }
 
-    /// A call is over. One that succeeded has stored its end by itself.
+    /// Handles the end of a call. One that succeeded has stored its own end.
     pub(super) async fn ended(
         &mut self,
         call: Queued,
@@ -78,7 +78,7 @@ impl Command {
         if is_wedged(&error) {
             return Err(Ending::Wedged { error, input: Some(frame.id()) });
         }
-        // Its end may be stored although the isolate died before it heard of it.
+        // Its end may be stored although the isolate died before it learned so.
         if !self.calls.close(frame.id()) {
             return Ok(());
         }
@@ -88,10 +88,9 @@ impl Command {
         offered.map(|_| ()).map_err(super::refused)
     }
 
-    /// Ends it: the calls that still run are stopped, and answered unless the next Host runs them
-    /// again.
+    /// Ends the command: running calls are stopped, and answered unless the next Host reruns them.
     pub(super) async fn end(mut self, ending: Ending) -> Ending {
-        // A newer version is not taken any more: who has sent one brings it up by itself.
+        // No newer version is taken any more: the keeper that sent one starts it as a new command.
         self.swaps.close();
         while self.swaps.try_recv().is_ok() {}
         if matches!(ending, Ending::Lost(_)) {
@@ -102,13 +101,13 @@ impl Command {
         let again =
             self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
         if again {
-            // That its Host was stopped says nothing against a call: this try does not count.
+            // A Host that is stopped says nothing against a call: this attempt does not count.
             self.place.not_tried(&begun);
         }
         let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
         finishes.close();
         let mut frames = Vec::new();
-        // Before the isolates are waited for, which wait for these answers.
+        // This comes before waiting for the isolates, which wait for these answers.
         while let Ok(finish) = finishes.try_recv() {
             if calls.close(finish.call) {
                 place.running.remove(&finish.call);
@@ -116,8 +115,8 @@ impl Command {
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
         }
-        // They are answered at once; their code has its time while the isolates are stopped, those
-        // of the versions before too.
+        // These calls are answered at once; their code gets its time while the isolates stop, those
+        // of earlier versions included.
         let drained = tokio::time::timeout(GRACE, calls.drain()).await.is_ok();
         let stopped = async {
             match Arc::into_inner(isolate) {
@@ -135,7 +134,7 @@ impl Command {
                     frames.push(error_frame(&version, &call, "interrupted", text, None));
                 }
                 Ok(None) => {}
-                // It stays noted.
+                // It stays noted as running.
                 Err(_) => continue,
             }
             place.running.remove(&id);
@@ -144,7 +143,7 @@ impl Command {
             let cursors = vec![place.change(&cursor)];
             let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
             if let Err(error) = client.append(&batch).await {
-                // They are still noted as running: the next start answers them or runs them again.
+                // They are still noted as running: the next start answers or reruns them.
                 tracing::warn!(processor = %version.key, %error, "calls could not be answered");
             }
         }

@@ -1,10 +1,10 @@
-//! Drives a command: takes its calls from the log, runs them side by side, and sees to it that each
+//! Drives a command: takes its calls from the log, runs them concurrently, and ensures that each
 //! ends with exactly one `<name>.complete` or `<name>.error`, whatever happens in between.
 //!
-//! One task owns the cursor. What begins and what ends is collected and stored together, so a
-//! command under load costs one commit per turn and not one per call. Every commit is conditional
-//! on the one before: where somebody else has written the place, what is stored counts, and the
-//! command goes on from there.
+//! One task owns the cursor. Starts and ends of calls are collected and stored together, so a
+//! command under load costs one commit per turn instead of one per call. Every commit is
+//! conditional on the one before: if something else has written the place, the stored place wins
+//! and the command resumes from it.
 
 mod calls;
 mod cancels;
@@ -32,20 +32,20 @@ use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
 use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
 
-/// Bodies of calls up to so many bytes come with their frames.
+/// Bodies of calls up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
-/// Calls taken from the log and not begun; more wait in the log.
+/// Maximum number of calls taken from the log and not begun; more wait in the log.
 const QUEUE_MAX: usize = 1_024;
-/// Times that one call is begun, when each time the process ends before the call does.
+/// How often one call is started when the process ends each time before the call does.
 const CRASH_TRIES_MAX: u32 = 3;
-/// Frames in one commit.
+/// Maximum number of frames in one commit.
 const COMMIT_FRAMES_MAX: usize = 1_024;
 
 /// A newer version for a running command.
 pub(super) struct Swap {
     pub(super) version: Version,
     pub(super) started: Started,
-    /// Told once the command has it; dropped when it ends instead.
+    /// Signalled once the command has it; dropped when the command ends instead.
     pub(super) taken: oneshot::Sender<()>,
 }
 
@@ -54,15 +54,15 @@ pub(super) struct Command {
     version: Version,
     definition: Definition,
     isolate: Arc<Isolate>,
-    /// Another isolate on its way, in place of one that has failed.
+    /// A new isolate being started in place of a failed one.
     restart: Option<Restart>,
     cursor: CursorName,
-    /// What is stored.
+    /// The stored place.
     place: CommandPlace,
-    /// The place was written by somebody else: calls are taken from it anew.
+    /// Something else wrote the place: resubscribe from the new one.
     moved: bool,
     queue: VecDeque<Queued>,
-    /// Calls that a crash cut off and that are run again, before all others.
+    /// Calls that a crash cut off and that are rerun, before all others.
     again: VecDeque<Queued>,
     calls: Calls,
     cancels: Arc<Cancels>,
@@ -71,7 +71,7 @@ pub(super) struct Command {
     finishes: mpsc::UnboundedReceiver<Finish>,
     swaps: mpsc::UnboundedReceiver<Swap>,
     backoff: Backoff,
-    /// When the isolate was started, or the next one will be.
+    /// When the isolate was started, or when the next one will be.
     began: Instant,
 }
 
@@ -79,7 +79,7 @@ type Step<T = ()> = Result<T, Ending>;
 type Restart = BoxFuture<'static, Result<Started, ModuleError>>;
 
 impl Command {
-    /// Takes a started version to its saved place.
+    /// Brings a started version to its saved place.
     ///
     /// # Errors
     /// [`ModuleError`] when the store does not answer.
@@ -115,17 +115,18 @@ impl Command {
         })
     }
 
-    /// The change that stores the place of a command that had none, beside its `active` frame.
+    /// The change that stores the first place of a command without one, committed with its `active`
+    /// frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
         (self.place.revision == 0).then(|| self.place.change(&self.cursor))
     }
 
-    /// What its module says about itself.
+    /// The definition of its module.
     pub(super) const fn definition(&self) -> &Definition {
         &self.definition
     }
 
-    /// Notes that the first change was stored.
+    /// Records that the first change was stored.
     pub(super) const fn placed(&mut self, revision: u64) {
         self.place.revision = revision;
     }
@@ -144,8 +145,8 @@ impl Command {
         self.end(ending).await
     }
 
-    /// Answers the calls that are noted as running and do not, because a crash cut them off, or
-    /// lets them run again.
+    /// Answers the calls that are noted as running but were cut off by a crash, or queues them to
+    /// run again.
     async fn interrupted(&mut self, stop: &CancellationToken) -> Step {
         loop {
             self.moved = false;
@@ -177,11 +178,11 @@ impl Command {
             if let Some(written) = self.write(frames, next, stop).await? {
                 return written.map(|_| ()).map_err(refused);
             }
-            // Of what the place says now, some may be answered already.
+            // Some calls in the place as it is now may already be answered.
         }
     }
 
-    /// One subscription, from the first call not begun.
+    /// Follows one subscription, from the first call not begun.
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
         let name = &self.version.key.name;
         let calls = TopicPatterns::from(name.topic("call"));
@@ -225,7 +226,7 @@ impl Command {
         }
     }
 
-    /// Takes what the subscription tells; `false` when it is over.
+    /// Handles one event of the subscription; `false` when it has ended.
     async fn event(
         &mut self,
         event: Option<Result<SubEvent, ClientError>>,
@@ -249,7 +250,7 @@ impl Command {
         }
     }
 
-    /// Queues a call, or does what a cancel asks for.
+    /// Queues a call, or records a cancel.
     fn take(&mut self, delivered: Delivered) {
         if delivered.frame.topic().starts_with("xs.") {
             if let Some(call) = cancelled_call(&delivered.frame) {
@@ -260,15 +261,15 @@ impl Command {
         }
     }
 
-    /// Cancels the calls that were given up and run. Those that have not begun stay noted until it
-    /// is their turn; they may not even be taken from the log yet.
+    /// Cancels running calls whose callers gave up. Cancels of calls that have not begun are kept
+    /// until their turn; such calls may not even have been read from the log yet.
     fn cancel(&self) {
         let again = |call| self.again.iter().any(|queued| queued.input.frame.id() == call);
         let waits = |call| self.passed.is_none_or(|passed| passed < call) || again(call);
         self.cancels.retain(|call| !self.calls.cancel(call) && waits(call));
     }
 
-    /// Begins as many calls as may run, after it is stored that they have begun.
+    /// Starts as many calls as may run, after storing that they have begun.
     async fn begin(&mut self, stop: &CancellationToken) -> Step {
         let room = self.definition.concurrency.saturating_sub(self.calls.len());
         let wanted = room > 0 && !(self.again.is_empty() && self.queue.is_empty());
@@ -285,7 +286,7 @@ impl Command {
             let call = &queued.input.frame;
             passed = passed.max(Some(call.id()));
             if let Some(offset) = call.offset() {
-                // One that runs again is behind the place already.
+                // A call that is rerun is already before the place.
                 place.offset = place.offset.max(offset + 1);
             }
             if let Some((code, text)) = queued.refusal(self.cancels.has(call.id()), now_ms) {
@@ -302,7 +303,7 @@ impl Command {
             Some(Ok(_)) => {
                 self.passed = passed;
                 if self.isolate.has_ended() {
-                    // With an error that is none of these calls': the next one runs them.
+                    // The isolate's error concerns none of these calls: the next isolate runs them.
                     self.again.extend(begun);
                     return Ok(());
                 }
@@ -312,13 +313,13 @@ impl Command {
                 Ok(())
             }
             Some(Err(error)) => Err(refused(error)),
-            // They come again, as far as the place says now that they have not begun.
+            // They are delivered again, if the new place says that they have not begun.
             None => Ok(()),
         }
     }
 
-    /// The isolate has failed, or did not start: its calls end with its error, the next ones wait
-    /// for another one.
+    /// The isolate has failed, or did not start: its calls end with its error, and later calls wait
+    /// for a new isolate.
     fn start_again(&mut self, error: &ModuleError) {
         let wait = self.backoff.next(self.began.elapsed(), random());
         let text = format!("starting again in {} ms after: {error}", wait.as_millis());
@@ -331,9 +332,9 @@ impl Command {
         }));
     }
 
-    /// Later calls go to a newer version. The isolate of the old one ends with its last call.
+    /// Routes later calls to a newer version. The old version's isolate ends with its last call.
     fn swap(&mut self, swap: Swap) {
-        // Whoever does not wait any more ends.
+        // A failed send means that the keeper no longer waits.
         let _ = swap.taken.send(());
         self.version = swap.version;
         self.definition = swap.started.definition;
@@ -342,7 +343,7 @@ impl Command {
         self.restart = None;
     }
 
-    /// Stores frames that end calls, unless the store refuses them for what they are.
+    /// Stores frames that end calls; returns an error if the store refuses their content.
     async fn offer(
         &mut self,
         frames: Vec<NewFrame>,
@@ -360,8 +361,8 @@ impl Command {
         }
     }
 
-    /// Stores frames and the place that follows the present one. `None`: the present one was not
-    /// what is stored; it is now, and nothing else was.
+    /// Stores frames and the place that follows the current one. `None`: the current place was
+    /// stale. It has been read again, and nothing was stored.
     async fn write(
         &mut self,
         frames: Vec<NewFrame>,
@@ -377,21 +378,21 @@ impl Command {
                 Ok(Some(Ok(appended)))
             }
             Outcome::Refused(error) => Ok(Some(Err(error))),
-            // What is stored is read again by the Host that follows this one.
+            // The next Host reads again what is stored.
             Outcome::Lost(error) | Outcome::Unknown(error) => Err(Ending::Lost(error)),
             Outcome::Stopped => Err(Ending::Stopped),
             Outcome::Conflict => self.read_again(stop).await.map(|()| None),
         }
     }
 
-    /// Takes the place that somebody else has written: an operator, or a Host before this one whose
-    /// last commit took its time.
+    /// Reads the place that something else has written: an operator, or the previous Host with a
+    /// late commit.
     async fn read_again(&mut self, stop: &CancellationToken) -> Step {
         self.moved = true;
         self.passed = None;
         let client = &self.version.shared().client;
         let Some(stored) = ask(stop, || client.cursor_get(&self.cursor)).await? else {
-            // Forgotten while it ran: no call is.
+            // The cursor was deleted while the command ran; the running calls are kept.
             self.place.revision = 0;
             return Ok(());
         };
@@ -405,7 +406,7 @@ impl Command {
     }
 }
 
-/// Waits until another isolate is there, when one is on its way, or until the present one fails.
+/// Waits until the new isolate has started, if one is starting, or until the present one fails.
 async fn change(
     isolate: &mut Arc<Isolate>,
     restart: &mut Option<Restart>,
@@ -417,7 +418,7 @@ async fn change(
     Ok(())
 }
 
-/// How a command ends whose own frames the store refuses.
+/// The ending of a command whose own frames the store refuses.
 fn refused(error: ClientError) -> Ending {
     Ending::failed(
         FailureKind::Store,

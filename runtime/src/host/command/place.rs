@@ -1,7 +1,7 @@
-//! Where a command is: the first call not begun, and the calls that have begun and not ended. Both
-//! are stored before a call runs, so that after a crash each call is either begun again or answered
-//! as interrupted, and never both. How often each has begun is kept too: a call that brings its
-//! process down every time must not do so for ever.
+//! A command's place: the first call not begun, and the calls that have begun and not ended. Both
+//! are stored before a call runs, so that after a crash each call is either rerun or answered as
+//! interrupted, never both. The number of attempts is stored too, so that a call which crashes its
+//! process every time is not rerun forever.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, FrameId};
 
-/// A command's place.
+/// A command's stored place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandPlace {
     /// The cursor's revision; 0 when there is none.
     pub(super) revision: u64,
     /// The first call not begun.
     pub(super) offset: u64,
-    /// Calls begun and not ended, and how often.
+    /// Calls begun and not ended, with the number of attempts.
     pub(super) running: BTreeMap<FrameId, u32>,
 }
 
@@ -31,7 +31,7 @@ impl CommandPlace {
         Self { revision: 0, offset, running: BTreeMap::new() }
     }
 
-    /// What a cursor says; what it holds besides calls is passed over.
+    /// Reads the place from a cursor; unknown fields are ignored.
     pub(super) fn of(cursor: &Cursor) -> Self {
         let saved: Saved = serde_json::from_slice(&cursor.state).unwrap_or_default();
         let Saved { running } = saved;
@@ -41,14 +41,14 @@ impl CommandPlace {
         Self { revision: cursor.revision, offset: cursor.offset, running }
     }
 
-    /// Takes back that these calls have begun; they stay noted.
+    /// Takes back the last attempt of these calls; they stay noted as running.
     pub(super) fn not_tried(&mut self, calls: &[FrameId]) {
         for call in calls {
             self.running.entry(*call).and_modify(|tries| *tries = tries.saturating_sub(1));
         }
     }
 
-    /// The change that stores this place over the one of `revision`.
+    /// The cursor change that stores this place over the one of `revision`.
     pub(super) fn change(&self, name: &CursorName) -> CursorChange {
         let running = self.running.iter().map(|(id, tries)| (id.to_string(), *tries)).collect();
         let state = if self.running.is_empty() {

@@ -1,5 +1,5 @@
-//! The commit that is under way while the isolate works on the next inputs already. There is one at
-//! most, and its answer comes before the next is made, since each names the revision before it.
+//! The commit in flight while the isolate already works on the next inputs. There is at most one,
+//! and its result arrives before the next is sent, since each names the revision before it.
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -12,17 +12,17 @@ use crate::host::commit::{Outcome, commit};
 use crate::host::driver::Ending;
 use crate::isolate::{FailureKind, ModuleError};
 
-/// A commit without an answer yet.
+/// A commit in flight.
 pub(super) struct UnderWay {
     outcome: JoinHandle<Outcome>,
-    /// Where the handler is once it is stored.
+    /// The handler's place once it is stored.
     next: Place,
-    /// It holds what the code of the module has made, and not only what is said about it.
+    /// It holds output of the module's code, not only reports about the module.
     made: bool,
 }
 
 impl Handler {
-    /// Stores frames and the place reached, in one batch.
+    /// Stores frames and the current place, in one batch.
     pub(super) async fn store(
         &mut self,
         frames: Vec<NewFrame>,
@@ -34,8 +34,8 @@ impl Handler {
         self.store_place(frames, next, stop).await
     }
 
-    /// Begins to store what the module has made and the place reached, and to remove frames, once
-    /// what is under way is stored.
+    /// Starts to store the module's output and the current place, and to remove frames, once the
+    /// commit in flight is stored.
     pub(super) async fn begin_store(
         &mut self,
         frames: Vec<NewFrame>,
@@ -49,8 +49,8 @@ impl Handler {
         Ok(())
     }
 
-    /// The place reached, with the present state where there is no newer one. What waits to be
-    /// tried again goes on waiting as long as it is the first.
+    /// The current place, with the stored state where there is no newer one. A pending retry is
+    /// kept as long as its frame is still the first one.
     fn next_place(&self, state: Option<bytes::Bytes>) -> Place {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
@@ -58,7 +58,7 @@ impl Handler {
         Place { revision: 0, offset: self.seen, state, retry, began: self.place.began }
     }
 
-    /// Stores frames and a place that follows the stored one: nothing may be under way.
+    /// Stores frames and a place that follows the stored one: no commit may be in flight.
     pub(super) async fn store_place(
         &mut self,
         frames: Vec<NewFrame>,
@@ -98,7 +98,7 @@ impl Handler {
         self.move_at = None;
     }
 
-    /// Waits until what is under way is stored. Cancelling it changes nothing.
+    /// Waits until the commit in flight is stored. Cancel-safe.
     pub(super) async fn land(&mut self) -> Step {
         let Some(under_way) = &mut self.under_way else { return Ok(()) };
         let outcome = (&mut under_way.outcome).await.unwrap_or_else(|error| {
@@ -111,7 +111,7 @@ impl Handler {
             self.place = Place { revision, ..next };
             return Ok(());
         }
-        // What was passed behind it is not handled either.
+        // Inputs passed after it are not handled either.
         let seen = std::mem::replace(&mut self.seen, self.place.offset);
         self.retry = self.place.retry;
         self.move_at = None;

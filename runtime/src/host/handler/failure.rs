@@ -19,7 +19,7 @@ use crate::host::report;
 use crate::isolate::{FailureKind, HandlerFailure, LogLevel, ModuleError, Verdict};
 
 impl Handler {
-    /// Does what is to be done about the first input left.
+    /// Applies the policy to the first input left, which has failed.
     pub(super) async fn failed(
         &mut self,
         failure: HandlerFailure,
@@ -42,14 +42,14 @@ impl Handler {
             }
             Decision::Retry(wait) => {
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                // Whoever goes on may have another clock; the store's is one for all.
+                // Another Host may have another clock; the store's clock is common to all.
                 let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
                 let create = self.version.create;
                 let retry = Retry { frame: id, attempt, due_ms, create };
                 let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
                 let next = Place { offset: self.seen, ..next };
                 if attempt == 1 {
-                    // Once for each input: further tries are in the log of the store.
+                    // Once per input: further attempts are in the store's log.
                     let what = "an input failed and is tried again";
                     self.warn(what, &failure.error, &frame, attempt, Some(due_ms));
                 }
@@ -75,8 +75,8 @@ impl Handler {
         if failure.fresh { self.replace(Some(id), stop).await } else { Ok(()) }
     }
 
-    /// Does what is to be done about a failure that belongs to no frame: of a `tick`, a timer, a
-    /// rejection that nobody handled.
+    /// Applies the policy to a failure that belongs to no frame: of a `tick`, a timer or an
+    /// unhandled rejection.
     pub(super) async fn failed_alone(
         &mut self,
         error: ModuleError,
@@ -95,19 +95,19 @@ impl Handler {
         self.replace(None, stop).await
     }
 
-    /// Replaces an isolate that has failed, after a wait.
+    /// Replaces a failed isolate, after a delay.
     async fn replace(&mut self, input: Option<FrameId>, stop: &CancellationToken) -> Step {
         self.pause(stop).await.map_err(Break::End)?;
         self.replace_isolate(input, stop).await.map_err(Break::End)
     }
 
-    /// Whether a failure that belongs to no frame is its end.
+    /// Whether a failure that belongs to no frame ends the handler.
     fn is_ended_by_failures(&self) -> bool {
         let on_error = self.started.definition.on_error;
         decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister
     }
 
-    /// Waits for the next try to start an isolate, where there is to be one.
+    /// After a failed start of an isolate, waits for the next attempt if there is to be one.
     pub(super) async fn not_started(
         &mut self,
         error: ModuleError,
@@ -122,13 +122,13 @@ impl Handler {
         }
         let wait = self.backoff.next(self.began.elapsed(), random());
         self.version.retrying(Some(&error), wait, self.backoff.tries(), &mut self.told).await;
-        // The next commit says that it runs again, and need not wait for an input.
+        // The next commit reports the recovery, and need not wait for an input.
         self.is_retrying = true;
         self.move_at = Some(Instant::now());
         rest(wait, stop).await
     }
 
-    /// The record of an input that is set aside, which names the input as its cause.
+    /// The record of a parked input, which names the input as its cause.
     fn parked(&self, error: &ModuleError, input: &Frame, attempts: u32) -> NewFrame {
         let (key, create) = (&self.version.key, self.version.create);
         let mut fields = report::error_fields(error);
@@ -147,7 +147,7 @@ impl Handler {
         frame
     }
 
-    /// A line in the log of the process, which tells an operator without a look at the store's.
+    /// A line in the process's log, for operators who do not look at the store's log.
     fn warn(
         &self,
         what: &str,

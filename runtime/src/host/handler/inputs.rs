@@ -1,6 +1,6 @@
-//! The frames a handler has been given and not handled yet, and how many of them may go together.
-//! What it must not see, its own output, is left out here; what it may not answer any more, frames
-//! at the end of too long a chain, comes out one by one.
+//! The frames a handler has received and not handled yet, and how many of them form a batch. Leaves
+//! out the handler's own output, which it must not see; yields frames at the end of too long a
+//! chain, which it may not handle, one by one.
 
 use std::collections::VecDeque;
 
@@ -12,36 +12,37 @@ use super::place::Retry;
 use crate::host::version::Version;
 use crate::isolate::Input;
 
-/// What is to be done next.
+/// What to do next.
 pub(super) enum Next {
-    /// Nothing is left.
+    /// No input is left.
     None,
-    /// These go to the isolate.
+    /// Hand these to the isolate.
     Batch(Vec<Input>),
-    /// This frame is passed over.
+    /// Skip this frame.
     TooManyHops(Frame),
 }
 
-/// A frame to be handled.
+/// A frame to handle.
 pub(super) struct Offered {
     pub(super) delivered: Delivered,
-    /// Where the handler is once it is handled: behind this offset. Not the frame's own when it was
-    /// parked and comes again.
+    /// Once the frame is handled, the handler's place is after this offset. For a parked frame that
+    /// comes again this is not the frame's own offset.
     pub(super) at: Option<u64>,
 }
 
 /// Frames not handled yet.
 pub(super) struct Inputs {
     queue: VecDeque<(Input, Option<u64>)>,
-    /// So many of the first go alone.
+    /// This many inputs at the front are handled alone.
     alone: usize,
-    /// And all that are not stored: they do not come again to be told apart.
+    /// All inputs that are not stored are handled alone too: they do not come again to be
+    /// separated.
     ephemeral_alone: bool,
     retry: Option<Retry>,
 }
 
 impl Inputs {
-    /// Frames as they came. `retry` is about the first of them, when it has failed before.
+    /// Takes frames in order. `retry` is about the first of them, if that has failed before.
     pub(super) fn new(version: &Version, frames: Vec<Offered>, retry: Option<Retry>) -> Self {
         let versions = &version.shared().versions;
         let others = frames
@@ -65,8 +66,8 @@ impl Inputs {
         inputs
     }
 
-    /// What comes next, at most so many together; asking again without [`Inputs::pass`] gives the
-    /// same.
+    /// What to do next, with at most `most` inputs; asking again without [`Inputs::pass`] returns
+    /// the same.
     pub(super) fn next(&self, most: usize) -> Next {
         let Some((first, _)) = self.queue.front() else { return Next::None };
         if too_many_hops(&first.frame) {
@@ -82,24 +83,24 @@ impl Inputs {
         Next::Batch(batch.cloned().collect())
     }
 
-    /// When the next may be tried, in milliseconds since 1970; `None` is now.
+    /// When the next may be tried, in milliseconds since the Unix epoch; `None` means now.
     pub(super) fn due(&self) -> Option<u64> {
         self.retry.map(|retry| retry.due_ms)
     }
 
-    /// The first input and which try of it this is.
+    /// The first input and the number of this attempt.
     pub(super) fn first(&self) -> Option<(Frame, u32)> {
         self.queue.front().map(|(input, _)| (input.frame.clone(), input.attempt))
     }
 
-    /// Leaves the first behind; the offset that is passed with it, if it was a stored frame.
+    /// Removes the first input; returns the offset passed with it, if it was a stored frame.
     pub(super) fn pass(&mut self) -> Option<u64> {
         self.retry = None;
         self.alone = self.alone.saturating_sub(1);
         self.queue.pop_front().and_then(|(_, at)| at)
     }
 
-    /// The first input with the offset that is passed with it, if it goes alone.
+    /// The first input with the offset that is passed with it, if it is handled alone.
     pub(super) fn first_alone(&self) -> Option<(Input, Option<u64>)> {
         self.queue.front().filter(|_| self.goes_alone()).cloned()
     }
@@ -109,18 +110,18 @@ impl Inputs {
         self.alone > 0 || self.ephemeral_alone && is_ephemeral
     }
 
-    /// Inputs that are not stored go alone.
+    /// From now on, inputs that are not stored are handled alone.
     pub(super) fn ephemeral_alone(&mut self) {
         self.ephemeral_alone = true;
     }
 
-    /// Takes back that the first was left behind: what it made is not stored.
+    /// Undoes the removal of the first input: its output is not stored.
     pub(super) fn put_back(&mut self, first: (Input, Option<u64>)) {
         self.queue.push_front(first);
         self.alone += 1;
     }
 
-    /// Inputs below this offset go alone.
+    /// Inputs below this offset are handled alone.
     pub(super) fn alone_below(&mut self, offset: u64) {
         let below = |at: &Option<u64>| at.is_some_and(|at| at < offset);
         if let Some(last) = self.queue.iter().rposition(|(_, at)| below(at)) {
@@ -128,12 +129,12 @@ impl Inputs {
         }
     }
 
-    /// The first inputs up to this index go alone from now on.
+    /// From now on, the inputs up to this index are handled alone.
     pub(super) fn one_by_one(&mut self, index: usize) {
         self.alone = self.alone.max(index + 1);
     }
 
-    /// The first is to be tried again.
+    /// Marks the first input for a retry.
     pub(super) fn retry(&mut self, retry: Retry) {
         if let Some((first, _)) = self.queue.front_mut() {
             first.attempt = retry.attempt.saturating_add(1);

@@ -1,6 +1,6 @@
 //! Drives a handler: frames in, and its outputs, state and cursor out in one commit. Every commit
-//! is conditional on the one before, so whatever fails in between, the place in the log is the
-//! truth and the handler goes on from it: exactly once inside the store.
+//! is conditional on the one before, so whatever fails in between, the stored place decides where
+//! the handler resumes: exactly once inside the store.
 
 mod ahead;
 mod failure;
@@ -30,11 +30,11 @@ use crate::isolate::{
     ModuleError, StartAt, Verdict,
 };
 
-/// Bodies up to so many bytes come with their frames.
+/// Bodies up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
-/// So many inputs go together at first, where ticks come between them.
+/// The initial batch size of a handler with ticks, which run between batches.
 const TICKED_INPUTS: usize = 16;
-/// A cursor that moves without outputs is written at most so often.
+/// A cursor that moves without outputs is written at most this often.
 const MOVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A handler that is ready to run.
@@ -43,44 +43,44 @@ pub(super) struct Handler {
     started: Started,
     cursor: CursorName,
     place: Place,
-    /// The first frame not handled; at or beyond the stored place.
+    /// The offset of the first frame not handled; at or beyond the stored place.
     seen: u64,
-    /// What is to be tried again is the first input not handled.
+    /// Set if the first input not handled is to be retried.
     retry: Option<Retry>,
-    /// When the stored place is to catch up with `seen`.
+    /// When to store `seen` as the place.
     move_at: Option<Instant>,
-    /// When `tick` is due, and how many inputs may go together, where there is one to come between.
+    /// When `tick` is due, and the batch size of a handler with ticks.
     tick_at: Option<Instant>,
     most: usize,
-    /// The commit that leads from `place` to the next.
+    /// The commit in flight, which leads from `place` to the next.
     under_way: Option<UnderWay>,
-    /// Inputs below this offset go alone, and those that have none: the store refused what some of
-    /// them made together. 0 as long as it did not.
+    /// Inputs below this offset, and those without an offset, are handled alone: the store refused
+    /// the output of a batch of them. 0 if that never happened.
     alone_to: u64,
     backoff: Backoff,
     told: Told,
     /// When the isolate was started.
     began: Instant,
-    /// The last that the log says of it is that something is tried again.
+    /// The log's last report about the handler is that something is being retried.
     is_retrying: bool,
 }
 
-/// Why the present run of the loop is over.
+/// Why the present run of the loop ended.
 enum Break {
     /// For good.
     End(Ending),
-    /// The place is to be read again and the handler started from it.
+    /// Read the place again and restart the handler from it.
     Again,
-    /// The subscription is to be made anew, after a moment; the isolate goes on.
+    /// Resubscribe after a moment; the isolate is kept.
     Later,
-    /// As [`Break::Again`], since the store never takes what the code of the module has made.
+    /// Like [`Break::Again`], because the store will never accept the output of the module's code.
     Refused(ModuleError),
 }
 
 type Step<T = ()> = Result<T, Break>;
 
 impl Handler {
-    /// Takes a started version to its saved place. A handler without one gets it now, so that
+    /// Brings a started version to its saved place. A handler without one gets it now, so that
     /// nothing appended from here on is missed whatever happens next.
     ///
     /// # Errors
@@ -116,17 +116,18 @@ impl Handler {
         })
     }
 
-    /// The change that stores the place of a handler that had none, beside its `active` frame.
+    /// The change that stores the first place of a handler without one, committed with its `active`
+    /// frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
         (self.place.revision == 0).then(|| self.place.change(&self.cursor, &self.place))
     }
 
-    /// What its module says about itself.
+    /// The definition of its module.
     pub(super) const fn definition(&self) -> &Definition {
         &self.started.definition
     }
 
-    /// Notes that the first change was stored.
+    /// Records that the first change was stored.
     pub(super) const fn placed(&mut self, revision: u64) {
         self.place.revision = revision;
     }
@@ -139,20 +140,20 @@ impl Handler {
                 Err(over) => self.go_on(over, &stop).await,
             };
             let Err(ending) = going else { continue };
-            // What has begun is stored or not by the time the next version reads the place; a
-            // failure of it is that of the ending, or comes too late to matter.
+            // The commit in flight is stored or not by the time the next version reads the place.
+            // Its failure is the same as the ending's, or comes too late to matter.
             let _ = self.land().await;
             if matches!(ending, Ending::Stopped) && self.move_at.is_some() {
                 let next = Place { offset: self.seen, ..self.place.clone() };
                 let change = self.place.change(&self.cursor, &next);
-                // Only convenience: without it the frames since are offered once more.
+                // Best effort: without it, the frames since are offered once more.
                 let _ = self.version.shared().client.cursor_set(change).await;
             }
             return stop_isolate(self.started.isolate, ending).await;
         }
     }
 
-    /// Makes ready for another run of the loop, unless it is over for good.
+    /// Prepares another run of the loop, unless the handler has ended for good.
     async fn go_on(&mut self, over: Break, stop: &CancellationToken) -> Result<(), Ending> {
         match over {
             Break::End(ending) => Err(ending),
@@ -168,10 +169,10 @@ impl Handler {
         }
     }
 
-    /// Sees what is under way to its end, waits, and goes on from the saved place with another
-    /// isolate.
+    /// Waits for the commit in flight, then for a delay, and resumes from the saved place with a
+    /// new isolate.
     async fn start_over(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
-        // Whatever becomes of what is under way, the place is read after it.
+        // Whatever the result of the commit in flight, the place is read after it.
         if let Err(Break::End(ending)) = self.land().await {
             return Err(ending);
         }
@@ -180,18 +181,18 @@ impl Handler {
     }
 
     /// Takes the isolate down and waits, the longer the sooner the last ones were replaced: each
-    /// one that is made costs the process memory for good.
+    /// isolate that is created costs the process memory for good.
     async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         self.started.isolate.take_down().await;
         let wait = self.backoff.next(self.began.elapsed(), random());
         rest(wait, stop).await
     }
 
-    /// Reads the place again and goes on from it with a fresh isolate.
+    /// Reads the place again and resumes from it with a fresh isolate.
     async fn restart(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         self.place = match read_place(&self.version, &self.cursor, stop).await? {
             Some(place) => place,
-            // Reset by its operator while it ran: what is new begins now.
+            // Reset by its operator while it ran: `new` starts counting now.
             None => {
                 let first = match self.started.definition.start {
                     StartAt::New => self.newest_begin(stop).await?,
@@ -206,8 +207,8 @@ impl Handler {
         self.replace_isolate(None, stop).await
     }
 
-    /// Where everything is new after a reset: behind the version that is to follow, which a reset
-    /// asks for, else at what was not handled yet.
+    /// Where new frames begin after a reset: after the newer version, if there is one, as a reset
+    /// asks for, else at the first frame not handled.
     async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
         let key = &self.version.key;
         let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
@@ -218,7 +219,8 @@ impl Handler {
         Ok(newer.map_or(self.seen, |newest| newest + 1))
     }
 
-    /// The offset of what was parked last, or of its version: what is parked next lies behind.
+    /// The offset of the last parked record, or of the version if that is later: later parked
+    /// records come after it.
     async fn last_parked(&self, stop: &CancellationToken) -> Result<u64, Ending> {
         let topics = TopicPatterns::from(self.version.key.name.topic(PARKED));
         let request = LastRequest { topics, n: 1, per_topic: false };
@@ -227,8 +229,8 @@ impl Handler {
         Ok(newest.map_or(self.version.offset, |newest| newest.max(self.version.offset)))
     }
 
-    /// Replaces the isolate by one that starts from the saved state. It did so before: when it does
-    /// not now, that is tried again, unless its definition says that a failure ends it.
+    /// Replaces the isolate by one that starts from the saved state. Loading that state worked
+    /// before, so a failure is retried, unless the definition says that a failure ends the handler.
     async fn replace_isolate(
         &mut self,
         input: Option<FrameId>,
@@ -249,7 +251,7 @@ impl Handler {
         load(&self.version, &self.started, &self.place).await
     }
 
-    /// One subscription, from the first frame not handled.
+    /// Follows one subscription, from the first frame not handled.
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
         let options = ReadOptions {
             topics: self.topics(),
@@ -288,7 +290,7 @@ impl Handler {
         }
     }
 
-    /// Takes what the subscription tells.
+    /// Handles one event of the subscription.
     async fn event(
         &mut self,
         event: Option<Result<SubEvent, ClientError>>,
@@ -344,8 +346,8 @@ impl Handler {
                     let Some(failure) = failure else { continue };
                     if failure.shared && count > 1 {
                         inputs.one_by_one(failure.index);
-                        // Without a wait: each of them is done with, one way or the other, before
-                        // there can be another group.
+                        // Without a delay: each of these inputs is finished, one way or the other,
+                        // before there can be another batch.
                         self.replace_isolate(None, stop).await.map_err(Break::End)?;
                     } else {
                         self.failed(failure, inputs, stop).await?;
@@ -355,7 +357,7 @@ impl Handler {
         }
     }
 
-    /// Hands one batch to the isolate and commits what comes back.
+    /// Hands one batch to the isolate and commits its output.
     async fn batch(
         &mut self,
         batch: Vec<Input>,
@@ -394,7 +396,8 @@ impl Handler {
                 self.pass(inputs);
             }
             if let Some(mut failure) = reply.failure {
-                // It came with nothing to store; what is done about it begins at a stored place.
+                // The failure came with nothing to store; the reaction to it begins from a stored
+                // place.
                 self.land().await?;
                 failure.index = failure.index.saturating_sub(done);
                 return Ok(Some(failure));
@@ -403,21 +406,21 @@ impl Handler {
                 continue;
             }
             if let Some((first, seen)) = &first {
-                // Alone it answers for what it made.
+                // An input handled alone is blamed for its output.
                 let Some(error) = self.land_or_refused().await? else { continue };
                 self.seen = *seen;
                 inputs.put_back(first.clone());
                 let (shared, fresh, verdict) = (false, true, Verdict::Policy);
                 return Ok(Some(HandlerFailure { error, index: 0, shared, fresh, verdict }));
             }
-            // The isolate goes on with the next inputs, but not with the rest of these.
+            // The isolate may work ahead on the next inputs, but not on the rest of this batch.
             if !handling.is_over() {
                 self.land().await?;
             }
         }
     }
 
-    /// Begins to store what came of calls; `false` when there is nothing to store.
+    /// Starts to store the output of calls; `false` when there is nothing to store.
     async fn begin_made(&mut self, reply: HandlerReply, stop: &CancellationToken) -> Step<bool> {
         let HandlerReply { outputs, removes, state, .. } = reply;
         let made = !outputs.is_empty() || !removes.is_empty() || state.is_some();
@@ -428,7 +431,8 @@ impl Handler {
         Ok(false)
     }
 
-    /// As [`Handler::land`]; a refusal of what the module made is no end.
+    /// Waits for the commit in flight like [`Handler::land`], but returns a refusal of the module's
+    /// output as a value.
     async fn land_or_refused(&mut self) -> Step<Option<ModuleError>> {
         match self.land().await {
             Err(Break::Refused(error)) => Ok(Some(error)),
@@ -436,7 +440,7 @@ impl Handler {
         }
     }
 
-    /// A batch during which the isolate ended: which input did it is known only of the last.
+    /// The isolate died during a batch: the culprit is known only if a single input was left.
     async fn note_death(
         &mut self,
         error: ModuleError,
@@ -448,7 +452,7 @@ impl Handler {
         Ok(Some(HandlerFailure { error, index, shared, fresh: true, verdict }))
     }
 
-    /// Calls `tick` and commits what comes back, in a commit of its own.
+    /// Calls `tick` and stores its output in a commit of its own.
     async fn tick(&mut self, stop: &CancellationToken) -> Step {
         let ticked = self.tick_once(stop).await;
         self.tick_at = self.next_tick();
@@ -459,7 +463,7 @@ impl Handler {
         self.started.definition.pulse.map_or(INPUTS_MAX, |_| self.most)
     }
 
-    /// Inputs go together for no longer than a pulse.
+    /// Adjusts the batch size so that a batch takes no longer than a pulse.
     fn took(&mut self, time: Duration) {
         match self.started.definition.pulse {
             Some(pulse) if time > pulse => self.most = (self.most / 2).max(1),
@@ -496,7 +500,7 @@ impl Handler {
         }
     }
 
-    /// The first input left is handled, or passed over.
+    /// The first input left is handled or skipped.
     fn pass(&mut self, inputs: &mut Inputs) {
         self.retry = None;
         if let Some(offset) = inputs.pass() {
@@ -505,8 +509,8 @@ impl Handler {
         }
     }
 
-    /// Waits for the next try of the first input. Ticks go on, and an isolate that ends meanwhile
-    /// does so without it.
+    /// Waits for the next attempt of the first input. Ticks continue, and an isolate that dies
+    /// meanwhile is not the input's fault.
     async fn wait_until(&mut self, due_ms: u64, stop: &CancellationToken) -> Step {
         loop {
             let due_ms = self.version.shared().clock.here(due_ms);
@@ -537,7 +541,7 @@ fn lost_or_again(error: ClientError) -> Break {
     }
 }
 
-/// Gives an isolate the state of a place.
+/// Loads the state of a place into an isolate.
 async fn load(version: &Version, started: &Started, place: &Place) -> Result<(), ModuleError> {
     match &place.state {
         Some(State { json, code }) if *code != version.code() => {
@@ -548,7 +552,7 @@ async fn load(version: &Version, started: &Started, place: &Place) -> Result<(),
     }
 }
 
-/// Waits, or is stopped.
+/// Sleeps, unless it is stopped.
 async fn rest(wait: Duration, stop: &CancellationToken) -> Result<(), Ending> {
     tokio::select! {
         () = stop.cancelled() => Err(Ending::Stopped),
@@ -577,7 +581,7 @@ async fn read_place(
     })
 }
 
-/// Where a handler without a cursor begins. Everything behind its `create` frame is new to it.
+/// Where a handler without a cursor begins. Everything after its `create` frame is new to it.
 async fn first_offset(
     version: &Version,
     start: StartAt,

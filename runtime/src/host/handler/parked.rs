@@ -1,6 +1,6 @@
-//! Inputs that were set aside and come again: `xs.handler.<name>.unpark` in the log is an input of
-//! its own, in whose place the handler is given the frame that was parked. So it is handled once,
-//! in order with all others, and parked anew when it fails again.
+//! Parked inputs that come again: `xs.handler.<name>.unpark` in the log is an input of its own, in
+//! whose place the handler receives the parked frame. So it is handled once, in order with all
+//! others, and parked again if it fails again.
 
 use serde_json::Value;
 use xs_engine::{Bound, Frame, FrameId, Topic, TopicPattern, TopicPatterns};
@@ -12,11 +12,11 @@ use super::{Handler, Step, lost_or_again};
 use crate::host::lifecycle::Key;
 use crate::isolate::LogLevel;
 
-/// The last part of the topic by which an operator has a parked input handled again.
+/// Last part of the topic by which an operator has a parked input handled again.
 pub const UNPARK: &str = "unpark";
-/// The last part of the topic by which an operator gives a parked input up.
+/// Last part of the topic by which an operator discards a parked input.
 pub const DISCARD: &str = "discard";
-/// The last part of the topic of parked inputs, behind the handler's name.
+/// Last part of the topic of parked inputs, after the handler's name.
 pub const PARKED: &str = "parked";
 
 /// The frame that an `unpark`, a `discard` or a record of a parked input is about.
@@ -31,7 +31,7 @@ fn unpark_topic(key: &Key) -> Topic {
 }
 
 impl Handler {
-    /// What it reads: its own topics, and what is unparked.
+    /// The topics it reads: its own, and `unpark`.
     pub(super) fn topics(&self) -> TopicPatterns {
         let topics = self.started.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
         let unpark = TopicPattern::Exact(unpark_topic(&self.version.key));
@@ -39,8 +39,8 @@ impl Handler {
         TopicPatterns::new(both).unwrap_or(topics)
     }
 
-    /// Puts parked inputs into the places of the frames that ask for them. Those of a history that
-    /// a reset has ended are offered anew as what they are.
+    /// Replaces each `unpark` frame by the parked input it names. Inputs parked before a reset are
+    /// left out, since the reset offers them again anyway.
     pub(super) async fn with_unparked(&self, frames: Vec<Delivered>) -> Step<Vec<Offered>> {
         let topic = unpark_topic(&self.version.key);
         let mut offered = Vec::with_capacity(frames.len());

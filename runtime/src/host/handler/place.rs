@@ -1,6 +1,6 @@
-//! Where a handler is: the cursor's revision and offset, and what its state bytes hold, which is
-//! the handler's own state with the code that made it and, while a frame is being retried, how
-//! often and until when.
+//! A handler's place: the cursor's revision and offset, and the contents of its state bytes. Those
+//! are the handler's own state with the hash of the code that made it and, while a frame is being
+//! retried, the attempts so far and when the next is due.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -9,37 +9,37 @@ use xs_engine::{
     BlobHash, Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId,
 };
 
-/// A frame that failed and is to be tried again.
+/// A frame that failed and is to be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// The frame.
     pub frame: FrameId,
-    /// Tries made so far.
+    /// Attempts made so far.
     pub attempt: u32,
-    /// When the next is due, in milliseconds since 1970.
+    /// When the next is due, in milliseconds since the Unix epoch.
     pub due_ms: u64,
     /// The version that failed.
     pub create: FrameId,
 }
 
-/// Where the history of a handler begins: at its first start, and again with each reset.
+/// Where a handler's history begins: at its first start, and again with each reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Began {
     /// The first frame that was offered to it.
     pub from: u64,
-    /// The offset of the `create` frame of the version that began: what it parks lies behind.
+    /// The offset of the `create` frame of its first version: what it parks comes after it.
     pub behind: u64,
 }
 
 impl Began {
-    /// Whether the frame of an offset is of this history, which its `create` frame is too.
+    /// Whether the frame at an offset belongs to this history, which includes its `create` frame.
     #[must_use]
     pub const fn has(&self, offset: u64) -> bool {
         offset >= self.behind && (offset >= self.from || self.from == self.behind.saturating_add(1))
     }
 
-    /// Whether a record of a parked input is of this history, or about a frame before it. Any other
-    /// is of an earlier one, and its input was offered again in this.
+    /// Whether a record of a parked input belongs to this history, or is about a frame before it.
+    /// Any other record belongs to an earlier history, and its input was offered again in this one.
     #[must_use]
     pub fn has_parked(&self, record: &Frame) -> bool {
         let input = record.origin().and_then(|origin| origin.input_offset);
@@ -48,7 +48,7 @@ impl Began {
     }
 }
 
-/// What a cursor's state holds.
+/// The contents of a cursor's state.
 #[derive(Deserialize)]
 struct Saved<'a> {
     #[serde(borrow, default)]
@@ -69,7 +69,7 @@ struct SavedRetry {
     create: String,
 }
 
-/// A state, and the sources of the module that made it.
+/// A state, and the code that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// As JSON.
@@ -78,7 +78,7 @@ pub struct State {
     pub code: BlobHash,
 }
 
-/// A handler's place, as it was last stored.
+/// A handler's stored place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The cursor's revision; 0 when there is none.
@@ -87,28 +87,28 @@ pub struct Place {
     pub offset: u64,
     /// The handler's state; `None` for its initial one.
     pub state: Option<State>,
-    /// The first frame not handled has failed before.
+    /// Set if the first frame not handled has failed before.
     pub retry: Option<Retry>,
     /// Where its history begins; `None` in a cursor that no Host wrote.
     pub began: Option<Began>,
 }
 
-/// Why a cursor is not the place of a handler.
+/// Why a cursor does not hold a handler's place.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// Its state is not what a Host writes.
+    /// Its state is not in the form a Host writes.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// A part of it has a wrong form.
+    /// A field has the wrong form.
     #[error(transparent)]
     Value(#[from] xs_engine::ValueError),
-    /// There is a state, and nothing says what made it.
+    /// There is a state, but no hash of the code that made it.
     #[error("the state has no code")]
     NoCode,
 }
 
 impl Place {
-    /// The place of a handler that begins; `create` is the offset of its version.
+    /// The place of a handler that starts; `create` is the offset of its version.
     pub(super) fn new(offset: u64, create: u64) -> Self {
         let began = Some(Began { from: offset, behind: create });
         Self { began, ..Self::at(offset) }
@@ -118,13 +118,14 @@ impl Place {
         Self { revision: 0, offset, state: None, retry: None, began: None }
     }
 
-    /// The same for another version, which a failure of the one before says nothing about.
+    /// The place for this version: drops a retry that belongs to another version, whose failure
+    /// says nothing about this one.
     pub(super) fn for_version(mut self, create: FrameId) -> Self {
         self.retry = self.retry.filter(|retry| retry.create == create);
         self
     }
 
-    /// What a cursor says.
+    /// Reads the place from a cursor.
     ///
     /// # Errors
     /// [`PlaceError`] when its state was not written by a Host.
@@ -147,7 +148,7 @@ impl Place {
         Ok(place)
     }
 
-    /// The change that stores `next` over this place.
+    /// The cursor change that replaces this place by `next`.
     pub(super) fn change(&self, name: &CursorName, next: &Self) -> CursorChange {
         let expect = ExpectRevision::Is(self.revision);
         CursorChange { name: name.clone(), expect, set: Some(next.value()) }

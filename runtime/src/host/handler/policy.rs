@@ -1,29 +1,29 @@
-//! What becomes of a frame whose handler threw. Decided from the definition's `onError`, what was
-//! thrown and how often it was tried; nothing is done here.
+//! What to do with a frame whose handler threw. Decides from the definition's `onError`, the kind
+//! of error and the number of attempts; acts on nothing itself.
 
 use std::time::Duration;
 
 use crate::isolate::limits::DURATION_MAX;
 use crate::isolate::{LastResort, OnError, Verdict};
 
-/// The first wait and the longest of a handler that throws `Retry` without naming one.
+/// The first and the longest delay for a handler that throws `Retry` without naming one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// What is to be done.
+/// What to do with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     /// The handler ends; the frame stays the next one.
     Unregister,
-    /// The frame is passed over.
+    /// The frame is skipped.
     Skip,
-    /// The frame is recorded and passed over.
+    /// The frame is recorded and skipped.
     Park,
-    /// It is tried again after this wait.
+    /// It is retried after this delay.
     Retry(Duration),
 }
 
-/// Decides about a frame that has failed for the `attempt`th time.
+/// Decides about a frame that failed at its attempt number `attempt`.
 pub(super) fn decide(on_error: OnError, verdict: Verdict, attempt: u32) -> Decision {
     match (verdict, on_error) {
         (Verdict::Park, _) => Decision::Park,

@@ -1,5 +1,5 @@
 //! A candidate: a handler's file, run over the store's history as if it had been there, and what
-//! the processor of its name made of the same inputs.
+//! the processor of its name recorded for the same inputs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,31 +22,31 @@ use crate::isolate::{FailureKind, INPUTS_MAX, Input, IsolateSpec, ModuleError};
 use crate::loader::ModuleGraph;
 use crate::name::{Kind, ProcessorName};
 
-/// Whose a state is.
+/// Which code saved a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// The code that is run has saved it.
+    /// The code that is run.
     Same,
-    /// Other code has: the definition's `migrate` converts it.
+    /// Other code: the definition's `migrate` converts the state.
     Other,
 }
 
 /// A handler's file.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The processor that it is, or would be.
+    /// The processor that it defines.
     pub key: Key,
     dir: PathBuf,
     graph: ModuleGraph,
     config: serde_json::Map<String, Value>,
-    /// Variables that it is offered.
+    /// The environment variables it is offered.
     env: BTreeMap<String, String>,
 }
 
 impl Candidate {
-    /// Reads a file. Below a directory `handlers` the module's name and what it imports are found
-    /// as a server finds them; elsewhere the name is that of the file. `name` overrides it. `env`:
-    /// the variables that it sees those of which it asks for.
+    /// Loads a file. Below a directory `handlers`, the module's name and its imports resolve as on
+    /// a server; elsewhere the name is the file's. `name` overrides it. `env` holds the environment
+    /// variables it is offered; it sees those it asks for.
     ///
     /// # Errors
     /// [`ModuleError`] when it cannot be read or defines no handler.
@@ -81,7 +81,7 @@ impl Candidate {
     }
 }
 
-/// The modules directory of a file, and its path there.
+/// The modules directory of a file, and the file's path in it.
 fn placed(file: &Path) -> Option<(PathBuf, String)> {
     let parents = file.ancestors().skip(1);
     let mut kinds = parents.filter(|dir| dir.file_name().is_some_and(|name| name == "handlers"));
@@ -94,8 +94,8 @@ fn placed(file: &Path) -> Option<(PathBuf, String)> {
     Some((dir.to_owned(), path))
 }
 
-/// The state that the processor of a candidate's name had after the frame `at`, as far as its
-/// present code tells, for the candidate to begin with; `None` when that is the initial one.
+/// The state that the processor of a candidate's name had after the frame `at`, recomputed with its
+/// present code, as the candidate's start; `None` when that is the initial state.
 ///
 /// # Errors
 /// As [`state_at`].
@@ -119,23 +119,24 @@ pub async fn state_for(
     Ok(Some((state, if same { Code::Same } else { Code::Other })))
 }
 
-/// What came of one input.
+/// The result of one input.
 #[derive(Debug)]
 pub struct Made {
-    /// The frame it was given.
+    /// The input frame.
     pub input: Frame,
-    /// What it would have appended.
+    /// The frames it would have appended.
     pub outputs: Vec<NewFrame>,
-    /// What it threw, when it went on all the same.
+    /// The error it threw, if it continued after it.
     pub error: Option<ModuleError>,
 }
 
-/// Runs a candidate over what of `range` its topics select, but its own and what has come too far.
-/// `saved` is the state it begins with. `each` is told what came of each input, in order, and may
-/// end it.
+/// Runs a candidate over the frames of `range` that its topics select, except its own output and
+/// frames with too many hops. `saved` is the initial state. `each` gets the result of each input,
+/// in order, and may stop the run.
 ///
 /// # Errors
-/// [`ReplayError`] when the frames cannot be read, or it fails on one that it does not pass over.
+/// [`ReplayError`] when the frames cannot be read, or the candidate fails on one that it does not
+/// skip.
 pub async fn replay(
     client: &Client,
     candidate: &Candidate,
@@ -150,7 +151,7 @@ pub async fn replay(
     let shelf = Arc::new(Shelf::new(client.clone(), said));
     let mut fold = Fold::start(candidate.spec(), shelf, begin).await?;
     let topics = fold.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
-    // What is left out here does not count.
+    // Frames left out here do not count.
     let mut left = range.limit.unwrap_or(u64::MAX);
     let mut frames = client.fetch(&ReadOptions { topics, limit: None, ..range });
     let mut batch = Vec::new();
@@ -168,7 +169,7 @@ pub async fn replay(
         if batch.len() == INPUTS_MAX || ended || left == 0 {
             let inputs: Vec<Frame> = batch.iter().map(|input| input.frame.clone()).collect();
             let taken = fold.take(std::mem::take(&mut batch)).await;
-            // What came before a failure is told before it.
+            // Results before a failure are passed on first.
             for made in sorted(&mut fold, inputs, taken.as_ref().err()) {
                 if each(made).is_break() {
                     return Ok(());
@@ -183,7 +184,7 @@ pub async fn replay(
     Ok(())
 }
 
-/// What came of each of the inputs, up to one that failed for good.
+/// The results of the inputs, up to one that failed for good.
 fn sorted(fold: &mut Fold, inputs: Vec<Frame>, failure: Option<&ModuleError>) -> Vec<Made> {
     let mut outputs: BTreeMap<FrameId, Vec<NewFrame>> = BTreeMap::new();
     for frame in fold.made.drain(..) {
@@ -203,19 +204,19 @@ fn sorted(fold: &mut Fold, inputs: Vec<Frame>, failure: Option<&ModuleError>) ->
     made.collect()
 }
 
-/// Something that a processor has made of an input.
+/// A frame that a processor recorded for an input.
 #[derive(Debug, Clone)]
 pub struct Recorded {
     /// Offset of the input.
     pub offset: u64,
     /// Its id.
     pub input: FrameId,
-    /// What it made of it.
+    /// The frame appended for it.
     pub frame: Frame,
 }
 
-/// What the processor of a name has appended for the inputs of `range`, up to the offset `last` if
-/// one is given, in the order of the log; what it has parked is not among it. At most `max`.
+/// The frames that the processor of a name appended for the inputs of `range`, up to the offset
+/// `last` if given, in log order and without parked inputs. At most `max`.
 ///
 /// # Errors
 /// [`ClientError`] when the log cannot be read.
@@ -228,7 +229,7 @@ pub async fn recorded(
 ) -> Result<Vec<Recorded>, ClientError> {
     let own: HashSet<FrameId> = creates(client, key).await?.iter().map(Frame::id).collect();
     let parked = key.name.topic(crate::host::handler::parked::PARKED);
-    // What is made of an input stands behind it.
+    // A frame appended for an input comes after it.
     let (start, since_ms) = (range.start, range.since_ms);
     let behind = ReadOptions { start, since_ms, ..ReadOptions::default() };
     let (mut frames, mut found) = (client.fetch(&behind), Vec::new());

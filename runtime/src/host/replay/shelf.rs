@@ -1,5 +1,5 @@
-//! The store of a handler that is run anew: the log as it was when the frame came that it handles,
-//! and nothing that is newer. It takes nothing. What the handler says goes to whoever runs it.
+//! The store of a handler that is replayed: the log as it was at the frame being handled, and
+//! nothing newer. It accepts no writes. The handler's log lines go to the caller.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::isolate::{
 };
 use crate::remote::Remote;
 
-/// Bytes of a body that it makes and that is not kept.
+/// Maximum bytes of a body that the handler streams to the store; only its hash is kept.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Told of each line that it says.
+/// Called with each line that the handler logs.
 pub type Said = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
-/// The newest frame that may be seen.
+/// The newest visible frame.
 type Present = Option<(u64, FrameId)>;
 
-/// The log up to a frame.
+/// The log up to the present frame.
 pub(super) struct Shelf {
     remote: Remote,
     said: Said,
@@ -36,12 +36,12 @@ impl Shelf {
         Self { remote: Remote::new(client), said, present: Arc::default() }
     }
 
-    /// Says which frame is handled now.
+    /// Sets the frame that is handled now.
     pub(super) fn turn_to(&self, frame: &Frame) {
         *self.present.lock() = frame.offset().map(|offset| (offset, frame.id()));
     }
 
-    /// The newest frame of some topics that may be seen.
+    /// The newest visible frame of some topics.
     fn newest(
         &self,
         topics: TopicPatterns,
@@ -95,7 +95,7 @@ impl Backend for Shelf {
         self.newest(topics)
     }
 
-    /// Of topics that have newer frames, what was the newest then.
+    /// For topics that have newer frames, finds the newest visible one.
     fn last_per_topic(
         &self,
         topics: TopicPatterns,
@@ -123,7 +123,7 @@ impl Backend for Shelf {
         })
     }
 
-    /// The hash is told; the bytes are not kept.
+    /// Returns the hash; the bytes are not kept.
     fn blob_put(&self, bytes: Bytes) -> BoxFuture<'static, Result<BlobHash, BackendError>> {
         Box::pin(async move { Ok(BlobHash::of(&bytes)) })
     }
