@@ -415,6 +415,10 @@ fn first_of(time_ms: u64) -> FrameId {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
     use super::*;
     use crate::append::Batch;
     use crate::options::{StoreOptions, SyncPolicy};
@@ -443,11 +447,29 @@ mod tests {
         }
     }
 
+    /// Frames of a batch of the stores that are damaged.
+    const TOGETHER: u64 = 10;
+
+    /// A closed store of three segments, the file of the second, and how many frames there are.
+    fn three_segments(one: impl Fn(u64) -> NewFrame) -> (TempDir, PathBuf, u64) {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let mut count = 0;
+        while segment_files(dir.path()).len() < 3 {
+            let frames = (count..count + TOGETHER).map(&one).collect();
+            store.append(Batch { frames, ..Batch::default() }).unwrap();
+            count += TOGETHER;
+        }
+        store.close().unwrap();
+        drop(store);
+        let path = segment_files(dir.path()).remove(1);
+        (dir, path, count)
+    }
+
     /// Of records that are damaged and of what they take with them, whoever reads among all or some
     /// of the topics.
     #[test]
     fn whatever_is_missing_was_told_of_whichever_way_is_read() {
-        const TOGETHER: u64 = 10;
         let damages: [fn(&mut [u8], usize, usize); 5] = [
             // The header; a record; its length, so that it takes in the next one, the rest of the
             // batch, and more than there is.
@@ -458,18 +480,10 @@ mod tests {
             |bytes, _, record| bytes[record + 6] ^= 1,
         ];
         for (case, damage) in damages.into_iter().enumerate() {
-            let dir = fast_dir();
-            let store = open(dir.path(), SyncPolicy::None);
-            let mut count = 0;
-            while segment_files(dir.path()).len() < 3 {
-                let one = |n: u64| frame(if n.is_multiple_of(3) { "a" } else { "b" }, n % 10);
-                let frames = (count..count + TOGETHER).map(one).collect();
-                store.append(Batch { frames, ..Batch::default() }).unwrap();
-                count += TOGETHER;
-            }
-            store.close().unwrap();
-            drop(store);
-            let path = segment_files(dir.path()).remove(1);
+            let (dir, path, count) = three_segments(|n| match n.is_multiple_of(3) {
+                true => frame("a", n % 10),
+                false => frame("b", n % 10),
+            });
             let places = batches(&path);
             edit(&path, |bytes| {
                 for batch in [1, 5, 6, 20, places.len() - 2].map(|at| places[at]) {
@@ -513,19 +527,8 @@ mod tests {
 
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
-        const TOGETHER: u64 = 10;
-        let dir = fast_dir();
-        let store = open(dir.path(), SyncPolicy::None);
-        let mut count = 0;
-        while segment_files(dir.path()).len() < 3 {
-            let frames = (count..count + TOGETHER).map(|n| frame("a", n)).collect();
-            store.append(Batch { frames, ..Batch::default() }).unwrap();
-            count += TOGETHER;
-        }
-        store.close().unwrap();
-        drop(store);
+        let (dir, path, count) = three_segments(|n| frame("a", n));
         // The header of one in the middle, and the whole end of the same segment.
-        let path = segment_files(dir.path()).remove(1);
         let places = batches(&path);
         let last = places.len() - 2;
         let base = |bytes: &[u8], at: usize| {
