@@ -12,7 +12,7 @@ use crate::format::file::{FileHeader, FormatError, Magic};
 use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
 use crate::limits::FILES_MAX;
 use crate::media::{Files, is_lost, is_out_of_descriptors};
-use crate::names::MANIFESTS;
+use crate::names::{MANIFESTS, begun_manifest};
 
 /// How far the copies are.
 #[derive(Debug)]
@@ -163,6 +163,34 @@ impl Manifest {
             });
         }
         writing.sequence = next;
+        *self.state.write() = Arc::new(state);
+        Ok(())
+    }
+
+    /// Writes a manifest that was not written yet, under another name. It gets its own, which makes
+    /// the directory a store, when all else is done and durable, by `rest`. After an error there is
+    /// no manifest; only where its name could neither be made durable nor taken back there may be
+    /// one.
+    pub(crate) fn publish<E: From<io::Error>>(
+        &self,
+        state: SuperState,
+        rest: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut writing = self.writing.lock();
+        if state.files.len() > FILES_MAX {
+            return Err(io::Error::from(Shortage::Files).into());
+        }
+        let (path, begun) = (self.dir.join(MANIFESTS[0]), begun_manifest(&self.dir));
+        self.files.write_new(&begun, &state.encode(1))?;
+        // Before a file has its name: who finds those knows whose they are.
+        self.files.sync_dir(&self.dir)?;
+        rest()?;
+        self.files.rename(&begun, &path)?;
+        if let Err(error) = self.files.sync_dir(&self.dir) {
+            let _ = self.files.rename(&path, &begun);
+            return Err(error.into());
+        }
+        *writing = Writing::after(1);
         *self.state.write() = Arc::new(state);
         Ok(())
     }

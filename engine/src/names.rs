@@ -107,6 +107,12 @@ pub(crate) fn finished(name: &str) -> Option<&str> {
     name.strip_suffix(UNFINISHED)?.strip_suffix('.')
 }
 
+/// The manifest of a store that is being copied, until all of its files have their names. Where it
+/// is and no manifest, the files are those of a copy that did not come to its end.
+pub(crate) fn begun_manifest(dir: &Path) -> PathBuf {
+    unfinished(&dir.join(MANIFESTS[0]))
+}
+
 /// Base and generation of a name with one of these suffixes.
 pub(crate) fn parse(name: &str, ends: &[&str]) -> Option<(u64, u32)> {
     let (stem, end) = name.rsplit_once('.')?;

@@ -154,6 +154,15 @@ pub enum OptionsError {
     /// A share of dead bytes that is not allowed as the threshold of compaction.
     #[error("segments compacted once {0} percent of their bytes are dead: 1 to 100 are needed")]
     DeadPercent(u8),
+    /// Packs that lose their dead blobs at a share of dead bytes that is not allowed.
+    #[error("packs rewritten once {0} percent of their bytes are dead: 0 to 100 are needed")]
+    GcDeadPercent(u8),
+    /// Segments that are compacted, or packs that are swept, at no speed.
+    #[error("{what} at 0 bytes a second: at least a byte is needed, or no limit")]
+    NoSpeed {
+        /// What would not go on.
+        what: &'static str,
+    },
     /// Not a sync policy.
     #[error("{0:?} is not a sync policy; expected: sync, interval:50ms (1ms to 60000ms) or none")]
     SyncPolicy(String),
@@ -261,6 +270,8 @@ pub enum MediaChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::OpenError;
+    use crate::gc::GcOptions;
 
     #[test]
     fn policies_are_read_and_written() {
@@ -319,5 +330,30 @@ mod tests {
         let store = crate::Store::open(dir.path(), StoreOptions::default()).unwrap();
         let refused = store.compact(CompactOptions { dead_percent: 0, bytes_per_second: None });
         assert_eq!(refused, Err(OptionsError::DeadPercent(0).into()));
+    }
+
+    #[test]
+    fn what_takes_back_space_does_so_from_a_share_on_and_at_a_speed() {
+        let dir = crate::testing::fast_dir();
+        let still = CompactOptions { bytes_per_second: Some(0), ..CompactOptions::default() };
+        let no_speed = OptionsError::NoSpeed { what: "compaction" };
+        let options = StoreOptions { compaction: Some(still), ..StoreOptions::default() };
+        let opened = crate::Store::open(dir.path(), options);
+        assert!(matches!(opened, Err(OpenError::Options(error)) if error == no_speed));
+        let store = crate::Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(store.compact(still), Err(no_speed.into()));
+        for dry_run in [false, true] {
+            let gc = GcOptions { dry_run, ..GcOptions::default() };
+            for dead_percent in [101, u8::MAX] {
+                let refused = store.gc(&GcOptions { dead_percent, ..gc });
+                assert_eq!(refused, Err(OptionsError::GcDeadPercent(dead_percent).into()));
+            }
+            let refused = store.gc(&GcOptions { bytes_per_second: Some(0), ..gc });
+            let no_speed = OptionsError::NoSpeed { what: "garbage collection" };
+            assert_eq!(refused, Err(no_speed.into()));
+            for dead_percent in [0, 100] {
+                store.gc(&GcOptions { dead_percent, bytes_per_second: Some(1), ..gc }).unwrap();
+            }
+        }
     }
 }

@@ -71,7 +71,8 @@ pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
 /// Blocking threads that work of all connections has at a time which may take long.
 pub(crate) const LONG_THREADS_MAX: usize = 32;
 /// Bytes that lists have in memory, of all connections, until they are sent: where the frames of a
-/// LAST or of a gap are, and cursors.
+/// LAST or of a gap are, and cursors. As many again while they are made: each counts as long as it
+/// may become, with as much again to grow in, and waits for those before it.
 pub const LISTS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A list of fewer bytes is not counted: a connection has one at a time, and one for each stream.
 pub const LIST_BYTES_COUNTED: usize = 8 * 1024;

@@ -142,6 +142,7 @@ pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
 
 const fn gc_code(error: &GcError) -> Code {
     match error {
+        GcError::Options(_) => Code::InvalidValue,
         GcError::Read(error) => read_code(error),
         GcError::ReadOnly(_) => Code::ReadOnly,
         GcError::StorageFull(_) => Code::StorageFull,

@@ -120,12 +120,12 @@ impl Reader<'_> {
                     }
                     return Ok(Exit::Ok);
                 }
-                Some(SubEvent::Frames { frames, scanned_to }) => {
+                Some(SubEvent::Frames { frames, .. }) => {
                     let last = self.print_frames(&frames, out).await?;
                     out.flush()?;
                     let reached = match last {
                         Some(last) => last.offset().map(|offset| offset + 1),
-                        None => Some(scanned_to),
+                        None => events.position(),
                     };
                     if let (Some(position), Some(reached)) = (&mut position, reached) {
                         position.reach(reached);
@@ -135,8 +135,8 @@ impl Reader<'_> {
                     }
                 }
                 Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
-                Some(SubEvent::Dropped { refusal, resume: from }) => {
-                    let text = refusal.message + &resume.advice(Some(from));
+                Some(SubEvent::Dropped { refusal, .. }) => {
+                    let text = refusal.message + &resume.advice(events.position());
                     return Fault::fail(Exit::Unreachable, text);
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}

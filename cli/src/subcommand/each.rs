@@ -88,7 +88,7 @@ pub(super) async fn run(
                 }
                 break;
             }
-            Some(SubEvent::Frames { frames, scanned_to }) => {
+            Some(SubEvent::Frames { frames, .. }) => {
                 let passed = filter.pass(client, &frames).await?;
                 let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
                 for (delivered, _) in wanted.filter(|(one, _)| !runner.is_parked(one)) {
@@ -100,13 +100,13 @@ pub(super) async fn run(
                         return runner.end(position).await;
                     }
                 }
-                if let Some(position) = &mut position {
-                    position.reach(scanned_to);
+                if let (Some(position), Some(offset)) = (&mut position, events.position()) {
+                    position.reach(offset);
                 }
             }
             Some(SubEvent::Gap(gap)) => runner.unread += passed_over(gap),
-            Some(SubEvent::Dropped { refusal, resume: from }) => {
-                let text = refusal.message + &resume.advice(Some(from));
+            Some(SubEvent::Dropped { refusal, .. }) => {
+                let text = refusal.message + &resume.advice(events.position());
                 return Fault::fail(Exit::Unreachable, text);
             }
             Some(SubEvent::CaughtUp { .. }) => save(&mut position).await?,

@@ -165,6 +165,12 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     let mut out = Output::stdout();
     let lost: Vec<Value> = report.lost.iter().map(report::finding).collect();
     findings(&lost, report.lost_total, &mut out)?;
+    for name in &report.cursors_ahead {
+        crate::output::notice(&format!(
+            "cursor {name} was set far above the head and stays there: its reader is given nothing \
+             before the head has come as far"
+        ));
+    }
     out.table(
         &["store", "head", "frames", "frames_lost", "cursors", "blobs", "manifest_rebuilt"],
         &[vec![

@@ -40,7 +40,7 @@ const REMOVES_PER_BATCH: usize = 64;
 pub struct CompactOptions {
     /// A segment is rewritten once so many percent of its bytes are dead, 1 to 100.
     pub dead_percent: u8,
-    /// Bytes read and written in a second; as fast as possible when there is none.
+    /// Bytes read and written in a second, at least 1; as fast as possible when there is none.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -52,9 +52,10 @@ impl Default for CompactOptions {
 
 impl CompactOptions {
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
-        match self.dead_percent {
-            1..=100 => Ok(()),
-            percent => Err(OptionsError::DeadPercent(percent)),
+        match (self.dead_percent, self.bytes_per_second) {
+            (percent @ (0 | 101..), _) => Err(OptionsError::DeadPercent(percent)),
+            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "compaction" }),
+            _ => Ok(()),
         }
     }
 }

@@ -31,7 +31,7 @@ impl<'a> Pace<'a> {
         }
         self.bytes += std::mem::take(&mut self.chunk);
         if let Some(rate) = self.bytes_per_second {
-            let due = Duration::from_secs_f64(self.bytes as f64 / rate.max(1) as f64);
+            let due = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
             if let Some(early) = due.checked_sub(self.began.elapsed())
                 && self.inner.compaction.pause(early)
             {

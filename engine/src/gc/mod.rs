@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
 use crate::error::{Corruption, ReadError, ReadOnlyReason, Shortage};
+use crate::options::OptionsError;
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
 use names::Names;
@@ -21,12 +22,12 @@ pub struct GcOptions {
     /// A blob that nothing names is kept for this long after it was put. Time is told for packs as
     /// a whole: a blob stays until the newest one in its pack is that old.
     pub grace: Duration,
-    /// A pack is rewritten when at least so many percent of its bytes are dead. With 0 and no grace
-    /// no dead blob stays, the packs that are written to included.
+    /// A pack is rewritten when at least so many percent of its bytes are dead, 0 to 100. With 0 and
+    /// no grace no dead blob stays, the packs that are written to included.
     pub dead_percent: u8,
     /// Only tell what would be done.
     pub dry_run: bool,
-    /// Bytes of packs read a second, at most.
+    /// Bytes of packs read a second, at most, and at least 1; as fast as possible without.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -46,6 +47,14 @@ impl GcOptions {
     #[must_use]
     pub fn everything() -> Self {
         Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
+    }
+
+    fn check(&self) -> Result<(), OptionsError> {
+        match (self.dead_percent, self.bytes_per_second) {
+            (percent @ 101.., _) => Err(OptionsError::GcDeadPercent(percent)),
+            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "garbage collection" }),
+            _ => Ok(()),
+        }
     }
 
     fn grace_ms(&self) -> u64 {
@@ -91,6 +100,9 @@ pub struct GcReport {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GcError {
+    /// An option is out of range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// The log or a pack cannot be read. What is unreadable may name any blob, so none goes.
     #[error("cannot tell which blobs are wanted: {0}")]
     Read(ReadError),
@@ -156,6 +168,7 @@ impl Store {
     /// [`GcError`]; what was done before it stands.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         let inner = &self.inner;
+        options.check()?;
         // Names are read on from where they were read last: no frame may move meanwhile.
         let _still = inner.compaction.hold();
         let sweep = inner.blobs.sweep(options.bytes_per_second);

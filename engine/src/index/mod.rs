@@ -628,6 +628,19 @@ impl Index {
         }
     }
 
+    /// What `last:n` had removed of a topic by the end of a segment that is not written to any more:
+    /// frames with a lower offset. 0 where it does not tell.
+    pub(crate) fn floor_at_end(&self, of: &SegmentIndex, topic: &str) -> Result<u64, ReadError> {
+        if self.in_active(of, |_| ()).is_some() {
+            return Ok(0);
+        }
+        let entry = match of.frozen() {
+            Some(frozen) => frozen.find(topic),
+            None => self.loaded(of, Loaded::topics)?.and_then(|file| file.find(topic)),
+        };
+        Ok(entry.map_or(0, |entry| entry.floor))
+    }
+
     /// The same for a segment that is not the active one.
     fn complete_postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
         if let Some(frozen) = of.frozen() {

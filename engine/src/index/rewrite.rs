@@ -347,6 +347,8 @@ impl Index {
             self.frames.fetch_sub(gone.frames, Ordering::Relaxed);
             topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
         }
+        // Before and behind: who sees the same count twice saw nothing that lies between.
+        self.rewrites.fetch_add(1, Ordering::AcqRel);
         self.place(&old, new);
         drop(topics);
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));

@@ -24,7 +24,7 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, StoreLock};
 use crate::names::{
     BLOB_DIR, DEAD, KEYS, LOCK, LOG_DIR, MANIFESTS, PACK_INDEX, SPARSE, TOPICS, UNFINISHED,
-    is_store,
+    begun_manifest, is_store,
 };
 use crate::options::MediaChoice;
 use crate::recovery;
@@ -115,7 +115,9 @@ impl Store {
     /// holds now.
     ///
     /// # Errors
-    /// [`MaintainError`]; there is no store in the destination then.
+    /// [`MaintainError`]; there is no store in the destination then, whatever failed. Only where the
+    /// manifest that makes it one could neither be made durable nor taken back there may be one,
+    /// and it is whole.
     pub fn fork(&self, dest: impl AsRef<Path>) -> Result<CopyReport, MaintainError> {
         let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
@@ -130,7 +132,7 @@ impl Store {
 ///
 /// # Errors
 /// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
-/// the way. There is no store in the destination then.
+/// the way. There is no store in the destination then, as [`Store::fork`] has it.
 pub fn restore(
     from: impl AsRef<Path>,
     dest: impl AsRef<Path>,
@@ -147,15 +149,8 @@ pub fn restore(
     let to_files = target_files(dest)?;
     let snapshot = Snapshot::of_closed(from, &from_files)?;
     let _dest_lock = lock(dest)?;
-    let copier = Copier {
-        from,
-        from_files: &from_files,
-        to: dest,
-        to_files: &to_files,
-        link: options.link,
-        check: options.check_blobs,
-    };
-    copy(&copier, &snapshot, &Role::Store, watch)
+    let ends = (from, &from_files, dest, &to_files);
+    copy(&Copier::new(ends, &Role::Store, options), &snapshot, &Role::Store, watch)
 }
 
 /// Takes the lock of a store.
@@ -228,6 +223,18 @@ impl Inner {
         self.copy_to(dest, to_files, &Role::Backup, options, watch)
     }
 
+    /// A fork through files of the test's.
+    #[cfg(test)]
+    pub(crate) fn fork_on(
+        &self,
+        dest: &Path,
+        to_files: &Arc<dyn Files>,
+        options: CopyOptions,
+    ) -> Result<CopyReport, MaintainError> {
+        let watch = &mut |_: &Progress<'_>| ControlFlow::Continue(());
+        self.copy_to(dest, to_files, &Role::Store, options, watch)
+    }
+
     fn copy_to(
         &self,
         dest: &Path,
@@ -244,14 +251,8 @@ impl Inner {
             true => ControlFlow::Break(()),
             false => watch(progress),
         };
-        let copier = Copier {
-            from: &self.env.dir,
-            from_files: &self.env.files,
-            to: dest,
-            to_files,
-            link: options.link,
-            check: options.check_blobs,
-        };
+        let ends = (&*self.env.dir, &self.env.files, dest, to_files);
+        let copier = Copier::new(ends, role, options);
         for attempt in 0..ATTEMPTS {
             let snapshot = Snapshot::of_durable(self)?;
             match copy(&copier, &snapshot, role, watch) {
@@ -268,6 +269,17 @@ impl Inner {
             }
         }
         Err(MaintainError::Changing)
+    }
+}
+
+/// A directory, the files in it, and the same of where they go to.
+type Ends<'a> = (&'a Path, &'a Arc<dyn Files>, &'a Path, &'a Arc<dyn Files>);
+
+impl<'a> Copier<'a> {
+    fn new((from, from_files, to, to_files): Ends<'a>, role: &Role, options: CopyOptions) -> Self {
+        let (link, check, is_own) =
+            (options.link, options.check_blobs, matches!(role, Role::Store));
+        Self { from, from_files, to, to_files, link, check, is_own }
     }
 }
 
@@ -342,6 +354,18 @@ pub(super) fn jump(state: &mut SuperState, head: u64, random: &Random) {
 
 /// Refuses a directory that holds anything but what an attempt before this one left.
 pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), MaintainError> {
+    let begun = begun_manifest(dir);
+    if files.len_of(&begun).is_ok() {
+        for sub in [LOG_DIR, BLOB_DIR].map(|sub| dir.join(sub)) {
+            for name in files.list(&sub).unwrap_or_default() {
+                let path = sub.join(name);
+                files.remove(&path).map_err(|error| MaintainError::io("remove", &path, error))?;
+            }
+            let synced = files.sync_dir(&sub);
+            synced.map_err(|error| MaintainError::io("sync", &sub, error))?;
+        }
+        files.remove(&begun).map_err(|error| MaintainError::io("remove", &begun, error))?;
+    }
     let list = |dir: &Path| match files.list(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other.map_err(|error| MaintainError::io("list", dir, error)),

@@ -1,6 +1,7 @@
 //! Copies the files of a store into another directory. They wait under a name that ends in `.tmp`
 //! until the manifest of the copy names them, so the directory is at every moment what it was or
-//! what it is to be, and what a crash left is taken up by the next attempt.
+//! what it is to be, and what a crash left is taken up by the next attempt. Where there was no
+//! store the manifest waits too, until all files have their names.
 
 use std::collections::HashSet;
 use std::io;
@@ -47,6 +48,8 @@ pub(super) struct Copier<'a> {
     pub(super) link: bool,
     /// What is copied is compared with its CRC and hashes.
     pub(super) check: bool,
+    /// It is the store of whoever opens it, from the moment it is one.
+    pub(super) is_own: bool,
 }
 
 /// Whether an entry of one manifest stands for the same bytes as that of another.
@@ -58,6 +61,18 @@ fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
 /// Whether all bytes of a file of the source are known by its CRC.
 fn is_known(file: &FileEntry) -> bool {
     file.state == FileState::Sealed && file.crc != 0
+}
+
+/// Why a directory did not become a store.
+enum Unwritten {
+    Manifest(io::Error),
+    Rest(MaintainError),
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Manifest(error)
+    }
 }
 
 impl Copier<'_> {
@@ -117,6 +132,13 @@ impl Copier<'_> {
         }
         self.sync_dirs()?;
         let next = SuperState { files, ..state };
+        if self.is_own {
+            let settle = || self.settle(&next, &brought, &sealed).map_err(Unwritten::Rest);
+            return manifest.publish(next.clone(), settle).map_err(|error| match error {
+                Unwritten::Rest(error) => error,
+                Unwritten::Manifest(error) => failed("write the manifest in", self.to)(error),
+            });
+        }
         let update = manifest.update(|state| *state = next);
         update.map_err(failed("write the manifest in", self.to))?;
         self.settle(&manifest.state(), &brought, &sealed)

@@ -29,6 +29,7 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, is_lost};
 use crate::names::{BLOB_DIR, LOG_DIR};
 use crate::options::{MediaChoice, StoreOptions};
+use crate::value::CursorName;
 
 /// What was saved, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +48,11 @@ pub struct RepairReport {
     pub frames: u64,
     /// Cursors that were saved.
     pub cursors: u64,
+    /// Those of them that lie above the head: so far that no frame of the old store had come there,
+    /// so they were set so. A reader from there is given nothing before the head has come as far,
+    /// and one that names the epoch of the cursor is refused with
+    /// [`CursorAhead`](crate::ReadError::CursorAhead). The first [`FINDINGS_MAX`].
+    pub cursors_ahead: Vec<CursorName>,
     /// Blobs that were saved, copies counted each.
     pub blobs: u64,
     /// Frames that are lost, as far as that can be told.
@@ -200,6 +206,7 @@ impl Rescue<'_> {
         files.push(last.map_err(|error| MaintainError::io("write", &self.env.dir, error))?);
         self.report.head = chain.next_offset;
         self.report.cursors = chain.tables.cursors.len() as u64;
+        self.report.cursors_ahead = chain.cursors_ahead();
         for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.env.dir.join(sub);
             let synced = self.env.files.sync_dir(&dir);

@@ -16,12 +16,13 @@ use crate::format::control::{self, Checkpoint, Control};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::record::{FLAG_RESTATED, PREFIX_LEN, RecordKind};
 use crate::format::super_file::{FileEntry, FileState};
-use crate::limits::SEGMENT_BYTES_MAX;
+use crate::limits::{FINDINGS_MAX, SEGMENT_BYTES_MAX};
 use crate::log::{Active, Appender, Segment, SegmentKey, unmarked};
 use crate::media::Media;
 use crate::names::SEGMENT;
 use crate::recovery::replay::Tables;
 use crate::recovery::scan::{Kinds, WholeBatch};
+use crate::value::CursorName;
 
 /// Bytes collected before they are written.
 const BUFFER_LEN: usize = 1024 * 1024;
@@ -68,7 +69,9 @@ impl Chain {
     /// frames, as a cursor has that was saved, is not given new ones under their offsets.
     pub(super) fn end(&mut self) {
         let told = self.reached.max(self.next_offset);
-        // A cursor can be any number. One that more than a lost segment lies before says nothing.
+        // A cursor can be any number. One that was saved by who had come there is in a segment that
+        // begins below, or right behind, what it says, and its base was told: it is no more than a
+        // segment's frames away. One that is farther says nothing.
         let near = |&offset: &u64| offset <= told.saturating_add(SEGMENT_FRAMES_MAX);
         let cursors = self.tables.cursors.iter().map(|(_, held)| held.offset);
         let end = cursors.filter(near).max().unwrap_or_default().max(told);
@@ -76,6 +79,17 @@ impl Chain {
             self.holes.push(self.next_offset..end);
             self.next_offset = end;
         }
+    }
+}
+
+impl Chain {
+    /// The cursors above the end of the log, in order, as many as may be told.
+    pub(super) fn cursors_ahead(&self) -> Vec<CursorName> {
+        let ahead = self.tables.cursors.iter().filter(|(_, held)| held.offset > self.next_offset);
+        let mut names: Vec<_> = ahead.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names.truncate(FINDINGS_MAX);
+        names
     }
 }
 

@@ -80,6 +80,18 @@ mod tests {
     use crate::options::{StoreOptions, SyncPolicy};
     use crate::testing::{frame, open};
 
+    /// A closed store in a directory that another user has, where this is root, and whether it is.
+    fn store_of_another(dir: &Path) -> (std::path::PathBuf, bool) {
+        let user = dir.join("user");
+        fs::create_dir(&user).unwrap();
+        let is_root = fs::metadata(&user).unwrap().uid() == 0;
+        if is_root {
+            std::os::unix::fs::chown(&user, Some(10_001), Some(10_001)).unwrap();
+        }
+        open(&user, SyncPolicy::None).close().unwrap();
+        (user, is_root)
+    }
+
     fn owners(dir: &Path, found: &mut Vec<(std::path::PathBuf, u32)>) {
         found.push((dir.to_owned(), fs::metadata(dir).unwrap().uid()));
         for entry in fs::read_dir(dir).unwrap() {
@@ -95,13 +107,7 @@ mod tests {
     #[test]
     fn links_are_not_followed_and_nothing_else_is_given_away() {
         let dir = tempfile::tempdir().unwrap();
-        let user = dir.path().join("user");
-        fs::create_dir(&user).unwrap();
-        let is_root = fs::metadata(&user).unwrap().uid() == 0;
-        if is_root {
-            std::os::unix::fs::chown(&user, Some(10_001), Some(10_001)).unwrap();
-        }
-        open(&user, SyncPolicy::None).close().unwrap();
+        let (user, is_root) = store_of_another(dir.path());
         let secret = dir.path().join("secret");
         let before = fs::metadata(dir.path()).unwrap().uid();
         for name in ["LOCK", "super.a", "super.b"] {
@@ -186,13 +192,7 @@ mod tests {
     #[test]
     fn a_link_that_comes_while_root_opens_a_store_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let user = dir.path().join("user");
-        fs::create_dir(&user).unwrap();
-        let is_root = fs::metadata(&user).unwrap().uid() == 0;
-        if is_root {
-            std::os::unix::fs::chown(&user, Some(10_001), Some(10_001)).unwrap();
-        }
-        open(&user, SyncPolicy::None).close().unwrap();
+        let (user, is_root) = store_of_another(dir.path());
         for name in ["log", "blobs"] {
             let (path, moved) = (user.join(name), dir.path().join(name));
             let entropy = Arc::new(Exchange { path: path.clone(), moved: moved.clone() });

@@ -1,5 +1,11 @@
 //! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now
-//! and was a moment ago; where it has moved on since, the frames themselves tell.
+//! and was a moment ago; where it has moved on since, the frames themselves tell, as they are in
+//! the segments of that reader: what was compacted away since is there, too.
+//!
+//! It is exact but for this: a frame that a `last:n` kept was removed or expired, and was compacted
+//! away, before the reader began; no segment was sealed between that `last:n` and the reader's
+//! beginning; and two of the topic came since. Then as many frames that were superseded already may
+//! be seen as were lost of those that were kept. None is ever missing.
 
 use std::sync::Arc;
 
@@ -8,7 +14,7 @@ use super::scan::segment_of;
 use super::walk::{WINDOW_POINT, Window};
 use crate::error::ReadError;
 use crate::format::postings::Chunk;
-use crate::index::SegmentIndex;
+use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
 use crate::value::Ttl;
 
@@ -77,31 +83,44 @@ impl Left {
 
 impl Inner {
     /// [`Self::floor_as_of`]; where that cannot be told, what is removed now is hidden.
-    pub(super) fn floor_for(&self, topic: &str, as_of: AsOf) -> u64 {
+    pub(super) fn floor_for(&self, topic: &str, as_of: &AsOf) -> u64 {
         let floor = self.floor_as_of(topic, as_of);
         floor.unwrap_or_else(|_| self.index.floor(topic, as_of.head))
     }
 
     /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
     /// the log as of then.
-    fn floor_as_of(&self, topic: &str, as_of: AsOf) -> Result<u64, ReadError> {
-        let AsOf { head, rewrites } = as_of;
+    fn floor_as_of(&self, topic: &str, as_of: &AsOf) -> Result<u64, ReadError> {
+        let &AsOf { head, ref segments, .. } = as_of;
         if let Some(floor) = self.index.known_floor(topic, head) {
             return Ok(floor);
         }
-        let (segments, runs) = (self.index.segments(), self.index.runs(topic));
-        let mut left = Left::default();
+        let runs = self.runs_as_of(topic, as_of);
+        let (mut left, mut least) = (Left::default(), 0);
         let mut below = head.checked_sub(1).and_then(|newest| runs.at_or_before(newest));
-        while let Some(number) = below.and_then(|offset| segment_of(&segments, offset)) {
-            if let Some(floor) = self.floor_in(&segments[number], topic, head, &mut left)? {
-                // Where more than was there may have been counted, what is there now is seen.
-                return Ok(floor.min(self.index.floor(topic, head)));
+        while let Some(number) = below.and_then(|offset| segment_of(segments, offset)) {
+            let of = &segments[number];
+            if segments.get(number + 1).is_some_and(|next| next.segment().base() <= head) {
+                // What it kept may be gone since, and was counted then.
+                least = self.index.floor_at_end(of, topic)?.max(least);
             }
-            let base = segments[number].segment().base();
+            if let Some(floor) = self.floor_in(of, topic, head, &mut left)? {
+                // Where more than was there may have been counted, what is there now is seen.
+                return Ok(floor.min(self.index.floor(topic, head)).max(least));
+            }
+            let base = of.segment().base();
             below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
         }
-        // What stayed then may be compacted away by now.
-        Ok(if self.index.rewrites() == rewrites { 0 } else { self.index.floor(topic, head) })
+        Ok(least)
+    }
+
+    /// The segments of a reader that hold a topic.
+    pub(super) fn runs_as_of(&self, topic: &str, as_of: &AsOf) -> Runs {
+        let runs = self.index.runs(topic);
+        match self.index.rewrites() == as_of.rewrites {
+            true => runs,
+            false => Runs::anywhere(),
+        }
     }
 
     fn floor_in(

@@ -56,11 +56,13 @@ impl Follower {
         // Ephemeral frames are counted before the head is read: one that comes in between stands
         // at or after this head.
         let ephemeral = inner.tail.next_ephemeral();
-        let head = inner.log.head();
+        let as_of = inner.as_of_now();
+        let head = as_of.head;
         let range = inner.range(options, head)?;
         let mut position = range.start;
         if let Start::Last(n) = options.start {
-            position = inner.start_of_last(&options.topics, range, head, n)?;
+            // What supersedes the first of them meanwhile follows.
+            position = inner.start_of_last(&options.topics, range, &as_of, n)?;
         }
         let after = match options.start {
             Start::From(Bound::Id(id)) => id,
@@ -201,9 +203,8 @@ impl Follower {
     /// Opens the next stretch, which goes up to `end` unless that is far.
     fn begin(&mut self, end: u64) {
         let end = end.min(self.position.saturating_add(STRETCH));
-        let head = self.inner.log.head();
         let range = self.position..end;
-        let limits = Limits { head, left: u64::MAX };
+        let limits = Limits { as_of: self.inner.as_of_now(), left: u64::MAX };
         let reader = Reader::over(&self.inner, &self.options.topics, range, false, limits);
         self.stretch = Some((reader, end));
     }

@@ -235,8 +235,9 @@ impl Inner {
             return Ok(self.newest_now(topic.as_str())?.into_iter().collect());
         }
         self.unmoved(|| {
-            let head = self.log.head();
-            let reader = Reader::over(self, topics, 0..head, true, Limits { head, left: n });
+            let as_of = self.as_of_now();
+            let head = as_of.head;
+            let reader = Reader::over(self, topics, 0..head, true, Limits { as_of, left: n });
             let mut frames = reader.collect::<Result<Vec<_>, _>>()?;
             frames.reverse();
             Ok((frames.len() as u64 == n, head, frames))
@@ -410,10 +411,10 @@ impl Inner {
     ) -> Option<TopicSummary> {
         let mut summary = summary;
         if !is_first {
-            let head = self.log.head();
+            let as_of = self.as_of_now();
             let topics = summary.topic.clone().into();
-            let mut reader =
-                Reader::over(self, &topics, floor..head, false, Limits { head, left: 1 });
+            let range = floor..as_of.head;
+            let mut reader = Reader::over(self, &topics, range, false, Limits { as_of, left: 1 });
             // One that cannot be read is there all the same.
             if let Ok(frame) = reader.next()? {
                 summary.first = frame.id();

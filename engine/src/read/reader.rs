@@ -19,6 +19,8 @@ use crate::value::{
 const TOPICS_MAX: usize = 4096;
 /// A share of all frames (one in so many) from which on reading everything costs less.
 const SCAN_SHARE: u64 = 6;
+/// Tries to see head and segments of one moment, which a rewrite overtakes.
+const TRIES: usize = 8;
 /// Frames up to which nothing is gained by asking the index.
 const SCAN_FRAMES: u64 = 64;
 
@@ -45,35 +47,38 @@ enum Way {
 }
 
 /// What bounds a read, beside its range.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Limits {
-    /// It sees what was there below this offset when it began.
-    pub(super) head: u64,
+    pub(super) as_of: AsOf,
     /// Frames it hands out at most.
     pub(super) left: u64,
 }
 
 /// What a reader sees: the log below a head, as it was when it began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct AsOf {
     pub(super) head: u64,
     /// How often frames had been compacted away.
     pub(super) rewrites: u64,
+    /// Hold what was there then, whatever is compacted since.
+    pub(super) segments: Arc<[Arc<SegmentIndex>]>,
 }
 
 impl Reader {
     pub(super) fn new(inner: &Arc<Inner>, options: &ReadOptions) -> Result<Self, ReadError> {
-        let head = inner.log.head();
-        let mut range = inner.range(options, head)?;
+        let as_of = inner.as_of_now();
+        let mut range = inner.range(options, as_of.head)?;
         let mut left = options.limit.unwrap_or(u64::MAX);
         if let Start::Last(n) = options.start {
             if options.reverse {
                 left = left.min(n);
             } else {
-                range.start = inner.start_of_last(&options.topics, range.clone(), head, n)?;
+                // What supersedes the first of them meanwhile lies above the head: with another
+                // state of things neither would be seen.
+                range.start = inner.start_of_last(&options.topics, range.clone(), &as_of, n)?;
             }
         }
-        Ok(Self::over(inner, &options.topics, range, options.reverse, Limits { head, left }))
+        Ok(Self::over(inner, &options.topics, range, options.reverse, Limits { as_of, left }))
     }
 
     /// A read of a range of offsets.
@@ -84,8 +89,7 @@ impl Reader {
         reverse: bool,
         limits: Limits,
     ) -> Self {
-        let as_of = AsOf { head: limits.head, rewrites: inner.index.rewrites() };
-        let found = inner.selected(topics, &range, as_of);
+        let found = inner.selected(topics, &range, &limits.as_of);
         let scans = found.as_ref().is_none_or(|found| {
             let stored: u64 = found.iter().map(|(_, totals)| totals.stored).sum();
             let looks = stored.min(limits.left);
@@ -93,36 +97,34 @@ impl Reader {
         });
         let floors = found.into_iter().flatten().map(|(name, totals)| (name, totals.floor));
         let floors = floors.collect();
-        let reader = Self::with_floors(inner, (topics, floors), range, reverse, limits, scans);
-        Self { as_of, ..reader }
+        Self::with_floors(inner, (topics, floors), range, reverse, limits, scans)
     }
 
     /// The newest frame of one topic in a range that begins at its floor.
     pub(super) fn newest(inner: &Arc<Inner>, topic: &Topic, range: Range<u64>) -> Self {
         let floors = HashMap::from([(Arc::from(topic.as_str()), range.start)]);
-        let limits = Limits { head: range.end, left: 1 };
+        let limits = Limits { as_of: AsOf { head: range.end, ..inner.as_of_now() }, left: 1 };
         Self::with_floors(inner, (&topic.clone().into(), floors), range, true, limits, false)
     }
 
-    /// With `floors` as of `head`; unless everything is to be read these are all its topics.
+    /// With `floors` as of then; unless everything is to be read these are all its topics.
     fn with_floors(
         inner: &Arc<Inner>,
         (topics, floors): (&TopicPatterns, HashMap<Arc<str>, u64>),
         range: Range<u64>,
         reverse: bool,
-        Limits { head, left }: Limits,
+        Limits { as_of, left }: Limits,
         scans: bool,
     ) -> Self {
-        let (rest, rewrites) = (range.clone(), inner.index.rewrites());
-        let as_of = AsOf { head, rewrites };
+        let rest = range.clone();
         let lane = |(topic, &floor): (&Arc<str>, &u64)| {
-            let runs = inner.index.runs(topic);
+            let runs = inner.runs_as_of(topic, &as_of);
             Lane { topic: topic.clone(), runs, floor }
         };
         let lanes = if scans { Vec::new() } else { floors.iter().map(lane).collect() };
-        // After the lanes: it lists every segment that they name. It is younger than the head, so
-        // it covers the range.
-        let segments = inner.index.segments();
+        // They are younger than the head, so they cover the range. A lane may name one that is
+        // younger still, which lies behind it.
+        let segments = Arc::clone(&as_of.segments);
         let way = if scans || !inner.is_whole(&segments) {
             let range = scan::Range {
                 store: inner.clone(),
@@ -279,7 +281,7 @@ impl Reader {
         let floor = match self.floors.get(topic) {
             Some(&floor) => floor,
             None => {
-                let floor = self.inner.floor_for(topic, self.as_of);
+                let floor = self.inner.floor_for(topic, &self.as_of);
                 if self.floors.len() >= TOPICS_MAX {
                     self.floors.clear();
                 }
@@ -315,6 +317,20 @@ impl fmt::Debug for Reader {
 }
 
 impl Inner {
+    /// What a reader sees that begins now.
+    pub(super) fn as_of_now(&self) -> AsOf {
+        let mut tries = TRIES;
+        loop {
+            let rewrites = self.index.rewrites();
+            let head = self.log.head();
+            let segments = self.index.segments();
+            tries -= 1;
+            if tries == 0 || self.index.rewrites() == rewrites {
+                return AsOf { head, rewrites, segments };
+            }
+        }
+    }
+
     /// The offsets that options select among those below `head`. Ids ascend with offsets, so bounds
     /// by id and by time are bounds by offset.
     pub(super) fn range(&self, options: &ReadOptions, head: u64) -> Result<Range<u64>, ReadError> {
@@ -349,11 +365,12 @@ impl Inner {
         self: &Arc<Self>,
         topics: &TopicPatterns,
         range: Range<u64>,
-        head: u64,
+        as_of: &AsOf,
         n: u64,
     ) -> Result<u64, ReadError> {
         let mut start = range.end;
-        for frame in Reader::over(self, topics, range, true, Limits { head, left: n }) {
+        let limits = Limits { as_of: as_of.clone(), left: n };
+        for frame in Reader::over(self, topics, range, true, limits) {
             match frame {
                 Ok(frame) => start = frame.offset().unwrap_or(start),
                 // Reported where it belongs in the order, when the frames are read upwards.
@@ -370,7 +387,7 @@ impl Inner {
         &self,
         topics: &TopicPatterns,
         range: &Range<u64>,
-        as_of: AsOf,
+        as_of: &AsOf,
     ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
         // All of them are read whatever there is; who does so for long knows the floors before.
@@ -415,8 +432,13 @@ fn first_of(time_ms: u64) -> FrameId {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
     use super::*;
     use crate::append::Batch;
+    use crate::compact::CompactOptions;
     use crate::options::{StoreOptions, SyncPolicy};
     use crate::store::Store;
     use crate::testing::{
@@ -443,11 +465,29 @@ mod tests {
         }
     }
 
+    /// Frames of a batch of the stores that are damaged.
+    const TOGETHER: u64 = 10;
+
+    /// A closed store of three segments, the file of the second, and how many frames there are.
+    fn three_segments(one: impl Fn(u64) -> NewFrame) -> (TempDir, PathBuf, u64) {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let mut count = 0;
+        while segment_files(dir.path()).len() < 3 {
+            let frames = (count..count + TOGETHER).map(&one).collect();
+            store.append(Batch { frames, ..Batch::default() }).unwrap();
+            count += TOGETHER;
+        }
+        store.close().unwrap();
+        drop(store);
+        let path = segment_files(dir.path()).remove(1);
+        (dir, path, count)
+    }
+
     /// Of records that are damaged and of what they take with them, whoever reads among all or some
     /// of the topics.
     #[test]
     fn whatever_is_missing_was_told_of_whichever_way_is_read() {
-        const TOGETHER: u64 = 10;
         let damages: [fn(&mut [u8], usize, usize); 5] = [
             // The header; a record; its length, so that it takes in the next one, the rest of the
             // batch, and more than there is.
@@ -458,18 +498,10 @@ mod tests {
             |bytes, _, record| bytes[record + 6] ^= 1,
         ];
         for (case, damage) in damages.into_iter().enumerate() {
-            let dir = fast_dir();
-            let store = open(dir.path(), SyncPolicy::None);
-            let mut count = 0;
-            while segment_files(dir.path()).len() < 3 {
-                let one = |n: u64| frame(if n.is_multiple_of(3) { "a" } else { "b" }, n % 10);
-                let frames = (count..count + TOGETHER).map(one).collect();
-                store.append(Batch { frames, ..Batch::default() }).unwrap();
-                count += TOGETHER;
-            }
-            store.close().unwrap();
-            drop(store);
-            let path = segment_files(dir.path()).remove(1);
+            let (dir, path, count) = three_segments(|n| match n.is_multiple_of(3) {
+                true => frame("a", n % 10),
+                false => frame("b", n % 10),
+            });
             let places = batches(&path);
             edit(&path, |bytes| {
                 for batch in [1, 5, 6, 20, places.len() - 2].map(|at| places[at]) {
@@ -513,19 +545,8 @@ mod tests {
 
     #[test]
     fn who_meets_damage_is_told_how_far_it_reaches() {
-        const TOGETHER: u64 = 10;
-        let dir = fast_dir();
-        let store = open(dir.path(), SyncPolicy::None);
-        let mut count = 0;
-        while segment_files(dir.path()).len() < 3 {
-            let frames = (count..count + TOGETHER).map(|n| frame("a", n)).collect();
-            store.append(Batch { frames, ..Batch::default() }).unwrap();
-            count += TOGETHER;
-        }
-        store.close().unwrap();
-        drop(store);
+        let (dir, path, count) = three_segments(|n| frame("a", n));
         // The header of one in the middle, and the whole end of the same segment.
-        let path = segment_files(dir.path()).remove(1);
         let places = batches(&path);
         let last = places.len() - 2;
         let base = |bytes: &[u8], at: usize| {
@@ -587,7 +608,8 @@ mod tests {
         for topics in ["s.*", "s.state, s.pair", "*"] {
             for reverse in [false, true] {
                 let topics = TopicPatterns::parse(topics).unwrap();
-                let limits = Limits { head, left: u64::MAX };
+                let as_of = AsOf { head, ..store.inner.as_of_now() };
+                let limits = Limits { as_of, left: u64::MAX };
                 let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
                 let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
                 let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
@@ -622,7 +644,8 @@ mod tests {
         for topics in ["s.*", "s.timed, s.removed", "*"] {
             for reverse in [false, true] {
                 let topics = TopicPatterns::parse(topics).unwrap();
-                let limits = Limits { head, left: u64::MAX };
+                let as_of = AsOf { head, ..store.inner.as_of_now() };
+                let limits = Limits { as_of, left: u64::MAX };
                 let reader = Reader::over(&store.inner, &topics, 0..head, reverse, limits);
                 let frames = reader.map(Result::unwrap).filter(|of| of.topic() != "other");
                 let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
@@ -631,6 +654,56 @@ mod tests {
                 assert_eq!(found, left, "{topics:?}, reverse: {reverse}");
             }
         }
+    }
+
+    /// Those that `last:n` left when a read began, in whichever way they are read, though they were
+    /// superseded and compacted away since. What it had removed before is in the log and stays gone.
+    #[test]
+    fn a_read_that_began_sees_what_was_compacted_away_since() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let append = |topic: &str, last: u64, n: u64| {
+            let ttl = std::num::NonZeroU64::new(last).map_or(Ttl::Forever, Ttl::Last);
+            store.append(NewFrame { ttl, ..frame(topic, n) }.into()).unwrap().frames[0].id
+        };
+        let fill = |topic: &str, last: u64| {
+            let before = segment_files(dir.path()).len();
+            while segment_files(dir.path()).len() == before {
+                append(topic, last, 0);
+            }
+        };
+        // A segment that stays as it is, one that is written anew, and what is written to.
+        (0..8).for_each(|n| _ = append("s.three", 0, n));
+        fill("other", 0);
+        let mut three: Vec<_> = (8..10).map(|n| append("s.three", 0, n)).collect();
+        let mut want = vec![append("s.one", 1, 0)];
+        fill("gone", 1);
+        three.push(append("s.three", 3, 10));
+        want.extend(&three);
+        want.sort_unstable();
+        let as_of = store.inner.as_of_now();
+        for n in 0..3 {
+            append("s.one", 1, n);
+            append("s.three", 3, n);
+        }
+        let half = CompactOptions { dead_percent: 50, bytes_per_second: None };
+        assert_eq!(store.compact(half).unwrap().rewritten, 1);
+        for topics in ["s.*", "s.one, s.three", "*"] {
+            for reverse in [false, true] {
+                let topics = TopicPatterns::parse(topics).unwrap();
+                let limits = Limits { as_of: as_of.clone(), left: u64::MAX };
+                let reader = Reader::over(&store.inner, &topics, 0..as_of.head, reverse, limits);
+                let frames = reader.map(Result::unwrap).filter(|of| of.topic().starts_with("s."));
+                let mut found: Vec<_> = frames.map(|frame| frame.id()).collect();
+                found.sort_unstable();
+                assert_eq!(found, want, "{topics:?}, reverse: {reverse}");
+            }
+        }
+        // And where the last so many begin.
+        let topics = TopicPatterns::parse("s.*").unwrap();
+        let start = store.inner.start_of_last(&topics, 0..as_of.head, &as_of, 4).unwrap();
+        let first = store.inner.offset_of(want[0], as_of.head).unwrap();
+        assert!(start <= first, "{start} {first}");
     }
 
     #[test]

@@ -203,11 +203,12 @@ impl Follow {
                         Some(first) => Some(Ok(first)),
                         None => ready!(subscription.poll_event(cx)),
                     };
+                    let position = subscription.position();
                     match event {
-                        Some(Ok(event)) => self.take(event),
+                        Some(Ok(event)) => self.take(event, position),
                         Some(Err(error)) => self.part(error, is_cut),
                         None => {
-                            self.seen = subscription.position().or(self.seen);
+                            self.saw(position);
                             self.given = self.seen;
                             self.state = State::Over;
                             Ok(None)
@@ -230,42 +231,36 @@ impl Follow {
         }
     }
 
-    /// Takes what came on the subscription; what is to be given of it, but for frames.
-    fn take(&mut self, event: SubEvent) -> Result<Option<FollowEvent>, ClientError> {
-        if let SubEvent::Dropped { refusal, resume } = event {
-            // At its start it may have waited for frames that are still to come.
-            if self.start().is_none_or(|start| start < resume) {
-                self.saw(resume);
-            }
+    /// Takes what came on the subscription, which is at `position` behind it; what is to be given
+    /// of it, but for frames.
+    fn take(
+        &mut self,
+        event: SubEvent,
+        position: Option<u64>,
+    ) -> Result<Option<FollowEvent>, ClientError> {
+        if let SubEvent::Dropped { refusal, .. } = event {
+            self.saw(position);
             return self.part(refusal.into(), is_passing);
         }
         self.backoff.reset();
         self.silent_since = None;
+        if let SubEvent::Frames { frames, .. } = &event {
+            check_order(frames, self.seen.unwrap_or(0))?;
+        }
+        self.saw(position);
         let event = match event {
-            SubEvent::Frames { frames, scanned_to } => {
-                check_order(&frames, self.seen.unwrap_or(0))?;
+            SubEvent::Frames { frames, .. } => {
                 self.rest.limit =
                     self.rest.limit.map(|limit| limit.saturating_sub(frames.len() as u64));
                 self.frames = frames.into();
-                if !self.frames.is_empty() || self.start().is_none_or(|start| start <= scanned_to) {
-                    self.saw(scanned_to);
-                }
                 None
             }
             SubEvent::CaughtUp { head } => {
-                if self.start().is_none_or(|start| start <= head) {
-                    self.saw(self.seen.map_or(head, |seen| seen.max(head)));
-                }
                 let is_first = !std::mem::replace(&mut self.is_caught_up, true);
                 is_first.then_some(FollowEvent::CaughtUp { head })
             }
             SubEvent::Pulse => Some(FollowEvent::Pulse),
-            SubEvent::Gap(gap) => {
-                if let Gap::Corrupt { to, .. } = gap {
-                    self.saw(to);
-                }
-                Some(FollowEvent::Gap(gap))
-            }
+            SubEvent::Gap(gap) => Some(FollowEvent::Gap(gap)),
             SubEvent::Dropped { .. } => None,
         };
         if self.frames.is_empty() {
@@ -274,22 +269,12 @@ impl Follow {
         Ok(event)
     }
 
-    /// The offset below which nothing is wanted, while nothing that is wanted was seen: above all
-    /// when an id says it. It may lie above the head, where there is nothing yet that the server
-    /// could check, and frames that come below it are not to be given.
-    const fn start(&self) -> Option<u64> {
-        match (self.seen, self.rest.start) {
-            (Some(_), _) | (None, Start::First | Start::Last(_) | Start::New) => None,
-            (None, Start::From(Bound::Offset(offset))) => Some(offset),
-            (None, Start::After(Bound::Offset(offset))) => Some(offset.saturating_add(1)),
-            (None, Start::From(Bound::Id(_)) | Start::After(Bound::Id(_))) => Some(u64::MAX),
+    /// The subscription is at an offset, or where it began.
+    const fn saw(&mut self, position: Option<u64>) {
+        if let Some(offset) = position {
+            self.seen = position;
+            self.rest.start = Start::From(Bound::Offset(offset));
         }
-    }
-
-    /// All up to an offset has come.
-    fn saw(&mut self, offset: u64) {
-        self.seen = Some(offset);
-        self.rest.start = Start::From(Bound::Offset(offset));
     }
 
     fn resumed(&mut self, client: Client, subscription: Subscription) -> Option<FollowEvent> {
@@ -323,8 +308,8 @@ impl Follow {
 
     fn connect_after(&self, wait: Duration) -> Coming {
         let (address, options) = (self.address.clone(), self.options.clone());
-        let (rest, seen_in) = (self.rest.clone(), self.seen_in);
-        let resume = self.seen.map(|_| seen_in).or(self.how.resume);
+        let (rest, seen, seen_in) = (self.rest.clone(), self.seen, self.seen_in);
+        let resume = seen.map(|_| seen_in).or(self.how.resume);
         let how = SubscribeOptions { resume, ..self.how };
         Box::pin(async move {
             tokio::time::sleep(wait).await;
@@ -334,7 +319,7 @@ impl Follow {
                 let text = "another store is served there than before";
                 return Err(Refusal::new(Code::OtherStore, text).into());
             }
-            let subscription = client.subscribe(&rest, how).await?;
+            let subscription = client.subscribe_at(rest, how, seen).await?;
             Ok((client, subscription))
         })
     }

@@ -7,6 +7,7 @@ mod export;
 mod follow;
 mod inlet;
 mod passage;
+mod place;
 mod reply;
 mod requests;
 mod retry;

@@ -8,6 +8,7 @@ use xs_engine::{
     ResumePoint, Start, TopicPatterns, TopicSummary,
 };
 
+use super::place::Place;
 use super::streams::Line;
 use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
 use crate::error::ClientError;
@@ -140,18 +141,18 @@ impl Client {
     }
 
     /// Subscribes; all below `position` was seen.
-    async fn subscribe_at(
+    pub(super) async fn subscribe_at(
         &self,
         options: ReadOptions,
         how: SubscribeOptions,
         position: Option<u64>,
     ) -> Result<Subscription, ClientError> {
-        let credit = how.credit;
+        let (credit, place) = (how.credit, Place::new(&options, position));
         let request = Request::Subscribe(SubscribeRequest { options, how });
         let accepted = |response| matches!(response, Response::Accepted).then_some(());
         let (mut line, reply) = Line::open(&self.handle, credit, &request, accepted);
         match reply.await {
-            Ok(()) => Ok(Subscription::new(line, position, self.server.resume())),
+            Ok(()) => Ok(Subscription::new(line, place, self.server.resume())),
             Err(error) => {
                 line.refused();
                 Err(error)

@@ -14,6 +14,7 @@ use xs_engine::{Frame, FrameId, ReadOptions, ResumePoint};
 use super::Reply;
 use super::core::{Handle, Item, Opened, gone};
 use super::inlet::Outlet;
+use super::place::Place;
 use crate::error::{ClientError, ProtocolError};
 use crate::limits::PAGE_BYTES_MAX;
 use crate::message::{
@@ -86,7 +87,7 @@ impl Drop for Line {
 /// A subscription. Dropping it ends it.
 pub struct Subscription {
     line: Line,
-    position: Option<u64>,
+    place: Place,
     seen_in: Resume,
 }
 
@@ -97,8 +98,8 @@ impl fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    pub(super) const fn new(line: Line, position: Option<u64>, seen_in: Resume) -> Self {
-        Self { line, position, seen_in }
+    pub(super) const fn new(line: Line, place: Place, seen_in: Resume) -> Self {
+        Self { line, place, seen_in }
     }
 
     /// What happens next; `None` after the end: the limit was reached, or it does not follow and
@@ -107,10 +108,12 @@ impl Subscription {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// The offset to go on from after what was taken so far; `None` before anything was said.
+    /// The offset to go on from after what was taken so far, never below where it began; `None`
+    /// while that is the start as it was given. A start above the head stays so until something
+    /// lies behind it, an id until a frame comes.
     #[must_use]
     pub const fn position(&self) -> Option<u64> {
-        self.position
+        self.place.offset()
     }
 
     /// The same with the store and the epoch it holds for:
@@ -118,7 +121,7 @@ impl Subscription {
     /// connection or in another process. It is of no use for a read that goes backwards.
     #[must_use]
     pub fn point(&self) -> Option<ResumePoint> {
-        self.position.map(|offset| self.seen_in.point(offset))
+        self.position().map(|offset| self.seen_in.point(offset))
     }
 
     pub(super) fn poll_event(
@@ -129,21 +132,24 @@ impl Subscription {
         let event = match item {
             Item::Deliver { list, cost } => {
                 self.line.took(cost);
-                self.position = Some(list.scanned_to);
+                self.place.came(list.frames.len(), list.scanned_to);
                 SubEvent::Frames { frames: list.frames, scanned_to: list.scanned_to }
             }
             Item::Event(StreamEvent::CaughtUp { head }) => {
-                self.position = Some(self.position.map_or(head, |position| position.max(head)));
+                self.place.caught_up(head);
                 SubEvent::CaughtUp { head }
             }
             Item::Event(StreamEvent::Pulse) => SubEvent::Pulse,
-            Item::Event(StreamEvent::Gap(gap)) => SubEvent::Gap(gap),
+            Item::Event(StreamEvent::Gap(gap)) => {
+                self.place.passed_by(&gap);
+                SubEvent::Gap(gap)
+            }
             Item::Event(StreamEvent::Dropped { refusal, resume }) => {
-                self.position = Some(resume);
+                self.place.dropped(resume);
                 SubEvent::Dropped { refusal, resume }
             }
             Item::Event(StreamEvent::Ended { scanned_to }) => {
-                self.position = Some(scanned_to);
+                self.place.looked_to(scanned_to);
                 return Poll::Ready(None);
             }
             Item::Failed(error) => return Poll::Ready(Some(Err(error))),

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::long_work::Lane;
 use super::mailbox::Mailbox;
+use super::making::Makers;
 use super::meter::Meter;
 use super::shelf::Shelf;
 
@@ -20,6 +21,8 @@ pub(crate) struct Connections {
     by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
     /// Where their long work is done.
     pub(crate) lane: Arc<Lane>,
+    /// Room for the lists that it makes.
+    pub(crate) makers: Arc<Makers>,
     /// Where the lists are that it brings.
     pub(crate) shelf: Arc<Shelf>,
 }

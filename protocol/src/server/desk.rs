@@ -18,6 +18,7 @@ use super::last_few;
 use super::listing::{ENTRIES_MAX, Listing, Page};
 use super::long_work::Long;
 use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
+use super::making::{bytes_of_cursors, bytes_of_last};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
@@ -235,7 +236,11 @@ impl Desk {
                 self.long(move |service| topics_page(service, ticket, patterns, None));
             }
             Request::CursorList => {
-                self.long(move |service| Mail::Cursors { ticket, result: service.cursors() });
+                let makers = self.mailbox.makers();
+                self.long(move |service| {
+                    let making = makers.room(bytes_of_cursors());
+                    Mail::Cursors { ticket, result: service.cursors(), making }
+                });
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
                 Ok(cursor) => self.session.reply(ticket, |out| put_cursor(out, cursor.as_ref())),
@@ -298,7 +303,11 @@ impl Desk {
             return self.listings.push_back(Listing::Frames(ticket, frames));
         }
         // However few they are, all of the log may have to be looked at for them.
-        self.long(move |service| Mail::Frames { ticket, result: service.last(&last) });
+        let makers = self.mailbox.makers();
+        self.long(move |service| {
+            let making = makers.room(bytes_of_last(&last));
+            Mail::Frames { ticket, result: service.last(&last), making }
+        });
     }
 
     fn get(&mut self, ticket: Ticket, at: Bound) {

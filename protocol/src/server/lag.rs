@@ -7,6 +7,7 @@ use xs_engine::{ReadOptions, Start};
 
 use super::long_work::Long;
 use super::mailbox::Mail;
+use super::making::bytes_of_gap;
 use crate::error::{Code, Refusal};
 use crate::message::Slow;
 use crate::service::{Feed, Service, Wake};
@@ -111,7 +112,9 @@ impl Lag {
         let options = ReadOptions { start: Start::New, ..self.options.clone() };
         let service = Arc::clone(service);
         let wake = Arc::clone(&self.wake);
+        let makers = long.makers();
         long.add(sub, move || {
+            let making = makers.room(bytes_of_gap());
             let look = || {
                 // First: what comes while it is looked, ephemeral frames too, follows by itself.
                 let feed = service.follow(&options, wake)?;
@@ -119,7 +122,7 @@ impl Lag {
                 let newest = service.newest(&options.topics, from..to)?;
                 Ok(Leap { from, to, newest, feed })
             };
-            Mail::Newest { sub, result: look() }
+            Mail::Newest { sub, result: look(), making }
         });
     }
 

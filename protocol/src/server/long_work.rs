@@ -1,7 +1,7 @@
 //! Work that may take long, or whose outcome is in memory until it is sent. Of that of a connection
 //! one piece is under way at a time: much costs no more threads and memory than one. All
 //! connections together have some of the blocking threads for it: what is short finds others free.
-//! Their memory is the shelf's.
+//! Their memory is the shelf's, and while they are made the makers'.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::mailbox::{Mail, Mailbox};
+use super::making::Makers;
 use crate::limits::LONG_THREADS_MAX;
 
 type Job = Box<dyn FnOnce() -> Mail + Send>;
@@ -67,6 +68,11 @@ impl Long {
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Self {
         let lane = mailbox.lane();
         Self { mailbox, lane, waiting: VecDeque::new(), busy: false }
+    }
+
+    /// Room for the lists that the work brings.
+    pub(crate) fn makers(&self) -> Arc<Makers> {
+        self.mailbox.makers()
     }
 
     /// Does a job of a stream, or of none (0), on a blocking thread when its turn has come. Who

@@ -14,6 +14,7 @@ use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
 use super::long_work::Lane;
+use super::making::{Makers, Making};
 use super::shelf::Shelf;
 use crate::error::{Code, Refusal};
 use crate::message::{Imported, SubscribeRequest};
@@ -39,6 +40,7 @@ pub(crate) enum Mail {
     Newest {
         sub: u32,
         result: Result<Leap, Refusal>,
+        making: Making,
     },
     /// Feeds that were idle may have more.
     Ready,
@@ -53,6 +55,7 @@ pub(crate) enum Mail {
     Frames {
         ticket: Ticket,
         result: Result<Vec<Frame>, Refusal>,
+        making: Making,
     },
     /// Some of the topics that patterns select.
     Topics {
@@ -63,6 +66,7 @@ pub(crate) enum Mail {
     Cursors {
         ticket: Ticket,
         result: Result<Vec<CursorSummary>, Refusal>,
+        making: Making,
     },
     Called {
         ticket: Ticket,
@@ -161,6 +165,11 @@ impl Mailbox {
     /// Where the long work of all connections is done.
     pub(crate) fn lane(&self) -> Arc<Lane> {
         self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
+    }
+
+    /// Room for the lists of all connections while they are made.
+    pub(crate) fn makers(&self) -> Arc<Makers> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.makers)).unwrap_or_default()
     }
 
     /// Where the lists of all connections are until they are sent.

@@ -14,6 +14,7 @@ mod listener;
 mod listing;
 mod long_work;
 mod mailbox;
+mod making;
 mod meter;
 mod news;
 mod shelf;

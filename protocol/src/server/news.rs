@@ -40,7 +40,10 @@ impl Desk {
                 Ok(text) => self.session.reply(ticket, |out| out.put_slice(text.as_bytes())),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Mail::Newest { sub, result } => self.newest(sub, result, now),
+            Mail::Newest { sub, result, making } => {
+                self.newest(sub, result, now);
+                drop(making);
+            }
             Mail::Ready => self.wake_feeds(),
             Mail::Subscribed(subscribed) => {
                 self.long.done();
@@ -49,19 +52,21 @@ impl Desk {
             Mail::Page { ticket, result } => {
                 self.list(ticket, result.map(|page| Listing::Page(*page)));
             }
-            Mail::Frames { ticket, result } => {
+            Mail::Frames { ticket, result, making } => {
                 let kept = result.and_then(|all| self.mailbox.shelf().keep_frames(all, now));
+                drop(making);
                 self.list(ticket, kept.map(|kept| Listing::Last(ticket, kept)));
             }
             Mail::Topics { ticket, patterns, result } => {
                 let listing = |(page, after)| Listing::Topics(ticket, page, patterns, after);
                 self.list(ticket, result.map(listing));
             }
-            Mail::Cursors { ticket, result } => {
+            Mail::Cursors { ticket, result, making } => {
                 let kept = result.and_then(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
                     self.mailbox.shelf().keep_cursors(all, now)
                 });
+                drop(making);
                 self.list(ticket, kept.map(|kept| Listing::Cursors(ticket, kept)));
             }
             Mail::Called { ticket, sub, bodies_up_to, result } => match result {

@@ -6,8 +6,8 @@ use tokio::io::AsyncReadExt as _;
 use xs_engine::{BlobHash, Bound, Frame, NewFrame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{
-    AppendRequest, CallRequest, Class, ClientError, Code, Op, Role, SubEvent, SubscribeOptions,
-    limits,
+    AppendRequest, CallRequest, Class, ClientError, Code, LastRequest, Op, Role, SubEvent,
+    SubscribeOptions, limits,
 };
 
 use crate::raw::{Raw, header, hello_body, message};
@@ -245,6 +245,40 @@ async fn lists_that_nobody_takes_give_way() {
 
 /// The last few frames may lie anywhere: they are looked for one request of a connection at a time,
 /// and of all connections on some of the threads, so that others find threads for what is short.
+/// Nobody knows how long they get, so each has room for the longest.
+#[tokio::test]
+async fn lists_that_may_get_long_are_made_few_at_a_time() {
+    const CLIENTS: usize = 6;
+    let rig = Rig::unix(Role::Admin).await;
+    rig.memory.fill(10, "a");
+    rig.memory.hold_lists(true);
+    let ask = |topics: &str| LastRequest {
+        topics: TopicPatterns::parse(topics).unwrap(),
+        n: 1,
+        per_topic: true,
+    };
+    let (mut clients, mut replies) = (Vec::new(), Vec::new());
+    for topics in ["*"; CLIENTS].into_iter().chain(["a"]) {
+        let client = rig.client().await;
+        replies.push(client.last(&ask(topics)));
+        // Its work is under way, or waits for room, before the next one's.
+        soon(client.ping()).await.unwrap();
+        clients.push(client);
+    }
+    // Two of the long ones, and the one behind them that is short.
+    until(|| rig.memory.held_lists() >= 3).await;
+    // What has room goes to the store on a thread of its own.
+    for client in &clients {
+        soon(client.ping()).await.unwrap();
+    }
+    assert_eq!(rig.memory.held_lists(), 3);
+    rig.memory.hold_lists(false);
+    for reply in replies {
+        assert_eq!(soon(reply).await.unwrap().len(), 1);
+    }
+    assert_eq!(rig.memory.lists(), CLIENTS + 1);
+}
+
 #[tokio::test]
 async fn frames_that_are_looked_for_leave_threads_for_others() {
     const CONNECTIONS: u32 = 600;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xs_engine::{Bound, ReadOptions, ResumePoint, Start, TopicPatterns};
+use xs_engine::{Bound, FrameId, ReadOptions, ResumePoint, Start, TopicPatterns};
 use xs_protocol::{
     Address, ClientError, Code, Follow, FollowEvent, FollowOptions, Listener, Retry, Role, Server,
-    ServerOptions, Slow, SubscribeOptions,
+    ServerOptions, Slow, SubEvent, SubscribeOptions,
 };
 
 use crate::relay::Relay;
@@ -199,6 +199,31 @@ async fn what_begins_above_the_head_waits_for_it() {
             seen.up_to(&mut follow, 11).await;
             assert_eq!(follow.point().map(|point| point.offset), Some(11));
         }
+    }
+}
+
+/// Or whoever saves where a plain subscription is gets frames later that were not asked for.
+#[tokio::test]
+async fn a_subscription_is_never_at_a_place_below_its_start() {
+    let to_come = FrameId::first_of_ms(1 << 47);
+    for start in [
+        Start::From(Bound::Offset(8)),
+        Start::After(Bound::Offset(7)),
+        Start::From(Bound::Id(to_come)),
+        Start::After(Bound::Id(to_come)),
+    ] {
+        let rig = Rig::unix(Role::Admin).await;
+        rig.memory.fill(5, "a");
+        let client = rig.client().await;
+        let read = ReadOptions { start, follow: true, ..ReadOptions::default() };
+        let how = SubscribeOptions::default();
+        let mut subscription = soon(client.subscribe(&read, how)).await.unwrap();
+        let event = soon(subscription.next()).await.unwrap().unwrap();
+        assert_eq!(event, SubEvent::CaughtUp { head: 5 });
+        assert_eq!((subscription.position(), subscription.point()), (None, None), "{start:?}");
+        let (ended, ()) = tokio::join!(soon(subscription.next()), rig.server.stop());
+        assert!(matches!(ended, Some(Ok(SubEvent::Dropped { .. }))), "{ended:?}");
+        assert_eq!(subscription.position(), None, "{start:?}");
     }
 }
 

@@ -414,7 +414,7 @@ impl Sweep<'_> {
         self.check_stop()?;
         let passed = self.passed.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let Some(rate) = self.bytes_per_second else { return Ok(()) };
-        let due = Duration::from_secs_f64(passed as f64 / rate.max(1) as f64);
+        let due = Duration::from_secs_f64(passed as f64 / rate as f64);
         while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|e| !e.is_zero()) {
             std::thread::sleep(early.min(NAP));
             self.check_stop()?;

@@ -14,8 +14,10 @@ use crate::append::Batch;
 use crate::compact::CompactOptions;
 use crate::error::{ReadError, ReadOnlyReason};
 use crate::maintain::{CopyOptions, CopyReport, MaintainError, Problem, repair, restore};
-use crate::media::Files;
+use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::sim::{Image, SimDisk};
+use crate::media::{Disk, Files};
+use crate::names::is_store;
 use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::read::ResumePoint;
 use crate::store::{Health, Store};
@@ -297,6 +299,58 @@ fn a_copy_can_be_stopped_and_taken_up() {
     let report = store.backup(dest.path(), copies, &mut go_on).unwrap();
     assert!(report.files_kept >= 2, "{report:?}");
     assert!(tell(&Store::open(dest.path(), none()).unwrap()) == tell(&store));
+}
+
+/// What is linked and what is copied; one operation that fails, and all from there on. `restore`
+/// goes the same way.
+#[test]
+fn a_fork_that_fails_anywhere_leaves_no_store() {
+    let (dir, root) = (fast_dir(), fast_dir());
+    build(dir.path());
+    let store = open(dir.path(), SyncPolicy::None);
+    let told = tell(&store);
+    let is_whole = |dest: &Path| {
+        let fork = Store::open(dest, none()).unwrap();
+        assert!(tell(&fork) == told);
+        fork.close().unwrap();
+    };
+    for (options, lasts) in [
+        (CopyOptions::links(), false),
+        (CopyOptions::copies(), false),
+        (CopyOptions::links(), true),
+    ] {
+        let mut failed = 0;
+        for at in 1.. {
+            let faults = Faults::none();
+            let files = FaultyFiles::new(Disk::new(MediaChoice::Positioned, root.path()), &faults);
+            let files: Arc<dyn Files> = Arc::new(files);
+            let dest = root.path().join(format!("{}{lasts}{at}", options.link));
+            fs::create_dir(&dest).unwrap();
+            faults.set(at, if lasts { u64::MAX } else { at }, rustix::io::Errno::IO);
+            let forked = store.inner.fork_on(&dest, &files, options);
+            let was_hit = faults.count() >= at;
+            faults.clear();
+            match forked {
+                Ok(_) => is_whole(&dest),
+                Err(_) => {
+                    failed += 1;
+                    // The name it got last could not be taken back either.
+                    let is_last = lasts && is_store(&dest);
+                    assert!(is_last || !is_store(&dest), "operation {at}");
+                    if !is_last {
+                        // The next attempt takes up or clears away what this one left.
+                        store.inner.fork_on(&dest, &files, options).unwrap();
+                    }
+                    is_whole(&dest);
+                }
+            }
+            fs::remove_dir_all(&dest).unwrap();
+            if !was_hit {
+                break;
+            }
+        }
+        assert!(failed > 20, "{failed}");
+    }
 }
 
 #[test]

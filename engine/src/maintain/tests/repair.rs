@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::{build, check, cursor, go_on, none, tell};
 use crate::append::Batch;
 use crate::compact::CompactOptions;
-use crate::error::OpenError;
+use crate::error::{OpenError, ReadError};
 use crate::format::batch::BatchHeader;
 use crate::maintain::repair::{RepairReport, repair_files};
 use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
@@ -270,7 +270,13 @@ fn where_the_last_frames_are_lost_no_new_ones_get_their_offsets() {
         let store = Store::open(into.path(), none()).unwrap();
         let offset_of = |name| store.cursor(&CursorName::parse(name).unwrap()).unwrap().unwrap();
         let job = offset_of("job");
-        assert_eq!((job.offset, offset_of("never").offset), (head, u64::MAX));
+        let never = offset_of("never");
+        assert_eq!((job.offset, never.offset), (head, u64::MAX));
+        // What no frame had come to is named, and refused to who says where it was seen.
+        assert_eq!(report.cursors_ahead, [CursorName::parse("never").unwrap()]);
+        let point = ResumePoint { store: None, epoch: never.epoch, offset: never.offset };
+        let refused = store.follow_from(&point, &ReadOptions::default());
+        assert!(matches!(refused, Err(ReadError::CursorAhead { offset }) if offset == head));
         // Whoever goes on from there, in whichever way, sees what comes now and nothing else.
         let start = Start::From(Bound::Offset(job.offset));
         let options = ReadOptions { start, ..ReadOptions::default() };
