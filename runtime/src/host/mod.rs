@@ -16,6 +16,7 @@ pub mod files;
 mod generator;
 mod handler;
 mod keeper;
+mod keepers;
 pub mod lifecycle;
 mod pace;
 mod part;
@@ -27,7 +28,7 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +36,6 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
@@ -47,6 +47,7 @@ use self::command::{AllCancels, cancel_of};
 use self::complaint::Complaint;
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
+use self::keepers::Keepers;
 use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
 use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
@@ -169,7 +170,7 @@ struct Host {
     places: HashSet<Key>,
     /// Who is to run once there is a place.
     waiting: BTreeSet<Key>,
-    keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+    keepers: Keepers,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
 }
 
@@ -227,7 +228,7 @@ impl Host {
             processors_max,
             places: HashSet::new(),
             waiting: BTreeSet::new(),
-            keepers: HashMap::new(),
+            keepers: Keepers::default(),
             // What ends the Host, which reads the first of them.
             fatal: mpsc::unbounded_channel(),
         };
@@ -248,7 +249,7 @@ impl Host {
         let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
-            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.len());
+            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.names());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
@@ -267,7 +268,8 @@ impl Host {
                     tracing::error!("no engine starts any more; another Host has to go on");
                     return Ok(HostEnd::Wedged);
                 }
-                event = self.subscription.next() => {
+                () = self.keepers.room(), if self.keepers.is_behind() => self.keepers.catch_up(),
+                event = self.subscription.next(), if !self.keepers.is_behind() => {
                     self.fold(event, true)?;
                     self.fill().await?;
                 }
@@ -418,14 +420,9 @@ impl Host {
 
     fn order(&mut self, key: Key, order: Order) {
         let Self { shared, keepers, fatal, .. } = self;
-        let (orders, _) = keepers.entry(key.clone()).or_insert_with(|| {
-            let (orders, receiver) = mpsc::unbounded_channel();
-            let shared = Arc::clone(shared);
-            let task = Keeper::spawn(shared, key, receiver, fatal.0.clone());
-            (orders, task)
+        keepers.order(key, order, |key, orders, busy| {
+            Keeper::spawn(Arc::clone(shared), key, orders, busy, fatal.0.clone())
         });
-        // A keeper only ends with the Host.
-        let _ = orders.send(order);
     }
 
     /// Starts what the log says is to run, and answers for what was told to end meanwhile.
@@ -518,14 +515,7 @@ impl Host {
     /// Ends every processor, within a time.
     async fn stop(self, shutdown: &CancellationToken) {
         shutdown.cancel();
-        let ended = async {
-            for (_, (orders, task)) in self.keepers {
-                drop(orders);
-                // A keeper that panicked has nothing left to end.
-                let _ = task.await;
-            }
-        };
-        if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+        if tokio::time::timeout(STOP_MAX, self.keepers.end()).await.is_err() {
             tracing::error!("some modules did not end in time; they end with the process");
         }
     }
