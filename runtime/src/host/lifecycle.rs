@@ -128,7 +128,8 @@ impl Slots {
         self.denied
     }
 
-    /// The newest version, when its Host had no room for it: it is to run once there is some.
+    /// The newest version, or the confirmed one, when its Host had no room for it: it is to run
+    /// once there is some.
     #[must_use]
     pub const fn waits(&self) -> Option<FrameId> {
         self.waits
@@ -184,6 +185,8 @@ impl Slots {
                     self.denied =
                         if is_for(FailureKind::Permission) { create } else { self.denied };
                     self.waits = create.filter(|_| is_for(FailureKind::Full));
+                } else if create == self.confirmed && is_for(FailureKind::Full) {
+                    self.waits = create;
                 }
             }
             Event::FinOk | Event::FinError | Event::FinTerm => {

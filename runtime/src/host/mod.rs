@@ -375,9 +375,8 @@ impl Host {
         while self.places.len() < self.processors_max {
             let Some(key) = self.waiting.pop_first() else { break };
             let id = self.lifecycle.get(&key).and_then(Slots::waits);
-            match self.create_frame(id).await {
-                Ok(Some(frame)) => self.create(key, frame),
-                Ok(None) => {}
+            match self.bring_up(key.clone(), id).await {
+                Ok(()) => {}
                 Err(HostError::Store(error)) if !driver::is_lost(&error) => {
                     tracing::warn!(%error, "a version is not read now; it waits on");
                     self.waiting.insert(key);
@@ -394,11 +393,40 @@ impl Host {
         let order = match self.obstacle(&key, &frame) {
             Some(error) => Order::Refuse(frame, error),
             None => {
-                self.places.insert(key.clone());
+                // A version that was found to be wrong does not run.
+                if version::told_error(&frame).is_none() {
+                    self.places.insert(key.clone());
+                }
                 Order::Create(frame)
             }
         };
         self.order(key, order);
+    }
+
+    /// Has the version run that is to be tried, or else the confirmed one, if they may.
+    async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
+        let confirmed = self.lifecycle.get(&key).and_then(Slots::confirmed);
+        let mut pending = self.create_frame(tried).await?;
+        let confirmed = self.create_frame(confirmed.filter(|id| Some(*id) != tried)).await?;
+        if let Some(wrong) = pending.take_if(|frame| version::told_error(frame).is_some()) {
+            self.order(key.clone(), Order::Create(wrong));
+        }
+        let obstacle = match (&pending, &confirmed) {
+            (Some(frame), _) => self.obstacle(&key, frame),
+            (None, Some(_)) => self.no_place(&key),
+            (None, None) => return Ok(()),
+        };
+        let order = match (obstacle, pending, confirmed) {
+            (Some(error), Some(frame), _) | (Some(error), None, Some(frame)) => {
+                Order::Refuse(frame, error)
+            }
+            (_, pending, confirmed) => {
+                self.places.insert(key.clone());
+                Order::Resume { pending, confirmed }
+            }
+        };
+        self.order(key, order);
+        Ok(())
     }
 
     /// Why a processor may not be started, although its source may be right.
@@ -410,6 +438,11 @@ impl Host {
             let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
             return Some(ModuleError::new(FailureKind::Definition, text));
         }
+        self.no_place(key)
+    }
+
+    /// Why there is no place for one that has none.
+    fn no_place(&self, key: &Key) -> Option<ModuleError> {
         let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
         is_full.then(|| {
             let max = self.processors_max;
@@ -430,26 +463,13 @@ impl Host {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
         let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
         // Who had no place has none before those who had one.
-        own.sort_by_key(|(_, slots)| !slots.wants_to_run());
+        own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {
                 self.order(key.clone(), Order::Term(told));
             }
             let tried = slots.pending().or_else(|| slots.denied()).or_else(|| slots.waits());
-            let pending = self.create_frame(tried).await?;
-            let confirmed = self.create_frame(slots.confirmed()).await?;
-            if pending.is_none() && confirmed.is_none() {
-                continue;
-            }
-            let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
-            let order = match (obstacle, pending) {
-                (Some(error), Some(frame)) => Order::Refuse(frame, error),
-                (_, pending) => {
-                    self.places.insert(key.clone());
-                    Order::Resume { pending, confirmed }
-                }
-            };
-            self.order(key, order);
+            self.bring_up(key, tried).await?;
         }
         Ok(())
     }
