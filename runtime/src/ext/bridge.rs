@@ -18,6 +18,7 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
+use super::held::Held;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
 use super::place::SourcePlaces;
@@ -54,6 +55,7 @@ pub(crate) struct Bridge {
     granted: RefCell<Granted>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
+    pub(super) held: Held,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
     /// Where sources go on in the next run.
     pub(super) places: SourcePlaces,
@@ -128,6 +130,7 @@ impl Bridge {
             batch: RefCell::default(),
             runs: RefCell::default(),
             places: SourcePlaces::default(),
+            held: Held::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),
