@@ -19,25 +19,9 @@ pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> 
 
 /// How many slips lead from one name to another.
 fn slips(one: &str, other: &str) -> Option<usize> {
-    let one: Vec<char> = one.to_lowercase().chars().collect();
-    let other: Vec<char> = other.to_lowercase().chars().collect();
-    if one.len().max(other.len()) > CHARS_MAX {
-        return None;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, b) in other.iter().enumerate() {
-            let mut best = (row[j] + usize::from(a != b)).min(row[j + 1] + 1).min(next[j] + 1);
-            if i > 0 && j > 0 && one[i - 1] == *b && other[j - 1] == *a {
-                best = best.min(before[j - 1] + 1);
-            }
-            next.push(best);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row.last().copied()
+    let (one, other) = (one.to_lowercase(), other.to_lowercase());
+    let chars = one.chars().count().max(other.chars().count());
+    (chars <= CHARS_MAX).then(|| strsim::osa_distance(&one, &other))
 }
 
 #[cfg(test)]

@@ -282,10 +282,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
             format!("{error}; nobody listens there: xs serve STORE --listen ADDR does")
         }
         ClientError::Connect { kind: io::ErrorKind::PermissionDenied, .. } => {
-            format!(
-                "{error}; a store's socket is its owner's alone: others come over \
-                 xs serve --listen, with a token"
-            )
+            format!("{error}; it is its owner's alone: others need xs serve --listen and a token")
         }
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
@@ -298,4 +295,18 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         other => other.to_string(),
     };
     Fault::new(exit, text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_use_a_socket_is_told_in_a_line() {
+        let kind = io::ErrorKind::PermissionDenied;
+        let (address, reason) = ("s/xs.sock".to_owned(), kind.to_string());
+        let said = explain(ClientError::Connect { address, kind, reason }).to_string();
+        assert!(said.starts_with("cannot connect to s/xs.sock: permission denied; "), "{said}");
+        assert!(said.contains("--listen and a token") && said.len() < 128, "{said}");
+    }
 }

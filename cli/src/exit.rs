@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use xs_engine::OpenError;
 
+/// What the engine does first with a store that it opens.
+const LOCKING: &str = "lock";
+
 /// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -80,14 +83,15 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
 /// What an error says: each of its causes once, and what helps where the system's words do not.
 pub(crate) fn text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    for cause in error.chain().skip(1).map(said) {
         if !text.contains(&cause) {
             text += &format!(": {cause}");
         }
     }
     let opening = error.chain().find_map(|cause| cause.downcast_ref::<OpenError>());
-    if let Some(OpenError::Io { error, .. }) = opening {
+    if let Some(OpenError::Io { what, error, .. }) = opening {
         text += match error.kind() {
+            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor says whose it is",
             io::ErrorKind::NotADirectory => "; a store is a directory",
             io::ErrorKind::ReadOnlyFilesystem => {
                 "; xs verify and xs restore read a store that cannot be written: \
@@ -97,6 +101,14 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
         };
     }
     text
+}
+
+/// What one cause says. That a store is locked to be opened, and in which file, is its own affair.
+fn said(cause: &(dyn std::error::Error + 'static)) -> String {
+    match cause.downcast_ref::<OpenError>() {
+        Some(OpenError::Io { what: LOCKING, error, .. }) => error.to_string(),
+        _ => cause.to_string(),
+    }
 }
 
 /// Whether the reader of our output went away, which is no failure of ours.
@@ -128,8 +140,12 @@ mod tests {
         let kind = io::ErrorKind::ReadOnlyFilesystem;
         let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
         let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
-        assert!(said.starts_with("cannot open the store s: cannot lock s/LOCK: "), "{said}");
-        assert!(said.contains("xs restore"), "{said}");
+        let plain = format!("cannot open the store s: {}; xs verify and", io::Error::from(kind));
+        assert!(said.starts_with(&plain) && said.contains("xs restore"), "{said}");
+        let kind = io::ErrorKind::PermissionDenied;
+        let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
+        let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
+        assert_eq!(said, "cannot open the store s: permission denied; xs doctor says whose it is");
     }
 
     #[test]

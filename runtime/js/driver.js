@@ -52,11 +52,18 @@ function define(namespace, kind, name) {
   return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
+// What waits for work, and whether none will come: all that runs was told to end.
+let waiting = null, stopping = false;
+
 async function control() {
   for (;;) {
     const pending = op_xs_control();
     core.unrefOpPromise(pending);
     const { run: id, name, message } = parse(await pending);
+    if (id === -1) {
+      stopping = true;
+      if (waiting !== null) core.unrefOpPromise(waiting);
+    }
     for (const [key, scope] of id === -1 ? [...scopes] : [[id, scopes.get(id)]]) {
       if (scope === undefined) continue;
       scope.cut = true;
@@ -72,10 +79,11 @@ const loadRuns = () => core.loadExtScript("ext:xs_runtime/runs.js").runsOf(modul
 async function work() {
   let handling = null, runs = null;
   for (;;) {
-    const next = op_xs_next();
+    waiting = op_xs_next();
     // What runs once must not be kept waiting for ever by work that never comes.
-    if (runs !== null && module.once) core.unrefOpPromise(next);
-    const text = await next;
+    if (stopping || (runs !== null && module.once)) core.unrefOpPromise(waiting);
+    const text = await waiting;
+    waiting = null;
     switch (text[0]) {
       case "S":
         try {

@@ -61,12 +61,21 @@ function checkContent(content, where, keys = FRAME_KEYS) {
   }
   for (const key of Object.keys(content)) {
     if (!keys.has(key)) {
-      throw new TypeError(`${where} does not know "${key}"; put it into meta: { meta: { ${key}: ... } }`);
+      throw new TypeError(`${notTaken(key, where)}: { meta: { ${key}: ... } }`);
     }
   }
   if (content.body !== undefined && content.json !== undefined) {
     throw new TypeError(`${where} takes body or json, not both`);
   }
+}
+
+// Why a key is refused, up to where it may belong. What is for generators and commands is no slip.
+function notTaken(key, where) {
+  if (!APPEND_KEYS.has(key)) return `${where} does not know "${key}"; put it into meta`;
+  const why = where === "frame()"
+    ? "only the ctx.append() of a generator or a command does"
+    : "a handler's frames are stored exactly once, in one commit with its state and its place";
+  return `${where} takes no "${key}" here: ${why}; a field of meta is written`;
 }
 
 // What to write instead of a value that is not the content of a frame.

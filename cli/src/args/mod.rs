@@ -205,6 +205,7 @@ Examples:
   xs call ask --timeout 2m 'What is new?'
   xs call resize --help                   what the module says about itself
 
+Standard input is read for - alone, so a call takes nothing of a loop's or a script's.
 Objects are printed as JSON, one a line, text as lines, bytes as they are. Ctrl-C cancels the call.
 An error of the module goes to standard error and ends with exit code 1, 6 when it took too long."
 )]

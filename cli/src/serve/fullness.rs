@@ -2,7 +2,7 @@
 //! small event and no blob. What the log, `/readyz`, the metrics and `doctor` say comes from here.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use xs_engine::Shortage;
 
@@ -18,12 +18,19 @@ pub(super) enum Put {
     Blob,
 }
 
-/// What found too little room and has not been stored since.
+/// What found too little of something and has not been stored since: 0, or 1 more than the place of
+/// what was missing in [`SHORTAGES`].
 #[derive(Debug, Default)]
 pub(crate) struct Fullness {
     dir: PathBuf,
-    batches: AtomicBool,
-    blobs: AtomicBool,
+    batches: AtomicU8,
+    blobs: AtomicU8,
+}
+
+const SHORTAGES: [Shortage; 3] = [Shortage::Space, Shortage::Descriptors, Shortage::Files];
+
+fn number(shortage: Shortage) -> u8 {
+    (1..).zip(SHORTAGES).find(|(_, known)| *known == shortage).map_or(0, |(number, _)| number)
 }
 
 impl Fullness {
@@ -34,13 +41,14 @@ impl Fullness {
 
     /// Something was stored, or refused for want of what it says.
     pub(super) fn note(&self, put: Put, refused: Option<Shortage>) {
-        let flag = self.flag(put);
-        // Stored batches are many: the flag is written when it changes.
-        if flag.load(Ordering::Relaxed) == refused.is_some() {
+        let noted = self.noted(put);
+        let now = refused.map_or(0, number);
+        // Stored batches are many: it is written when it changes.
+        if noted.load(Ordering::Relaxed) == now {
             return;
         }
         let was_full = self.is_noted();
-        flag.store(refused.is_some(), Ordering::Relaxed);
+        noted.store(now, Ordering::Relaxed);
         match refused {
             Some(shortage) if !was_full => {
                 tracing::warn!(
@@ -52,25 +60,27 @@ impl Fullness {
         }
     }
 
-    /// Whether the store is full.
-    pub(super) fn is_full(&self) -> bool {
-        self.is_full_with(free(&self.dir))
+    /// What the store has too little of, if anything.
+    pub(super) fn shortage(&self) -> Option<Shortage> {
+        self.shortage_with(free(&self.dir))
     }
 
     /// The same with so many free bytes. Nobody may have put anything since there is room again.
-    fn is_full_with(&self, free: Option<u64>) -> bool {
+    fn shortage_with(&self, free: Option<u64>) -> Option<Shortage> {
         if self.is_noted() && free.is_some_and(|free| free >= ROOM_BYTES) {
             self.note(Put::Batch, None);
             self.note(Put::Blob, None);
         }
-        self.is_noted()
+        let numbers = [Put::Batch, Put::Blob].map(|put| self.noted(put).load(Ordering::Relaxed));
+        let place = usize::from(numbers.into_iter().find(|number| *number > 0)?) - 1;
+        SHORTAGES.get(place).copied()
     }
 
     fn is_noted(&self) -> bool {
-        [Put::Batch, Put::Blob].into_iter().any(|put| self.flag(put).load(Ordering::Relaxed))
+        [Put::Batch, Put::Blob].into_iter().any(|put| self.noted(put).load(Ordering::Relaxed) > 0)
     }
 
-    const fn flag(&self, put: Put) -> &AtomicBool {
+    const fn noted(&self, put: Put) -> &AtomicU8 {
         match put {
             Put::Batch => &self.batches,
             Put::Blob => &self.blobs,
@@ -89,15 +99,27 @@ mod tests {
     #[test]
     fn a_full_disk_is_over_when_what_was_refused_is_stored_or_with_room() {
         let fullness = Fullness::default();
-        assert!(!fullness.is_full_with(Some(0)), "nothing was refused");
+        let full_with = |free| fullness.shortage_with(free).is_some();
+        assert!(!full_with(Some(0)), "nothing was refused");
         fullness.note(Put::Blob, Some(Shortage::Space));
         fullness.note(Put::Batch, None);
-        assert!(fullness.is_full_with(Some(ROOM_BYTES - 1)), "a small event says nothing of blobs");
+        assert!(full_with(Some(ROOM_BYTES - 1)), "a small event says nothing of blobs");
         fullness.note(Put::Blob, None);
-        assert!(!fullness.is_full_with(Some(0)));
+        assert!(!full_with(Some(0)));
         fullness.note(Put::Batch, Some(Shortage::Space));
-        assert!(fullness.is_full_with(None));
-        assert!(!fullness.is_full_with(Some(ROOM_BYTES)));
-        assert!(!fullness.is_full_with(Some(0)), "there was room meanwhile");
+        assert!(full_with(None));
+        assert!(!full_with(Some(ROOM_BYTES)));
+        assert!(!full_with(Some(0)), "there was room meanwhile");
+    }
+
+    #[test]
+    fn what_was_missing_last_is_told() {
+        let fullness = Fullness::default();
+        for shortage in SHORTAGES {
+            fullness.note(Put::Batch, Some(shortage));
+            assert_eq!(fullness.shortage_with(None), Some(shortage));
+        }
+        fullness.note(Put::Batch, None);
+        assert_eq!(fullness.shortage_with(None), None);
     }
 }

@@ -193,7 +193,7 @@ impl Service for StoreService {
     }
 
     fn stats(&self) -> Result<String, Refusal> {
-        Ok(stats::text(&self.core.store.stats(), self.core.fullness.is_full()))
+        Ok(stats::text(&self.core.store.stats(), self.core.fullness.shortage()))
     }
 
     fn maintain(

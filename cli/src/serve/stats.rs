@@ -1,11 +1,11 @@
 //! What a store tells about itself, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
-use xs_engine::{CountBytes, Health, Histogram, StoreStats, uuid_text};
+use xs_engine::{CountBytes, Health, Histogram, Shortage, StoreStats, uuid_text};
 
-/// The text of the part of STATS that is the store's. `is_full`: something was refused for
-/// want of room.
-pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
+/// The text of the part of STATS that is the store's. `shortage`: what something was refused for
+/// the want of.
+pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
     let StoreStats { info, files, frames, commit, scrub, .. } = stats;
     let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });
     let health = match &info.health {
@@ -28,7 +28,8 @@ pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
         "head": info.head,
         "sync": info.sync.to_string(),
         "health": health,
-        "full": is_full,
+        "full": shortage.is_some(),
+        "shortage": shortage.map(|shortage| shortage.to_string()),
         "frames": {
             "stored": frames.stored,
             "live": frames.live,

@@ -1,11 +1,13 @@
 //! `call`: the arguments of a command from words, its values to standard output as they come, its
 //! error to standard error. Dropping the call, as Ctrl-C does, cancels it.
 
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use clap::CommandFactory as _;
+use rustix::io::ioctl_fionread;
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt as _;
 use xs_engine::{Frame, Meta, Topic};
@@ -18,7 +20,7 @@ use crate::args::{Args, CallArgs};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::json;
-use crate::output::Output;
+use crate::output::{Output, notice};
 
 /// Time beyond the deadline of a call in which the server may say that it passed.
 const GRACE: Duration = Duration::from_millis(500);
@@ -68,6 +70,8 @@ pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> an
 async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let name = name(&call)?;
     let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut unread = Unread::of(&call);
+    unread.tell(name);
     let request = CallRequest {
         args,
         body: match body.as_deref() {
@@ -89,13 +93,33 @@ async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::R
             Some("recv") => print(client, &result, out).await?,
             Some("error") => {
                 out.flush()?;
+                unread.tell(name);
                 return Err(failure(name, &result.frame).into());
             }
             _ => {}
         }
         out.flush()?;
     }
+    unread.tell(name);
     Ok(Exit::Ok)
+}
+
+/// Whether something waits on standard input although the call was given nothing. It is read where
+/// that is said alone: a script's may never end, and a loop's holds the next lines of the loop.
+struct Unread(bool);
+
+impl Unread {
+    fn of(call: &CallArgs) -> Self {
+        Self(call.words.is_empty() && call.args.is_none() && !io::stdin().is_terminal())
+    }
+
+    /// Says so once, when there is something by now.
+    fn tell(&mut self, name: &Topic) {
+        if self.0 && ioctl_fionread(io::stdin()).is_ok_and(|bytes| bytes > 0) {
+            self.0 = false;
+            notice(&format!("standard input is not read; xs call {name} - makes it the body"));
+        }
+    }
 }
 
 /// Why a call was refused, with the command that was most likely meant by the name of none.

@@ -12,10 +12,10 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 use xs_engine::names::{LOG_DIR, is_store};
 use xs_engine::{TopicPatterns, uuid_text};
-use xs_protocol::{Address, Client, LastRequest};
+use xs_protocol::{Address, Client, ClientError, LastRequest};
 
 use crate::clock;
-use crate::connect::{Need, Session, beheaded, default_address, unserved};
+use crate::connect::{Need, Session, beheaded, default_address, explain, unserved};
 use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
 use crate::reach::options;
@@ -82,9 +82,9 @@ pub(super) async fn run(addr: Option<Address>) -> anyhow::Result<Exit> {
     if is_reached {
         checks.extend(store(&address).await);
     }
-    checks.push(descriptors());
-    checks.push(maps());
     if let Address::Unix(socket) = &address {
+        // A server elsewhere has limits of its own.
+        checks.extend([descriptors(), maps()]);
         let dir = socket.parent().map_or_else(PathBuf::new, Path::to_owned);
         checks.extend(tokio::task::spawn_blocking(move || directory(&dir)).await?);
     }
@@ -133,15 +133,21 @@ async fn server(address: &Address) -> Check {
                 );
                 Check::new(name, State::Good, text)
             }
-            Err(error) => Check::new(name, State::Bad, format!("{address}: {error}")),
+            Err(error) => Check::new(name, State::Bad, told(address, error)),
         },
         Err(error) if unserved(address, &error).is_some() => Check::new(
             name,
             State::Good,
             format!("nobody serves {address}; subcommands open the store themselves"),
         ),
-        Err(error) => Check::new(name, State::Bad, format!("{address}: {error}")),
+        Err(error) => Check::new(name, State::Bad, told(address, error)),
     }
+}
+
+/// What an error says, and of which address.
+fn told(address: &Address, error: ClientError) -> String {
+    let (text, address) = (explain(error).to_string(), address.to_string());
+    if text.contains(&address) { text } else { format!("{address}: {text}") }
 }
 
 /// Whether the store takes appends, and events of the present. It is asked as every subcommand asks
@@ -189,12 +195,12 @@ async fn clock(client: &Client) -> Option<Check> {
 fn health(store: &Value, named: &str) -> Check {
     let name = "store";
     match store["health"].as_str().unwrap_or_default() {
-        "writable" if store["full"] == true => Check::new(
-            name,
-            State::Bad,
-            "the last append was refused: the disk is full, or no file descriptor is left; xs help \
-             operations says what to do",
-        ),
+        "writable" if store["full"] == true => {
+            let why = store["shortage"].as_str().unwrap_or("there is no room");
+            let text =
+                format!("the last append was refused: {why}; xs help operations says what to do");
+            Check::new(name, State::Bad, text)
+        }
         "writable" => Check::new(name, State::Good, "it takes appends"),
         "read-only" => Check::new(
             name,
@@ -387,5 +393,22 @@ mod tests {
         assert!(told(400, true, true).2.ends_with("appends are refused when it runs out"));
         assert_eq!(told(60, false, false).2, "60 MiB free: appends are refused when it runs out");
         assert_eq!(told(600, true, false).2, "600 MiB free");
+    }
+
+    #[test]
+    fn what_there_is_too_little_of_is_named() {
+        let store = json!({ "health": "writable", "full": true, "shortage": "no lamp is left" });
+        let check = health(&store, "s");
+        assert!(check.state == State::Bad && check.found.contains(": no lamp is left; xs help"));
+    }
+
+    #[test]
+    fn an_address_is_said_once() {
+        let address = Address::parse("s/xs.sock").unwrap();
+        let (kind, reason) = (std::io::ErrorKind::PermissionDenied, "no".to_owned());
+        let error = ClientError::Connect { address: address.to_string(), kind, reason };
+        assert_eq!(told(&address, error).matches("xs.sock").count(), 1);
+        let error = ClientError::Disconnected("it is gone".to_owned());
+        assert!(told(&address, error).starts_with("s/xs.sock: "));
     }
 }

@@ -1,6 +1,7 @@
 //! `xs call`: arguments in, values out as they come, errors as exit codes, Ctrl-C as a cancel.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Seek as _};
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -9,7 +10,7 @@ use xs_engine::Topic;
 use xs_protocol::CallRequest;
 
 use crate::client::{connect, runtime};
-use crate::support::{PATIENCE, Place, Server, signal, signal_pid, wait_within};
+use crate::support::{PATIENCE, Place, Run, Server, signal, signal_pid, wait_within};
 
 const ECHO: &str = r#"
 import { command } from "xs";
@@ -55,6 +56,34 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
     assert_eq!((wrong.code, wrong.text().as_str()), (2, ""), "{}", wrong.err);
     assert!(wrong.err.contains("echo: argument \"n\" is a string"), "{}", wrong.err);
     assert_eq!(place.frames("echo.error")[0]["meta"]["code"], "args");
+    assert!(server.stop().success());
+}
+
+/// What waits there may be a loop's, or a script's that never ends: it is left, and not silently.
+#[test]
+fn standard_input_is_read_where_that_is_said() {
+    let (place, server) = served();
+    let text = place.write("input", "for the loop");
+    for (args, is_told) in [
+        (&["call", "bytes"][..], true),
+        (&["call", "echo", "n:=1"], false),
+        (&["call", "echo", "--args", "{\"n\":1}"], false),
+        (&["call", "bytes", "body"], false),
+        (&["call", "bytes", "-"], false),
+    ] {
+        let mut input = File::open(&text).unwrap();
+        let mut command = place.command(args);
+        let run = Run::from(command.stdin(input.try_clone().unwrap()).output().unwrap());
+        let told = run.err.matches("is not read; xs call bytes - makes it the body").count();
+        assert_eq!((run.code, told), (0, usize::from(is_told)), "{args:?} {}", run.err);
+        let is_left = input.stream_position().unwrap() == 0;
+        assert_eq!(is_left, !args.contains(&"-"), "{args:?}");
+    }
+    // Nothing waits in a pipe that somebody holds open.
+    let (read, _write) = io::pipe().unwrap();
+    let mut command = place.command(&["call", "bytes"]);
+    let run = Run::from(command.stdin(read).output().unwrap());
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
     assert!(server.stop().success());
 }
 

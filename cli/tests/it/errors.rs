@@ -19,6 +19,7 @@ const USAGE: &[&[&str]] = &[
     &["append", "9lives", "x"],
     &["append", "a..b", "x"],
     &["append", "t", "--ttl", "soon", "x"],
+    &["append", "t", "--ttl", "time:0", "x"],
     &["append", "t", "--meta", "{", "x"],
     &["append", "t", "--meta", "1", "x"],
     &["append", "t", "--expect", "soon", "x"],

@@ -136,8 +136,14 @@ fn the_doctor_looks_at_the_surroundings() {
         "sync",
     ];
     assert_eq!(names(&place), all);
-    let server = place.serve(&[]);
+    let server = place.serve(&["--listen", ":0"]);
     assert_eq!(names(&place), all);
+    // Of a machine elsewhere nothing is known but what its server tells.
+    let start = &place.await_frames("xs.start", 1)[0]["meta"];
+    let tcp = start["listen"][1].as_str().unwrap();
+    let checks = place.ok(&["doctor", "-a", tcp]).json();
+    let told: Vec<_> = checks.iter().map(|check| check["check"].as_str().unwrap()).collect();
+    assert_eq!(told, ["version", "server", "store", "clock"]);
     assert!(server.stop().success());
     let left = fs::read_dir(place.store()).unwrap();
     assert!(left.into_iter().all(|file| !file.unwrap().path().ends_with(".tmp")));

@@ -252,3 +252,31 @@ fn a_state_begins_with_the_reset_before_it() {
     };
     assert_eq!([0, 2, 3, 4].map(behind), [1, 3, 1, 2]);
 }
+
+/// Nor has what came before the first version that could run.
+#[test]
+fn a_state_begins_with_the_first_version_that_was_none_of_a_broken_file() {
+    let place = Place::new();
+    place.write("modules/handlers/count.ts", "export default { topics: 'in', run( };");
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("xs.handler.count.invalid", 1);
+    let add = || drop(place.ok(&["append", "in", "-n"]));
+    add();
+    let source =
+        "export default { topics: 'in', state: 0, run: (f, ctx) => ({ n: ++ctx.state }) };";
+    place.write("modules/handlers/count.ts", source);
+    place.await_frames("xs.handler.count.active", 1);
+    (0..2).for_each(|_| add());
+    place.await_frames("count.out", 2);
+    // What came before it is told by no place that is kept.
+    place.ok(&["modules", "reset", "count", "--yes"]);
+    add();
+    place.await_frames("count.out", 3);
+    assert!(server.stop().success());
+    let inputs = place.frames("in");
+    let state = |at: usize| {
+        let id = inputs[at]["id"].as_str().unwrap();
+        place.ok(&["modules", "state", "count", "--at", id]).json()[0].clone()
+    };
+    assert_eq!([1, 2].map(state), [1, 2]);
+}

@@ -228,8 +228,20 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
 }
 
 pub(crate) fn signal_pid(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
+    let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(process, signal).unwrap();
+    if signal == Signal::STOP {
+        // Its threads go on until one of them is given time to notice.
+        eventually(|| has_stopped(pid).then_some(()));
+    }
+}
+
+fn has_stopped(pid: u32) -> bool {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+    })
 }
 
 /// Waits for a process; fails the test, and ends the process, when it takes too long.

@@ -60,7 +60,7 @@ pub enum ValueError {
     BlobHash(String),
     /// Not a time to live.
     #[error(
-        "{0:?} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>, n from 1 on"
+        "{0:?} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>, both from 1 on"
     )]
     Ttl(String),
     /// The meta is not JSON.

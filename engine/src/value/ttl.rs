@@ -35,7 +35,7 @@ impl Ttl {
     /// of ms, s, m, h, d (24 hours) and w: `time:3d`.
     ///
     /// # Errors
-    /// [`ValueError::Ttl`] when `text` is anything else, `last:0` included.
+    /// [`ValueError::Ttl`] when `text` is anything else, `last:0` and `time:0` included.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let number = |digits: &str| {
             let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -48,7 +48,8 @@ impl Ttl {
                 let digits = time.trim_end_matches(|end: char| end.is_ascii_alphabetic());
                 let unit = unit_ms(time.get(digits.len()..).unwrap_or_default());
                 let ms = number(digits).zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
-                ms.map(Self::TimeMs)
+                // At once is never: nobody would see the frame.
+                ms.filter(|ms| *ms > 0).map(Self::TimeMs)
             }
             Some(("last", n)) => number(n).and_then(NonZeroU64::new).map(Self::Last),
             _ => None,
@@ -97,10 +98,13 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        for text in ["forever", "ephemeral", "time:0", "time:86400000", "last:1", "last:7"] {
+        for text in ["forever", "ephemeral", "time:1", "time:86400000", "last:1", "last:7"] {
             assert_eq!(Ttl::parse(text).unwrap().to_string(), text);
         }
-        for bad in ["", "last:0", "last:-1", "last:+1", "last:1d", "time:", "head:1", "Forever"] {
+        for bad in [
+            "", "time:0", "time:0w", "last:0", "last:-1", "last:+1", "last:1d", "time:", "head:1",
+            "Forever",
+        ] {
             assert!(Ttl::parse(bad).is_err(), "{bad}");
         }
     }
@@ -114,7 +118,6 @@ mod tests {
             ("time:1h", 3_600_000),
             ("time:3d", 3 * 86_400_000),
             ("time:1w", 7 * 86_400_000),
-            ("time:0w", 0),
         ] {
             assert_eq!(Ttl::parse(text), Ok(Ttl::TimeMs(ms)), "{text}");
         }

@@ -93,7 +93,7 @@ pub struct Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("Subscription").field("position", &self.position()).finish_non_exhaustive()
     }
 }
 

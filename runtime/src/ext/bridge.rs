@@ -18,6 +18,7 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
+use super::held::Held;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
 use super::place::SourcePlaces;
@@ -54,6 +55,7 @@ pub(crate) struct Bridge {
     granted: RefCell<Granted>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
+    pub(super) held: Held,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
     /// Where sources go on in the next run.
     pub(super) places: SourcePlaces,
@@ -61,6 +63,8 @@ pub(crate) struct Bridge {
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
     controlled: Notify,
+    /// All that runs was told to end.
+    stopping: Cell<bool>,
     ending: RefCell<Option<ModuleError>>,
     ended: Notify,
     idle: Notify,
@@ -126,12 +130,14 @@ impl Bridge {
             granted: RefCell::default(),
             secrets: RefCell::default(),
             batch: RefCell::default(),
+            held: Held::default(),
             runs: RefCell::default(),
             places: SourcePlaces::default(),
             next_run: Cell::new(HANDLER_RUN + 1),
             state_answer: RefCell::default(),
             control: RefCell::default(),
             controlled: Notify::new(),
+            stopping: Cell::new(false),
             ending: RefCell::default(),
             ended: Notify::new(),
             idle: Notify::new(),
@@ -261,6 +267,7 @@ impl Bridge {
 
     /// Fires the signal of one run, or of all.
     pub(crate) fn abort(&self, run: Option<u32>, name: &str, message: &str) {
+        self.stopping.set(self.stopping.get() || run.is_none());
         let run = run.map_or(-1, i64::from);
         let text = json!({ "run": run, "name": name, "message": message }).to_string();
         self.control.borrow_mut().push_back(text);
@@ -278,6 +285,21 @@ impl Bridge {
 
     pub(super) fn watch_signal(&self) {
         self.signal_awaited.set(true);
+    }
+
+    /// Whether an event loop without work means that what is left of the runs can never end, as
+    /// they were told to and wait for nothing: they are over then.
+    pub(crate) fn is_left(&self, error: &ModuleError) -> bool {
+        let told = self.stopping.get() && self.control.borrow().is_empty();
+        if !told || self.batch.borrow().is_some() {
+            return false;
+        }
+        // What has finished is being stored.
+        for (_, run) in self.runs.borrow_mut().extract_if(|_, run| !run.finished) {
+            run.answer.map(|answer| answer.send(Err(error.clone())).is_ok());
+        }
+        self.maybe_idle();
+        true
     }
 
     /// Whether what nobody can reach was to be looked for, since this was asked last.

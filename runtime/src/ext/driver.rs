@@ -303,6 +303,7 @@ pub(super) fn op_xs_reply(
 #[op2]
 pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
     let bridge = bridge(&state);
+    let _held = bridge.held.begin();
     std::future::poll_fn(|cx| match bridge.batch.borrow_mut().as_mut() {
         Some(batch) => batch.replies.committed.poll_recv(cx).map(|_| ()),
         None => std::task::Poll::Ready(()),
@@ -310,8 +311,8 @@ pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
     .await;
 }
 
-/// The call of the input at `index` waits, from now on at most for the definition's timeout; -1:
-/// none does.
+/// The call of the input at `index` waits, from now on at most for the definition's timeout, in
+/// which what the store takes its time for does not count; -1: none does.
 #[op2(fast)]
 pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
@@ -330,7 +331,7 @@ pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
         tokio::select! {
             biased;
             () = over.cancelled() => {}
-            () = tokio::time::sleep(timeout) => bridge.end(ModuleError::new(
+            () = bridge.held.pass(timeout) => bridge.end(ModuleError::new(
                 FailureKind::Timeout,
                 format!(
                     "the call did not finish in {} s; raise timeout in the definition",

@@ -10,6 +10,7 @@ mod crypto;
 mod driver;
 mod files;
 mod frames;
+mod held;
 mod input;
 mod outbox;
 mod outputs;

@@ -31,6 +31,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 64 * 1024;
 /// Bytes of one line; a longer one is handed over in pieces.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// With so many bytes and no end a line is cut: what is left of it is more than a return alone, so
+/// that its last piece is not empty, whatever ends it.
+const PARTIAL_BYTES_MAX: usize = LINE_BYTES_MAX + 2;
 /// A file that another one has replaced is left once nothing was added to it for so long: who
 /// writes it may have it open still.
 const REST: Duration = Duration::from_secs(1);
@@ -348,13 +351,14 @@ impl Reading {
     fn piece(&mut self) -> std::io::Result<Piece> {
         self.file.seek(SeekFrom::Start(self.at()))?;
         let before = self.partial.len();
-        (&self.file).take(READ_BYTES as u64).read_to_end(&mut self.partial)?;
+        let more = READ_BYTES.min(PARTIAL_BYTES_MAX - before);
+        (&self.file).take(more as u64).read_to_end(&mut self.partial)?;
         if self.partial.len() == before {
             return Ok(Piece::End);
         }
         let end = match self.partial.iter().rposition(|&byte| byte == b'\n') {
             Some(newline) => newline + 1,
-            None if self.partial.len() >= LINE_BYTES_MAX => boundary(&self.partial),
+            None if self.partial.len() >= PARTIAL_BYTES_MAX => boundary(&self.partial),
             None => return Ok(Piece::Part),
         };
         let rest = self.partial.split_off(end);
@@ -367,17 +371,11 @@ impl Reading {
     }
 }
 
-/// Where a line that is too long is cut: not within a character, nor within its end.
+/// Where a line that is too long is cut: not within a character.
 fn boundary(line: &[u8]) -> usize {
-    let mut last = line.iter().rev().take(4).copied().enumerate();
-    let Some((at, lead)) = last.find(|(_, byte)| byte & 0xC0 != 0x80) else { return line.len() };
-    let wanted = match lead {
-        b'\r' | 0xC0..0xE0 => 2,
-        0xE0..0xF0 => 3,
-        0xF0.. => 4,
-        _ => 1,
-    };
-    if at + 1 < wanted { line.len() - at - 1 } else { line.len() }
+    let continues = |at: usize| line.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
+    // Of what is no text, anywhere.
+    (LINE_BYTES_MAX - 3..=LINE_BYTES_MAX).rfind(|at| !continues(*at)).unwrap_or(LINE_BYTES_MAX)
 }
 
 /// A line without its end, where it has one.
@@ -387,4 +385,60 @@ fn text(line: &[u8]) -> String {
         None => line,
     };
     String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Lines up to the present end of the file.
+    fn lines(reading: &mut Reading) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            match reading.piece().unwrap() {
+                Piece::Lines(lines) => all.extend(lines.into_iter().map(|line| line.text)),
+                Piece::Part => {}
+                Piece::End => return all,
+            }
+        }
+    }
+
+    /// An end that was written after the rest came alone, as an empty piece.
+    #[test]
+    fn the_end_of_a_line_that_was_cut_is_no_piece() {
+        for (beyond, end, pieces) in [
+            (0, "\n", &[LINE_BYTES_MAX][..]),
+            (0, "\r\n", &[LINE_BYTES_MAX]),
+            (1, "\n", &[LINE_BYTES_MAX + 1]),
+            (1, "\r\n", &[LINE_BYTES_MAX, 1]),
+            (2, "\n", &[LINE_BYTES_MAX, 2]),
+            (2, "\r\n", &[LINE_BYTES_MAX, 2]),
+        ] {
+            let mut file = tempfile::tempfile().unwrap();
+            let position = Position::new(&file.metadata().unwrap(), 0);
+            file.write_all("x".repeat(LINE_BYTES_MAX + beyond).as_bytes()).unwrap();
+            let read = file.try_clone().unwrap();
+            let mut reading = Reading { file: read, position, partial: Vec::new() };
+            let mut found = lines(&mut reading);
+            for rest in [end, "end\n"] {
+                file.seek(SeekFrom::End(0)).unwrap();
+                file.write_all(rest.as_bytes()).unwrap();
+                found.extend(lines(&mut reading));
+            }
+            assert_eq!(found.pop().as_deref(), Some("end"), "{beyond} {end:?}");
+            let lengths: Vec<_> = found.iter().map(String::len).collect();
+            assert_eq!(lengths, pieces, "{beyond} {end:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_falls_between_characters() {
+        for (text, cut) in [("x", 0), ("\u{e9}", 1), ("\u{20ac}", 1), ("\u{1f600}", 3)] {
+            let line = format!("{}{}", "x".repeat(LINE_BYTES_MAX - cut), text.repeat(2));
+            assert_eq!(boundary(line.as_bytes()), LINE_BYTES_MAX - cut, "{text}");
+        }
+        assert_eq!(boundary(&vec![0x80; LINE_BYTES_MAX + 2]), LINE_BYTES_MAX);
+    }
 }

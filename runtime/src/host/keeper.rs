@@ -18,6 +18,7 @@ use super::commit::{Outcome, commit};
 use super::driver::{Ending, is_wedged, wall_ms};
 use super::generator::Generator;
 use super::handler::Handler;
+use super::keepers::{Asked, Busy};
 use super::lifecycle::{Event, Key};
 use super::report;
 use super::store::Finish;
@@ -51,6 +52,7 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     key: Key,
     running: Option<Running>,
+    busy: Busy,
     fatal: mpsc::UnboundedSender<Fatal>,
 }
 
@@ -60,6 +62,8 @@ struct Running {
     task: JoinHandle<Ending>,
     /// The channels of a command, which takes over a newer version without ending.
     command: Option<(mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>)>,
+    /// Its keeper is needed.
+    _busy: Busy,
 }
 
 /// A version ready to run, with the cursor to store beside its `active` frame.
@@ -70,25 +74,29 @@ enum Ready {
 }
 
 impl Keeper {
-    /// Keeps a processor until the Host ends.
+    /// Keeps a processor until the Host ends, or lets go of it while it has nothing to do.
     pub(super) fn spawn(
         shared: Arc<Shared>,
         key: Key,
-        orders: mpsc::UnboundedReceiver<Order>,
+        orders: mpsc::Receiver<Asked>,
+        busy: Busy,
         fatal: mpsc::UnboundedSender<Fatal>,
     ) -> JoinHandle<()> {
-        tokio::spawn(Self { shared, key, running: None, fatal }.run(orders))
+        tokio::spawn(Self { shared, key, running: None, busy, fatal }.run(orders))
     }
 
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: mpsc::Receiver<Asked>) {
         let shutdown = self.shared.shutdown.clone();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 ending = ended(&mut self.running) => self.ended(ending).await,
-                order = orders.recv() => match order {
-                    Some(order) => self.obey(order).await,
+                asked = orders.recv() => match asked {
+                    Some((order, busy)) => {
+                        self.obey(order).await;
+                        drop(busy);
+                    }
                     None => break,
                 },
             }
@@ -227,7 +235,8 @@ impl Keeper {
                 (tokio::spawn(command.run(stop.clone())), Some((swaps, finishes)))
             }
         };
-        self.running = Some(Running { create: frame, stop, task, command });
+        let busy = self.busy.clone();
+        self.running = Some(Running { create: frame, stop, task, command, _busy: busy });
         true
     }
 

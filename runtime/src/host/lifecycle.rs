@@ -185,6 +185,8 @@ impl Slots {
                     self.denied =
                         if is_for(FailureKind::Permission) { create } else { self.denied };
                     self.waits = create.filter(|_| is_for(FailureKind::Full));
+                } else if create == self.confirmed && is_for(FailureKind::Full) {
+                    self.waits = create;
                 }
             }
             Event::FinOk | Event::FinError | Event::FinTerm => {

@@ -15,6 +15,7 @@ pub mod files;
 mod generator;
 mod handler;
 mod keeper;
+mod keepers;
 pub mod lifecycle;
 mod pace;
 mod part;
@@ -26,7 +27,7 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
@@ -47,6 +47,7 @@ use self::command::{AllCancels, cancel_of};
 use self::complaint::Complaint;
 use self::config::Config;
 use self::keeper::{Fatal, Keeper, Order};
+use self::keepers::Keepers;
 use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
 use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
@@ -179,7 +180,7 @@ struct Host {
     places: HashSet<Key>,
     /// Processors that wait for a free place.
     waiting: BTreeSet<Key>,
-    keepers: HashMap<Key, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+    keepers: Keepers,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
 }
 
@@ -237,8 +238,8 @@ impl Host {
             processors_max,
             places: HashSet::new(),
             waiting: BTreeSet::new(),
-            keepers: HashMap::new(),
-            // Reasons to end the Host, which acts on the first.
+            keepers: Keepers::default(),
+            // What ends the Host, which reads the first of them.
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next(false).await? {}
@@ -258,7 +259,7 @@ impl Host {
         let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
-            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.len());
+            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.names());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
@@ -277,7 +278,8 @@ impl Host {
                     tracing::error!("no engine starts any more; another Host has to go on");
                     return Ok(HostEnd::Wedged);
                 }
-                event = self.subscription.next() => {
+                () = self.keepers.room(), if self.keepers.is_behind() => self.keepers.catch_up(),
+                event = self.subscription.next(), if !self.keepers.is_behind() => {
                     self.fold(event, true)?;
                     self.fill().await?;
                 }
@@ -383,9 +385,8 @@ impl Host {
         while self.places.len() < self.processors_max {
             let Some(key) = self.waiting.pop_first() else { break };
             let id = self.lifecycle.get(&key).and_then(Slots::waits);
-            match self.create_frame(id).await {
-                Ok(Some(frame)) => self.create(key, frame),
-                Ok(None) => {}
+            match self.bring_up(key.clone(), id).await {
+                Ok(()) => {}
                 Err(HostError::Store(error)) if !driver::is_lost(&error) => {
                     tracing::warn!(%error, "a version is not read now; it waits on");
                     self.waiting.insert(key);
@@ -402,14 +403,43 @@ impl Host {
         let order = match self.obstacle(&key, &frame) {
             Some(error) => Order::Refuse(frame, error),
             None => {
-                self.places.insert(key.clone());
+                // A version that was found to be wrong does not run.
+                if version::told_error(&frame).is_none() {
+                    self.places.insert(key.clone());
+                }
                 Order::Create(frame)
             }
         };
         self.order(key, order);
     }
 
-    /// Why a processor may not start, even if its source is valid.
+    /// Has the version run that is to be tried, or else the confirmed one, if they may.
+    async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
+        let confirmed = self.lifecycle.get(&key).and_then(Slots::confirmed);
+        let mut pending = self.create_frame(tried).await?;
+        let confirmed = self.create_frame(confirmed.filter(|id| Some(*id) != tried)).await?;
+        if let Some(wrong) = pending.take_if(|frame| version::told_error(frame).is_some()) {
+            self.order(key.clone(), Order::Create(wrong));
+        }
+        let obstacle = match (&pending, &confirmed) {
+            (Some(frame), _) => self.obstacle(&key, frame),
+            (None, Some(_)) => self.no_place(&key),
+            (None, None) => return Ok(()),
+        };
+        let order = match (obstacle, pending, confirmed) {
+            (Some(error), Some(frame), _) | (Some(error), None, Some(frame)) => {
+                Order::Refuse(frame, error)
+            }
+            (_, pending, confirmed) => {
+                self.places.insert(key.clone());
+                Order::Resume { pending, confirmed }
+            }
+        };
+        self.order(key, order);
+        Ok(())
+    }
+
+    /// Why a processor may not be started, although its source may be right.
     fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
         if version::told_error(frame).is_some() {
             return None;
@@ -418,6 +448,11 @@ impl Host {
             let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
             return Some(ModuleError::new(FailureKind::Definition, text));
         }
+        self.no_place(key)
+    }
+
+    /// Why there is no place for one that has none.
+    fn no_place(&self, key: &Key) -> Option<ModuleError> {
         let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
         is_full.then(|| {
             let max = self.processors_max;
@@ -428,41 +463,23 @@ impl Host {
 
     fn order(&mut self, key: Key, order: Order) {
         let Self { shared, keepers, fatal, .. } = self;
-        let (orders, _) = keepers.entry(key.clone()).or_insert_with(|| {
-            let (orders, receiver) = mpsc::unbounded_channel();
-            let shared = Arc::clone(shared);
-            let task = Keeper::spawn(shared, key, receiver, fatal.0.clone());
-            (orders, task)
+        keepers.order(key, order, |key, orders, busy| {
+            Keeper::spawn(Arc::clone(shared), key, orders, busy, fatal.0.clone())
         });
-        // A keeper ends only with the Host.
-        let _ = orders.send(order);
     }
 
     /// Starts what the log says should run, and answers each `term` that is still open.
     async fn resume(&mut self) -> Result<(), HostError> {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
         let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Processors without a place before come after those that had one.
-        own.sort_by_key(|(_, slots)| !slots.wants_to_run());
+        // Who had no place has none before those who had one.
+        own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {
                 self.order(key.clone(), Order::Term(told));
             }
             let tried = slots.pending().or_else(|| slots.denied()).or_else(|| slots.waits());
-            let pending = self.create_frame(tried).await?;
-            let confirmed = self.create_frame(slots.confirmed()).await?;
-            if pending.is_none() && confirmed.is_none() {
-                continue;
-            }
-            let obstacle = pending.as_ref().and_then(|frame| self.obstacle(&key, frame));
-            let order = match (obstacle, pending) {
-                (Some(error), Some(frame)) => Order::Refuse(frame, error),
-                (_, pending) => {
-                    self.places.insert(key.clone());
-                    Order::Resume { pending, confirmed }
-                }
-            };
-            self.order(key, order);
+            self.bring_up(key, tried).await?;
         }
         Ok(())
     }
@@ -528,14 +545,7 @@ impl Host {
     /// Ends every processor, within [`STOP_MAX`].
     async fn stop(self, shutdown: &CancellationToken) {
         shutdown.cancel();
-        let ended = async {
-            for (_, (orders, task)) in self.keepers {
-                drop(orders);
-                // A keeper that panicked has nothing left to end.
-                let _ = task.await;
-            }
-        };
-        if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+        if tokio::time::timeout(STOP_MAX, self.keepers.end()).await.is_err() {
             tracing::error!("some modules did not end in time; they end with the process");
         }
     }

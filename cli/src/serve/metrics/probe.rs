@@ -77,8 +77,9 @@ impl Probe {
                 Health::Poisoned(why) => Some(format!("a write failed: {why}")),
             };
             checks.push(Check { name: "writable", failure: writable });
-            let full = served.fullness.is_full();
-            checks.push(Check { name: "room", failure: failure(full, "the disk is full") });
+            let shortage = served.fullness.shortage();
+            let failure = shortage.map(|shortage| shortage.to_string());
+            checks.push(Check { name: "room", failure });
         }
         checks
     }

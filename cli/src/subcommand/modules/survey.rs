@@ -122,7 +122,7 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
         module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
         module.wanted = slots.is_some_and(|slots| slots.wants_to_run());
         module.fallen_back = module.latest.0 == Event::Invalid
-            && slots.is_some_and(|slots| slots.confirmed().is_some());
+            && slots.is_some_and(|s| s.confirmed().is_some() && s.waits().is_none());
         module.running = running(start, &module.latest.1);
     }
     modules
@@ -397,7 +397,7 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xs_engine::NewFrame;
+    use xs_engine::{Meta, NewFrame};
 
     #[test]
     fn what_went_wrong_is_said_once() {
@@ -432,5 +432,30 @@ mod tests {
         assert_eq!(running(None, &frame), Running::Nobody);
         assert_eq!(running(Some(FrameId::first_of_ms(4)), &frame), Running::Somebody);
         assert_eq!(running(Some(FrameId::first_of_ms(6)), &frame), Running::Starting);
+    }
+
+    #[test]
+    fn what_has_no_place_does_not_run_although_it_did_before() {
+        let frame = |ms: u64, event: &str, meta: Value| {
+            let topic = Topic::parse(&format!("xs.handler.a.{event}")).unwrap();
+            let meta = Meta::parse(meta.to_string()).unwrap();
+            let new = NewFrame { meta, ..NewFrame::new(topic) };
+            Frame::assemble(&new, FrameId::first_of_ms(ms), Some(ms), None).unwrap()
+        };
+        let state = |code: &str, invalid: u64| {
+            let create = |ms: u64| json!({ "create": FrameId::first_of_ms(ms).to_string() });
+            let mut why = create(invalid);
+            why["code"] = json!(code);
+            let history = vec![
+                frame(1, "create", json!({})),
+                frame(2, "active", create(1)),
+                frame(3, "create", json!({})),
+                frame(4, "invalid", create(3)),
+                frame(5, "invalid", why),
+            ];
+            fold(history, false).into_values().next().unwrap().state()
+        };
+        assert_eq!(state("syntax", 3), "waiting for a server");
+        assert_eq!([state("full", 3), state("full", 1)], ["invalid"; 2]);
     }
 }

@@ -268,3 +268,27 @@ async fn a_host_starts_although_the_store_has_no_room() {
     assert_eq!(world.topic("xs.handler.bad.active").len(), 1);
     assert!(matches!(host.stop().await, HostEnd::Stopped));
 }
+
+/// It failed of its timeout, although it waited for nothing but the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_has_its_time_however_long_what_came_before_it_finds_no_room() {
+    let source = r#"
+export default { topics: "in", start: "first", timeout: 500, async run(frame, ctx) {
+  if (frame.meta.n === 0) return { n: 0 };
+  return { n: 1, seen: (await ctx.last("h.out")).meta.n };
+} };
+"#;
+    let world = World::new(&[("handlers/h.js", source)]);
+    world.store.fill(Some("h.out"));
+    inputs(&world, 2);
+    let host = world.host().await;
+    // One a second.
+    world.until("it has waited", || world.store.refusals() >= 3).await;
+    world.store.fill(None);
+    let out = world.wait("h.out", 2).await;
+    assert_eq!(meta(&out[1]), json!({ "n": 1, "seen": 0 }));
+    host.stop().await;
+    let failed = ["xs.handler.h.retrying", "xs.handler.h.fin.error"];
+    assert!(failed.iter().all(|topic| world.topic(topic).is_empty()));
+    assert_eq!(world.topic("xs.handler.h.active").len(), 1);
+}

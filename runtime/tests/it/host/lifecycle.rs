@@ -270,3 +270,29 @@ async fn names_that_are_gone_take_no_place() {
     host.stop().await;
     assert_eq!(world.topic("xs.handler.c.invalid").len(), 1);
 }
+
+/// A Host that started ran all that had run before, however few it may run.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_before_has_no_place_beyond_the_limit() {
+    let world = World::new(&[("handlers/a.js", &emits("1")), ("handlers/b.js", &emits("1"))]);
+    let host = world.host_that_runs(2).await;
+    world.wait("xs.handler.a.active", 1).await;
+    world.wait("xs.handler.b.active", 1).await;
+    // The version that is to run is not the newest.
+    world.save("handlers/b.js", "a syntax error");
+    world.wait("xs.handler.b.invalid", 1).await;
+    host.stop().await;
+    let host = world.host_that_runs(1).await;
+    let full = meta(&world.wait("xs.handler.b.invalid", 2).await[1]);
+    assert_eq!(full["code"], "full", "{full}");
+    world.wait("xs.handler.a.active", 2).await;
+    assert_eq!(world.topic("xs.handler.b.active").len(), 1);
+    world.delete("handlers/a.js");
+    let active = world.wait("xs.handler.b.active", 2).await;
+    assert_eq!(meta(&active[1])["create"], meta(&active[0])["create"]);
+    host.stop().await;
+    let host = world.host_that_runs(1).await;
+    world.wait("xs.handler.b.active", 3).await;
+    host.stop().await;
+    assert_eq!(world.topic("xs.handler.b.invalid").len(), 2);
+}

@@ -65,6 +65,21 @@ async fn an_append_of_what_is_no_content_says_what_to_write() {
     }
 }
 
+/// It was taken for a slip in the name of a field.
+#[tokio::test]
+async fn a_key_and_a_condition_are_not_for_a_handler() {
+    for key in ["key", "expect"] {
+        let once = "stored exactly once, in one commit with its state and its place";
+        let error = told_by_handler(&format!("ctx.append('notes', {{ {key}: 'a' }});")).await;
+        assert!(error.contains(&format!("append() takes no \"{key}\" here")), "{error}");
+        assert!(error.contains(once) && error.contains(&format!("{{ {key}: ... }}")), "{error}");
+        let work = format!("return frame({{ {key}: 'a' }});");
+        let (handler, command) = (told_by_handler(&work).await, told_by_command(&work).await);
+        assert!(handler.contains("only the ctx.append() of a generator or a command"), "{handler}");
+        assert_eq!(handler, command);
+    }
+}
+
 #[tokio::test]
 async fn a_result_that_is_no_content_says_what_to_write() {
     let table = [

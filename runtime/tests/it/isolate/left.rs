@@ -211,3 +211,49 @@ async fn short_calls_leave_nothing_behind_with_a_long_one() {
     let (long, ()) = soon(async { tokio::join!(long, short) }).await;
     long.unwrap();
 }
+
+/// A stop waited for 5 s for what could never end.
+#[tokio::test]
+async fn what_waits_for_nothing_ends_with_a_stop() {
+    const COMMAND: &str = "commands/it.js";
+    let never = "await new Promise(() => {});";
+    for (entry, run, is_cut) in [
+        (COMMAND, format!("async *run() {{ yield {{}}; {never} }}"), false),
+        (COMMAND, format!("async *run() {{ yield {{}}; {never} }}"), true),
+        (
+            COMMAND,
+            format!("async *run() {{ try {{ yield {{}}; {never} }} finally {{ {never} }} }}"),
+            true,
+        ),
+        (
+            COMMAND,
+            format!(
+                "async *run(_, ctx) {{ try {{ yield {{}}; \
+                   await new Promise((done) => ctx.signal.addEventListener('abort', done)); }} \
+                 finally {{ await new Promise((done) => setTimeout(done, 100)); {never} }} }}"
+            ),
+            false,
+        ),
+        ("generators/it.js", format!("async *run() {{ yield {{}}; {never} }}"), false),
+    ] {
+        let source = format!("export default {{ {run} }};");
+        // Longer than this test has patience.
+        let wait = |spec: &mut IsolateSpec| spec.limits.stop = 10 * PATIENCE;
+        let (isolate, _, memory) = start_with(entry, &source, wait).await.unwrap();
+        let asked = call(&memory, &json!({}));
+        let cancel = asked.cancel.clone();
+        let begun = async {
+            memory.wait("it.recv", 1).await;
+            if is_cut {
+                cancel.cancel();
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            ended = isolate.call(asked), if entry == COMMAND => drop(ended.unwrap_err()),
+            ended = isolate.run_generator(), if entry != COMMAND => panic!("{ended:?}"),
+            () = soon(begun) => {}
+        }
+        soon(isolate.stop()).await.unwrap();
+    }
+}

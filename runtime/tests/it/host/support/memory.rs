@@ -122,7 +122,12 @@ impl Memory {
 
     /// Whether something has found no room.
     pub(crate) fn has_refused(&self) -> bool {
-        self.0.lock().full.as_ref().is_some_and(|(_, count)| *count > 0)
+        self.refusals() > 0
+    }
+
+    /// How often that was said.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.0.lock().full.as_ref().map_or(0, |(_, count)| *count)
     }
 
     /// Holds the next batch that has a frame of `topic`, up to the first one with a frame of

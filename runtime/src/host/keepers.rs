@@ -1,0 +1,196 @@
+//! The keepers of a Host: one for each name that something is asked of or runs. One that has
+//! nothing to do is let go of; one that is asked for more than it gets done holds up the log, in
+//! which the rest waits, and not the memory.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::keeper::Order;
+use super::lifecycle::Key;
+
+/// Orders of one keeper that are not carried out.
+const ORDERS_MAX: usize = 32;
+/// Keepers among which none is looked for that has nothing to do.
+const UNSWEPT: usize = 64;
+
+/// Something that a keeper has to do, until it is dropped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Busy(Arc<()>);
+
+/// An order, and that it is not carried out yet.
+pub(super) type Asked = (Order, Busy);
+
+struct Kept {
+    orders: mpsc::Sender<Asked>,
+    task: JoinHandle<()>,
+    busy: Busy,
+}
+
+impl Kept {
+    /// Whether it carries out no order and runs nothing: then nothing begins by itself either. Two
+    /// have the mark at all times, this one and the keeper.
+    fn rests(&self) -> bool {
+        Arc::strong_count(&self.busy.0) <= 2
+    }
+}
+
+/// The keepers of a Host.
+#[derive(Default)]
+pub(super) struct Keepers {
+    all: HashMap<Key, Kept>,
+    /// Orders for which a keeper has no room, and all behind them: those of what was read of the
+    /// log at once, as no more is read meanwhile.
+    late: VecDeque<(Key, Order)>,
+    sweep_at: usize,
+    /// All that ever had one: as few bytes as are kept of each name anyway.
+    names: HashSet<Key>,
+}
+
+impl Keepers {
+    /// How many names ever had one.
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Asks something of a name; `spawn` makes its keeper if there is none.
+    pub(super) fn order(
+        &mut self,
+        key: Key,
+        order: Order,
+        spawn: impl FnOnce(Key, mpsc::Receiver<Asked>, Busy) -> JoinHandle<()>,
+    ) {
+        if !self.all.contains_key(&key) {
+            self.sweep();
+            self.names.insert(key.clone());
+            let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+            let busy = Busy::default();
+            let task = spawn(key.clone(), receiver, busy.clone());
+            self.all.insert(key.clone(), Kept { orders, task, busy });
+        }
+        self.late.push_back((key, order));
+        self.catch_up();
+    }
+
+    /// Lets go of those that have nothing to do, from time to time.
+    fn sweep(&mut self) {
+        if self.all.len() < self.sweep_at.max(UNSWEPT) {
+            return;
+        }
+        let late = &self.late;
+        self.all.retain(|key, kept| !kept.rests() || late.iter().any(|(of, _)| of == key));
+        self.sweep_at = 2 * self.all.len();
+    }
+
+    /// Whether orders wait for room; nothing more of the log is to be read then.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Waits until the next order that is late has room.
+    pub(super) async fn room(&self) {
+        match self.late.front().and_then(|(key, _)| self.all.get(key)) {
+            // An error means that the keeper has ended, with the Host.
+            Some(kept) => drop(kept.orders.reserve().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Hands over the orders that are late, up to the first that has no room yet.
+    pub(super) fn catch_up(&mut self) {
+        while let Some((key, order)) = self.late.pop_front() {
+            let Some(kept) = self.all.get(&key) else { continue };
+            match kept.orders.try_send((order, kept.busy.clone())) {
+                Err(mpsc::error::TrySendError::Full((order, _))) => {
+                    return self.late.push_front((key, order));
+                }
+                // A keeper ends before it is let go of only with the Host.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn end(self) {
+        for Kept { orders, task, .. } in self.all.into_values() {
+            drop(orders);
+            // A keeper that panicked has nothing left to end.
+            let _ = task.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::FrameId;
+
+    use super::*;
+    use crate::name::{Kind, ProcessorName};
+
+    fn key(n: usize) -> Key {
+        Key { kind: Kind::Handler, name: ProcessorName::parse(&format!("h{n}")).unwrap() }
+    }
+
+    /// An order that can be told from others.
+    fn order(n: u64) -> Order {
+        Order::Term(FrameId::first_of_ms(n))
+    }
+
+    /// Names that were gone kept theirs for as long as the Host ran.
+    #[tokio::test]
+    async fn who_has_nothing_to_do_is_let_go_of() {
+        let mut keepers = Keepers::default();
+        let (kept, mut runs) = mpsc::unbounded_channel();
+        for n in 0..10 * UNSWEPT {
+            let kept = kept.clone();
+            // Every 20th runs something from its first order on.
+            keepers.order(key(n), order(1), move |_, mut orders, busy| {
+                tokio::spawn(async move {
+                    let (_, asked) = orders.recv().await.unwrap();
+                    let running = (n % 20 == 0).then(|| busy.clone());
+                    drop(asked);
+                    kept.send((n, running)).unwrap();
+                    assert!(orders.recv().await.is_none(), "asked again");
+                    drop(busy);
+                })
+            });
+            let (of, running) = runs.recv().await.unwrap();
+            assert_eq!(of, n);
+            // Until the test is over.
+            std::mem::forget(running);
+        }
+        let running = (0..10 * UNSWEPT).filter(|n| n % 20 == 0);
+        assert!(running.into_iter().all(|n| keepers.all.contains_key(&key(n))));
+        let left = keepers.all.len();
+        assert!(left < 2 * UNSWEPT && keepers.names() == 10 * UNSWEPT, "{left} are left");
+    }
+
+    /// However much is asked of one.
+    #[tokio::test]
+    async fn orders_wait_for_room_and_come_in_their_order() {
+        let mut keepers = Keepers::default();
+        let (mut receiver, count) = (None, 3 * ORDERS_MAX as u64);
+        for n in 0..count {
+            keepers.order(key(1), order(n), |_, orders, _| {
+                receiver = Some(orders);
+                tokio::spawn(async {})
+            });
+        }
+        let mut orders = receiver.unwrap();
+        assert_eq!(orders.len(), ORDERS_MAX);
+        for n in 0..count {
+            let (Order::Term(id), _) = orders.recv().await.unwrap() else { unreachable!() };
+            assert_eq!(id, FrameId::first_of_ms(n));
+            if keepers.is_behind() {
+                keepers.room().await;
+                keepers.catch_up();
+            }
+        }
+        assert!(!keepers.is_behind() && orders.is_empty());
+        assert!(keepers.all[&key(1)].rests());
+        drop(orders);
+        keepers.end().await;
+    }
+}
