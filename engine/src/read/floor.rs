@@ -1,5 +1,5 @@
-//! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now
-//! and was a moment ago; where it has moved on since, the frames themselves tell.
+//! The floor of a topic for a reader with an older head. The index knows the current floor and the
+//! one a moment ago; where it has moved since, the floor is recomputed from the frames.
 
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use crate::index::SegmentIndex;
 use crate::store::Inner;
 use crate::value::Ttl;
 
-/// Frames with `last:n` that are told apart. More of them pass for one that keeps as few as the
-/// strictest and met what the oldest did, which leaves no more than each of them left.
+/// Maximum number of `last:n` frames tracked separately. Beyond that, frames are merged into one
+/// that keeps as few as the strictest and has counted what the oldest did, which keeps no more than
+/// each of them would.
 const ASKED_MAX: usize = 64;
 
 /// A frame with `last:n`.
@@ -21,31 +22,31 @@ const ASKED_MAX: usize = 64;
 struct Asked {
     offset: u64,
     time_ms: u64,
-    /// How many older frames stay, but for those that were met.
+    /// How many older frames it still keeps, beyond those counted already.
     left: u64,
 }
 
 impl Asked {
-    /// Whether an older frame was there when this one came.
+    /// Whether an older frame existed when this one was appended.
     fn found(&self, older: &Older) -> bool {
         older.expires_ms.is_none_or(|at| at > self.time_ms)
             && older.removed_since.is_none_or(|since| self.offset < since)
     }
 }
 
-/// What is to be known of a frame.
+/// The relevant properties of a frame.
 #[derive(Debug, Clone, Copy)]
 struct Older {
     offset: u64,
     time_ms: u64,
     ttl: Ttl,
     expires_ms: Option<u64>,
-    /// It was removed one by one before frames from this offset on came.
+    /// It was removed individually before the frames from this offset on were appended.
     removed_since: Option<u64>,
 }
 
-/// What `last:n` left of a topic, found from its newest frame down. Each frame with `last:n` kept
-/// so many of those that were there when it came, and what became of these since does not count.
+/// What `last:n` left of a topic, computed from its newest frame down. Each frame with `last:n`
+/// kept `n` of the frames that existed when it was appended; their later removal does not count.
 #[derive(Debug, Default)]
 struct Left {
     /// Newest first.
@@ -53,7 +54,7 @@ struct Left {
 }
 
 impl Left {
-    /// Counts the next older frame. True if it is the oldest one that `last:n` keeps.
+    /// Counts the next older frame. Returns true if it is the oldest one that `last:n` keeps.
     fn take_older(&mut self, older: &Older) -> bool {
         let mut is_last = false;
         for asked in self.asked.iter_mut().filter(|asked| asked.found(older)) {
@@ -61,7 +62,7 @@ impl Left {
             is_last |= asked.left == 0;
         }
         if let Ttl::Last(n) = older.ttl {
-            // Itself and those before it.
+            // `n` counts this frame too.
             let Older { offset, time_ms, .. } = *older;
             let own = Asked { offset, time_ms, left: n.get() - 1 };
             is_last |= own.left == 0;
@@ -76,14 +77,14 @@ impl Left {
 }
 
 impl Inner {
-    /// [`Self::floor_as_of`]; where that cannot be told, what is removed now is hidden.
+    /// [`Self::floor_as_of`]; if that cannot be determined, the current floor.
     pub(super) fn floor_for(&self, topic: &str, as_of: AsOf) -> u64 {
         let floor = self.floor_as_of(topic, as_of);
         floor.unwrap_or_else(|_| self.index.floor(topic, as_of.head))
     }
 
-    /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
-    /// the log as of then.
+    /// The floor of a topic, for a reader with this snapshot of the log: `last:n` removed every
+    /// frame with a lower offset.
     fn floor_as_of(&self, topic: &str, as_of: AsOf) -> Result<u64, ReadError> {
         let AsOf { head, rewrites } = as_of;
         if let Some(floor) = self.index.known_floor(topic, head) {
@@ -94,13 +95,14 @@ impl Inner {
         let mut below = head.checked_sub(1).and_then(|newest| runs.at_or_before(newest));
         while let Some(number) = below.and_then(|offset| segment_of(&segments, offset)) {
             if let Some(floor) = self.floor_in(&segments[number], topic, head, &mut left)? {
-                // Where more than was there may have been counted, what is there now is seen.
+                // The count may include frames that did not exist then, so frames that exist now
+                // stay visible.
                 return Ok(floor.min(self.index.floor(topic, head)));
             }
             let base = segments[number].segment().base();
             below = base.checked_sub(1).and_then(|below| runs.at_or_before(below));
         }
-        // What stayed then may be compacted away by now.
+        // Frames that were kept then may be compacted away by now.
         Ok(if self.index.rewrites() == rewrites { 0 } else { self.index.floor(topic, head) })
     }
 

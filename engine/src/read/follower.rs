@@ -1,7 +1,7 @@
-//! Following: the stored frames, one threshold, then what is appended, with no gap and no double.
+//! Following: the stored frames, one threshold, then what is appended, without gaps or duplicates.
 //!
-//! A follower is an offset and the number of the next ephemeral frame. It re-reads the log in
-//! stretches, so it may lag by any amount at no cost to anybody.
+//! A follower is an offset and the number of the next ephemeral frame. It reads the log in
+//! stretches, so it may lag by any amount at no cost to other threads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use crate::store::Inner;
 use crate::tail::Ephemeral;
 use crate::value::{Bound, Frame, FrameId, ReadOptions, Start};
 
-/// Frames of the log behind which a follower looks for the state of things anew.
+/// Maximum length of a stretch in frames, after which a follower takes a new snapshot.
 const STRETCH: u64 = 1 << 20;
 
-/// What a follower sees next.
+/// An event that [`Follower::next`] yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Live {
     /// A frame, stored or ephemeral.
     Frame(Frame),
-    /// All frames that were stored when the follower was made have been handed out; what comes now
-    /// is newer. Comes exactly once, also with [`Start::New`], unless the limit was reached before.
+    /// All frames that were stored when the follower was created have been yielded; what follows is
+    /// newer. Yielded exactly once, also with [`Start::New`], unless the limit is reached first.
     CaughtUp {
         /// The offset of the first frame that was not stored then.
         head: u64,
     },
-    /// So many ephemeral frames, of any topic, came faster than they were taken, and are gone.
+    /// Ephemeral frames, of any topic, that arrived faster than they were taken and are lost.
     Lost {
         /// How many.
         ephemeral: u64,
     },
 }
 
-/// Hands out stored frames and goes on with those appended later. Nobody waits for it.
+/// Yields stored frames and continues with those appended later. No writer waits for it.
 pub struct Follower {
     inner: Arc<Inner>,
     options: ReadOptions,
-    /// Frames with a lower id are not wanted; set when the start names an id or a time.
+    /// Frames with a lower id are skipped; set when the start names an id or a time.
     lowest: FrameId,
     position: u64,
     ephemeral: u64,
-    /// The end of the stretch that is being read.
+    /// The reader of the current stretch, and the end of that stretch.
     stretch: Option<(Reader, u64)>,
     threshold: Option<u64>,
     left: u64,
@@ -53,8 +53,8 @@ impl Follower {
         if options.reverse {
             return Err(ReadError::Options("reverse reads end at the oldest frame: do not follow"));
         }
-        // Ephemeral frames are counted before the head is read: one that comes in between stands
-        // at or after this head.
+        // The ephemeral position is taken before the head: an ephemeral frame that arrives in
+        // between is placed at or after this head.
         let ephemeral = inner.tail.next_ephemeral();
         let head = inner.log.head();
         let range = inner.range(options, head)?;
@@ -79,22 +79,22 @@ impl Follower {
         })
     }
 
-    /// What comes next, or nothing when there is nothing now (or no more: [`Self::is_done`]).
+    /// The next event, or `None` when there is nothing now (or no more: see [`Self::is_done`]).
     ///
     /// # Errors
-    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage, after
-    /// any other where it was.
+    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call continues behind the damage,
+    /// after any other it retries.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
     pub fn next(&mut self) -> Result<Option<Live>, ReadError> {
         self.next_within(&mut { usize::MAX })
     }
 
-    /// What comes next, as [`next`](Self::next) has it, after a bounded number of looks: each frame
-    /// of the log that is looked at takes one from `looks`, selected or not. With none left nothing
-    /// is returned although there may be more.
+    /// The next event, as [`next`](Self::next) yields it, after a bounded amount of work: each
+    /// frame of the log that is examined, selected or not, takes one from `looks`. At 0 it returns
+    /// `None` although there may be more.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// As for [`Self::next`].
     pub fn next_within(&mut self, looks: &mut usize) -> Result<Option<Live>, ReadError> {
         while !self.is_done() && *looks > 0 {
             if let Some((reader, end)) = &mut self.stretch {
@@ -118,7 +118,7 @@ impl Follower {
                     Err(error) => {
                         self.position = self.position.max(reader.next_offset());
                         if !matches!(error, ReadError::Corrupt(_)) {
-                            // The reader has ended there; what it has not read is read anew.
+                            // The reader has ended there; a new one rereads the rest.
                             self.stretch = None;
                         }
                         return Err(error);
@@ -136,13 +136,13 @@ impl Follower {
                 self.begin(threshold);
                 continue;
             }
-            // The head first: every ephemeral frame that stands before it is found afterwards.
+            // The head first: every ephemeral frame placed before it is then found.
             let head = self.inner.log.head();
             match self.inner.tail.ephemeral(self.ephemeral) {
                 Ephemeral::Frame(before, frame) if before <= self.position => {
                     self.ephemeral += 1;
                     let wanted = self.options.topics.matches(frame.topic());
-                    // One that stands before the start is as old as the frames that are left out.
+                    // A frame placed before the start is as old as the frames that are left out.
                     let live = if wanted { self.admit(frame) } else { None };
                     if live.is_some() {
                         return Ok(live);
@@ -160,7 +160,7 @@ impl Follower {
         Ok(None)
     }
 
-    /// Opens the next stretch, which goes up to `end` unless that is far.
+    /// Opens the next stretch, which ends at `end` or after the maximum length.
     fn begin(&mut self, end: u64) {
         let end = end.min(self.position.saturating_add(STRETCH));
         let head = self.inner.log.head();
@@ -170,7 +170,7 @@ impl Follower {
         self.stretch = Some((reader, end));
     }
 
-    /// Counts a frame against the limit, or ends the follower when it is beyond the bounds.
+    /// Counts a frame against the limit, or ends the follower if the frame is beyond the bounds.
     fn admit(&mut self, frame: Frame) -> Option<Live> {
         let id = frame.id();
         let is_past = match self.options.before {
@@ -180,7 +180,7 @@ impl Follower {
         };
         if is_past || self.options.until_ms.is_some_and(|until| id.time_ms() >= until) {
             self.left = 0;
-            // Whoever goes on from here is to see it.
+            // A reader that resumes here must see it.
             self.position = frame.offset().unwrap_or(self.position).min(self.position);
             return None;
         }
@@ -191,19 +191,20 @@ impl Follower {
         Some(Live::Frame(frame))
     }
 
-    /// Whether nothing will come any more: the limit, `before` or `until` has been reached.
+    /// Whether the follower has ended: the limit, `before` or `until` has been reached.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.left == 0
     }
 
-    /// The offset it reads next; every frame below was handed out or was not selected.
+    /// The offset it reads next; every frame below was yielded or was not selected.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         self.position
     }
 
-    /// Sleeps until [`Self::next`] may have something, at most so long, and says whether it may.
+    /// Sleeps until [`Self::next`] may have something, at most for `timeout`, and returns whether
+    /// it may.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
         self.inner.tail.wait(timeout, || self.is_ready())

@@ -1,4 +1,4 @@
-//! A bounded read: options become a range of offsets and a way through it.
+//! A bounded read: turns options into a range of offsets and a strategy to read it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,25 +14,24 @@ use crate::value::{
     Bound, Frame, FrameId, FrameRef, ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 
-/// Topics whose floors one read remembers, and above which merging their postings costs more than
-/// reading everything.
+/// Maximum topics whose floors one read caches; above it, merging postings costs more than a scan.
 const TOPICS_MAX: usize = 4096;
-/// A share of all frames (one in so many) from which on reading everything costs less.
+/// A scan is cheaper than postings once more than one in this many of all frames is selected.
 const SCAN_SHARE: u64 = 6;
-/// Frames up to which nothing is gained by asking the index.
+/// Up to this many frames, asking the index gains nothing.
 const SCAN_FRAMES: u64 = 64;
 
-/// The frames a read selects, oldest first or, with `reverse`, newest first. An error for a damaged
-/// place names it; the next call goes on behind it.
+/// The frames a read selects, oldest first or, with `reverse`, newest first. A damaged place is an
+/// error that names it; the next call continues behind it.
 pub struct Reader {
     inner: Arc<Inner>,
     way: Way,
     as_of: AsOf,
     left: u64,
-    /// Offsets that are left; with `reverse` it shrinks from its end.
+    /// Offsets that are left; with `reverse` the range shrinks from its end.
     rest: Range<u64>,
     reverse: bool,
-    /// Floors of topics met, so that each is looked up once.
+    /// Cached floors of topics.
     floors: HashMap<Arc<str>, u64>,
 }
 
@@ -40,24 +39,24 @@ enum Way {
     Forward(Forward),
     Backward(Backward),
     Postings(ByPostings),
-    /// The log could not be read; what follows cannot be either.
+    /// The log could not be read, and reading cannot continue.
     Ended,
 }
 
-/// What bounds a read, beside its range.
+/// The bounds of a read, beside its range.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// It sees what was there below this offset when it began.
+    /// The head of its snapshot.
     pub(super) head: u64,
-    /// Frames it hands out at most.
+    /// Maximum frames to yield.
     pub(super) left: u64,
 }
 
-/// What a reader sees: the log below a head, as it was when it began.
+/// A reader's snapshot: the log below a head, when the read began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AsOf {
     pub(super) head: u64,
-    /// How often frames had been compacted away.
+    /// Number of compactions that had removed frames.
     pub(super) rewrites: u64,
 }
 
@@ -104,7 +103,7 @@ impl Reader {
         Self::with_floors(inner, (&topic.clone().into(), floors), range, true, limits, false)
     }
 
-    /// With `floors` as of `head`; unless everything is to be read these are all its topics.
+    /// Takes `floors` as of `head`; unless the read scans, they name all its topics.
     fn with_floors(
         inner: &Arc<Inner>,
         (topics, floors): (&TopicPatterns, HashMap<Arc<str>, u64>),
@@ -120,7 +119,7 @@ impl Reader {
             Lane { topic: topic.clone(), runs, floor }
         };
         let lanes = if scans { Vec::new() } else { floors.iter().map(lane).collect() };
-        // After the lanes: it lists every segment that they name. It is younger than the head, so
+        // After the lanes, so that it lists every segment they name. It is newer than the head, so
         // it covers the range.
         let segments = inner.index.segments();
         let way = if scans || !inner.is_whole(&segments) {
@@ -142,15 +141,14 @@ impl Reader {
         Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
 
-    /// The offset to go on from: behind what was handed out and the damage that was told of, and
-    /// the end of what was asked for once there is no more. With `reverse` the lowest offset looked
-    /// at.
+    /// The offset to resume from: behind the frames yielded and the damage reported, or the end of
+    /// the requested range once there is no more. With `reverse`, the lowest offset examined.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         if self.reverse { self.rest.end } else { self.rest.start }
     }
 
-    /// All up to `offset` was looked at.
+    /// Marks everything up to `offset` as examined.
     const fn pass(&mut self, offset: u64) {
         match self.reverse {
             true => self.rest.end = offset,
@@ -158,7 +156,7 @@ impl Reader {
         }
     }
 
-    /// After damage it goes on behind what that took; after any other error it has ended.
+    /// After damage the read continues behind it; after any other error it has ended.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(corruption) = error else {
             self.way = Way::Ended;
@@ -173,18 +171,19 @@ impl Reader {
         }
     }
 
-    /// Hands the frames to `visit` as they lie in the log, until there are no more or it breaks;
-    /// says which. For who looks at each frame and keeps none: it costs a fraction of taking them.
+    /// Passes the frames to `visit` as they lie in the log, until there are no more or it breaks;
+    /// returns which. For callers that inspect each frame and keep none: it costs a fraction of
+    /// taking them.
     ///
     /// # Errors
-    /// [`ReadError`] for a damaged place; the next call goes on behind it.
+    /// [`ReadError`] for a damaged place; the next call continues behind it.
     pub fn visit(
         &mut self,
         mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ReadError> {
         loop {
-            // What may be hidden is looked up one by one. A removal that comes now is of no
-            // concern: this read began before it.
+            // Frames that may be hidden are checked individually, below. A removal published from
+            // here on is irrelevant: this read began before it.
             if self.left > 0 && !self.inner.index.hides_any() {
                 let (clock, left) = (&self.inner.env.clock, &mut self.left);
                 let (mut flow, mut seen) = (ControlFlow::Continue(()), None);
@@ -218,9 +217,9 @@ impl Reader {
         }
     }
 
-    /// The next frame, after a bounded number of looks: each frame that is looked at takes one from
-    /// `looks`, selected or not. With none left nothing is returned although there may be more;
-    /// [`Self::next_offset`] tells how far it came.
+    /// The next frame, after a bounded amount of work: each frame examined, selected or not, takes
+    /// one from `looks`. At 0 it returns `None` although there may be more; [`Self::next_offset`]
+    /// tells how far it came.
     #[inline]
     pub fn next_within(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.left > 0 && *looks > 0 {
@@ -262,7 +261,7 @@ impl Reader {
 
     #[inline]
     fn is_visible(&mut self, frame: &Frame) -> bool {
-        // In most stores nothing is hidden, and nothing is looked up.
+        // In most stores nothing is hidden, so there is no lookup.
         !(self.inner.is_expired(frame) || self.inner.index.hides_any() && self.is_hidden(frame))
     }
 
@@ -272,7 +271,7 @@ impl Reader {
         if index.is_removed_for(offset, self.as_of.head) {
             return true;
         }
-        // By postings it begins at the floors.
+        // A read by postings begins at the floors.
         if matches!(self.way, Way::Postings(_)) || !index.may_have_floor(topic) {
             return false;
         }
@@ -315,8 +314,8 @@ impl fmt::Debug for Reader {
 }
 
 impl Inner {
-    /// The offsets that options select among those below `head`. Ids ascend with offsets, so bounds
-    /// by id and by time are bounds by offset.
+    /// The offsets that options select below `head`. Ids ascend with offsets, so bounds by id and
+    /// by time become bounds by offset.
     pub(super) fn range(&self, options: &ReadOptions, head: u64) -> Result<Range<u64>, ReadError> {
         let at = |bound| match bound {
             Bound::Offset(offset) => Ok(offset),
@@ -329,7 +328,7 @@ impl Inner {
             Start::After(Bound::Id(FrameId::MAX)) | Start::New => head,
             Start::After(Bound::Id(id)) => self.offset_of(id.next(), head)?,
         };
-        // What damage took before the end is told of.
+        // Damage before the end is reported.
         let mut end = match options.before {
             None => head,
             Some(Bound::Offset(offset)) => offset.min(head),
@@ -344,7 +343,7 @@ impl Inner {
         Ok(start..end.max(start))
     }
 
-    /// Where the newest `n` visible frames of the topics begin.
+    /// The offset of the oldest of the newest `n` visible frames of the topics.
     pub(super) fn start_of_last(
         self: &Arc<Self>,
         topics: &TopicPatterns,
@@ -356,7 +355,7 @@ impl Inner {
         for frame in Reader::over(self, topics, range, true, Limits { head, left: n }) {
             match frame {
                 Ok(frame) => start = frame.offset().unwrap_or(start),
-                // Reported where it belongs in the order, when the frames are read upwards.
+                // The forward read reports it, in its place.
                 Err(ReadError::Corrupt(corruption)) => start = corruption.offset.unwrap_or(start),
                 Err(error) => return Err(error),
             }
@@ -364,8 +363,8 @@ impl Inner {
         Ok(start)
     }
 
-    /// The topics that are selected, with their floors for readers below `head`; nothing when they
-    /// are too many, or when asking for them costs more than it tells.
+    /// The selected topics, with their floors for readers with this snapshot; `None` when they are
+    /// too many, or when the lookup costs more than it saves.
     fn selected(
         &self,
         topics: &TopicPatterns,
@@ -373,7 +372,8 @@ impl Inner {
         as_of: AsOf,
     ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
-        // All of them are read whatever there is; who does so for long knows the floors before.
+        // A read of all topics scans in any case; only a long one benefits from knowing the floors
+        // beforehand.
         let least = match takes_all(topics) {
             true if self.index.has_floors() => TOPICS_MAX as u64,
             true => u64::MAX,
@@ -386,8 +386,8 @@ impl Inner {
         if found.len() > TOPICS_MAX {
             return None;
         }
-        // The floors are those of now. Where frames came since, what they removed is still to be
-        // seen.
+        // These are the current floors. For a topic that got frames after the snapshot, what they
+        // removed is still visible.
         let is_overtaken =
             |totals: &TopicTotals| totals.floor > 0 && totals.last_offset >= as_of.head;
         for (name, totals) in found.iter_mut().filter(|(_, totals)| is_overtaken(totals)) {
@@ -396,8 +396,7 @@ impl Inner {
         Some(found)
     }
 
-    /// Whether postings name all frames. Damage can keep one out of them; reading everything
-    /// reports it.
+    /// Whether postings name all frames. Damage can keep one out of them; a scan reports it.
     fn is_whole(&self, segments: &[Arc<SegmentIndex>]) -> bool {
         !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of))
     }
@@ -407,7 +406,7 @@ fn takes_all(topics: &TopicPatterns) -> bool {
     topics.as_slice().contains(&TopicPattern::All)
 }
 
-/// The first id of a time.
+/// The first id of a millisecond.
 fn first_of(time_ms: u64) -> FrameId {
     const ID_MS_MAX: u64 = (1 << 48) - 1;
     if time_ms > ID_MS_MAX { FrameId::MAX } else { FrameId::first_of_ms(time_ms) }
