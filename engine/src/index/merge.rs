@@ -32,7 +32,7 @@ const STOP_EVERY: u32 = 4096;
 /// Generations of the table's file.
 #[derive(Debug, Default)]
 pub(super) struct Generations {
-    /// The highest one in use so far, so that no name is reused.
+    /// The highest generation of any table file, so that no file is overwritten.
     newest: u32,
     /// Of the file in use.
     current: Option<u32>,

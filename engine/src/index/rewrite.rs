@@ -400,8 +400,8 @@ impl Index {
         Ok(Uncovered { table: Some(table), layers: Some(layers) })
     }
 
-    /// What a complete segment holds of each topic, unless its files cannot be opened for now: who
-    /// asks then comes again, where [`Self::layer_of`] would take it for damaged.
+    /// The topics of a complete segment, or an error if its files cannot be opened for now: the
+    /// caller then retries, where [`Self::layer_of`] would treat the segment as damaged.
     fn layer_now(&self, of: &SegmentIndex) -> io::Result<Source> {
         let opened = self.env.files.open_unmapped(of.segment.path());
         match opened {

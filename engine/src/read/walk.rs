@@ -3,7 +3,6 @@
 //! It steps by batch headers, whose CRC it checks, and by record lengths, which it does not trust:
 //! the code that takes a record checks its CRC. Behind damage it finds the next batch by itself, so
 //! a damaged place hides only itself. It knows neither topics nor visibility.
-//! bad place hides no more than itself. It knows nothing of topics and of what a reader may see.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
