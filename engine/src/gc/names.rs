@@ -18,9 +18,9 @@ use crate::value::BlobHash;
 
 /// Bytes of a segment read at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
-/// Of so many of the newest segments every cursor record counts, of older ones only what is
-/// current. A power cut can take what is unsynced, two segments at most, and opening then goes back
-/// to the checkpoint in the one before: all that it can find is in these.
+/// In this many of the newest segments every cursor record counts, in older ones only the current
+/// ones. A power cut can take what is unsynced, two segments at most, and opening then starts from
+/// the checkpoint in the segment before: all cursor records that it can find are in these segments.
 const CURSOR_SEGMENTS: usize = 3;
 
 /// Reads names; each call reads those added since the last.

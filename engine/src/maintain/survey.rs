@@ -281,7 +281,7 @@ fn sound_records(
     records
 }
 
-/// Where behind a damaged record the next sound one begins.
+/// The position of the next sound record behind a damaged one.
 fn next_sound(bytes: &Bytes, from: usize) -> usize {
     (from..bytes.len())
         .step_by(8)
