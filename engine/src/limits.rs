@@ -52,9 +52,9 @@ pub const JOURNAL_HALF_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const JOURNAL_GROUP_BYTES_MAX: u64 = 256 * 1024;
 /// Hops in an [`Origin`](crate::Origin) before a chain of processors is cut.
 pub const HOPS_MAX: u32 = 32;
-/// Ephemeral frames kept for followers that have not taken them yet.
+/// Ephemeral frames buffered for followers that have not taken them yet.
 pub const EPHEMERAL_RING_MAX: usize = 1024;
-/// Bytes of the records of the ephemeral frames that are kept.
+/// Bytes of the records of buffered ephemeral frames.
 pub const EPHEMERAL_RING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest interval between syncs, in milliseconds.
 pub const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
