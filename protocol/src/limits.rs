@@ -46,8 +46,8 @@ pub const UPLOAD_WINDOW: u32 = 1024 * 1024;
 pub const CREDIT_MAX: u64 = 1 << 32;
 /// Bytes of credit a client grants by default.
 pub const CREDIT_DEFAULT: u32 = 4 * 1024 * 1024;
-/// Events and grants of a stream, which cost no credit, that a client lets wait: a server that
-/// sends more to a client that does not take them means no good.
+/// Events and grants of a stream, which cost no credit, that a client buffers: a server that sends
+/// more to a client that does not take them is malicious.
 pub(crate) const FREE_WAITING_MAX: usize = 65_536;
 /// PINGs of a server whose PONGs a client buffers until they are written.
 pub const PONGS_MAX: usize = 1024;

@@ -40,9 +40,9 @@ pub type HostGuard = Box<dyn Send>;
 pub struct StoreIdentity {
     /// The store's uuid.
     pub uuid: [u8; 16],
-    /// Its present epoch.
+    /// Its current epoch.
     pub epoch: u64,
-    /// The offset that the next frame will get.
+    /// The offset of the next frame.
     pub head: u64,
 }
 
@@ -181,10 +181,10 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when that cannot be determined.
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal>;
 
-    /// Opens a blob for reading; `None` when there is none. May block.
+    /// Opens a blob for reading; `None` when it does not exist. May block.
     ///
     /// # Errors
-    /// Opens a blob for reading; `None` when it does not exist. May block.
+    /// [`Refusal`] when it cannot be read.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal>;
 
     /// Adds the whole bodies of frames to `out`, each with the index of its frame in `frames`. A
@@ -261,11 +261,11 @@ pub trait Feed: Send {
 pub enum Pulled {
     /// The room is used up, or enough was examined; pull again for more.
     More,
-    /// Nothing more at present; the wake will be called.
+    /// Nothing more for now; the wake will be called.
     Idle,
-    /// All that was stored when the read began was pulled; only for feeds that follow, once.
+    /// Everything stored when the read began was pulled; only for feeds that follow, once.
     CaughtUp {
-        /// The offset the next frame had then.
+        /// The offset of the next frame at that time.
         head: u64,
     },
     /// Ephemeral frames were lost here because the reader was slow.
