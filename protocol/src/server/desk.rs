@@ -70,7 +70,7 @@ pub(super) struct Desk {
     pub(super) has_unserved: bool,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
-    /// Registers the connection as the host of modules, while it is connected.
+    /// For the host of a single processor: the processor version whose origin was last verified.
     pub(super) host: Option<HostGuard>,
 }
 

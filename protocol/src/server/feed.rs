@@ -31,7 +31,7 @@ pub(crate) struct FeedWork {
     /// Frames that were pulled and not sent yet, and what comes after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
-    /// Offsets of the newest frames of a gap, which come before what the feed has.
+    /// Offsets of the newest frames of a gap, which come before the feed's own.
     newest: Option<Kept<u64>>,
     /// Where the last gap ends.
     leapt_to: u64,
