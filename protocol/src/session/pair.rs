@@ -1,5 +1,5 @@
-//! Both sides of a connection in one thread, with time that stands still until it is moved and
-//! bytes that arrive in pieces of any size.
+//! Both sides of a connection in one thread, with a clock that moves only when told to and bytes
+//! that arrive in pieces of any size.
 
 use std::time::{Duration, Instant};
 
@@ -181,7 +181,7 @@ fn credit_goes_below_zero_by_one_message_and_comes_back() {
     pair.client.tell(&Request::Credit(costs as u64), sub).unwrap();
     assert!(matches!(pair.move_to_server()[..], [Action::Credit { .. }]));
     assert_eq!(pair.server.credit(sub), 100);
-    // Messages that crossed the end of a stream belong to nobody and break nothing.
+    // Messages that crossed the end of a stream are ignored.
     pair.server.event(sub, &StreamEvent::Ended { scanned_to: offset });
     pair.client.tell(&Request::Credit(5), sub).unwrap();
     pair.client.tell(&Request::Unsubscribe, sub).unwrap();
@@ -400,7 +400,7 @@ fn the_present_and_the_previous_version_of_an_op_are_served() {
             Err(refusal) => assert!(!served && refusal.code == Code::OpVersion, "{version}"),
         }
     }
-    // A client that knows does not ask.
+    // A client that knows the server's ops does not send the request.
     pair.client.set_ops(NEXT.to_vec());
     assert!(pair.client.request(&Request::Ping(Bytes::new()), 0).is_ok());
     for (request, code) in
@@ -448,7 +448,7 @@ fn who_reads_no_answers_is_not_answered_more() {
         assert!(pair.server.receive(&mut pair.to_server, pair.now).is_none());
     }
     assert_eq!(answers, PINGS);
-    // Whoever is told to go is told so whatever waits for it.
+    // CLOSE is sent however much output is queued.
     let large = Bytes::from(vec![0; UNREAD_BYTES_MAX]);
     let sub = pair.subscribe(1, None);
     pair.server.chunk(sub, &large, false);
