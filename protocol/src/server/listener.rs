@@ -92,8 +92,8 @@ impl Listener {
     /// Uses a Unix socket that is already listening, and keeps its file: its creator decides who
     /// can open it.
     ///
+    /// # Errors
     /// When it cannot be registered with the runtime.
-    /// When it cannot be watched.
     pub fn given_unix(listener: StdUnixListener, path: &Path) -> io::Result<Self> {
         let listener = UnixListener::from_std(listener)?;
         let address = Address::Unix(path.to_owned());
