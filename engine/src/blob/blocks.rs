@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(kept.bytes, kept.blocks.len() * block.memory());
         }
         assert!(blocks.get(&lies([1; 16], 1)).is_none());
-        // The same one twice is one.
+        // A block that is put twice is counted once.
         let before = blocks.kept.lock().bytes;
         blocks.put(lies([1; 16], 0), &block);
         assert_eq!(blocks.kept.lock().bytes, before);

@@ -52,10 +52,10 @@ mod tests {
             pace.look(at(ms), bytes, 16 * MIB)
         };
         assert!(!look(0, 0));
-        // Fast, but little of it.
+        // A high rate, but too few bytes.
         assert!(!look(10, MIB) && !look(30, MIB) && !look(50, 13 * MIB));
         assert!(look(100, 2 * MIB), "17 MiB within 100 ms");
-        // Nothing is said anew of a moment.
+        // A look within the same interval repeats the last answer.
         assert!(look(110, 0) && look(600, 0));
         assert!(!look(1200, 15 * MIB), "15 MiB within 1.1 s");
         assert!(look(2300, 18 * MIB), "18 MiB within 1.1 s");

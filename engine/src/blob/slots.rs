@@ -146,7 +146,7 @@ mod tests {
             slots.add(random(&mut seed), 64);
         }
         assert_eq!(slots.len() * 2, CELLS_MIN);
-        // A search for what is not there ends at a free cell.
+        // A search for an absent tag ends at a free cell.
         assert!((0..1_000).filter(|_| slots.may_hold(random(&mut seed))).count() < 10);
         let ends = |cell: &&AtomicU64| cell.load(Ordering::Relaxed) == 0;
         assert!((0..CELLS_MIN as u64).all(|tag| slots.probe(tag).find(ends).is_some()));
