@@ -242,7 +242,7 @@ impl Deciding<'_> {
                 !here && self.inner.index.is_removed(tombstone.offset)
             }
             Control::Key { id, key, .. } => self.inner.keys.needs(&key_hash(key), id, self.now_ms),
-            // Later segments restate cursors, and floors are written anew below.
+            // Later segments restate cursors, and floors are rewritten below.
             Control::Floor { topic, .. } => {
                 gone_of(&mut part.gone, topic);
                 false

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn what_was_removed_long_ago_came_before_what_is_known() {
         let removed = Removed::default();
-        // While the store was opened.
+        // Removed while the store was opened.
         assert!(removed.mark(3, 0) && removed.since(3) == Some(u64::MAX));
         (0..NEWEST_MAX as u64).for_each(|n| _ = removed.mark(1000 + n, 10_000 + n));
         assert_eq!([3, 1000, 1005].map(|n| removed.since(n)), [10_000, 10_000, 10_005].map(Some));

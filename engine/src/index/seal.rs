@@ -96,8 +96,8 @@ mod tests {
     use crate::recovery::open_with;
     use crate::testing::{fast_dir, files_in, frame, open, options};
 
-    /// The files of one segment have no place, those of others are lost: an open makes them anew,
-    /// and what it cannot write is written as soon as that can be done.
+    /// The files of one segment cannot be written, those of others are lost: an open creates the
+    /// lost ones again, and the rest is written as soon as possible.
     #[test]
     fn files_that_an_open_could_not_write_keep_no_others_back() {
         let dir = fast_dir();
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(topics.len(), 3);
         for path in &topics {
             fs::remove_file(path).unwrap();
-            // No file can take the place of a directory.
+            // A file cannot replace a directory.
             fs::create_dir(path).unwrap();
         }
         let files = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));

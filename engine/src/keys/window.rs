@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((window.find(&[3; 16], 0), window.find(&[4; 16], 0)), (None, None));
         window.push(used(5, 9));
         assert!(!window.extend_back([used(6, 9)].into_iter(), KEY_MS));
-        // The older use of key 1 goes, the later one stays.
+        // The older use of key 1 is removed, the later one stays.
         window.push(used(6, 9));
         assert_eq!(window.find(&[1; 16], KEY_MS), Some(used(1, 9)));
     }
