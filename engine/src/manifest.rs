@@ -253,7 +253,7 @@ mod tests {
             let manifest = load(dir.path()).unwrap().unwrap();
             manifest.update(|state| state.clean = true).unwrap();
             manifest.update(|state| state.clean = true).unwrap();
-            // What says of itself that it is the older one hides nothing.
+            // Damage to the copy that is older by its own account hides nothing.
             let mut damaged = std::fs::read(&a).unwrap();
             damaged[crate::format::file::FILE_HEADER_LEN] ^= 1;
             std::fs::write(&a, &damaged).unwrap();
@@ -270,14 +270,14 @@ mod tests {
         let disk = Disk::new(MediaChoice::Auto, dir.path());
         let files = Arc::new(FaultyFiles::new(disk, &faults));
         let manifest = Manifest::create(dir.path(), files, SuperState::default()).unwrap();
-        // Half a copy, for want of space: nothing has changed, and it can be tried again.
+        // Half a copy, for lack of space: nothing has changed, and the update can be retried.
         faults.set(1, 1, Errno::NOSPC);
         let full = manifest.update(|state| state.journal = 1).unwrap_err();
         assert!(is_full(&full) && manifest.state().journal == 0);
         assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 0);
         manifest.update(|state| state.journal = 2).unwrap();
         let manifest = load_with(dir.path(), &faults).unwrap().unwrap();
-        // A whole one, whose name may not be durable.
+        // A complete copy, whose name may not be durable.
         faults.set(2, 2, Errno::NOSPC);
         let failed = manifest.update(|state| state.journal = 3).unwrap_err();
         assert!(!is_full(&failed) && manifest.state().journal == 2, "{failed}");

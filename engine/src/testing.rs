@@ -1,4 +1,4 @@
-//! What the unit tests of the store share: small stores, crash images, fault sweeps.
+//! Helpers shared by the unit tests of the store: small stores, crash images, fault sweeps.
 
 use std::fs;
 use std::io::Write as _;

@@ -610,7 +610,7 @@ mod tests {
         assert!(media.sync().is_err());
         media.write_at(512, &[2; 512]).unwrap();
         media.sync().unwrap();
-        // The cache has both, the disk has what became dirty after the failure.
+        // The cache has both writes, the disk only the one after the failure.
         media.publish(1024);
         assert_eq!(media.view(0..1024).unwrap()[..], [[1; 512], [2; 512]].concat()[..]);
         let left = disk.after_cut().read(Path::new(FILE), 4096).unwrap();

@@ -150,7 +150,7 @@ mod tests {
         Older { offset, time_ms: offset * 10, ttl, expires_ms: None, removed_since: None }
     }
 
-    /// The number of the oldest frame that stays, of those from 1,000 on downwards.
+    /// The index of the oldest frame that stays, counting down from frame 1,000.
     fn oldest_left(frames: impl IntoIterator<Item = Older>) -> Option<usize> {
         let mut left = Left::default();
         frames.into_iter().position(|older| left.take_older(&older))
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(with(|older| older.expires_ms = Some(10_000)), Some(2), "expired by then");
         assert_eq!(with(|older| older.removed_since = Some(1001)), Some(1), "removed later");
         assert_eq!(with(|older| older.removed_since = Some(1000)), Some(2), "removed by then");
-        // One that was removed itself kept others when it came.
+        // A frame that was removed later still kept others when it was appended.
         let gone = Older { removed_since: Some(1001), ..older(1000, 2) };
         assert_eq!(oldest_left([gone, older(999, 0), older(998, 0)]), Some(1));
         let gone = Older { removed_since: Some(1001), ..older(1000, 1) };

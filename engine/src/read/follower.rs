@@ -274,7 +274,7 @@ mod tests {
         assert!(seen.iter().copied().eq(0..FRAMES), "{} of {FRAMES}", seen.len());
     }
 
-    /// Reads in windows, each from where the one before ended.
+    /// Reads in windows, each from the end of the previous one.
     #[test]
     fn the_frame_that_ends_it_is_the_next_one_to_read() {
         let (dir, clock) = (fast_dir(), StillClock::at(1000));

@@ -486,7 +486,7 @@ mod tests {
     #[test]
     fn who_reads_for_long_sees_what_was_there_when_it_began() {
         sees_what_was_there(5000, 0);
-        // So few that no floors are looked up beforehand, and so many topics.
+        // With so few frames floors are not looked up in advance; then with many topics.
         sees_what_was_there(100, 0);
         sees_what_was_there(5000, 5000);
     }

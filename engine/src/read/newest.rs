@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(found, Some(2 * CONDITION_FRAMES_MAX + 1), "another head is looked at anew");
     }
 
-    /// A store in whose segment the frame at offset 3 is damaged, opened after that.
+    /// A store with a damaged frame at offset 3, opened after the damage.
     fn damaged() -> (TempDir, Store) {
         let dir = fast_dir();
         let store = open(dir.path(), SyncPolicy::None);
@@ -374,7 +374,7 @@ mod tests {
         (dir, store)
     }
 
-    /// Nor does it let an older one pass for the newest.
+    /// A damaged frame does not let an older one pass for the newest.
     #[test]
     fn a_damaged_frame_is_not_passed_over_by_the_one_before_it() {
         let (_dir, store) = damaged();
@@ -384,7 +384,8 @@ mod tests {
         assert_eq!(last("c").unwrap().len(), 1, "this one is behind it");
     }
 
-    /// Nor where the newest of several topics are asked for, nor does it hide a topic.
+    /// A damaged frame does not let an older one pass for the newest of several topics, nor does it
+    /// hide a topic.
     #[test]
     fn a_damaged_frame_is_not_passed_over_by_the_newest_of_each_topic() {
         let (_dir, store) = damaged();

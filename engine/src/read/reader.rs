@@ -423,7 +423,7 @@ mod tests {
     };
     use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
-    /// The offsets that a read says it goes without, and those of the frames it hands out.
+    /// The offsets that a read reports as missing, and those of the frames it yields.
     fn gaps(store: &Store, options: &ReadOptions) -> (Vec<Range<u64>>, Vec<u64>) {
         let (mut gaps, mut seen) = (Vec::new(), Vec::new());
         let mut reader = store.read(options).unwrap();
@@ -442,14 +442,14 @@ mod tests {
         }
     }
 
-    /// Of records that are damaged and of what they take with them, whoever reads among all or some
-    /// of the topics.
+    /// Damaged records, and the records that are lost with them, are reported by reads of all
+    /// topics and of some.
     #[test]
     fn whatever_is_missing_was_told_of_whichever_way_is_read() {
         const TOGETHER: u64 = 10;
         let damages: [fn(&mut [u8], usize, usize); 5] = [
-            // The header; a record; its length, so that it takes in the next one, the rest of the
-            // batch, and more than there is.
+            // The header; a record; its length, so that it includes the next record, the rest of
+            // the batch, and more than the batch has.
             |bytes, batch, _| bytes[batch + 20] ^= 1,
             |bytes, _, record| bytes[record + 20] ^= 1,
             |bytes, _, record| lengthen(bytes, record, 1),
@@ -502,7 +502,7 @@ mod tests {
         crate::format::record::RecordPrefix::read(&bytes[record..]).unwrap().stride()
     }
 
-    /// Has a record take in so many that follow it and are as long.
+    /// Lengthens a record by `by` of the records that follow it, which are as long.
     fn lengthen(bytes: &mut [u8], record: usize, by: u32) {
         let at = record + 4..record + 8;
         let len = u32::from_le_bytes(bytes[at.clone()].try_into().unwrap());
@@ -523,7 +523,7 @@ mod tests {
         }
         store.close().unwrap();
         drop(store);
-        // The header of one in the middle, and the whole end of the same segment.
+        // The header of a batch in the middle, and the whole end of the same segment.
         let path = segment_files(dir.path()).remove(1);
         let places = batches(&path);
         let last = places.len() - 2;
@@ -547,11 +547,11 @@ mod tests {
         let (mut downwards, seen) = gaps(&ReadOptions { reverse: true, ..ReadOptions::default() });
         downwards.reverse();
         assert_eq!((&downwards[..], seen), (&whole[..], count - 2 * TOGETHER));
-        // Whoever begins within the damage is not led to where it began.
+        // A read that starts within the damage is not led back to its start.
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
         assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
-        // Whoever goes on below it does not meet it again.
+        // A read that resumes below the damage does not meet it again.
         let before = Some(Bound::Offset(middle));
         let below = ReadOptions { before, reverse: true, ..ReadOptions::default() };
         assert_eq!(gaps(&below), (Vec::new(), middle));
@@ -567,7 +567,7 @@ mod tests {
         assert_eq!(found, whole);
     }
 
-    /// Between taking its head and asking for floors a read may be overtaken by any number of
+    /// Between taking its head and looking up floors, a read may be overtaken by any number of
     /// frames.
     #[test]
     fn a_read_that_is_overtaken_as_it_begins_misses_nothing() {
@@ -596,8 +596,8 @@ mod tests {
         }
     }
 
-    /// What `last:n` had removed when the read began stays removed, whatever has become since of
-    /// the frames that had been kept.
+    /// Frames that `last:n` had removed when the read began stay removed, whatever has happened
+    /// since to the frames that were kept.
     #[test]
     fn a_read_that_is_overtaken_as_it_begins_sees_nothing_that_was_gone() {
         let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
@@ -686,7 +686,7 @@ mod tests {
             let before = std::iter::once(from).chain(pauses.iter().copied());
             before.zip(pauses).all(|(before, &at)| before.abs_diff(at) <= LOOKS as u64)
         };
-        // Superseded, of other topics, cursors, and downwards.
+        // Superseded frames, frames of other topics, cursors, and backwards.
         let (pauses, first) = read("*", false);
         assert!(all_short(0, &pauses) && pauses.len() >= 9, "{pauses:?}");
         assert_eq!(first, MANY - 1);
