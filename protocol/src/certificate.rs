@@ -118,7 +118,7 @@ mod tests {
     fn bytes_of_any_kind_are_taken() {
         let der = der(2030, 1, 1);
         for cut in 0..der.len() {
-            // What matters is that nothing panics; the time itself comes early.
+            // The point is that nothing panics; the time itself comes early.
             let _ = not_after(&der[..cut]);
             let mut bent = der.clone();
             bent[cut] ^= 0xff;

@@ -454,14 +454,14 @@ mod tests {
         assert_eq!(Code::from_number(333), Code::Other(333));
     }
 
-    /// What else cannot come has nothing to do with HELLO.
+    /// Other unexpected messages have nothing to do with HELLO.
     #[test]
     fn hello_is_expected_only_where_it_did_not_come() {
         assert_eq!(ProtocolError::Hello("HELLO comes first").code(), Code::HelloExpected);
         assert_eq!(ProtocolError::Unexpected("an answer to nothing").code(), Code::Malformed);
     }
 
-    /// As programs print them that print an error with its causes.
+    /// As printed by programs that print an error with its causes.
     #[test]
     fn an_error_says_each_of_its_causes_once() {
         let damage = RecordError::Crc;

@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(Scope::Nothing.narrow(&all).unwrap_err().code, Code::Denied);
     }
 
-    /// What is left selects exactly the topics that both select.
+    /// The remaining patterns match exactly the topics that both match.
     #[test]
     fn what_is_left_is_what_both_select() {
         let patterns = ["*", "a.*", "a.b.*", "a.b", "a", "b.*", "xs.*", "xs.a.*"];

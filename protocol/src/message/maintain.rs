@@ -189,7 +189,7 @@ mod tests {
                 "{request:?}"
             );
         }
-        // What a kind of work does not use.
+        // Fields that a kind of maintenance does not use.
         for (what, dead_percent, grace, path) in [
             (VERIFY, 1, 0, ""),
             (VERIFY, 0, 1, ""),

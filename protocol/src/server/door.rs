@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Nothing is free for more than their share.
+    /// No connections are free beyond their share.
     const NONE: usize = 0;
 
     #[test]

@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_not_begun() {
         let (mailbox, mut mail) = (Mailbox::default(), Vec::new());
-        // Whoever has hung up still takes answers.
+        // A client that has closed its end still receives answers.
         mailbox.close();
         mailbox.work(|| Mail::Ready);
         mailbox.leave();

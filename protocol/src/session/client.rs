@@ -317,7 +317,7 @@ mod tests {
             let header = Header { op: Op::CursorList as u8, flags, code: 0, corr, sub: 0 };
             Incoming::Response { header, result: Ok(Response::Cursors(Vec::new())) }
         };
-        // What came of answers that are whole counts no more.
+        // Parts of complete answers are no longer accounted for.
         for corr in corrs {
             for _ in 0..PARTS_BYTES_MAX / PART_BYTES_MIN {
                 assert!(session.accept(part(corr, FLAG_RESPONSE | FLAG_MORE)).unwrap().is_none());
