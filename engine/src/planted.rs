@@ -26,7 +26,7 @@ pub(crate) enum Bug {
     IgnoreBodyCrc,
     /// The CRC of a batch header is not checked.
     IgnoreHeaderCrc,
-    /// Recovery continues behind a hole in the log.
+    /// Recovery continues after a hole in the log.
     KeepBehindHole,
     /// Recovery cuts the log where acknowledged data is damaged.
     CutAtDamage,

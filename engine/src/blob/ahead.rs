@@ -109,7 +109,7 @@ impl Guesses {
         Some(pack.bytes.slice(stored))
     }
 
-    /// The run behind the blobs, if all were taken and are contiguous.
+    /// The run after the blobs, if all were taken and are contiguous.
     pub(super) fn run(&self) -> Option<Run> {
         let (number, at) = self.end.filter(|_| self.is_done() && !self.scattered)?;
         let pack = self.packs.get(number)?;

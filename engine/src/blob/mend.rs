@@ -77,7 +77,7 @@ pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, B
 }
 
 /// Reads what may not be durable. `None` when something whole, or something that was durable, lies
-/// behind damage.
+/// after damage.
 fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, BlobError> {
     let failed = |error| BlobError::io(path, error);
     let media = env.files.open_unmapped(path).map_err(failed)?;

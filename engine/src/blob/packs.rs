@@ -172,7 +172,7 @@ impl Packs {
         }
     }
 
-    /// The next blob of a kin, if it lies behind the last one that this thread found.
+    /// The next blob of a kin, if it lies after the last one that this thread found.
     pub(super) fn next_of(&self, kin: u32, hash: &BlobHash) -> Option<Bytes> {
         let row = trail::guess(kin)?;
         let bytes = self.blocks.get(&row.block).and_then(|block| block.blob(row.number));

@@ -1,5 +1,5 @@
 //! Reads the bodies of consecutive frames. In a pack that is not compressed yet, bodies lie in the
-//! order of the frames in the log, so each is expected in the entry behind the last one, in bytes
+//! order of the frames in the log, so each is expected in the entry after the last one, in bytes
 //! that were read already. A guess only: the header tells whose bytes they are, and a wrong guess
 //! costs only reading the header.
 

@@ -1,7 +1,7 @@
 //! Guesses where the next blob is. Compression places the blobs of a topic side by side (see
-//! `build.rs`), so a reader of the log or of a topic finds each body in the row behind the last one
+//! `build.rs`), so a reader of the log or of a topic finds each body in the row after the last one
 //! of its kin. Before compression blobs lie in the order of the log, so a reader of the log finds
-//! each in the entry behind the last one. Guesses are per thread and compared with the requested
+//! each in the entry after the last one. Guesses are per thread and compared with the requested
 //! hash, and a wrong one costs no more than that.
 
 use std::cell::RefCell;
@@ -29,7 +29,7 @@ pub(super) struct Row {
 struct Step {
     kin: u32,
     row: Row,
-    /// It was right behind the previous row: random access gets no guesses.
+    /// It was right after the previous row: random access gets no guesses.
     steady: bool,
 }
 
@@ -41,7 +41,7 @@ struct Last {
     salt: u32,
     /// Where the next entry begins.
     end: u64,
-    /// It was right behind the previous entry.
+    /// It was right after the previous entry.
     steady: bool,
 }
 
@@ -50,7 +50,7 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// The run behind the last entry found, if there is one. It is removed from the thread until
+/// The run after the last entry found, if there is one. It is removed from the thread until
 /// [`leave_run`] puts it back.
 pub(super) fn take_run() -> Option<Run> {
     let last = LAST.with_borrow_mut(|last| last.take_if(|last| last.steady))?;

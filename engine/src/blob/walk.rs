@@ -1,5 +1,5 @@
 //! Walks a pack from entry to entry. Where no entry begins, the walk searches for the next one:
-//! after a power cut, whole entries can lie behind a hole, and each is valid by itself.
+//! after a power cut, whole entries can lie after a hole, and each is valid by itself.
 
 use std::ops::Range;
 use std::sync::Arc;

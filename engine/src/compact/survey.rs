@@ -156,7 +156,7 @@ pub(super) fn survey(
     let replaced = survey.replaced();
     for topic in survey.gone.keys() {
         let (floor, beside) = inner.index.floor_beside(topic, &replaced);
-        // A higher floor hides frames behind these segments; records behind them carry it.
+        // A higher floor hides frames after these segments; records after them carry it.
         let floor = floor.min(survey.offsets.end);
         if beside && floor > 0 && !is_planted(Bug::ForgetFloors) {
             survey.floors.push((topic.clone(), floor));

@@ -76,7 +76,7 @@ struct Output {
     key: SegmentKey,
     /// Bytes written.
     at: u64,
-    /// Bytes buffered behind them.
+    /// Bytes buffered after them.
     out: Vec<u8>,
     crc: crc32fast::Hasher,
     prev_crc: u32,
@@ -180,7 +180,7 @@ impl Output {
         self.prev_crc = header.header_crc;
     }
 
-    /// Writes the floors, behind all frames they hide.
+    /// Writes the floors, after all frames they hide.
     fn floors(&mut self, survey: &Survey) -> Stopped<()> {
         let Some(last) = self.last.filter(|_| !survey.floors.is_empty()) else { return Ok(()) };
         let header = BatchHeader { base_offset: survey.offsets.end, ..last };

@@ -115,7 +115,7 @@ impl DeadBuilder {
     }
 }
 
-/// `kept` without the tombstones, which take `len` bytes in the file, each behind a `seq`.
+/// `kept` without the tombstones, which take `len` bytes in the file, each after a `seq`.
 const fn kept_of_frames(kept: u64, len: usize, count: u32) -> u64 {
     kept.saturating_sub((len as u64).saturating_sub(8 * count as u64))
 }

@@ -66,7 +66,7 @@ pub enum EntryKind {
     Raw = 1,
     /// One blob as one zstd frame, shorter than the blob.
     Zstd = 2,
-    /// Several small blobs in one zstd frame behind a table.
+    /// Several small blobs in one zstd frame after a table.
     Block = 3,
 }
 

@@ -168,7 +168,7 @@ impl PackFilter {
     }
 }
 
-/// An index whose head was checked. The two parts behind the head have CRCs of their own, checked
+/// An index whose head was checked. The two parts after the head have CRCs of their own, checked
 /// by [`PackIndex::check_filter`] and [`PackIndex::check_entries`] before their first use, so that
 /// a store with many packs opens without reading all of them.
 #[derive(Debug)]
@@ -325,7 +325,7 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     }
 }
 
-/// The first of `count` numbers for which `before` is false; it must be false for all behind it.
+/// The first of `count` numbers for which `before` is false; it must be false for all after it.
 /// The search starts at `guess` and widens from there, by `step` first.
 fn search_from(
     guess: usize,

@@ -72,7 +72,7 @@ impl Forward {
     }
 }
 
-/// Reads a LEB128 number and advances `at` behind it.
+/// Reads a LEB128 number and advances `at` past it.
 pub(super) fn leb(bytes: &[u8], at: &mut usize) -> Option<u32> {
     let mut value = 0u32;
     for shift in 0..LEB_LEN_MAX as u32 {

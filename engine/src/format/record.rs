@@ -91,7 +91,7 @@ pub enum RecordError {
 /// The prefix of a record, read before its CRC is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPrefix {
-    /// CRC of everything behind it in the record.
+    /// CRC of everything after it in the record.
     pub crc: u32,
     /// Bytes of the record without padding.
     pub len: u32,

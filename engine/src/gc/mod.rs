@@ -147,11 +147,11 @@ impl GcReport {
 
 impl Store {
     /// Removes blobs from the packs that nothing names: no cursor, and no frame in the log, where
-    /// expired and removed frames count until they are compacted away. Runs beside reads and
+    /// expired and removed frames count until they are compacted away. Runs alongside reads and
     /// appends; an append that names a blob meanwhile keeps it.
     ///
     /// # Errors
-    /// [`GcError`]; what was done before it stands.
+    /// [`GcError`]; the work done before it is kept.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         let inner = &self.inner;
         // Names are read incrementally, so no frame may move meanwhile.

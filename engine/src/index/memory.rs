@@ -49,7 +49,7 @@ struct MemoryTopic {
     name_at: u32,
     name_len: u8,
     entry: TopicEntry,
-    /// Postings of more than one frame, behind the closed runs.
+    /// Postings of more than one frame, after the closed runs.
     open: Vec<u8>,
     more: Option<Box<More>>,
 }

@@ -6,7 +6,7 @@
 pub(crate) struct Runs(Vec<(u64, u64)>);
 
 impl Runs {
-    /// Adds a run behind all others.
+    /// Adds a run after all others.
     pub(super) fn push(&mut self, first: u64, last: u64) {
         self.0.push((first, last));
     }

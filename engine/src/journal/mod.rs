@@ -4,7 +4,7 @@
 //! docs/adr/0026-small-groups-are-synced-once.md.
 //!
 //! It has two halves. Once one is full the other is written, and the full one is settled: log and
-//! packs are synced, and only then is it overwritten. Refuses long groups, and groups behind one
+//! packs are synced, and only then is it overwritten. Refuses long groups, and groups after one
 //! that is not durable.
 
 mod replay;

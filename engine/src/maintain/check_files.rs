@@ -186,7 +186,7 @@ impl Checker<'_> {
                     _ => None,
                 };
                 if let Some(salt) = salt {
-                    // What is behind the header is read with the salt of the batches or entries.
+                    // What is after the header is read with the salt of the batches or entries.
                     let (severity, problem) = (Severity::Derived, Problem::Header);
                     self.report.add(Finding::new(severity, problem, path, 0, error));
                     return Ok(Some((media, salt)));

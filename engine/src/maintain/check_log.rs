@@ -37,7 +37,7 @@ pub(super) struct LogState {
     stateless: BTreeMap<String, Finding>,
 }
 
-/// Where an unmarked segment ends, behind which its file is zero.
+/// Where an unmarked segment ends, after which its file is zero.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) path: PathBuf,
@@ -355,7 +355,7 @@ impl Checker<'_> {
         (fits && id > FrameId::ZERO).then_some(id)
     }
 
-    /// Checks the bytes behind the last batch.
+    /// Checks the bytes after the last batch.
     fn trailing(
         &mut self,
         file: &FileEntry,
@@ -392,7 +392,7 @@ fn missing_blob(path: &Path, record: &SoundRecord, hash: BlobHash) -> Finding {
 
 /// The offsets from the first unreadable frame of a stretch to the one after the last.
 pub(super) fn missing(stretch: &Stretch, next: Option<u64>, saved: bool) -> Option<Range<u64>> {
-    // Sound records behind a damaged header are invisible to readers, but can be saved.
+    // Sound records after a damaged header are invisible to readers, but can be saved.
     let there = |offset: u64| {
         (saved || stretch.header.is_some())
             && stretch.records.iter().any(|record| {

@@ -310,7 +310,7 @@ impl Copier<'_> {
     }
 
     /// Renames the copied files to their final names and removes files that the manifest does not
-    /// name, including leftovers of an interrupted attempt beside a kept file. If this is
+    /// name, including leftovers of an interrupted attempt next to a kept file. If this is
     /// interrupted, an open completes it.
     fn settle(
         &self,

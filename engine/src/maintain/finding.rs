@@ -50,7 +50,7 @@ pub enum Problem {
     Unreadable,
     /// A blob that a frame or a cursor names does not exist.
     MissingBlob,
-    /// Bytes behind the end of a file that should be zero are not.
+    /// Bytes after the end of a file that should be zero are not.
     Trailing,
     /// A derived file does not verify.
     Index,

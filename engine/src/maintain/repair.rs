@@ -1,6 +1,6 @@
 //! Saves what is left of a store into a new one. It trusts only what verifies by itself: if neither
 //! copy of the manifest does, the files' own headers and names identify them, and if a header does
-//! not verify, the batches and entries behind it do.
+//! not verify, the batches and entries after it do.
 //!
 //! Frames keep their ids and offsets; lost frames leave a gap in the new log.
 
@@ -254,7 +254,7 @@ impl Rescue<'_> {
         }
     }
 
-    /// Reports the unreadable places, except those behind the end of a segment.
+    /// Reports the unreadable places, except those after the end of a segment.
     fn lose_unreadable(&mut self) {
         for finding in self.unreadable.all() {
             let is_behind = self.known.as_ref().is_some_and(|known| {

@@ -65,7 +65,7 @@ struct End {
 
 /// State of the walk through the log.
 struct Log<'a> {
-    /// Every batch with a lower seq was durable at some point: damage behind that hit nothing
+    /// Every batch with a lower seq was durable at some point: damage after that hit nothing
     /// acknowledged, and ends the log.
     durable_upto: u64,
     view: &'a PackView,
@@ -108,7 +108,7 @@ impl Rescue<'_> {
         Ok(())
     }
 
-    /// Saves a segment. Returns whether the log continues behind it.
+    /// Saves a segment. Returns whether the log continues after it.
     fn segment(
         &mut self,
         one: &Candidate,
@@ -119,7 +119,7 @@ impl Rescue<'_> {
         let path = media.path().to_owned();
         let failed = |error| MaintainError::io("save", &path, error);
         let (end, lost_before) = (self.end_of(one, next), self.report.frames_lost);
-        // Including sound batches behind the end that the manifest gives: this copy of the manifest
+        // Including sound batches after the end that the manifest gives: this copy of the manifest
         // may be stale.
         let bounds = (media.len(), false);
         let mut survey =

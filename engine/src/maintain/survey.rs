@@ -1,6 +1,6 @@
 //! Walks a segment of the log from end to end, whatever it contains: whole batches, sound records
 //! of damaged ones, and places where nothing can be identified. Unlike the walk of recovery it
-//! continues behind damage, and unlike that of readers it keeps records that are not frames.
+//! continues after damage, and unlike that of readers it keeps records that are not frames.
 
 use std::io;
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub(super) struct Stretch {
     /// The offset its deltas count from; without a header, the expected one.
     pub(super) base: u64,
     pub(super) records: Vec<SoundRecord>,
-    /// Seq of the batch behind it, as far as known.
+    /// Seq of the batch after it, as far as known.
     pub(super) seq_end: Option<u64>,
     /// What is wrong with it, and where.
     pub(super) bad: Option<(u64, BatchError)>,
@@ -137,7 +137,7 @@ impl Survey {
         Ok(Some(stretch))
     }
 
-    /// Seq of the batch behind the last one, as far as known.
+    /// Seq of the batch after the last one, as far as known.
     pub(super) const fn next_seq(&self) -> Option<u64> {
         self.expect.seq
     }
@@ -177,7 +177,7 @@ impl Survey {
         }
     }
 
-    /// A stretch without a header: continues to the next sound header. Records behind a damaged
+    /// A stretch without a header: continues to the next sound header. Records after a damaged
     /// header may be sound.
     fn hole(&mut self, at: u64, why: BatchError) -> io::Result<Stretch> {
         let end = self.find_header(at + 8)?;
@@ -281,7 +281,7 @@ fn sound_records(
     records
 }
 
-/// The position of the next sound record behind a damaged one.
+/// The position of the next sound record after a damaged one.
 fn next_sound(bytes: &Bytes, from: usize) -> usize {
     (from..bytes.len())
         .step_by(8)

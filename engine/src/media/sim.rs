@@ -105,7 +105,7 @@ impl Content {
     fn new(bytes: Arc<Vec<u8>>) -> io::Result<Arc<Self>> {
         let cache = File::from(rustix::fs::memfd_create("sim", MemfdFlags::CLOEXEC)?);
         cache.set_len(bytes.len() as u64)?;
-        // The hole behind the last non-zero sector reads as zeros and needs no memory.
+        // The hole after the last non-zero sector reads as zeros and needs no memory.
         let zero = |sector: &[u8]| sector == &[0; SECTOR][..sector.len()];
         let end = bytes.chunks(SECTOR).rposition(|sector| !zero(sector));
         let end = end.map_or(0, |last| ((last + 1) * SECTOR).min(bytes.len()));

@@ -1,6 +1,6 @@
 //! Flips every bit of a small, cleanly closed store, one at a time. Each flip is reported by any
 //! read that meets it, or repaired from the source of truth, or lies where nothing is ever read;
-//! frames and bodies never differ from what was stored, and the frames beside the damage stay
+//! frames and bodies never differ from what was stored, and the frames next to the damage stay
 //! readable.
 
 use std::collections::{BTreeMap, BTreeSet};

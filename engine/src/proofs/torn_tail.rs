@@ -96,7 +96,7 @@ fn batches(segment: &[u8], head: u64) -> Vec<Whole> {
     found
 }
 
-/// The content behind the tear.
+/// The content after the tear.
 #[derive(Debug, Clone, Copy)]
 enum Filling {
     Nothing,
@@ -129,7 +129,7 @@ fn fill(sound: &[u8], tear: usize, filling: Filling) -> Vec<u8> {
     bytes
 }
 
-/// Frames in the whole batches. The zero padding of a batch may lie behind the tear.
+/// Frames in the whole batches. The zero padding of a batch may lie after the tear.
 fn whole(left: &Left, torn: &[u8]) -> usize {
     let same =
         |batch: &&Whole| torn.get(batch.at..batch.end) == left.segment.get(batch.at..batch.end);

@@ -82,7 +82,7 @@ impl Follower {
     /// The next event, or `None` when there is nothing now (or no more: see [`Self::is_done`]).
     ///
     /// # Errors
-    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call continues behind the damage,
+    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call continues after the damage,
     /// after any other it retries.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at the first pause")]
     pub fn next(&mut self) -> Result<Option<Live>, ReadError> {

@@ -47,7 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError::Options`] for `follow`; [`ReadError`] when an index cannot be read. Damaged
-    /// frames are errors of the iterator, which continues behind them.
+    /// frames are errors of the iterator, which continues after them.
     pub fn read(&self, options: &ReadOptions) -> Result<Reader, ReadError> {
         if options.follow {
             return Err(ReadError::Options("a read ends with what is stored: follow to go on"));

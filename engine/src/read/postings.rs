@@ -100,7 +100,7 @@ impl ByPostings {
         }
     }
 
-    /// The next frame, or an error for a damaged one; the next call continues behind it.
+    /// The next frame, or an error for a damaged one; the next call continues after it.
     pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
         loop {
             let Some(open) = &mut self.open else {

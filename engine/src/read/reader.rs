@@ -22,7 +22,7 @@ const SCAN_SHARE: u64 = 6;
 const SCAN_FRAMES: u64 = 64;
 
 /// The frames a read selects, oldest first or, with `reverse`, newest first. A damaged place is an
-/// error that names it; the next call continues behind it.
+/// error that names it; the next call continues after it.
 pub struct Reader {
     inner: Arc<Inner>,
     way: Way,
@@ -43,7 +43,7 @@ enum Way {
     Ended,
 }
 
-/// The bounds of a read, beside its range.
+/// The bounds of a read other than its range.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// The head of its snapshot.
@@ -141,7 +141,7 @@ impl Reader {
         Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
 
-    /// The offset to resume from: behind the frames yielded and the damage reported, or the end of
+    /// The offset to resume from: after the frames yielded and the damage reported, or the end of
     /// the requested range once there is no more. With `reverse`, the lowest offset examined.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
@@ -156,7 +156,7 @@ impl Reader {
         }
     }
 
-    /// After damage the read continues behind it; after any other error it has ended.
+    /// After damage the read continues after it; after any other error it has ended.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(corruption) = error else {
             self.way = Way::Ended;
@@ -176,7 +176,7 @@ impl Reader {
     /// taking them.
     ///
     /// # Errors
-    /// [`ReadError`] for a damaged place; the next call continues behind it.
+    /// [`ReadError`] for a damaged place; the next call continues after it.
     pub fn visit(
         &mut self,
         mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,

@@ -71,7 +71,7 @@ impl Forward {
         Self { range, at, walk: None }
     }
 
-    /// The next frame, or an error for a damaged place; the next call continues behind it. Each
+    /// The next frame, or an error for a damaged place; the next call continues after it. Each
     /// skipped record takes one from `looks`; at 0 it returns `None`, and the next call continues.
     #[inline]
     pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
@@ -125,7 +125,7 @@ impl Forward {
         self.range.start
     }
 
-    /// Continues behind damage: at the next frames, or at the next segment.
+    /// Continues after damage: at the next frames, or at the next segment.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(_) = error else { return };
         let behind = self.walk.as_mut().and_then(Walk::resumes);

@@ -192,7 +192,7 @@ impl Walk {
     }
 
     /// The next FRAME record, `None` at the end of what is published, or an error for a damaged
-    /// place; the walk continues behind it.
+    /// place; the walk continues after it.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Result<FoundRecord, ReadError>> {
         loop {
@@ -362,7 +362,7 @@ impl Walk {
         let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
         let found = FoundRecord { offset, position, batch: batch.at, base: batch.base, prefix };
         // A delta that leaves a gap may be right in a compacted segment; it is believed only after
-        // its CRC is checked, as a wrong one could move a wanted frame before or behind the range.
+        // its CRC is checked, as a wrong one could move a wanted frame before or after the range.
         if offset != self.next && found.prefix.verify(self.peek(&found)).is_err() {
             let expected = FoundRecord { offset: self.next, ..found };
             self.next += 1;

@@ -212,7 +212,7 @@ pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
     env.log_path(file.base, file.generation, SEGMENT)
 }
 
-/// An unmarked segment, read-only: everything whole in it, including batches behind damage.
+/// An unmarked segment, read-only: everything whole in it, including batches after damage.
 pub(super) fn as_found(
     key: SegmentKey,
     path: PathBuf,

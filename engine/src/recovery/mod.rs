@@ -4,7 +4,7 @@
 //! D is the highest `durable_upto` of any header that verifies: all batches below it were
 //! acknowledged as durable or could have been. A bad batch below D is damage: nothing is cut, and
 //! the store opens read-only. A bad batch at or above D is the end of the log: a write that a crash
-//! tore, and nothing behind it was acknowledged either.
+//! tore, and nothing after it was acknowledged either.
 
 mod files;
 mod keys;

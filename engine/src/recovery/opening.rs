@@ -70,7 +70,7 @@ impl Opening {
             },
             Some(_) => self.as_found(examined),
         };
-        // The index itself reads a damaged segment, as it continues behind the damage.
+        // The index itself reads a damaged segment, as it continues after the damage.
         let (indexed, noted) = match trouble {
             Some(_) => (sealed.iter().chain(&tail.segments).cloned().collect(), false),
             None => (sealed.clone(), true),
@@ -247,7 +247,7 @@ impl Opening {
     }
 
     /// The unmarked segments as they are, read-only: everything whole in them, including batches
-    /// behind damage.
+    /// after damage.
     fn as_found(&self, examined: Vec<Examined>) -> Recovered {
         let (mut next_seq, mut next_offset) = (0, 0);
         let mut segments = Vec::new();

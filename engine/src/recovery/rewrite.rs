@@ -3,7 +3,7 @@
 //!
 //! Batches that may not be durable are not trusted in place: after a failed sync the disk may have
 //! less than the page cache shows, and no later sync would write it. So they are written again, the
-//! same bytes to the same places, with zeros over what is behind them, and then synced. A crash at
+//! same bytes to the same places, with zeros over what is after them, and then synced. A crash at
 //! any point leaves the same content, or the same with less that does not count. Old files to be
 //! dropped are renamed to a name that ends in `.tmp` first, so the manifest identifies the valid
 //! files at every moment.
@@ -182,7 +182,7 @@ fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Res
     Ok(whole)
 }
 
-/// Reports where the log was cut, if anything was behind that.
+/// Reports where the log was cut, if anything was after that.
 fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
     let Some(last) = kept.checked_sub(1).map(|index| &examined[index]) else { return };
     let dropped = &examined[kept..];
@@ -219,13 +219,13 @@ fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Re
         return Ok(Fate::GoOn(mended));
     }
     if !durable {
-        // Sealing cuts what is behind its end.
+        // Sealing cuts what is after its end.
         mend(env, one, durable_upto, scanned.end)?;
     }
     Ok(Fate::Seal { crc: crc_of(one)?.finalize() })
 }
 
-/// Makes all whole batches durable, and zeroes what is behind them, up to `upto`.
+/// Makes all whole batches durable, and zeroes what is after them, up to `upto`.
 fn mend(env: &Env, one: &Examined, durable_upto: u64, upto: u64) -> io::Result<Arc<dyn Media>> {
     let media = env.files.open_append(&path_of(env, &one.file))?;
     let mut at = one.scanned.doubtful(&one.media, &one.key, durable_upto)?.at.position;
@@ -324,7 +324,7 @@ fn settle(
     Ok(())
 }
 
-/// Opens a segment to append behind its last batch, unless it is open already.
+/// Opens a segment to append after its last batch, unless it is open already.
 pub(super) fn reopen(
     env: &Env,
     one: &Examined,

@@ -1,4 +1,4 @@
-//! Walks a segment and determines how much of it is whole. What lies behind the first bad batch is
+//! Walks a segment and determines how much of it is whole. The bytes after the first bad batch are
 //! searched for headers that verify: they may prove that earlier batches were durable.
 
 use std::io;
@@ -153,7 +153,7 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Starts behind the file header. `end` is published.
+    /// Starts after the file header. `end` is published.
     pub(crate) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
         let position = FILE_HEADER_LEN as u64;
         let at = Spot { position, seq: None, prev_crc: 0, offset: key.base };
@@ -213,7 +213,7 @@ impl Scan {
         Ok(Ok(batch))
     }
 
-    /// Moves to the next whole batch of this segment behind a bad one: a planted bug.
+    /// Moves to the next whole batch of this segment after a bad one: a planted bug.
     #[cfg(xs_planted)]
     fn find_behind(&mut self) -> io::Result<bool> {
         let mut position = self.at.position + 8;
@@ -273,7 +273,7 @@ pub(crate) struct Scanned {
     pub(crate) durable_upto: u64,
     /// The highest epoch of any whole batch with a frame in it.
     pub(crate) epoch: u64,
-    /// End of the last whole batch behind `end`, and the offset after it.
+    /// End of the last whole batch after `end`, and the offset after it.
     pub(crate) beyond: Option<(u64, u64)>,
     /// CRC of the file up to `end`.
     pub(crate) crc: Option<crc32fast::Hasher>,
@@ -327,13 +327,13 @@ fn begin(
 }
 
 impl Scanned {
-    /// The end of everything whole, including what is behind damage, and the offset of the frame
+    /// The end of everything whole, including what is after damage, and the offset of the frame
     /// after it.
     pub(crate) fn reach(&self) -> (u64, u64) {
         self.beyond.unwrap_or((self.end, self.next_offset))
     }
 
-    /// Whether everything behind the end is zero.
+    /// Whether everything after the end is zero.
     pub(crate) const fn rest_is_zero(&self) -> bool {
         self.zero_from <= self.end
     }
@@ -449,7 +449,7 @@ impl Scanned {
         }
     }
 
-    /// Searches what lies behind the first bad batch.
+    /// Searches the bytes after the first bad batch.
     fn resync(&mut self, walk: &mut Scan) -> io::Result<()> {
         let len = self.zero_from;
         self.zero_from = self.end;
@@ -470,7 +470,7 @@ impl Scanned {
         Ok(())
     }
 
-    /// Evaluates a possible batch behind the end.
+    /// Evaluates a possible batch after the end.
     fn meet(&mut self, walk: &mut Scan, position: u64) -> io::Result<()> {
         let header = walk.window.get(position..position + BATCH_HEADER_LEN as u64)?;
         match BatchHeader::read(&header) {

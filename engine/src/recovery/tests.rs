@@ -269,7 +269,7 @@ fn removed_in_a_sealed_segment() -> (tempfile::TempDir, std::path::PathBuf) {
     store.close().unwrap();
     drop(store);
     let path = segment_files(dir.path()).remove(0);
-    // Behind the checkpoint and ten frames stands the tombstone.
+    // The tombstone follows the checkpoint and ten frames.
     let at = batches(&path)[11];
     edit(&path, |bytes| bytes[at + 64 + 20] ^= 1);
     (dir, path)

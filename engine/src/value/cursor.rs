@@ -58,7 +58,7 @@ pub struct Cursor {
     pub state: Bytes,
 }
 
-/// A change of one cursor, made durable in the same batch as the frames beside it.
+/// A change of one cursor, made durable together with the frames of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorChange {
     /// Which cursor.

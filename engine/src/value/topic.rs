@@ -84,11 +84,11 @@ pub(crate) fn is_topic(bytes: &[u8]) -> bool {
         }
         classes
     };
-    // Without a branch per byte, which would cost more than scanning the bytes behind a wrong one.
+    // Without a branch per byte, which would cost more than scanning the bytes after a wrong one.
     let (mut wrong, mut before) = (0, DOT);
     for &byte in bytes {
         let class = CLASSES[usize::from(byte)];
-        // A dot is wrong behind another one, and at the beginning.
+        // A dot is wrong after another one, and at the beginning.
         wrong |= class & (before | WRONG);
         before = class;
     }

@@ -302,7 +302,7 @@ impl FeedWork {
         }
     }
 
-    /// Continues behind a gap, once the newest frames in it are found.
+    /// Continues after a gap, once the newest frames in it are found.
     pub(crate) fn leap(
         &mut self,
         sub: u32,

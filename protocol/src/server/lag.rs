@@ -16,7 +16,7 @@ pub(crate) struct Lag {
     policy: Slow,
     /// Its options, to continue after a gap.
     options: ReadOptions,
-    /// The wake for the feed behind a gap.
+    /// The wake for the feed after a gap.
     wake: Wake,
     /// Everything stored when it began is delivered.
     caught_up: bool,
@@ -44,7 +44,7 @@ pub(crate) struct Leap {
     pub(crate) to: u64,
     /// Offset of the newest frame of each topic within the gap.
     pub(crate) newest: Vec<u64>,
-    /// The frames behind it.
+    /// The frames after it.
     pub(crate) feed: Box<dyn Feed>,
 }
 
@@ -99,7 +99,7 @@ impl Lag {
         Verdict::Drop(Refusal::new(Code::TooSlow, text))
     }
 
-    /// Starts the lookup of the newest frames from `from` on, and opens a feed behind them.
+    /// Starts the lookup of the newest frames from `from` on, and opens a feed after them.
     pub(crate) fn look(
         &mut self,
         sub: u32,

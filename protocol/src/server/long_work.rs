@@ -24,7 +24,7 @@ struct Queue {
 }
 
 impl Lane {
-    /// Runs a job on a blocking thread, behind those queued before it.
+    /// Runs a job on a blocking thread, after those queued before it.
     fn add(self: &Arc<Self>, mailbox: &Arc<Mailbox>, job: Job) {
         {
             let mut queue = self.0.lock();
@@ -76,7 +76,7 @@ impl Long {
         self.go_on();
     }
 
-    /// Continues the running job with another one, queued behind those of other connections.
+    /// Continues the running job with another one, queued after those of other connections.
     pub(crate) fn go_on_with(&self, job: impl FnOnce() -> Mail + Send + 'static) {
         self.lane.add(&self.mailbox, Box::new(job));
     }

@@ -15,7 +15,7 @@ use crate::message::StreamEvent;
 use crate::service::{BlobSink, BlobSource, Service};
 use crate::session::{ServerSession, Ticket};
 
-/// Minimum length of an upload's piece that is kept as received. A shorter one is copied behind
+/// Minimum length of an upload's piece that is kept as received. A shorter one is copied after
 /// others: each would otherwise keep the whole buffer that it was read into.
 const PIECE_KEPT_MIN: usize = CHUNK_BYTES_MAX / 2;
 
@@ -24,7 +24,7 @@ pub(crate) struct Upload {
     pub(crate) ticket: Ticket,
     sink: Option<Box<dyn BlobSink>>,
     chunks: Vec<Bytes>,
-    /// Short pieces behind them.
+    /// Short pieces after them.
     short: BytesMut,
     /// A blocking thread has the sink.
     busy: bool,

@@ -207,7 +207,7 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
 /// The location of a blob: position of its entry divided by 8, and its number in the entry.
 pub(super) type BlobAt = (u32, u32);
 
-/// The blobs in the entry at a position, and those behind it.
+/// The blobs in the entry at a position, and those after it.
 pub(super) fn split(blobs: &[BlobAt], at: u64) -> (&[BlobAt], &[BlobAt]) {
     // A blob before this entry is in none that was found; it stays in front and is reported as
     // damage.
