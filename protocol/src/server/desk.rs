@@ -204,7 +204,7 @@ impl Desk {
     }
 
     /// A request will never be answered: closes the connection, so that neither it nor requests
-    /// behind it wait.
+    /// after it wait.
     pub(super) fn failed(&mut self, now: Instant) {
         let text = "the server failed at a request of this connection; its log says more";
         self.close(&Refusal::new(Code::Internal, text), now);

@@ -1,5 +1,5 @@
-//! Sweeping: removes unwanted blobs from packs by rewriting the packs without them. It runs alongside
-//! everything else and changes no valid file until the next generation is complete.
+//! Sweeping: removes unwanted blobs from packs by rewriting the packs without them. It runs
+//! alongside everything else and changes no valid file until the next generation is complete.
 //!
 //! A blob that is about to be named is not lost. An append checks, under the writer's lock, whether
 //! the packs have it, and publishes the record that names it before it releases the lock. A sweep
