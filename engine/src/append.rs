@@ -126,7 +126,7 @@ pub(crate) struct Checks<'a> {
 }
 
 /// Maximum bytes of a batch's records in segments of this size: half a segment, so that a batch
-/// always fits behind the restated tables.
+/// always fits after the restated tables.
 const fn records_max(segment_bytes: u64) -> usize {
     let half = segment_bytes as usize / 2;
     if half < BATCH_BYTES_MAX { half } else { BATCH_BYTES_MAX }

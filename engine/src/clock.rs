@@ -1,11 +1,11 @@
-//! Time, as something that is given to the store, so that tests can drive it, and as text.
+//! Time as an injected dependency, so that tests can control it; and as text.
 
 use std::fmt::Debug;
 use std::time::SystemTime;
 
-/// Tells the time.
+/// A source of time.
 pub trait Clock: Send + Sync + Debug {
-    /// Milliseconds since 1970. It may stand still or run backwards; ids increase all the same.
+    /// Milliseconds since 1970. It may stand still or run backwards; ids still increase.
     fn now_ms(&self) -> u64;
 }
 
@@ -23,7 +23,7 @@ impl Clock for SystemClock {
 /// A time in milliseconds since 1970 as text: `2026-11-24T08:30:00Z`.
 pub(crate) fn utc_text(ms: u64) -> String {
     let (days, secs) = (ms / 86_400_000, ms / 1000 % 86_400);
-    // Years of 400 begin in March, so that the leap day is the last of all.
+    // The 400-year cycles start in March, so that the leap day comes last.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let leaps = day_of_era / 1_460 + day_of_era / 146_096;

@@ -1,5 +1,5 @@
-//! The table of cursors. It is small enough to be in memory and to be restated at the beginning of
-//! each segment; states that would make it too long for that are kept as blobs.
+//! The table of cursors. It is small enough to be kept in memory and restated at the beginning of
+//! each segment; states that would make it too long for that are stored as blobs.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::format::record::PREFIX_LEN;
 use crate::limits::{CURSOR_STATE_INLINE_MAX, CURSORS_MAX};
 use crate::value::{BlobHash, CursorName, CursorSummary};
 
-/// Bytes of a CURSOR record besides its name and an inline state, at most.
+/// Maximum bytes of a CURSOR record without its name and inline state.
 const RECORD_FIXED_MAX: usize = PREFIX_LEN + 4 * 8 + 8 + 32;
 
-/// A cursor as the table holds it.
+/// A cursor in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeldCursor {
     pub(crate) revision: u64,
@@ -35,7 +35,7 @@ pub(crate) enum HeldState {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cursors {
     table: HashMap<CursorName, HeldCursor>,
-    /// Bytes that restating the table takes, at most.
+    /// Upper bound of the bytes of the restated table.
     bytes: usize,
 }
 
@@ -67,13 +67,13 @@ impl HeldCursor {
         })
     }
 
-    /// Bytes its record takes, at most.
+    /// Upper bound of the bytes of its record.
     pub(crate) fn record_len(&self, name: &CursorName) -> usize {
         record_len(name, Some(&self.state))
     }
 }
 
-/// Bytes a CURSOR record takes, at most.
+/// Upper bound of the bytes of a CURSOR record.
 pub(crate) fn record_len(name: &CursorName, state: Option<&HeldState>) -> usize {
     let inline = match state {
         Some(HeldState::Inline(bytes)) => bytes.len(),
@@ -95,7 +95,7 @@ impl Cursors {
         self.table.iter()
     }
 
-    /// Bytes that restating the table takes, at most.
+    /// Upper bound of the bytes of the restated table.
     pub(crate) const fn restated_bytes(&self) -> usize {
         self.bytes
     }
@@ -111,8 +111,8 @@ impl Cursors {
         self.bytes = self.bytes + added - freed;
     }
 
-    /// Takes over what a CURSOR record says. A name that is not one of ours is left out: the record
-    /// was written by something else, and nobody could ask for it.
+    /// Applies a CURSOR record. One with an invalid name is skipped: something else wrote the
+    /// record, and no caller could ask for it.
     pub(crate) fn apply(&mut self, record: &CursorRecord<'_>) {
         let Ok(name) = CursorName::parse(record.name) else { return };
         let state = match record.state {
@@ -125,8 +125,8 @@ impl Cursors {
     }
 }
 
-/// How much room the table has: it is restated at the beginning of every segment, and must leave
-/// most of it to frames.
+/// Limits of the table: it is restated at the beginning of every segment, and must leave most of it
+/// to frames.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CursorRoom {
     segment_bytes: usize,
@@ -137,12 +137,12 @@ impl CursorRoom {
         Self { segment_bytes: segment_bytes as usize }
     }
 
-    /// Whether a state of this length lies in its record. `used` are the bytes of the table.
+    /// Whether a state of this length is stored in its record. `used` is the length of the table.
     pub(crate) const fn is_inline(&self, used: usize, len: usize) -> bool {
         len <= CURSOR_STATE_INLINE_MAX && used + len <= self.segment_bytes / 8
     }
 
-    /// Whether the table may have so many cursors that take so many bytes.
+    /// Whether the table may have this many cursors and bytes.
     pub(crate) const fn fits(&self, count: usize, used: usize) -> bool {
         count <= CURSORS_MAX && used <= self.segment_bytes / 4
     }

@@ -1,4 +1,4 @@
-//! Randomness, as something that is given to the store, so that tests can repeat a run.
+//! Randomness as an injected dependency, so that tests can repeat a run.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,18 +8,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::sys;
 
-/// Gives random bytes.
+/// A source of random bytes.
 pub trait Entropy: Send + Sync + Debug {
     /// 32 random bytes, from which one opening derives its uuids, salts and the random part of its
-    /// ids. They must differ from opening to opening: stale bytes in a file that is used again are
-    /// told by its salt.
+    /// ids. They must differ between openings: the salt distinguishes stale bytes in a reused file.
     ///
     /// # Errors
-    /// What the operating system answered; the store is then not opened.
+    /// The system's error; the store is then not opened.
     fn seed(&self) -> io::Result<[u8; 32]>;
 }
 
-/// The kernel's random numbers.
+/// The kernel's random number generator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemEntropy;
 

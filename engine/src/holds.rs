@@ -1,4 +1,4 @@
-//! Keeps files that were replaced from being unlinked while somebody still copies them.
+//! Delays the unlinking of replaced files while a copy of the store is in progress.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::env::Env;
 
-/// Who needs old files, and which ones wait to go.
+/// Number of holders, and the files waiting to be unlinked.
 #[derive(Debug, Default)]
 pub(crate) struct Holds {
     state: Mutex<State>,
@@ -20,21 +20,21 @@ struct State {
     waiting: Vec<PathBuf>,
 }
 
-/// While it lives, [`Env::retire`] unlinks nothing.
+/// While it exists, [`Env::retire`] unlinks nothing.
 #[derive(Debug)]
 pub(crate) struct Hold {
     env: Arc<Env>,
 }
 
 impl Env {
-    /// Keeps files that are replaced from now on until the hold is dropped.
+    /// Keeps files that are replaced from now on, until the hold is dropped.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
         self.holds.state.lock().holders += 1;
         Hold { env: Arc::clone(self) }
     }
 
-    /// Unlinks a file that the manifest does not name any more, now or when nobody holds it. One
-    /// that a crash leaves behind is removed at the next open.
+    /// Unlinks a file that the manifest no longer names, now or when the last hold is dropped. If a
+    /// crash leaves it behind, the next open removes it.
     pub(crate) fn retire(&self, path: &Path) -> io::Result<()> {
         {
             let mut state = self.holds.state.lock();
@@ -55,7 +55,7 @@ impl Drop for Hold {
             if state.holders > 0 { Vec::new() } else { std::mem::take(&mut state.waiting) }
         };
         for path in gone {
-            // What stays is removed at the next open.
+            // If it remains, the next open removes it.
             let _ = self.env.files.remove(&path);
         }
     }

@@ -2,15 +2,15 @@
 
 use crate::value::FrameId;
 
-/// Milliseconds an id can carry: 48 bits.
+/// Maximum time in an id: 48 bits of milliseconds.
 const TIME_MS_MAX: u64 = (1 << 48) - 1;
 
-/// Whether enough ids are left after one for a store to go on: not in the last millisecond of all.
+/// Whether enough ids follow this one for a store to continue: it is not in the last millisecond.
 pub(crate) fn is_usable(id: FrameId) -> bool {
     id.time_ms() < TIME_MS_MAX
 }
 
-/// Makes the ids of one store, one after another.
+/// Generates the ids of one store.
 #[derive(Debug)]
 pub(crate) struct IdSource {
     last: u128,
@@ -18,25 +18,25 @@ pub(crate) struct IdSource {
 }
 
 impl IdSource {
-    /// Goes on after `last`, the newest id of the store or [`FrameId::ZERO`]. `seed` is random.
+    /// Continues after `last`, the newest id of the store or [`FrameId::ZERO`]. `seed` is random.
     pub(crate) fn new(last: FrameId, seed: u64) -> Self {
         let last = scru128::Id::from_bytes(*last.as_bytes()).to_u128();
         Self { last, entropy: seed | 1 }
     }
 
-    /// The newest id given.
+    /// The newest id generated or adopted.
     pub(crate) fn last(&self) -> FrameId {
         FrameId::from_bytes(scru128::Id::from_u128(self.last).to_bytes())
     }
 
-    /// Goes on after an id that was given elsewhere; it is above all given here.
+    /// Continues after an id generated elsewhere; it is above all ids given here.
     pub(crate) fn adopt(&mut self, id: FrameId) {
         self.last = self.last.max(scru128::Id::from_bytes(*id.as_bytes()).to_u128());
     }
 
-    /// The next id. In a new millisecond the counters start anew at random, the upper one below
-    /// half of its range; otherwise, and when the clock runs behind the ids, they count on, and
-    /// what overflows carries into the time.
+    /// The next id. In a new millisecond the counters restart at random, the upper one below half
+    /// of its range; otherwise, and when the clock is behind the ids, they count on, and an
+    /// overflow carries into the time.
     pub(crate) fn next(&mut self, now_ms: u64) -> FrameId {
         const COUNTERS: u32 = 80;
         const ENTROPY: u32 = 32;
@@ -47,15 +47,15 @@ impl IdSource {
             now << COUNTERS | counters << ENTROPY | u128::from(random as u32)
         } else {
             let counted = (self.last >> ENTROPY) + 1;
-            // 2^96 ids past the year 10889 there is nowhere to go on to; ids then repeat the
-            // largest, which no real clock and no real number of frames leads to.
+            // After 2^96 ids past the year 10889 no higher id exists; ids then repeat the largest,
+            // which no real clock and no real number of frames reaches.
             counted.checked_shl(ENTROPY).filter(|_| counted >> 96 == 0).unwrap_or(u128::MAX)
                 | u128::from(random as u32)
         };
         self.last()
     }
 
-    /// xorshift64*: fast, and good enough for bits that only keep ids of different stores apart.
+    /// xorshift64*: fast, and good enough for bits that only make ids of different stores distinct.
     fn random(&mut self) -> u64 {
         self.entropy ^= self.entropy >> 12;
         self.entropy ^= self.entropy << 25;

@@ -1,5 +1,5 @@
 //! The store of xs: an append-only log of frames in memory-mapped segment files and a
-//! content-addressed pack of blobs beside it. Synchronous; knows no network and no JavaScript.
+//! content-addressed pack of blobs next to it. Synchronous; knows no network and no JavaScript.
 //!
 //! ```
 //! use xs_engine::{

@@ -1,5 +1,5 @@
-//! The manifest in use: two copies written in turn, so that a crash in the middle of one leaves
-//! the other. What it says is durable before anybody acts on it.
+//! The manifest in use: two copies written alternately, so that a crash while one is written leaves
+//! the other. Changes are durable before any code acts on them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use crate::limits::FILES_MAX;
 use crate::media::{Files, is_lost, is_out_of_descriptors};
 use crate::names::{MANIFESTS, begun_manifest};
 
-/// How far the copies are.
+/// State of the copies.
 #[derive(Debug)]
 struct Writing {
-    /// Sequence of the newest copy.
+    /// Sequence number of the newest copy.
     sequence: u64,
-    /// Copies whose names are not known to be durable: the process that made them may have died
-    /// before it synced the directory.
+    /// Copies whose names are not known to be durable: their creator may have died before it synced
+    /// the directory.
     unnamed: usize,
-    /// A copy may count on disk that nobody here goes by.
+    /// A copy on disk may be valid that this process does not use.
     in_doubt: bool,
 }
 
@@ -37,7 +37,7 @@ impl Writing {
 pub(crate) struct Manifest {
     dir: PathBuf,
     files: Arc<dyn Files>,
-    /// Held while a copy is written: changes are one after another.
+    /// Held while a copy is written, to serialize changes.
     writing: Mutex<Writing>,
     state: RwLock<Arc<SuperState>>,
 }
@@ -50,17 +50,17 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// A manifest that is not on disk before its first change is. The directory holds none.
+    /// A manifest that is written with its first change. The directory holds none.
     pub(crate) fn unwritten(dir: &Path, files: Arc<dyn Files>, state: SuperState) -> Self {
         let writing = Mutex::new(Writing::after(0));
         let state = RwLock::new(Arc::new(state));
         Self { dir: dir.to_owned(), files, writing, state }
     }
 
-    /// Reads the manifest, or nothing when the store was never made: neither copy exists, or the
-    /// only one there is was cut off while the store was being made. A store that one copy calls
-    /// clean is not when the other one is lost and may be newer: it may have been written since. A
-    /// copy that cannot be read any more counts for as much as one that is damaged.
+    /// Reads the manifest, or `None` when the store was never created: neither copy exists, or the
+    /// only one was cut off during creation. If one copy says clean and the other is lost and may
+    /// be newer, the store is not clean: it may have been written to since. An unreadable copy
+    /// counts like a damaged one.
     pub(crate) fn load(dir: &Path, files: Arc<dyn Files>) -> Result<Option<Self>, OpenError> {
         let mut newest: Option<(u64, SuperState)> = None;
         let (mut failure, mut unreadable) = (None, None);
@@ -85,7 +85,8 @@ impl Manifest {
                         newest = Some((sequence, state));
                     }
                 }
-                // A newer version is refused even when the other copy is ours: half of an upgrade.
+                // A newer version is refused even when the other copy is ours: an upgrade may be
+                // half done.
                 Err(FormatError::Version { found }) => {
                     return Err(OpenError::Version { path, found });
                 }
@@ -99,14 +100,14 @@ impl Manifest {
         if newest.is_none()
             && let Some(error) = unreadable
         {
-            // It may be the one that counts, and there is no other.
+            // It may be the valid one, and there is no other.
             return Err(error);
         }
         match (newest, failure) {
             (Some((sequence, mut state)), _) => {
-                // A second write makes the second copy, and it stays.
+                // The second write creates the second copy, which is never removed.
                 let is_alone = found == 1 && sequence > 1;
-                // A backup is never written but by whoever adds to it.
+                // A backup is written only when it is added to.
                 state.clean &= state.backup || !(is_alone || lost > sequence);
                 Ok(Some(Self {
                     dir: dir.to_owned(),
@@ -115,8 +116,8 @@ impl Manifest {
                     state: RwLock::new(Arc::new(state)),
                 }))
             }
-            // The first copy is written after everything else of a new store. Cut off, it is
-            // alone, and nothing was ever appended.
+            // The first copy is written after everything else of a new store. If it is cut off, it
+            // is the only one, and nothing was ever appended.
             (None, Some(corruption)) if found > 1 => Err(OpenError::Corrupt(corruption)),
             (None, Some(corruption)) if !is_first_write(&corruption) => {
                 Err(OpenError::Corrupt(corruption))
@@ -125,15 +126,16 @@ impl Manifest {
         }
     }
 
-    /// What the manifest says now.
+    /// The current content of the manifest.
     pub(crate) fn state(&self) -> Arc<SuperState> {
         Arc::clone(&self.state.read())
     }
 
-    /// Changes the manifest; durable when it returns. After an error it is as before, in memory and
-    /// for the next open; one that would name more than [`FILES_MAX`] files is [`Shortage::Files`].
-    /// Where it cannot be said which counts, because the copy was complete and only a sync
-    /// failed, the error is none of a full disk, and the manifest is not changed any more.
+    /// Changes the manifest; durable on return. After an error it is unchanged, in memory and for
+    /// the next open; a change that would name more than [`FILES_MAX`] files is
+    /// [`Shortage::Files`]. If it is unknown which copy is valid, because the copy was complete and
+    /// only a sync failed, the error is never a full disk, and the manifest accepts no more
+    /// changes.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SuperState)) -> io::Result<()> {
         let mut writing = self.writing.lock();
         if writing.in_doubt {
@@ -143,18 +145,18 @@ impl Manifest {
         let count = state.files.len();
         change(&mut state);
         if state.files.len() > FILES_MAX.max(count) {
-            // Neither copy could be read again.
+            // Neither copy would be readable.
             return Err(Shortage::Files.into());
         }
         let next = writing.sequence + 1;
-        // Odd sequences go to the first copy: a new store begins with super.a.
+        // Odd sequence numbers go to the first copy: a new store begins with super.a.
         let path = self.dir.join(MANIFESTS[usize::from(next.is_multiple_of(2))]);
         let written = self.files.write_new(&path, &state.encode(next));
-        // Then the copy is as it was.
+        // Then the copy is unchanged.
         let is_unopened = written.as_ref().is_err_and(is_out_of_descriptors);
         if let Err(error) = written.and_then(|()| self.sync_name(&mut writing)) {
             writing.in_doubt = !is_unopened && self.may_count(&path, next);
-            // Whoever is told of a full disk goes on.
+            // Callers continue after a full-disk error, so this must not be one.
             return Err(match writing.in_doubt {
                 true => {
                     io::Error::other(format!("the manifest was written and not synced: {error}"))
@@ -203,8 +205,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether the next open may find a copy of this sequence, whose write failed. One that is torn
-    /// counts for nothing, and the other one says what is known here.
+    /// Whether the next open may find the copy with this sequence number, whose write failed. A
+    /// torn copy is invalid, and the other one has the state known here.
     fn may_count(&self, path: &Path, sequence: u64) -> bool {
         match self.files.read(path, SUPER_BYTES_MAX) {
             Ok(bytes) => SuperState::decode(&bytes).is_ok_and(|(found, _)| found == sequence),
@@ -279,7 +281,7 @@ mod tests {
             let manifest = load(dir.path()).unwrap().unwrap();
             manifest.update(|state| state.clean = true).unwrap();
             manifest.update(|state| state.clean = true).unwrap();
-            // What says of itself that it is the older one hides nothing.
+            // Damage to the copy that is older by its own account hides nothing.
             let mut damaged = std::fs::read(&a).unwrap();
             damaged[crate::format::file::FILE_HEADER_LEN] ^= 1;
             std::fs::write(&a, &damaged).unwrap();
@@ -296,14 +298,14 @@ mod tests {
         let disk = Disk::new(MediaChoice::Auto, dir.path());
         let files = Arc::new(FaultyFiles::new(disk, &faults));
         let manifest = Manifest::create(dir.path(), files, SuperState::default()).unwrap();
-        // Half a copy, for want of space: nothing has changed, and it can be tried again.
+        // Half a copy, for lack of space: nothing has changed, and the update can be retried.
         faults.set(1, 1, Errno::NOSPC);
         let full = manifest.update(|state| state.journal = 1).unwrap_err();
         assert!(is_full(&full) && manifest.state().journal == 0);
         assert_eq!(load(dir.path()).unwrap().unwrap().state().journal, 0);
         manifest.update(|state| state.journal = 2).unwrap();
         let manifest = load_with(dir.path(), &faults).unwrap().unwrap();
-        // A whole one, whose name may not be durable.
+        // A complete copy, whose name may not be durable.
         faults.set(2, 2, Errno::NOSPC);
         let failed = manifest.update(|state| state.journal = 3).unwrap_err();
         assert!(!is_full(&failed) && manifest.state().journal == 2, "{failed}");

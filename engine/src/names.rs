@@ -1,5 +1,5 @@
 //! Names of the files of a store: `BASE.GENERATION.KIND` below `log/` and `blobs/`, with the suffix
-//! `.tmp` while a file is temporary; beside them the lock, the manifest, the journal and the topic
+//! `.tmp` while a file is temporary; next to them the lock, the manifest, the journal and the topic
 //! tables. This module opens no file, and a name says nothing about a file's content: the manifest
 //! and the file's header do.
 

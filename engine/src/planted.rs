@@ -1,9 +1,9 @@
-//! Bugs on purpose. Each is what a store could do wrong and what some test must notice; built with
-//! `--cfg xs_planted` one of them is switched on by the environment. In any other build the
-//! question is answered when the code is compiled, and functions that only a bug calls are not
-//! there. `scripts/planted-bugs` asks them all.
+//! Planted bugs. Each is a fault that a store could have and that some test must detect; built with
+//! `--cfg xs_planted`, the environment enables one of them. In any other build the check is a
+//! constant, and functions that only a bug calls are compiled out. `scripts/planted-bugs` tests
+//! them all.
 
-/// A bug that can be planted; its name in the environment is the variant's.
+/// A bug that can be planted; the environment names it by its variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
     not(xs_planted),
@@ -14,25 +14,25 @@ pub(crate) enum Bug {
     SkipLogSync,
     /// Packs are not synced.
     SkipPackSync,
-    /// The directory of the log is not synced when a segment gets its name.
+    /// The directory of the log is not synced when a segment is renamed.
     SkipDirSync,
     /// An append is acknowledged first and synced with the next group.
     AckBeforeSync,
-    /// A sync that failed is called again and believed.
+    /// A failed sync is retried and its success believed.
     RetryFailedSync,
-    /// Recovery believes the page cache, and batches that may not be durable where they lie.
+    /// Recovery trusts the page cache, and batches in place that may not be durable.
     TrustCache,
-    /// The CRC of a record is not compared.
+    /// The CRC of a record is not checked.
     IgnoreBodyCrc,
-    /// The CRC of a batch header is not compared.
+    /// The CRC of a batch header is not checked.
     IgnoreHeaderCrc,
-    /// Recovery goes on behind a hole in the log.
+    /// Recovery continues after a hole in the log.
     KeepBehindHole,
     /// Recovery cuts the log where acknowledged data is damaged.
     CutAtDamage,
     /// Readers see frames before they are durable.
     PublishBeforeDurable,
-    /// An opening has the epoch of the one before it, and its lost offsets.
+    /// An opening reuses the epoch of the one before it, with its lost offsets.
     ReuseEpoch,
     /// A segment is marked sealed before it is synced.
     SealBeforeSync,
@@ -42,41 +42,41 @@ pub(crate) enum Bug {
     UnlinkBeforeSwitch,
     /// Compaction does not sync what it wrote.
     SkipCompactSync,
-    /// Compaction forgets floors with the frames that caused them.
+    /// Compaction drops floors together with the frames that caused them.
     ForgetFloors,
     /// Removed frames are forgotten while a reader has segments that hold them.
     ForgetWhileRead,
-    /// Opening takes tombstones for new that had their effect before.
+    /// Opening applies tombstones that were applied before.
     IgnorePurged,
-    /// A blob that was put counts as durable, so a frame that finds it does not wait for its sync.
+    /// A blob that was put counts as durable, so a frame that names it does not wait for its sync.
     SkipHitSync,
-    /// A copy of a blob that is there is believed to be whole.
+    /// An existing copy of a blob is assumed to be whole.
     BelieveRotten,
-    /// Garbage collection does not read what came to name a blob while it was at work.
+    /// Garbage collection does not read names that were added while it ran.
     ForgetLateNames,
-    /// Garbage collection takes blobs that were put a moment ago.
+    /// Garbage collection removes blobs that were just put.
     IgnoreGrace,
-    /// A put that finds its blob does not begin its grace anew.
+    /// A put that finds its blob does not restart its grace period.
     ForgetTouch,
-    /// Garbage collection does not take the states of cursors for names.
+    /// Garbage collection does not count the states of cursors as names.
     ForgetStates,
-    /// Garbage collection goes on where the log cannot be read.
+    /// Garbage collection continues where the log cannot be read.
     SweepOverDamage,
     /// A sweep unlinks old packs before the manifest names the new one.
     UnlinkBeforeConfirm,
-    /// A pack that is written in one go is not synced.
+    /// A pack that is written at once is not synced.
     SkipBuildSync,
-    /// What a backup copies is not synced.
+    /// The files of a backup are not synced.
     SkipBackupSync,
-    /// Tombstones that damage took are not looked for in the `.dead` file.
+    /// Tombstones lost to damage are not looked up in the `.dead` file.
     ForgetDead,
     /// The journal is not synced.
     SkipJournalSync,
-    /// What the journal holds is not put in its place after a crash.
+    /// The journal is not applied after a crash.
     SkipReplay,
-    /// A half of the journal is written again before what it held is settled.
+    /// A half of the journal is overwritten before it is settled.
     ReuseHalf,
-    /// A half of the journal counts as settled when the log alone is.
+    /// A half of the journal counts as settled when only the log is.
     SettleLogOnly,
     /// A group goes through the journal although one before it is not durable.
     JournalBehindGap,

@@ -1,5 +1,5 @@
-//! Removing single frames. A removal is a tombstone in the log, written like anything else that is
-//! appended; the frame's bytes stay until its segment is compacted.
+//! Removes single frames. A removal is a tombstone in the log, appended like anything else; the
+//! frame's bytes stay until its segment is compacted.
 
 use crate::append::{Batch, LookedUp, Target};
 use crate::error::AppendError;
@@ -7,11 +7,11 @@ use crate::store::{Inner, Store};
 use crate::value::{Appended, FrameId, Removal};
 
 impl Store {
-    /// Removes a frame: when this returns it is gone on every path. Removing one that is not there
-    /// is no error.
+    /// Removes a frame: on return it is invisible to every way of reading. Removing one that does
+    /// not exist is no error.
     ///
     /// # Errors
-    /// [`AppendError`]; but for [`AppendError::Indeterminate`] nothing was removed.
+    /// [`AppendError`]; except for [`AppendError::Indeterminate`], nothing was removed.
     pub fn remove(&self, id: FrameId) -> Result<Removal, AppendError> {
         let batch = Batch { removes: vec![id], ..Batch::default() };
         let Appended { removed, .. } = self.append(batch)?;
@@ -20,12 +20,12 @@ impl Store {
 }
 
 impl Inner {
-    /// When frames are looked up: asked before, so that they are as of then or later.
+    /// The state of the log to note before frames are looked up: lookups are as of then or later.
     pub(crate) fn looked_up(&self) -> LookedUp {
         LookedUp { rewrites: self.index.rewrites(), head: self.log.head() }
     }
 
-    /// The frame with an id, when a reader could see it.
+    /// The frame with an id, if it is visible.
     pub(crate) fn target(&self, id: FrameId) -> Result<Option<Target>, AppendError> {
         let found = self.get(id).map_err(AppendError::Unreadable)?;
         Ok(found.and_then(|frame| {

@@ -1,4 +1,4 @@
-//! Blobs through the store: put and read by hash, large ones as streams.
+//! The blob API of the store: put and read by hash, large ones as streams.
 
 use std::io;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
 
-/// Bodies that are looked for together.
+/// Bodies looked up together.
 const BODIES_AHEAD: usize = 64;
 
 impl Store {
-    /// A blob.
+    /// A reader of a blob, if the store has it.
     ///
     /// # Errors
     /// [`ReadError`] when the packs cannot be read.
@@ -23,9 +23,9 @@ impl Store {
         Ok(self.inner.blobs.get(hash)?)
     }
 
-    /// The body of a frame, whole: what [`blob`](Self::blob) of its hash has, and faster for frames
-    /// that are read in the order of the log or of a topic. `None` when the frame has no body, or
-    /// the store no longer has it.
+    /// The whole body of a frame: the content of [`blob`](Self::blob) for its hash, but faster for
+    /// frames read in the order of the log or of a topic. `None` when the frame has no body, or the
+    /// store no longer has it.
     ///
     /// # Errors
     /// [`ReadError`] when the packs cannot be read, or the body has more than `max` bytes.
@@ -34,8 +34,8 @@ impl Store {
         Ok(self.inner.blobs.body(frame.topic(), &hash, max)?)
     }
 
-    /// The bodies of some frames: of each what [`body`](Self::body) has, and faster for many that
-    /// stand in the order of the log.
+    /// The bodies of some frames: for each the result of [`body`](Self::body), but faster for many
+    /// in log order.
     ///
     /// # Errors
     /// The items are errors as those of [`body`](Self::body).
@@ -66,8 +66,7 @@ impl Store {
         })
     }
 
-    /// Whether the store has a blob. One that is known to be damaged is as good as missing: put it
-    /// again.
+    /// Whether the store has a blob. A blob known to be damaged counts as missing: put it again.
     ///
     /// # Errors
     /// [`ReadError`] when a pack that may hold it cannot be read.
@@ -79,7 +78,7 @@ impl Store {
         }
     }
 
-    /// Puts a blob that need not fit into memory.
+    /// Starts putting a blob that need not fit into memory.
     ///
     /// # Errors
     /// [`AppendError`] when the store cannot be written.
@@ -88,10 +87,10 @@ impl Store {
         Ok(BlobWriter { incoming: self.inner.blobs.incoming(), inner: Arc::clone(&self.inner) })
     }
 
-    /// Puts a blob. When it returns, the blob is as durable as the store's policy makes an append.
+    /// Puts a blob. On return, the blob is as durable as the store's policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be there or not.
+    /// [`AppendError`]; the blob may then be stored or not.
     pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
         self.inner.begin_writing()?;
         let bytes = Bytes::copy_from_slice(bytes);
@@ -103,7 +102,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Makes a blob that was put durable when the policy asks for that.
+    /// Makes a blob that was put durable if the policy asks for that.
     fn put_done<T>(&self, staged: Result<T, StageError>) -> Result<T, AppendError> {
         let staged = staged.inspect_err(|error| {
             if matches!(error, StageError::Failed(_)) {
@@ -120,7 +119,7 @@ impl Inner {
     }
 }
 
-/// A blob on its way into the store. Nothing of it is there before [`finish`](Self::finish).
+/// A blob being put. Nothing of it is stored before [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct BlobWriter {
     incoming: Incoming,
@@ -128,13 +127,13 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Completes the blob: its hash and length. It is then as durable as the store's policy makes
-    /// an append.
+    /// Completes the blob and returns its hash and length. It is then as durable as the store's
+    /// policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be there or not.
+    /// [`AppendError`]; the blob may then be stored or not.
     pub fn finish(self) -> Result<(BlobHash, u64), AppendError> {
-        // The store may have been closed since the writer was made.
+        // The store may have been closed since the writer was created.
         self.inner.begin_writing()?;
         let put = self.incoming.finish();
         self.inner.put_done(put)

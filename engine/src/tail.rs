@@ -1,9 +1,9 @@
-//! The end of the log as followers see it: who wants to know of a publish, and the ephemeral frames
-//! published last.
+//! The end of the log as followers see it: who is notified of a publish, and the most recent
+//! ephemeral frames.
 //!
-//! It keeps no frame of the log. A follower re-reads the log from its own offset, so a slow one
-//! costs nothing here; only ephemeral frames, which are nowhere else, are held, and only so many. A
-//! publish that nobody listens to is one fence and one load.
+//! It keeps no frame of the log. A follower reads the log from its own offset, so a slow one costs
+//! nothing here; only ephemeral frames, which are stored nowhere else, are buffered, up to a limit.
+//! A publish without listeners costs one fence and one load.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,9 +18,9 @@ use crate::value::Frame;
 
 type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// What followers share with the commit.
+/// State shared between followers and the commit.
 pub(crate) struct Tail {
-    /// Number the next ephemeral frame gets; written under the lock of `ring`.
+    /// Number of the next ephemeral frame; written under the lock of `ring`.
     next_ephemeral: AtomicU64,
     /// Sleepers and hooks. While it is 0 a publish wakes nobody.
     listeners: AtomicUsize,
@@ -33,20 +33,20 @@ pub(crate) struct Tail {
 
 #[derive(Default)]
 struct Ring {
-    /// Number of the oldest frame still here.
+    /// Number of the oldest frame in the buffer.
     first: u64,
     bytes: usize,
     frames: VecDeque<(u64, Frame)>,
 }
 
-/// What a follower finds in the ring.
+/// The result of a lookup in the buffer.
 #[derive(Debug)]
 pub(crate) enum Ephemeral {
-    /// The frame with the number asked for, which stands before this stored offset.
+    /// The frame with the requested number, and the stored offset that it precedes.
     Frame(u64, Frame),
-    /// So many frames from the number asked for on are gone.
+    /// This many frames from the requested number on were dropped.
     Lost(u64),
-    /// There is no such frame yet.
+    /// The frame does not exist yet.
     None,
 }
 
@@ -63,8 +63,8 @@ impl Tail {
         }
     }
 
-    /// Keeps ephemeral frames, each with the offset of the stored frame it stands before. The
-    /// commit calls it before it moves the head, so that whoever sees the head finds them.
+    /// Buffers ephemeral frames, each with the offset of the stored frame it precedes. The commit
+    /// calls this before it moves the head, so that readers that see the head find them.
     pub(crate) fn push(&self, frames: impl IntoIterator<Item = (u64, Frame)>) {
         let mut ring = self.ring.lock();
         let mut next = self.next_ephemeral.load(Ordering::Relaxed);
@@ -81,8 +81,8 @@ impl Tail {
         self.next_ephemeral.store(next, Ordering::Release);
     }
 
-    /// Wakes whoever listens. The commit calls it after it moved the head or pushed frames, without
-    /// the writer's lock: there may be very many.
+    /// Wakes all listeners. The commit calls this after it moved the head or pushed frames, without
+    /// the writer's lock, as there may be very many.
     pub(crate) fn publish(&self) {
         // Pairs with the fence of a listener: either it sees the new head, or this sees the
         // listener.
@@ -117,7 +117,7 @@ impl Tail {
         }
     }
 
-    /// Sleeps until `ready` holds or the time is over, and says whether it holds.
+    /// Sleeps until `ready` holds or the timeout expires, and returns whether it holds.
     pub(crate) fn wait(&self, timeout: Duration, ready: impl Fn() -> bool) -> bool {
         if ready() {
             return true;
@@ -162,7 +162,7 @@ impl fmt::Debug for Tail {
     }
 }
 
-/// A registered waker; dropping it ends the calls (one that is under way may still come).
+/// A registered waker; dropping it ends the calls (one in progress may still come).
 #[derive(Debug)]
 #[must_use = "the waker is called only as long as this is kept"]
 pub struct PublishHook {

@@ -1,4 +1,4 @@
-//! What the unit tests of the store share: small stores, crash images, fault sweeps.
+//! Helpers shared by the unit tests of the store: small stores, crash images, fault sweeps.
 
 use std::fs;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::value::{Meta, NewFrame, ReadOptions, Topic};
 
-/// A clock that stands where it was put.
+/// A clock that stands still at a set time.
 #[derive(Debug)]
 pub(crate) struct StillClock(pub(crate) AtomicU64);
 
@@ -45,7 +45,7 @@ pub(crate) fn fast_dir() -> TempDir {
 
 pub(crate) fn options(sync: SyncPolicy) -> StoreOptions {
     const SMALL: u64 = 64 * 1024;
-    // Compaction comes when a test asks for it.
+    // Compaction runs when a test asks for it.
     let compaction = None;
     let default = StoreOptions::default();
     StoreOptions { segment_bytes: SMALL, pack_bytes: SMALL, sync, compaction, ..default }
@@ -55,7 +55,7 @@ pub(crate) fn open(dir: &Path, sync: SyncPolicy) -> Store {
     Store::open(dir, options(sync)).unwrap()
 }
 
-/// Opens a store whose file operations fail as told.
+/// Opens a store whose file operations fail as configured.
 pub(crate) fn open_faulty(
     dir: &Path,
     options: StoreOptions,
@@ -78,7 +78,7 @@ pub(crate) fn open_on(
     Ok(Store { inner })
 }
 
-/// Says what was counted, also when the test passes. `scripts/test` repeats these lines.
+/// Prints a count, even if the test passes. `scripts/test` repeats these lines.
 pub(crate) fn tell(line: &str) {
     std::io::stdout().lock().write_all(format!("counted: {line}\n").as_bytes()).unwrap();
 }
@@ -89,13 +89,13 @@ pub(crate) fn frame(topic: &str, n: u64) -> NewFrame {
     NewFrame { meta, ..NewFrame::new(Topic::parse(topic).unwrap()) }
 }
 
-/// The numbers of all frames that can be read, in order. Damaged ones are left out.
+/// The numbers of all readable frames, in order. Skips damaged ones.
 pub(crate) fn numbers(store: &Store) -> Vec<u64> {
     let frames = store.read(&ReadOptions::default()).unwrap().flatten();
     frames.map(|frame| std::str::from_utf8(frame.meta()).unwrap().parse().unwrap()).collect()
 }
 
-/// What a crash of a store leaves whose file operations go through `faults`.
+/// What a crash leaves of a store whose file operations go through `faults`.
 pub(crate) fn crash_now(dir: &Path, faults: &Faults) -> TempDir {
     let _gate = faults.gate.write();
     crash(dir)
@@ -121,7 +121,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Bytes that do not compress, so that they can be looked for in files; others for each seed.
+/// Incompressible bytes, so that they can be searched for in files; they differ by seed.
 pub(crate) fn noise(seed: u64, len: usize) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {

@@ -1,6 +1,6 @@
 //! The housekeeping thread: seals segments, allocates the next one, syncs for the `interval`
-//! policy, and marks an idle log so that less of it is in doubt after a crash. Nothing an append
-//! waits for depends on it being quick.
+//! policy, and marks an idle log so that less of it is in doubt after a crash. Nothing that an
+//! append waits for depends on its speed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,35 +16,36 @@ use crate::options::SyncPolicy;
 use crate::store::Inner;
 use crate::sys;
 
-/// A log that was not written for so long is marked.
+/// A log without writes for this long is marked.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long to wait before something is tried again that a full disk prevented.
+/// Interval before retrying what a full disk prevented.
 const RETRY: Duration = Duration::from_secs(1);
-/// The next segment is allocated once the active one is so full, in percent.
+/// The next segment is allocated once the active one is this full, in percent.
 const SPARE_AT_PERCENT: u64 = 50;
 
-/// What the writer and the thread tell each other.
+/// State shared by the writer and the thread.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    /// Groups written; not counted when nothing is done about them.
+    /// Groups written; not counted under policies that ignore it.
     writes: AtomicU64,
-    /// Blobs put that no append brought; counted only if they are synced by time.
+    /// Blobs put outside of appends; counted only under timed syncs.
     puts: AtomicU64,
     /// Bytes of the log written since the last timed sync.
     unsynced: AtomicU64,
-    /// Bytes of all blobs that had been taken in when the last timed sync began.
+    /// Bytes of all blobs stored when the last timed sync began.
     blobs_synced: AtomicU64,
-    /// More bytes than may be were written since, and the thread was woken; the next sync clears
-    /// it.
+    /// More than the allowed bytes were written since, and the thread was woken; the next sync
+    /// clears this.
     over: AtomicBool,
-    /// The thread looks at `writes` within its period; otherwise it must be woken.
+    /// The thread checks `writes` within its period; otherwise it must be woken.
     awake: AtomicBool,
-    /// The active segment is so full that the next one should be allocated.
+    /// The active segment is full enough to allocate the next one.
     spare_due: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Merges the table of topics, which may take longer than anything else here may wait.
+    /// The thread that merges the table of topics, which takes longer than the other work here may
+    /// wait.
     merge: Mutex<Option<JoinHandle<()>>>,
     stop_merge: AtomicBool,
 }
@@ -74,12 +75,12 @@ impl Upkeep {
         self.changed.notify_all();
         self.stop_merge.store(true, Ordering::Relaxed);
         let thread = self.thread.lock().take();
-        // A panic there was a panic of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes all the same.
         let _ = thread.map(JoinHandle::join);
         let _ = self.merge.lock().take().map(JoinHandle::join);
     }
 
-    /// Merges the table of topics if that is due and not being done.
+    /// Starts a merge of the table of topics if one is due and none is running.
     fn merge_topics(&self, inner: &Arc<Inner>) {
         let mut merge = self.merge.lock();
         let is_running = merge.as_ref().is_some_and(|merge| !merge.is_finished());
@@ -89,7 +90,7 @@ impl Upkeep {
         let shared = Arc::clone(inner);
         let merged = std::thread::Builder::new().name("xs-topics".to_owned()).spawn(move || {
             sys::give_way();
-            // Derived: what cannot be written now is tried again after the next segment.
+            // A derived file: what cannot be written now is retried after the next segment.
             let _ = shared.index.merge(&shared.upkeep.stop_merge);
         });
         *merge = merged.ok();
@@ -101,8 +102,8 @@ impl Upkeep {
         self.changed.notify_all();
     }
 
-    /// Tells the thread of a group of so many bytes. Called for each, so it wakes only whoever
-    /// sleeps.
+    /// Reports a written group to the thread. Called for each group, so it wakes the thread only if
+    /// it sleeps.
     pub(crate) fn wrote(&self, inner: &Inner, bytes: u64, fill_percent: u64) {
         let mut wake = false;
         if inner.env.options.sync != SyncPolicy::None {
@@ -122,7 +123,7 @@ impl Upkeep {
         }
     }
 
-    /// Tells the thread of blobs that were put on their own.
+    /// Reports blobs that were put outside of appends.
     pub(crate) fn put(&self, inner: &Inner) {
         if matches!(inner.env.options.sync, SyncPolicy::Interval { .. }) {
             self.puts.fetch_add(1, Ordering::SeqCst);
@@ -132,24 +133,24 @@ impl Upkeep {
         }
     }
 
-    /// Notes that so many bytes wait for the timed sync that it should not wait for its time. True
-    /// the first time only.
+    /// Notes when enough bytes are unsynced that the timed sync should run early. Returns true the
+    /// first time only.
     fn note_over(&self, inner: &Inner) -> bool {
         let SyncPolicy::Interval { bytes: max, .. } = inner.env.options.sync else { return false };
-        // A sync that begins now may have noted more than was loaded here.
+        // A sync that starts now may have noted more than was loaded here.
         let blobs = inner.blobs.taken().saturating_sub(self.blobs_synced.load(Ordering::Relaxed));
         let unsynced = self.unsynced.load(Ordering::Relaxed) + blobs;
         unsynced >= max && !self.over.swap(true, Ordering::Relaxed)
     }
 
-    /// Forgets what was counted for a timed sync that begins now.
+    /// Resets the counts for a timed sync that begins now.
     fn begin_sync(&self, inner: &Inner) {
         self.unsynced.store(0, Ordering::Relaxed);
         self.blobs_synced.store(inner.blobs.taken(), Ordering::Relaxed);
         self.over.store(false, Ordering::Relaxed);
     }
 
-    /// Sleeps until woken or for `period`; says whether to go on.
+    /// Sleeps until woken or for `period`; returns whether to continue.
     fn sleep(&self, period: Option<Duration>) -> bool {
         let mut state = self.state.lock();
         if !state.stop && !state.woken {
@@ -163,11 +164,11 @@ impl Upkeep {
     }
 }
 
-/// What the thread remembers between its rounds.
+/// State of the thread between its rounds.
 struct Rounds {
     /// Writes and puts that were durable after the last timed sync.
     synced: (u64, u64),
-    /// Writes that the log was marked after.
+    /// The count of writes when the log was last marked.
     marked: u64,
     seen: u64,
     seen_at: Instant,
@@ -200,9 +201,9 @@ fn run(inner: &Arc<Inner>) {
     }
 }
 
-/// Does what is due, and says when to look again; `None` when nothing is left to do.
+/// Does what is due, and returns when to check again; `None` when nothing is left to do.
 fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
-    // A full disk keeps nothing from being synced that was written.
+    // A full disk does not prevent syncing what was written.
     let is_full = match make_ready(inner) {
         Err(Fault::Full(_)) => true,
         ready => ready.map(|()| false)?,
@@ -211,7 +212,7 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
     Ok(if is_full { Some(next.map_or(RETRY, |next| next.min(RETRY))) } else { next })
 }
 
-/// Seals and indexes what is full, and makes the next segment ready.
+/// Seals and indexes full segments, and prepares the next one.
 fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
     let upkeep = &inner.upkeep;
     let sealed = inner.sealing.seal_now(inner);
@@ -228,14 +229,14 @@ fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
-    // What else fails is tried again with the next segment.
+    // Other failures are retried with the next segment.
     match indexed.err().as_ref().and_then(Shortage::of) {
         Some(shortage) => Err(Fault::Full(shortage)),
         None => Ok(()),
     }
 }
 
-/// Syncs what it is time for, and marks a log that is idle.
+/// Syncs what is due, and marks an idle log.
 fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
     let upkeep = &inner.upkeep;
     let written @ (writes, _) =
@@ -244,7 +245,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
         (rounds.seen, rounds.seen_at) = (writes, Instant::now());
     }
     match inner.env.options.sync {
-        // Nothing is synced before its time, and an unsynced log cannot be marked.
+        // Under this policy nothing is synced early, and an unsynced log cannot be marked.
         SyncPolicy::None => return Ok(None),
         SyncPolicy::Interval { ms, .. } if written != rounds.synced => {
             sync_log(inner)?;
@@ -272,7 +273,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
     Ok(Some(IDLE))
 }
 
-/// Syncs what was written so far without keeping the writer from writing more.
+/// Syncs what was written so far without blocking the writer.
 pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
     inner.upkeep.begin_sync(inner);
     let (media, seq) = {

@@ -1,6 +1,6 @@
-//! What each request needs. The only place where `xs.*`, origins, reserved cursors, the topics of
-//! tokens and the use of blobs by their hash are judged. An op that is not named here is an
-//! admin's.
+//! Authorization: what each request requires. The only place that checks `xs.*` topics, origins,
+//! reserved cursors, the topics of tokens and the use of blobs by hash. An op that is not named
+//! here requires an admin.
 
 use xs_engine::{
     BlobHash, Body, Condition, CursorChange, CursorName, Frame, FrameId, NewFrame, Origin, Topic,
@@ -13,13 +13,14 @@ use crate::lifecycle::Event;
 use crate::message::{CallRequest, Request, Role};
 
 const KINDS: [&str; 3] = ["generator", "handler", "command"];
-/// Where a host of all modules tells how the file that configures them is.
+/// The topic in which a host of all modules reports the state of the file that configures them.
 const HOST_CONFIG: &str = "xs.host.config";
-/// What the frames that a command answers with end with.
+/// Suffixes of the topics in which a command answers.
 const ANSWERS: [&str; 3] = ["recv", "complete", "error"];
 
-/// Refuses what a connection may not do, and narrows what it reads to what it may see. `blobs` are
-/// those that a connection limited to some topics may use; `None` for others, which may use all.
+/// Refuses what a connection may not do, and narrows its reads to the topics it may see. `blobs`
+/// are the blobs that a connection limited to some topics may use; `None` for other connections,
+/// which may use all.
 pub(crate) fn check(
     access: &Access,
     blobs: Option<&KnownBlobs>,
@@ -30,7 +31,8 @@ pub(crate) fn check(
         Request::Append(batch) => {
             check_writer(role)?;
             if batch.key.as_ref().is_some_and(|key| key.as_str().starts_with("xs.")) {
-                // The store uses none yet; one that a client has by then would be in its way.
+                // Reserved: the store uses none yet, but a client's key would collide with a later
+                // one.
                 return Err(denied("keys that begin with xs. are the store's own".to_owned()));
             }
             for frame in &batch.frames {
@@ -65,9 +67,9 @@ pub(crate) fn check(
             false => Err(denied(format!("cursor {name} cannot be read with this token"))),
         },
         Request::BlobGet(get) => check_blob(blobs, &get.hash),
-        // What is answered is narrowed where the answer is made.
+        // The answer is narrowed where it is made.
         Request::Get(_) | Request::CursorList | Request::BlobHas(_) => Ok(()),
-        // The session takes these itself.
+        // The session handles these itself.
         Request::Hello(_)
         | Request::Ping(_)
         | Request::Pong(_)
@@ -80,8 +82,8 @@ pub(crate) fn check(
     }
 }
 
-/// Whether a connection may see a cursor. Those of processors hold the states of handlers; of the
-/// others a limited connection sees those whose names its patterns select, as if they were topics.
+/// Whether a connection may see a cursor. Cursors of processors hold the states of handlers. Of the
+/// others, a limited connection sees those whose names its patterns match, as if they were topics.
 pub(crate) fn sees_cursor(access: &Access, name: &CursorName) -> bool {
     match access.role {
         Role::Host if access.alone.is_some() => keeps_own(access, name),
@@ -116,8 +118,8 @@ fn check_writer(role: Role) -> Result<(), Refusal> {
     }
 }
 
-/// An admin removes anything. The host removes for its modules, so it names the topics that the
-/// module may remove from, and the server holds it to them; they are never the store's own.
+/// An admin removes anything. The host removes on behalf of a module: it names the topics that the
+/// module may remove from, and the server enforces them. Reserved topics are never among them.
 fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result<(), Refusal> {
     let is_reserved = |pattern: &TopicPattern| match pattern {
         TopicPattern::Exact(topic) => topic.is_reserved(),
@@ -135,8 +137,8 @@ fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result
     }
 }
 
-/// Whoever calls appends the call and waits for the answers, so both must be allowed: nobody is
-/// left to wait for frames that are never shown.
+/// A caller appends the call and waits for the answers, so both must be allowed: no caller must
+/// wait for frames that it is never shown.
 fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
     let topic = |event: &str| format!("{}.{event}", call.name);
     check_may_tell(access.role, call.origin.as_ref())?;
@@ -152,7 +154,7 @@ fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
     }
 }
 
-/// A condition tells how far topics have come: it is a read of them.
+/// A condition reveals the position of topics, so it requires the right to read them.
 fn check_condition(access: &Access, condition: &Condition) -> Result<(), Refusal> {
     match condition {
         Condition::LastAtMost { topics, .. } | Condition::Empty(topics)
@@ -206,7 +208,7 @@ fn check_frame(access: &Access, frame: &NewFrame) -> Result<(), Refusal> {
     Err(denied(format!("{topic} cannot be appended by the role {role}: {whose}")))
 }
 
-/// Origins are the word of whoever runs modules.
+/// Only the host of modules may set an origin.
 fn check_may_tell(role: Role, origin: Option<&Origin>) -> Result<(), Refusal> {
     match origin {
         Some(_) if role != Role::Host => {
@@ -217,7 +219,7 @@ fn check_may_tell(role: Role, origin: Option<&Origin>) -> Result<(), Refusal> {
 }
 
 /// Refuses an origin that names another processor than the one a host runs alone. `create` is the
-/// frame that the origin names, as far as there is one: a version of that processor has it.
+/// frame that the origin names, if it exists: it must be a version of that processor.
 pub(crate) fn check_origin(
     access: &Access,
     processor: FrameId,
@@ -250,14 +252,14 @@ fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusa
     Ok(())
 }
 
-/// What follows `xs.<kind>.<name>` when that is the processor that a host runs alone.
+/// The text after `xs.<kind>.<name>` when that names the processor that a host runs alone.
 fn behind_own<'a>(processor: &str, text: &'a str) -> Option<&'a str> {
     let (kind, rest) = text.strip_prefix("xs.")?.split_once('.')?;
     if KINDS.contains(&kind) { rest.strip_prefix(processor) } else { None }
 }
 
-/// Whether a topic is one in which a host tells of what it runs. A name may hold dots, so the event
-/// says where it ends.
+/// Whether a host may report in this topic on what it runs. A name may contain dots, so the event
+/// marks where it ends.
 fn tells_of_own(access: &Access, topic: &str) -> bool {
     access.alone.as_ref().is_none_or(|processor| {
         let event = behind_own(processor, topic).and_then(|rest| rest.strip_prefix('.'));
@@ -265,8 +267,8 @@ fn tells_of_own(access: &Access, topic: &str) -> bool {
     })
 }
 
-/// Whether a cursor is one that a host keeps for what it runs: the processor's own, or of a
-/// position behind a colon.
+/// Whether a host may keep this cursor for what it runs: the processor's own cursor, or one with a
+/// suffix after a colon.
 fn keeps_own(access: &Access, name: &CursorName) -> bool {
     access.alone.as_ref().is_none_or(|processor| {
         let rest = behind_own(processor, name.as_str());
@@ -274,7 +276,7 @@ fn keeps_own(access: &Access, name: &CursorName) -> bool {
     })
 }
 
-/// Whether a cursor keeps the position and state of a processor.
+/// Whether a cursor name is reserved for the position and state of processors.
 fn is_processors(name: &CursorName) -> bool {
     name.as_str() == "xs" || name.as_str().starts_with("xs.")
 }

@@ -1,4 +1,4 @@
-//! Where a server listens, as people write it. Resolves no names beyond what a socket needs.
+//! The address of a server, as people write it. Resolves no names beyond what a socket needs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 /// File name of a store's socket inside its directory.
 pub const SOCKET_NAME: &str = "xs.sock";
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A Unix socket.
@@ -18,14 +18,14 @@ pub enum Address {
     Tcp(SocketAddr),
     /// TLS over TCP.
     Tls {
-        /// A name or an IP address; the server's certificate must be for it.
+        /// A name or an IP address; the server's certificate must be valid for it.
         host: String,
         /// The port.
         port: u16,
     },
 }
 
-/// Text that is no address.
+/// An error in the text of an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
@@ -43,7 +43,7 @@ pub enum AddressError {
         "{0:?} has a scheme that xs does not speak; give a store directory, :port, host:port, or xss://host:port for TLS"
     )]
     Scheme(String),
-    /// No name and port behind `xss://`.
+    /// No host and port after `xss://`.
     #[error("{0:?} is not xss://host:port")]
     Tls(String),
     /// An address that anyone on the network could reach.
@@ -54,12 +54,12 @@ pub enum AddressError {
 }
 
 impl Address {
-    /// Reads a store directory (its `xs.sock`), the path of a socket, `:port`, `host:port`, or
-    /// `xss://host:port` for TLS. Text with `/`, or that begins with `.` or `~`, is a path; `~/` is
-    /// the home directory. Port 0 lets a listener choose.
+    /// Parses a store directory (its `xs.sock`), the path of a socket, `:port`, `host:port`, or
+    /// `xss://host:port` for TLS. Text that contains `/`, or begins with `.` or `~`, is a path;
+    /// `~/` is the home directory. With port 0 a listener gets any free port.
     ///
     /// # Errors
-    /// [`AddressError`] says what is missing.
+    /// [`AddressError`] describes what is wrong.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() {
             return Err(AddressError::Empty);
@@ -83,14 +83,14 @@ impl Address {
         Ok(Self::Tcp(SocketAddr::new(ip, port)))
     }
 
-    /// A store directory means its socket; anything else is a socket.
+    /// The address of a path: a store directory means its socket; anything else is a socket.
     #[must_use]
     pub fn of_path(path: &Path) -> Self {
         let is_socket = path.extension().is_some_and(|ext| ext == "sock") && !path.is_dir();
         Self::Unix(if is_socket { path.to_owned() } else { path.join(SOCKET_NAME) })
     }
 
-    /// The socket of an address that a server can listen on: an IP address, or this machine.
+    /// The socket address a server can listen on: an IP address, or `localhost`.
     #[must_use]
     pub fn to_listen(&self) -> Option<SocketAddr> {
         match self {
@@ -106,7 +106,7 @@ impl Address {
         }
     }
 
-    /// Refuses what would let others than this machine's users in.
+    /// Refuses plain TCP that is reachable from other machines.
     ///
     /// # Errors
     /// [`AddressError::NotLoopback`].
@@ -120,7 +120,7 @@ impl Address {
     }
 }
 
-/// `word://`, which no path that anybody means begins with.
+/// Whether text begins with `word://`, which no sensible path does.
 fn is_url(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty()

@@ -1,10 +1,10 @@
-//! When a certificate ends, read from its DER form. Nothing is checked here: who is told a
-//! certificate checks it; this is for whoever must replace it in time.
+//! When a certificate expires, read from its DER form. Nothing is verified here: a peer that
+//! receives the certificate verifies it; this tells an operator when to replace it.
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
-/// The moment after which a certificate is no longer good, in seconds since 1970.
+/// The moment at which a certificate expires, in seconds since 1970.
 pub(crate) fn not_after(der: &[u8]) -> Option<i64> {
     let (SEQUENCE, certificate, _) = element(der)? else { return None };
     let (SEQUENCE, mut fields, _) = element(certificate)? else { return None };
@@ -26,7 +26,7 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// An element: its tag, its content, and what follows it.
+/// Splits off an element: its tag, its content, and the rest.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
@@ -44,7 +44,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, after))
 }
 
-/// `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`.
+/// Parses `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`.
 fn moment(tag: u8, text: &[u8]) -> Option<i64> {
     let number = |digits: &[u8]| {
         digits.iter().try_fold(0i64, |sum, digit| {
@@ -55,7 +55,7 @@ fn moment(tag: u8, text: &[u8]) -> Option<i64> {
         UTC_TIME => {
             let (digits, rest) = text.split_at_checked(2)?;
             let year = number(digits)?;
-            // By RFC 5280 the two digits are of 1950 to 2049.
+            // RFC 5280: the two digits stand for 1950 to 2049.
             (if year < 50 { year + 2000 } else { year + 1900 }, rest)
         }
         GENERALIZED_TIME => {
@@ -76,8 +76,8 @@ fn moment(tag: u8, text: &[u8]) -> Option<i64> {
     Some(days(year, month, day) * DAY + hour * 3600 + minute * 60 + second)
 }
 
-/// Days from 1970 to a date of the Gregorian calendar. Years begin in March here, so that the day
-/// that is sometimes there is the last one.
+/// Days from 1970 to a date of the Gregorian calendar. Years begin in March here, so that a leap
+/// day is the last of its year.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month = (month + 9) % 12;
@@ -118,7 +118,7 @@ mod tests {
     fn bytes_of_any_kind_are_taken() {
         let der = der(2030, 1, 1);
         for cut in 0..der.len() {
-            // What matters is that nothing panics; the time itself comes early.
+            // The point is that nothing panics; the time itself comes early.
             let _ = not_after(&der[..cut]);
             let mut bent = der.clone();
             bent[cut] ^= 0xff;

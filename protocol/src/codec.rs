@@ -1,5 +1,5 @@
-//! From a stream of bytes to messages: preface, header, body. Checks lengths and flags, and takes
-//! memory only for bytes that came. What a body means is `message`'s affair.
+//! Splits a stream of bytes into messages: preface, header, body. Checks lengths and flags, and
+//! allocates memory only for bytes that were received. What a body means is left to `message`.
 
 use std::io;
 
@@ -14,20 +14,20 @@ pub const PREFACE: [u8; 8] = [b'X', b'S', b'P', 0, MAJOR, 0, 0, 0];
 pub const MAJOR: u8 = 1;
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 16;
-/// Bytes of the length field, which the length does not count.
+/// Bytes of the length field, which are not included in the length.
 pub const LEN_FIELD: usize = 4;
 
 /// The message answers a request.
 pub const FLAG_RESPONSE: u8 = 1;
-/// The message was not asked for one by one.
+/// The message is a push: it answers no single request.
 pub const FLAG_PUSH: u8 = 1 << 1;
-/// The next message of the same reply or blob follows.
+/// Another message of the same reply or blob follows.
 pub const FLAG_MORE: u8 = 1 << 2;
 const FLAGS_KNOWN: u8 = FLAG_RESPONSE | FLAG_PUSH | FLAG_MORE;
 
-/// A fresh read buffer; idle connections hold no more.
+/// Capacity of a new read buffer; idle connections hold no more.
 const READ_MIN: usize = 4 * 1024;
-/// How far the buffer runs ahead of the bytes that came.
+/// Maximum capacity reserved beyond the bytes received.
 const READ_AHEAD_MAX: usize = 256 * 1024;
 
 /// The fixed part of a message, without its length.
@@ -37,16 +37,16 @@ pub struct Header {
     pub op: u8,
     /// `FLAG_*`.
     pub flags: u8,
-    /// Request: version of the op. Response and push: 0 or why not.
+    /// Request: version of the op. Response and push: 0, or the code of a refusal.
     pub code: u16,
-    /// The request's number, chosen by whoever asks; 0 on a push.
+    /// The number of the request, chosen by the sender of the request; 0 on a push.
     pub corr: u32,
     /// The stream's number, chosen by the client; otherwise 0.
     pub sub: u32,
 }
 
 impl Header {
-    /// Adds the header with a length of 0.
+    /// Writes the header with a length of 0.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(0);
         out.put_u8(self.op);
@@ -69,27 +69,27 @@ impl Header {
     }
 }
 
-/// A message with its body still in bytes.
+/// A message whose body is not decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// Its header.
     pub header: Header,
-    /// Its body, part of the buffer it was read into.
+    /// Its body, a part of the read buffer.
     pub body: Bytes,
 }
 
-/// What a [`Codec`] can meet.
+/// An error of a [`Codec`].
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The transport failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The peer sent what is no message.
+    /// The peer sent bytes that are not a message.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
 }
 
-/// Cuts a stream into messages of at most the length given.
+/// Splits a stream into messages of at most a given length.
 #[derive(Debug)]
 pub struct Codec {
     max: u32,
@@ -103,18 +103,18 @@ impl Codec {
         Self { max, preface: false }
     }
 
-    /// Changes the longest message, header included.
+    /// Sets the maximum length of a message, header included.
     pub const fn set_max(&mut self, max: u32) {
         self.max = max;
     }
 
-    /// Whether the peer's preface has come.
+    /// Whether the peer's preface was received.
     #[must_use]
     pub const fn has_preface(&self) -> bool {
         self.preface
     }
 
-    /// The next message, if all of it is there; what is missing has room in `buf` then.
+    /// The next message, if it is complete; otherwise reserves room in `buf` for more of it.
     ///
     /// # Errors
     /// [`ProtocolError`] for bytes that cannot become a message.
@@ -137,7 +137,7 @@ impl Codec {
             return Err(ProtocolError::TooLarge { size, max: u64::from(self.max) });
         }
         let size = size as usize;
-        // The flags are looked at as soon as they are there, not after megabytes have come.
+        // The flags are checked as soon as the header is there, not after megabytes of body.
         let Some(header) = buf.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = parse_header(header)?;
         if buf.len() < size {
@@ -176,7 +176,7 @@ fn parse_header(bytes: &[u8; HEADER_LEN]) -> Result<Header, ProtocolError> {
     Ok(header)
 }
 
-/// Checks as much of a preface as there is, so that another protocol is told apart at once.
+/// Checks as much of a preface as was received, so that another protocol is detected at once.
 fn check_preface(bytes: &[u8]) -> Result<(), ProtocolError> {
     let magic = bytes.len().min(4);
     if bytes[..magic] != PREFACE[..magic] {
@@ -190,7 +190,7 @@ fn check_preface(bytes: &[u8]) -> Result<(), ProtocolError> {
     }
 }
 
-/// Makes room to read into: little on an idle connection, more while much comes.
+/// Reserves room to read into: little on an idle connection, more under load.
 pub(crate) fn make_room(buf: &mut BytesMut, last_read: usize) {
     let want = (last_read * 2).clamp(READ_MIN, READ_AHEAD_MAX);
     if buf.capacity() - buf.len() < want / 2 {

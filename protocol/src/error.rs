@@ -1,5 +1,5 @@
-//! What goes wrong on a connection, by whose doing it is: the peer's refusal of one request, the
-//! peer's breach of the protocol, or the transport. Nothing here decides to retry; [`Class`] says
+//! Errors of a connection, by who caused them: the peer's refusal of one request, the peer's
+//! violation of the protocol, or the transport. Nothing here decides to retry; [`Class`] says
 //! whether a caller may.
 
 use std::borrow::Cow;
@@ -17,20 +17,20 @@ pub enum Class {
     Access,
     /// 3: the request can never succeed as it is. Never retry.
     Invalid,
-    /// 4: a condition does not hold. Read the present state, then make a new request.
+    /// 4: a condition does not hold. Read the current state, then make a new request.
     Condition,
     /// 5: not now, and nothing was done. Retry the same request later.
     Busy,
-    /// 6: the store needs its operator. Do not retry by yourself.
+    /// 6: the store needs its operator. Do not retry automatically.
     Storage,
-    /// 7: what was asked for is not there. Retry only after it was made.
+    /// 7: the requested object does not exist. Retry only after it was created.
     Absent,
     /// 8: it may or may not have been done. Read before repeating it.
     Unknown,
 }
 
 impl Class {
-    /// Whether the same request may be sent again, unchanged and without looking.
+    /// Whether the same request may be sent again, unchanged and unconditionally.
     #[must_use]
     pub const fn may_retry(self) -> bool {
         matches!(self, Self::Busy)
@@ -184,26 +184,26 @@ impl fmt::Display for Code {
     }
 }
 
-/// Machine-readable particulars of a refusal.
+/// Machine-readable details of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Detail {
-    /// Try again after so many milliseconds.
+    /// Try again after this many milliseconds.
     RetryAfterMs(u32),
-    /// The cursor that was in the way and its present revision (0: it does not exist).
+    /// The cursor that caused the conflict and its current revision (0: it does not exist).
     Cursor {
         /// Its name.
         name: CursorName,
-        /// The revision it has.
+        /// Its current revision.
         revision: u64,
     },
-    /// The limit that was passed.
+    /// The limit that was exceeded.
     Limit(u64),
-    /// The offset to go on from.
+    /// The offset to resume from.
     Offset(u64),
-    /// The extension that is not known.
+    /// The unknown extension.
     Extension(u16),
-    /// The condition that does not hold, and what is there now.
+    /// The condition that does not hold, and the current value.
     Condition {
         /// Its place among the conditions of the batch, from 0.
         index: u32,
@@ -214,8 +214,8 @@ pub enum Detail {
     Frame(FrameId),
 }
 
-/// A request the server refused: the reply in place of a result, and what a
-/// [`Service`](crate::Service) answers when it cannot do as asked.
+/// A request the server refused: the reply in place of a result, and the error of a
+/// [`Service`](crate::Service).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct Refusal {
@@ -248,7 +248,7 @@ impl From<ValueError> for Refusal {
     }
 }
 
-/// Bytes from the peer that are no message of this protocol. The connection cannot go on.
+/// Bytes from the peer that are no valid message of this protocol. The connection cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
@@ -268,7 +268,7 @@ pub enum ProtocolError {
     TooLarge {
         /// Its announced length.
         size: u64,
-        /// The longest allowed.
+        /// The limit.
         max: u64,
     },
     /// A message is shorter than its header.
@@ -288,25 +288,26 @@ pub enum ProtocolError {
     /// HELLO was not the first message, or came twice.
     #[error("unexpected message: {0}")]
     Hello(&'static str),
-    /// A message that cannot come at this moment.
+    /// A message that is not allowed at this point.
     #[error("unexpected message: {0}")]
     Unexpected(&'static str),
     /// More was sent than credit, window or handles allow.
     #[error("flow control was ignored: {0}")]
     FlowControl(&'static str),
-    /// Nothing came, or nothing was taken, for too long.
+    /// Nothing was received, or nothing was read by the peer, for too long.
     #[error("the peer stalled: {0}")]
     Stalled(&'static str),
 }
 
-// By hand: what is a part of the text is no source besides, or whoever prints both says it twice.
+// Not derived: an error that is part of the text must not also be a source, or code that prints
+// both repeats it.
 impl From<RecordError> for ProtocolError {
     fn from(error: RecordError) -> Self {
         Self::Record(error)
     }
 }
 
-/// What else first bytes may be.
+/// A guess at what the first bytes are instead.
 fn hint(bytes: &[u8; 8]) -> Cow<'static, str> {
     match bytes {
         [0x14..=0x17, 3, ..] => " but TLS: name it as xss://host:port".into(),
@@ -316,7 +317,7 @@ fn hint(bytes: &[u8; 8]) -> Cow<'static, str> {
 }
 
 impl ProtocolError {
-    /// The code that the peer is told before the connection closes.
+    /// The code sent to the peer before the connection closes.
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
@@ -347,14 +348,14 @@ pub enum ClientError {
     OverLimit {
         /// What is too large.
         what: &'static str,
-        /// How large it is.
+        /// Its size.
         size: u64,
-        /// How large it may be.
+        /// The limit.
         max: u64,
         /// What to do instead.
         advice: &'static str,
     },
-    /// So many requests of the connection have no answer yet; nothing was sent.
+    /// This many requests of the connection have no reply yet; nothing was sent.
     #[error("{0} requests of this connection have no answer yet; await some replies first")]
     TooManyRequests(usize),
     /// The connection has opened as many streams as it can, 4,294,967,295; nothing was sent.
@@ -363,43 +364,42 @@ pub enum ClientError {
     /// No connection could be made.
     #[error("cannot connect to {address}: {reason}")]
     Connect {
-        /// Where to.
+        /// The address.
         address: String,
-        /// Kind of the failure.
+        /// The kind of failure.
         kind: io::ErrorKind,
-        /// The system's words.
+        /// The system's message.
         reason: String,
     },
-    /// The other side cannot be trusted to be the server, or the token not to be overheard: nothing
-    /// was said to it.
+    /// The peer is not proven to be the server, or the token could be overheard: nothing was sent
+    /// to it.
     #[error("{address}: {reason}")]
     Untrusted {
-        /// Where to.
+        /// The address.
         address: String,
         /// What is wrong.
         reason: String,
     },
-    /// A server that shows a certificate is to be reached, and no CA was named to check it with:
-    /// nothing was said to it.
+    /// The server uses a certificate, and no CA was given to verify it: nothing was sent to it.
     #[error("{address}: no CA to trust was named")]
     NoCa {
-        /// Where to.
+        /// The address.
         address: String,
     },
-    /// The connection ended before the answer came, whether or not the server said why. A request
-    /// that changes the store may or may not have been done.
+    /// The connection ended before the reply arrived, with or without a reason from the server. A
+    /// request that changes the store may or may not have been done.
     #[error("the connection closed before the answer came: {0}")]
     Disconnected(String),
     /// Reading the bytes to send failed on this side.
     #[error("cannot read what is to be sent: {0}")]
     Source(String),
-    /// What came as the blob of this hash is something else: it was altered on its way, or the
+    /// The bytes received for this hash do not match it: they were altered on the way, or the
     /// server cannot be trusted.
     #[error("what came for {0} is something else")]
     Integrity(BlobHash),
 }
 
-// By hand, as the one above.
+// Not derived, for the same reason as above.
 impl From<ProtocolError> for ClientError {
     fn from(error: ProtocolError) -> Self {
         Self::Protocol(error)
@@ -420,8 +420,8 @@ impl ClientError {
         }
     }
 
-    /// The same for a request that was under way when the connection was closed for this: the
-    /// server refuses the connection, and says nothing of what was done.
+    /// Converts the reason why a connection was closed into the error of a request that was in
+    /// flight: the server refused the connection, which says nothing about the request.
     pub(crate) fn of_request(self) -> Self {
         match self {
             Self::Refused(refusal) => Self::Disconnected(refusal.to_string()),
@@ -454,14 +454,14 @@ mod tests {
         assert_eq!(Code::from_number(333), Code::Other(333));
     }
 
-    /// What else cannot come has nothing to do with HELLO.
+    /// Other unexpected messages have nothing to do with HELLO.
     #[test]
     fn hello_is_expected_only_where_it_did_not_come() {
         assert_eq!(ProtocolError::Hello("HELLO comes first").code(), Code::HelloExpected);
         assert_eq!(ProtocolError::Unexpected("an answer to nothing").code(), Code::Malformed);
     }
 
-    /// As programs print them that print an error with its causes.
+    /// As printed by programs that print an error with its causes.
     #[test]
     fn an_error_says_each_of_its_causes_once() {
         let damage = RecordError::Crc;

@@ -1,11 +1,11 @@
-//! What tells one version of a file from another without reading it.
+//! Detects that a file has changed, without reading it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// A version of a file: another one has another inode, or another length, or was changed at another
-/// moment.
+/// A version of a file. Another version differs in its inode, its length or the time of its last
+/// change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileVersion {
     inode: u64,
@@ -14,7 +14,7 @@ pub(crate) struct FileVersion {
 }
 
 impl FileVersion {
-    /// The version that is there; `None` when there is none that can be looked at.
+    /// The current version; `None` when there is no file that can be examined.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok()?;
         let changed = (found.ctime(), found.ctime_nsec());

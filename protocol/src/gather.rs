@@ -1,5 +1,5 @@
-//! Bytes on their way out: small pieces are copied together, large ones are queued by reference and
-//! leave in one vectored write. Knows headers only so far as to fill in a message's length.
+//! The output queue: small pieces are copied together, large ones are queued by reference and
+//! written in one vectored write. Knows headers only so far as to fill in a message's length.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -8,12 +8,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{HEADER_LEN, Header, LEN_FIELD};
 
-/// From so many bytes on a piece is queued by reference: below it, copying costs less than one more
-/// entry in the vector that the kernel walks.
+/// Pieces of at least this length are queued by reference: below it, a copy costs less than one
+/// more entry in the vector that the kernel walks.
 const SHARE_MIN: usize = 4 * 1024;
 /// Entries of one vectored write.
 pub(crate) const SLICES_MAX: usize = 64;
-/// A drained buffer larger than this is given back.
+/// A drained buffer larger than this is freed.
 const KEEP_MAX: usize = 64 * 1024;
 
 /// A queue of outgoing bytes. Message by message: [`begin`](Gather::begin), any puts,
@@ -23,10 +23,10 @@ pub struct Gather {
     /// Complete pieces, before `tail`.
     chunks: VecDeque<Bytes>,
     chunks_len: usize,
-    /// Copied bytes; the message under way begins in it at `start`.
+    /// Copied bytes; the unfinished message begins in it at `start`.
     tail: BytesMut,
     start: usize,
-    /// Shared pieces of the message under way, and where in `tail` each belongs.
+    /// Shared pieces of the unfinished message, and where in `tail` each belongs.
     shared: Vec<(usize, Bytes)>,
     shared_len: usize,
 }
@@ -55,7 +55,7 @@ impl Gather {
         header.encode(&mut self.tail);
     }
 
-    /// Ends the message; the number of bytes of its body.
+    /// Ends the message; returns the number of bytes of its body.
     pub fn finish(&mut self) -> usize {
         let total = self.message_len();
         // Bodies are built from parts whose limits add up to far less than 4 GiB.
@@ -78,27 +78,27 @@ impl Gather {
         total - HEADER_LEN
     }
 
-    /// Makes room for pieces of these lengths, so that the buffer does not grow under them: those
-    /// that will be queued by reference take none.
+    /// Reserves room for pieces of these lengths, so that the buffer does not reallocate. Pieces
+    /// that will be queued by reference need none.
     pub fn reserve(&mut self, pieces: impl Iterator<Item = usize>) {
         let copied = pieces.filter(|len| *len < SHARE_MIN).map(|len| len.next_multiple_of(8));
         self.tail.reserve(copied.sum());
     }
 
-    /// Forgets the message under way.
+    /// Discards the unfinished message.
     pub fn abandon(&mut self) {
         self.tail.truncate(self.start);
         self.shared.clear();
         self.shared_len = 0;
     }
 
-    /// Bytes of the message under way so far, header included.
+    /// Bytes of the unfinished message so far, header included.
     #[must_use]
     pub fn message_len(&self) -> usize {
         self.tail.len() - self.start + self.shared_len
     }
 
-    /// Adds bytes, by reference when they are many.
+    /// Adds bytes, by reference when there are many.
     pub fn put_shared(&mut self, bytes: &Bytes) {
         if bytes.len() < SHARE_MIN {
             self.tail.put_slice(bytes);
@@ -120,12 +120,12 @@ impl Gather {
         self.tail.len()
     }
 
-    /// Fills in a number at a [`Gather::mark`] of the message under way.
+    /// Fills in a number at a [`Gather::mark`] of the unfinished message.
     pub fn patch_u32(&mut self, mark: usize, value: u32) {
         self.tail[mark..mark + size_of::<u32>()].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Points `slices` at the bytes to write next; how many entries were set.
+    /// Points `slices` at the bytes to write next; returns how many entries were set.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let mut used = 0;
         let tail = std::iter::once(self.tail.as_ref()).filter(|tail| !tail.is_empty());
@@ -137,7 +137,7 @@ impl Gather {
         used
     }
 
-    /// Takes `count` bytes off the front; they were written.
+    /// Removes `count` bytes, which were written, from the front.
     pub fn advance(&mut self, mut count: usize) {
         while let Some(front) = self.chunks.front_mut() {
             if count < front.len() {
@@ -193,7 +193,7 @@ impl Gather {
         self.tail.put_slice(bytes);
     }
 
-    /// Adds text with its length before it; text beyond 65,535 bytes is cut at a character.
+    /// Adds text with its length before it; text over 65,535 bytes is cut at a character boundary.
     pub fn put_str(&mut self, text: &str) {
         let text = cut(text, usize::from(u16::MAX));
         self.put_u16(text.len() as u16);
@@ -201,7 +201,7 @@ impl Gather {
     }
 }
 
-/// The beginning of `text`, at most `max` bytes, ending at a character.
+/// The longest prefix of `text` of at most `max` bytes that ends at a character boundary.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     if text.len() <= max {
         return text;

@@ -66,10 +66,9 @@
 //!
 //! # The types to know
 //!
-//! - [`Client`]: one connection, shared by clones; many requests and streams at a time. It is not
-//!   made again when it is lost: what was under way is told [`ClientError::Disconnected`].
-//! - [`Follow`]: a reader that does connect again. [`Subscription`] is the same over one
-//!   connection.
+//! - [`Client`]: one connection, shared by clones; many concurrent requests and streams. It does
+//!   not reconnect: requests in flight when it is lost get [`ClientError::Disconnected`].
+//! - [`Follow`]: a reader that does reconnect. [`Subscription`] follows over one connection.
 //! - [`ClientError::class`] says what may be done about an error: [`Class`].
 //! - [`Server`] with a [`Service`] behind it is the other side.
 #![forbid(unsafe_code)]
@@ -79,7 +78,7 @@ mod address;
 mod auth;
 mod certificate;
 mod client;
-// For tests, fuzzing and benches, which say what no client says; nobody else needs bytes.
+// For tests, fuzzing and benches, which send what no client sends; no one else needs bytes.
 #[doc(hidden)]
 pub mod codec;
 mod error;
@@ -102,7 +101,7 @@ pub use client::{
     FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
 };
 pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
-// Goes with `codec`.
+// Needed with `codec`.
 #[doc(hidden)]
 pub use gather::Gather;
 pub use message::{
@@ -117,7 +116,7 @@ pub use service::{
     StoreIdentity, TopicsPage, Wake,
 };
 pub use tls::{ClientTls, ServerTls, TlsError};
-// The values of the store that requests and answers are made of: a client needs no other crate.
+// The store's values in requests and replies, so that a client needs no other crate.
 pub use xs_engine::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,

@@ -1,7 +1,7 @@
-//! The events of a processor's life: what the topics `xs.<kind>.<name>.<event>` end with. What each
-//! brings about is decided by whoever runs processors, never here.
+//! The lifecycle events of a processor: the suffixes of the topics `xs.<kind>.<name>.<event>`. What
+//! an event causes is decided by the code that runs processors, never here.
 
-/// The last part of a lifecycle topic.
+/// The suffix of a lifecycle topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     /// In: run this version.
@@ -16,7 +16,7 @@ pub enum Event {
     Invalid,
     /// Out: it ended by itself.
     FinOk,
-    /// Out: it failed and will not run again by itself.
+    /// Out: it failed and will not be restarted automatically.
     FinError,
     /// Out: it was stopped by a `term`.
     FinTerm,
@@ -26,7 +26,7 @@ pub enum Event {
     Stopped,
     /// Out: an input was set aside.
     Parked,
-    /// Out: something it said.
+    /// Out: a log message of the processor.
     Log,
 }
 
@@ -47,7 +47,7 @@ impl Event {
         Self::Log,
     ];
 
-    /// The end of the topic: `fin.ok`.
+    /// The suffix of the topic, such as `fin.ok`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +66,7 @@ impl Event {
         }
     }
 
-    /// The event of the end of a topic, `None` when it is not one.
+    /// The event of a topic suffix; `None` when it is not one.
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str() == text)

@@ -1,6 +1,6 @@
-//! What a server needs of a store. The `xs` binary implements it over the engine, tests in memory.
-//! The server does everything that concerns bytes, roles, credit and order; a service only reads
-//! and writes frames, and never sees a socket.
+//! The interface between a server and a store. The `xs` binary implements it over the engine, tests
+//! in memory. The server handles everything about bytes, roles, credit and order; a service only
+//! reads and writes frames, and never sees a socket.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,79 +19,80 @@ use crate::message::{
     Resume,
 };
 
-/// Called, from any thread and as often as one likes, when a [`Feed`] that was idle may have more.
-/// It only sets a flag and wakes a task: it may be called inside a commit. All feeds of a
-/// connection are given the same one: it is enough to call it once for all.
+/// Called, from any thread and any number of times, when an idle [`Feed`] may have more. It only
+/// sets a flag and wakes a task, so it may be called inside a commit. All feeds of a connection get
+/// the same one: calling it once for all of them is enough.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// Takes the outcome of an append, once, from any thread, also from inside [`Service::append`].
+/// Receives the result of an append, once, on any thread, possibly inside [`Service::append`].
 pub type Done = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
-/// Takes the outcome of an import, as [`Done`] that of an append.
+/// Receives the result of an import, like [`Done`] for an append.
 pub type DoneImport = Box<dyn FnOnce(Result<Imported, Refusal>) + Send>;
 
-/// Some of the topics, and the name behind which others follow.
+/// Some of the topics, and the name after which the next page begins.
 pub type TopicsPage = (Vec<TopicSummary>, Option<Topic>);
 
-/// Stands for a connection of the Host, and is dropped when the connection has ended.
+/// Represents a connection of the Host; dropped when the connection ends.
 pub type HostGuard = Box<dyn Send>;
 
-/// The store that HELLO tells about.
+/// The store's identity as sent in HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreIdentity {
     /// The store's uuid.
     pub uuid: [u8; 16],
-    /// Its present epoch.
+    /// Its current epoch.
     pub epoch: u64,
-    /// The offset that the next frame will get.
+    /// The offset of the next frame.
     pub head: u64,
 }
 
 /// A store that a server serves.
 ///
-/// Methods are called on the task of a connection, on a thread of the runtime, unless their text
-/// says that they may block. The others may touch memory and the page cache and nothing slower.
+/// Methods are called on a connection's task, on a thread of the runtime, unless their
+/// documentation says that they may block. The others may access memory and the page cache and
+/// nothing slower.
 pub trait Service: Send + Sync + 'static {
-    /// Uuid, epoch and head as they are now.
+    /// The current uuid, epoch and head.
     fn identity(&self) -> StoreIdentity;
 
-    /// The offset that the next frame will get.
+    /// The offset of the next frame.
     fn head(&self) -> u64 {
         self.identity().head
     }
 
-    /// Takes a batch into the queue and returns without waiting for it. Batches of one connection
-    /// come in their order and must be committed in it. Roles were checked before.
+    /// Queues a batch and returns without waiting for it. Batches of one connection arrive in order
+    /// and must be committed in that order. Roles were checked before.
     fn append(&self, batch: AppendRequest, done: Done);
 
-    /// Takes frames of another store into the queue, in order with the appends. A frame that cannot
-    /// be stored keeps none of the others out.
+    /// Queues frames of another store, in order with the appends. A frame that cannot be stored
+    /// does not affect the others.
     fn import(&self, import: ImportRequest, done: DoneImport) {
         drop(import);
         done(Err(unserved("IMPORT")));
     }
 
     /// Removes frames and returns when none of their bytes is left in the store's files. May block
-    /// for as long as rewriting them takes.
+    /// for as long as rewriting the files takes.
     ///
     /// # Errors
-    /// [`Refusal`]; the frames may be removed and their bytes still be there.
+    /// [`Refusal`]; the frames may be removed while their bytes still exist.
     fn remove_now(&self, batch: AppendRequest) -> Result<Appended, Refusal> {
         drop(batch);
         Err(unserved("REMOVE with NOW"))
     }
 
-    /// What the store tells about itself: the JSON text of an object. May block.
+    /// Statistics of the store: the JSON text of an object. May block.
     ///
     /// # Errors
-    /// [`Refusal`] when it cannot be told.
+    /// [`Refusal`] when they cannot be computed.
     fn stats(&self) -> Result<String, Refusal> {
         Err(unserved("STATS"))
     }
 
-    /// Works on the store's files, and tells what was done: the JSON text of an object. May block
-    /// for as long as the work takes. `given_up` says whether nobody waits for it any more: work
-    /// that can be stopped is stopped then.
+    /// Maintains the store's files, and returns a report: the JSON text of an object. May block for
+    /// as long as the work takes. `given_up` returns whether the requester has gone: work that can
+    /// be stopped is then stopped.
     ///
     /// # Errors
     /// [`Refusal`] when it could not be done.
@@ -104,7 +105,7 @@ pub trait Service: Send + Sync + 'static {
         Err(unserved("MAINTAIN"))
     }
 
-    /// Whether an offset that was seen elsewhere, or earlier, still stands for the same frames.
+    /// Checks that an offset seen elsewhere, or earlier, still stands for the same frames.
     ///
     /// # Errors
     /// [`Refusal`] with [`Code::CursorAhead`] or [`Code::OtherStore`] when it does not.
@@ -120,26 +121,25 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Follows after the last of the appends that were read from a socket together: the time to
-    /// commit what is queued. Must not wait for a sync: where one is needed, another thread does
-    /// it.
+    /// Called after the last of the appends that were read from a socket together: the time to
+    /// commit what is queued. Must not wait for a sync: if one is needed, another thread does it.
     fn commit(&self);
 
-    /// Opens a bounded read; `options.follow` is false. May block when it begins with the last so
-    /// many frames and does not go backwards.
+    /// Opens a bounded read; `options.follow` is false. May block when it starts with the last N
+    /// frames and reads forward.
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
     fn read(&self, options: &ReadOptions) -> Result<Box<dyn Feed>, Refusal>;
 
-    /// Opens a read that goes on with what is appended later. `wake` is kept by the feed. May block
-    /// as [`read`](Self::read) may.
+    /// Opens a read that continues with what is appended later. The feed keeps `wake`. May block
+    /// like [`read`](Self::read).
     ///
     /// # Errors
     /// [`Refusal`] when the options contradict each other or the log cannot be read.
     fn follow(&self, options: &ReadOptions, wake: Wake) -> Result<Box<dyn Feed>, Refusal>;
 
-    /// The frame at a place, if it is there.
+    /// The frame at a position, if it exists.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read.
@@ -153,7 +153,8 @@ pub trait Service: Send + Sync + 'static {
     fn last(&self, request: &LastRequest) -> Result<Vec<Frame>, Refusal>;
 
     /// The offset of the newest frame of each topic, in order, of those that lie in a range. May
-    /// block. Whoever may have many topics does better than to find the newest of all first.
+    /// block. The default finds the newest frames of all topics first; override it for stores with
+    /// many topics.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read, or with [`Code::TooSlow`] when they are more than
@@ -163,8 +164,8 @@ pub trait Service: Send + Sync + 'static {
         Ok(newest.iter().filter_map(Frame::offset).filter(|at| range.contains(at)).collect())
     }
 
-    /// The topics that are in use, in byte order: at most `limit` of those behind `after`, and the
-    /// name behind which others follow, if any do. May block.
+    /// The topics in use, in byte order: at most `limit` of those after `after`, and the name after
+    /// which the next page begins, if there is one. May block.
     ///
     /// # Errors
     /// [`Refusal`] when the log cannot be read.
@@ -178,24 +179,24 @@ pub trait Service: Send + Sync + 'static {
     /// Whether the store has a blob.
     ///
     /// # Errors
-    /// [`Refusal`] when that cannot be found out.
+    /// [`Refusal`] when that cannot be determined.
     fn has_blob(&self, hash: &BlobHash) -> Result<bool, Refusal>;
 
-    /// Opens a blob for reading; `None` when there is none. May block.
+    /// Opens a blob for reading; `None` when it does not exist. May block.
     ///
     /// # Errors
     /// [`Refusal`] when it cannot be read.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Box<dyn BlobSource>>, Refusal>;
 
-    /// Adds the whole bodies of frames to `out`, each with the place of its frame in `frames`. One
-    /// that has more than `max` bytes or cannot be read is left out: who asks for the blob is told
-    /// why.
+    /// Adds the whole bodies of frames to `out`, each with the index of its frame in `frames`. A
+    /// body of more than `max` bytes or that cannot be read is omitted: a request for the blob
+    /// reports why.
     fn bodies(&self, frames: &[Frame], max: u64, out: &mut Vec<(u32, Bytes)>);
 
-    /// Begins a new blob. May block.
+    /// Starts a new blob. May block.
     ///
     /// # Errors
-    /// [`Refusal`] when the store takes none.
+    /// [`Refusal`] when the store accepts none.
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal>;
 
     /// A cursor, if it exists.
@@ -210,12 +211,13 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal`] when they cannot be read.
     fn cursors(&self) -> Result<Vec<CursorSummary>, Refusal>;
 
-    /// A connection says that it runs modules of the store; it may, as far as its role goes. What
-    /// is returned is dropped when it has ended. `end` has it ended, for a service that learns that
-    /// the connection is dead; it may be called from any thread, and later than that.
+    /// A connection claims to run modules of the store; its role allows that. The returned guard is
+    /// dropped when the connection has ended. `end` closes the connection, for a service that
+    /// learns that it is dead; it may be called from any thread, even after the connection has
+    /// ended.
     ///
     /// # Errors
-    /// [`Refusal`] with [`Code::OwnHost`] or [`Code::OtherHost`] when others run them.
+    /// [`Refusal`] with [`Code::OwnHost`] or [`Code::OtherHost`] when another Host runs them.
     fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
         let _ = (claim, end);
         Err(Refusal::new(Code::OwnHost, "no Host is taken here"))
@@ -227,12 +229,12 @@ pub trait Service: Send + Sync + 'static {
     -> BoxFuture<'static, Result<Called, Refusal>>;
 }
 
-/// The refusal of a service that does not keep what an op is about.
+/// The refusal of a service that does not implement an op.
 fn unserved(op: &str) -> Refusal {
     Refusal::new(Code::UnknownOp, format!("{op} is not known to this server"))
 }
 
-/// A call under way.
+/// A call in progress.
 pub struct Called {
     /// Id of the frame `<name>.call`.
     pub id: FrameId,
@@ -248,32 +250,32 @@ impl fmt::Debug for Called {
 
 /// Frames, pulled as the peer has credit for them.
 pub trait Feed: Send {
-    /// Pushes frames to `frames` until their records have `room` bytes or more, or until there is
-    /// something else to say, or when it has looked at as much as is fair to others for one call.
-    /// What it returns comes after the frames it pushed.
+    /// Pushes frames to `frames` until their records have `room` bytes or more, or there is
+    /// something else to report, or it has examined as much as is fair to others in one call. The
+    /// return value comes after the pushed frames.
     ///
     /// # Errors
     /// [`Refusal`] ends the feed.
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal>;
 
-    /// The offset the feed will look at next (reading backwards: the lowest it has looked at), so
-    /// that a filtered reader may go on from there although nothing matched.
+    /// The offset the feed will examine next (backward: the lowest it has examined), so that a
+    /// filtered reader may resume from there although nothing matched.
     fn scanned_to(&self) -> u64;
 }
 
 /// Why [`Feed::pull`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulled {
-    /// The room is used up, or enough was looked at; pull again for more.
+    /// The room is used up, or enough was examined; pull again for more.
     More,
-    /// Nothing more at present; the wake will be called.
+    /// Nothing more for now; the wake will be called.
     Idle,
-    /// All that was stored when the read began was pulled; only for feeds that follow, once.
+    /// Everything stored when the read began was pulled; only for feeds that follow, once.
     CaughtUp {
-        /// The offset the next frame had then.
+        /// The offset of the next frame at that time.
         head: u64,
     },
-    /// So many ephemeral frames were lost here because the reader was slow.
+    /// Ephemeral frames were lost here because the reader was slow.
     Lost {
         /// How many.
         ephemeral: u64,
@@ -285,7 +287,7 @@ pub enum Pulled {
         /// The one after the last.
         to: u64,
     },
-    /// There will be no more.
+    /// The end of the feed.
     End,
 }
 
@@ -306,7 +308,7 @@ pub trait BlobSource: Send {
     fn read(&mut self, max: usize) -> Result<Bytes, Refusal>;
 }
 
-/// A blob being written. Methods may block. Dropping it forgets the blob.
+/// A blob being written. Methods may block. Dropping it discards the blob.
 pub trait BlobSink: Send {
     /// Adds bytes.
     ///
@@ -314,9 +316,9 @@ pub trait BlobSink: Send {
     /// [`Refusal`] ends the upload.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal>;
 
-    /// Ends it and makes it as durable as the store's policy asks for.
+    /// Completes it and makes it as durable as the store's policy asks for.
     ///
     /// # Errors
-    /// [`Refusal`] when the blob was not kept.
+    /// [`Refusal`] when the blob was not stored.
     fn finish(self: Box<Self>) -> Result<(BlobHash, u64), Refusal>;
 }

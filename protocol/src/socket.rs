@@ -1,5 +1,5 @@
-//! Paths of Unix sockets. The system takes short ones only; a socket in a deep directory is reached
-//! through that directory, held open.
+//! Paths of Unix sockets. The system accepts only short ones; a socket in a deep directory is
+//! reached through an open handle of its directory.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a path that the address of a socket holds.
+/// Maximum bytes of the path in a socket address.
 const PATH_BYTES_MAX: usize = 107;
 
-/// The path of a socket as the system takes it.
+/// The path of a socket in a form that the system accepts.
 pub(crate) struct SocketPath {
     path: PathBuf,
     /// Keeps a path through it valid.
@@ -18,10 +18,10 @@ pub(crate) struct SocketPath {
 }
 
 impl SocketPath {
-    /// The path as it is or, when it is too long, through its directory.
+    /// The path as it is or, when it is too long, a path through its directory.
     ///
     /// # Errors
-    /// Any error of opening the directory.
+    /// Any error from opening the directory.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(Self { path: path.to_owned(), _dir: None });
@@ -34,7 +34,7 @@ impl SocketPath {
         Ok(Self { path, _dir: Some(dir) })
     }
 
-    /// To be used while this lives.
+    /// The path, valid while `self` lives.
     pub(crate) fn as_path(&self) -> &Path {
         &self.path
     }

@@ -1,6 +1,6 @@
-//! TCP sockets as both sides want them: what is written goes at once, and a peer whose machine
-//! vanished without a word is noticed by the system. TCP alone tells nobody who only waits, and
-//! takes a quarter of an hour to tell who sends.
+//! TCP socket options for both sides: messages are sent without delay, and the system detects a
+//! peer whose machine vanished. By default TCP never reports that to a side that only waits, and
+//! takes a quarter of an hour to report it to a sender.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 
 use crate::limits::{TCP_ANSWER_MAX, TCP_ASK_AFTER, TCP_ASK_EVERY};
 
-/// Sets up a socket that was connected or accepted.
+/// Sets the options of a socket that was connected or accepted.
 ///
 /// # Errors
-/// The system's, for example when the peer has closed it already.
+/// The system's error, for example when the peer has closed it already.
 pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     // Messages are written whole: there is nothing to wait for.
     stream.set_nodelay(true)?;

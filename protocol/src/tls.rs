@@ -1,9 +1,9 @@
-//! TLS 1.3 for both sides, with certificates and keys from files. No roots of the system are
-//! trusted and no client certificates asked for: a client trusts the CAs it was given, a server its
-//! tokens.
+//! TLS 1.3 for both sides, with certificates and keys from files. The system's root certificates
+//! are not trusted and client certificates are not requested: a client trusts the CAs it was given,
+//! a server its tokens.
 //!
-//! The cryptography is aws-lc-rs, which the JavaScript runtime's `fetch` brings anyway. With a
-//! second provider in the same binary rustls would no longer know which one is meant by default.
+//! The cryptography is aws-lc-rs, which the `fetch` of the JavaScript runtime depends on anyway.
+//! With a second provider in the same binary rustls could not choose a default.
 
 use std::fmt;
 use std::fs::File;
@@ -26,12 +26,12 @@ use crate::certificate;
 use crate::file_version::FileVersion;
 use crate::limits::PEM_BYTES_MAX;
 
-/// What both sides say they speak inside (ALPN): bytes meant for another protocol go nowhere.
+/// The ALPN protocol of both sides, so that bytes meant for another protocol are never accepted.
 const ALPN: &[u8] = b"xsp/1";
-/// Permissions of everybody but the owner and the group.
+/// Permission bits of users other than the owner and the group.
 const ANYBODY: u32 = 0o007;
 
-/// What is wrong with certificates or keys.
+/// An error in certificates or keys.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -40,16 +40,16 @@ pub enum TlsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
-    /// A file holds more bytes than certificates take.
+    /// A file is longer than certificates need.
     #[error("{path} is longer than {PEM_BYTES_MAX} bytes")]
     TooLong {
         /// The file.
         path: PathBuf,
     },
-    /// Anybody may read a key.
+    /// A key is readable by everyone.
     #[error("{path} has mode {mode:03o}: anybody can read this key; chmod 600 it")]
     Exposed {
         /// The file.
@@ -57,17 +57,17 @@ pub enum TlsError {
         /// Its permissions.
         mode: u32,
     },
-    /// A file does not hold what it should.
+    /// A file does not contain what it should.
     #[error("{path} holds no {what} in PEM form: {reason}")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is looked for.
+        /// The item that is missing.
         what: &'static str,
         /// What is wrong.
         reason: String,
     },
-    /// Certificate and key cannot be used, or not together.
+    /// The certificate and key are unusable, or do not match.
     #[error("{cert} and {key} cannot be used together: {reason}")]
     Pair {
         /// The file of the certificate.
@@ -79,7 +79,7 @@ pub enum TlsError {
     },
 }
 
-/// The server's side: its certificate, read again when the files change.
+/// The server's side: its certificate, reloaded when the files change.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
@@ -91,12 +91,12 @@ struct Certificates {
     cert: PathBuf,
     key: PathBuf,
     current: Mutex<Arc<CertifiedKey>>,
-    /// The files that were looked at last, also when they could not be taken.
+    /// The versions of the files that were read last, even if those were invalid.
     seen: Mutex<[Option<FileVersion>; 2]>,
 }
 
 impl ServerTls {
-    /// Reads a certificate, those above it, and its key.
+    /// Loads a certificate chain and its key.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -116,13 +116,15 @@ impl ServerTls {
         let resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Each connection proves the certificate anew, so a replaced one is soon out of use.
+        // Without tickets each connection presents the certificate, so a replaced one is soon out
+        // of use.
         config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config), certificates })
     }
 
-    /// Takes the files again if they have changed; whether they were taken. While they do not fit
-    /// together, as between the replacement of one and of the other, the last ones stay in use.
+    /// Reloads the files if they have changed; returns whether it did. While certificate and key do
+    /// not match, as between the replacement of one and the other, the last valid pair stays in
+    /// use.
     ///
     /// # Errors
     /// [`TlsError`], once for each change.
@@ -137,7 +139,8 @@ impl ServerTls {
         Ok(true)
     }
 
-    /// When the certificate in use ends, in seconds since 1970; `None` when that cannot be told.
+    /// When the certificate in use expires, in seconds since 1970; `None` when that cannot be
+    /// determined.
     #[must_use]
     pub fn not_after(&self) -> Option<i64> {
         let current = self.certificates.current.lock();
@@ -172,7 +175,7 @@ impl fmt::Debug for Certificates {
 pub struct ClientTls(Arc<ClientConfig>);
 
 impl ClientTls {
-    /// Trusts the certificates of a PEM file and nothing else.
+    /// Trusts the certificates of a PEM file and no others.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -204,8 +207,8 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Why a handshake failed, when it was by what the other side is or showed: trying again would not
-/// help. `None`: the transport failed.
+/// Why a handshake failed, when the cause is the peer, its certificate or its protocol, so that a
+/// retry would not help. `None`: the transport failed.
 pub(crate) fn untrusted(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     Some(match error {
@@ -219,7 +222,7 @@ pub(crate) fn untrusted(error: &io::Error) -> Option<String> {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "the server's certificate is for another name".to_owned(),
-        // The cause has no type that is ours to name.
+        // The cause has no public type to match on.
         Error::InvalidCertificate(CertificateError::Other(cause))
             if format!("{:?}", cause.0) == "CaUsedAsEndEntity" =>
         {
@@ -274,7 +277,7 @@ fn said(error: &pem::Error) -> String {
     }
 }
 
-/// The bytes of a file and its permissions.
+/// The contents of a file and its permissions.
 fn read(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
     let failed = |error| TlsError::Io { path: path.to_owned(), error };
     let file = File::open(path).map_err(failed)?;

@@ -1,7 +1,8 @@
-//! Where the blobs of several frames probably are. Whoever looks for one after the other waits for
+//! Guesses where the blobs of several frames are. A lookup of one blob after another waits for
 //! memory in each step of each search: the table or the filter, the index, the header, the bytes.
-//! Here each step is taken for all of them, so that what they need comes together. Guesses only, of
-//! packs that are mapped and open: whoever takes the bytes compares the header with the hash.
+//! Here each step is done for all blobs, so that their cache misses overlap. Results are guesses,
+//! only for packs that are mapped and open: the caller that takes the bytes compares the header
+//! with the hash.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,20 +15,20 @@ use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader};
 use crate::media::Media;
 use crate::value::BlobHash;
 
-/// Bytes that come from memory together.
+/// Bytes of a cache line.
 const LINE_LEN: usize = 64;
-/// Bytes of a blob that are asked for at most; behind them the processor sees where it goes.
+/// Maximum bytes of a blob to prefetch; the hardware prefetcher continues from there.
 const ASK_MAX: u64 = 512;
 
-/// A blob that is wanted.
+/// A requested blob.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) hash: BlobHash,
-    /// Bytes it has, as far as its frame says.
+    /// Its length, according to its frame.
     pub(crate) len: u64,
 }
 
-/// A pack in which blobs may be.
+/// A pack that may hold requested blobs.
 #[derive(Debug)]
 struct Mapped {
     media: Arc<dyn Media>,
@@ -36,23 +37,23 @@ struct Mapped {
     bytes: Bytes,
 }
 
-/// The places of some blobs, in the order in which they are wanted.
+/// The guessed places of some blobs, in the order requested.
 #[derive(Debug, Default)]
 pub(super) struct Guesses {
     packs: Vec<Mapped>,
     places: Vec<Option<PackPosition>>,
     next: usize,
-    /// Behind the entry that was taken last.
+    /// End of the last entry taken.
     end: Option<PackPosition>,
-    /// Those that were taken do not lie one behind another.
+    /// The entries taken are not contiguous.
     scattered: bool,
 }
 
-/// The number of a pack, and a position in it.
+/// The index of a pack in `packs`, and a position in it.
 type PackPosition = (usize, usize);
 
 impl Guesses {
-    /// Looks for blobs, and asks for the memory in which they are.
+    /// Looks up blobs, and prefetches the memory they are in.
     pub(super) fn of(packs: &Packs, wanted: &[Wanted]) -> Self {
         let mut guesses = Self { places: vec![None; wanted.len()], ..Self::default() };
         packs.guess(wanted, &mut guesses);
@@ -60,25 +61,25 @@ impl Guesses {
         guesses
     }
 
-    /// Notes a pack, if it is mapped.
+    /// Adds a pack, if it is mapped.
     pub(super) fn pack(&mut self, media: &Arc<dyn Media>, salt: u32) -> Option<usize> {
         let bytes = media.mapped()?;
         self.packs.push(Mapped { media: Arc::clone(media), salt, bytes });
         Some(self.packs.len() - 1)
     }
 
-    /// Notes where a wanted blob probably is.
+    /// Adds the guessed place of a requested blob.
     pub(super) fn note(&mut self, number: usize, pack: usize, at: u64) {
         self.places[number] = Some((pack, at as usize));
     }
 
-    /// Whether all were given out.
+    /// Whether all blobs were requested.
     pub(super) const fn is_done(&self) -> bool {
         self.next >= self.places.len()
     }
 
-    /// The next blob, if it is where it was guessed to be: `header` reads the header there and says
-    /// whether it is the one.
+    /// The next blob, if it is where it was guessed to be: `header` reads the header there and
+    /// returns it if it is the right one.
     pub(super) fn next(
         &mut self,
         header: impl FnOnce(&[u8], u32) -> Option<EntryHeader>,
@@ -108,7 +109,7 @@ impl Guesses {
         Some(pack.bytes.slice(stored))
     }
 
-    /// What goes on behind the blobs, if all were given out and lie one behind another.
+    /// The run after the blobs, if all were taken and are contiguous.
     pub(super) fn run(&self) -> Option<Run> {
         let (number, at) = self.end.filter(|_| self.is_done() && !self.scattered)?;
         let pack = self.packs.get(number)?;

@@ -1,5 +1,5 @@
-//! The thread that syncs the packs while another one syncs the log. It sleeps in between: making
-//! one for each group would cost more than some disks take to sync.
+//! A thread that syncs the packs while another thread syncs the log. It is kept between syncs:
+//! starting one for each group would cost more than a sync on some disks.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
 
-/// The thread, made when it is first needed, and what it is asked.
+/// The thread, started on first use, and its current request.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
     turn: Mutex<Turn>,
@@ -19,22 +19,22 @@ pub(super) struct Beside {
 
 #[derive(Debug, Default)]
 enum Turn {
-    /// Nobody asked.
+    /// No request.
     #[default]
     Free,
-    /// Somebody asked, and waits or will.
+    /// A request; its caller waits, or will.
     Asked,
-    /// The answer, and whether the thread is there for another one.
+    /// The result, and whether the thread is still alive.
     Done(io::Result<()>, bool),
-    /// There is no thread any more.
+    /// The thread has ended.
     Ended,
 }
 
-/// A sync that was asked for. Dropped, it is waited for all the same.
+/// A requested sync. Dropping it waits for the result too.
 pub(super) struct Asked<'a>(Option<&'a Beside>);
 
 impl Beside {
-    /// Has the packs synced. Nothing when the thread works for somebody else or cannot be had.
+    /// Requests a sync of the packs. `None` when the thread is busy or cannot be started.
     pub(super) fn ask(&self, shared: &Arc<Shared>) -> Option<Asked<'_>> {
         let mut turn = self.turn.lock();
         if !matches!(*turn, Turn::Free) {
@@ -51,7 +51,7 @@ impl Beside {
         Some(Asked(Some(self)))
     }
 
-    /// Ends the thread and waits for it. Later syncs are done by whoever asks.
+    /// Ends the thread and waits for it. Later syncs run on the caller's thread.
     pub(super) fn stop(&self) {
         {
             let mut turn = self.turn.lock();
@@ -62,7 +62,7 @@ impl Beside {
         }
         self.changed.notify_all();
         if let Some(thread) = self.thread.lock().take() {
-            // A panic there was an answer already.
+            // A panic was already answered with an error.
             let _ = thread.join();
         }
     }
@@ -85,7 +85,7 @@ impl Beside {
     }
 }
 
-/// Gives the answer when it is dropped, whatever became of the sync.
+/// Delivers the result on drop, even if the sync panicked.
 struct Answer<'a> {
     to: &'a Beside,
     synced: Option<io::Result<()>>,
@@ -100,7 +100,7 @@ impl Drop for Answer<'_> {
 }
 
 impl Asked<'_> {
-    /// Waits for the answer.
+    /// Waits for the result.
     pub(super) fn wait(mut self) -> io::Result<()> {
         self.0.take().map_or(Ok(()), Self::answer)
     }
@@ -113,7 +113,7 @@ impl Asked<'_> {
                     if !is_there {
                         *turn = Turn::Ended;
                     }
-                    // Whoever ends the thread waits for this.
+                    // The thread in [`stop`](Beside::stop) waits for this.
                     beside.changed.notify_all();
                     return synced;
                 }

@@ -1,5 +1,5 @@
-//! BLOCKs that were decompressed lately and are kept, as their other blobs tend to be read next: by
-//! who reads on in the log, or reads on in a topic. Bounded by bytes; knows no files.
+//! A cache of recently decompressed BLOCKs, because their other blobs tend to be read next, by
+//! readers of the log or of a topic. Bounded by bytes; does no I/O.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use crate::format::pack::Block;
 
-/// Memory that kept BLOCKs take.
+/// Maximum memory of cached BLOCKs.
 pub(super) const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Where a BLOCK lies.
+/// The location of a BLOCK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct BlockAt {
     /// Uuid of the pack, which changes with each generation.
@@ -21,7 +21,7 @@ pub(super) struct BlockAt {
     pub(super) position: u64,
 }
 
-/// The BLOCKs by where they lie.
+/// BLOCKs by location.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     kept: Mutex<Kept>,
@@ -30,7 +30,7 @@ pub(super) struct Blocks {
 #[derive(Debug, Default)]
 struct Kept {
     blocks: HashMap<BlockAt, Slot>,
-    /// Those in the order in which they will go, but for those used again meanwhile.
+    /// Eviction order; blocks used again meanwhile get another turn.
     order: VecDeque<BlockAt>,
     bytes: usize,
 }
@@ -38,12 +38,12 @@ struct Kept {
 #[derive(Debug)]
 struct Slot {
     block: Arc<Block>,
-    /// Since it was put in, or since its turn to go came.
+    /// Used since it was inserted or last considered for eviction.
     used: bool,
 }
 
 impl Blocks {
-    /// A BLOCK that is kept.
+    /// A cached BLOCK.
     pub(super) fn get(&self, at: &BlockAt) -> Option<Arc<Block>> {
         let mut kept = self.kept.lock();
         let slot = kept.blocks.get_mut(at)?;
@@ -51,7 +51,7 @@ impl Blocks {
         Some(Arc::clone(&slot.block))
     }
 
-    /// Keeps a BLOCK.
+    /// Caches a BLOCK.
     pub(super) fn put(&self, at: BlockAt, block: &Arc<Block>) {
         let mut kept = self.kept.lock();
         let slot = Slot { block: Arc::clone(block), used: false };
@@ -65,7 +65,7 @@ impl Blocks {
         }
     }
 
-    /// Forgets the BLOCKs of all other packs than these.
+    /// Drops the BLOCKs of all packs except these.
     pub(super) fn keep_only(&self, packs: &HashSet<[u8; 16]>) {
         let mut kept = self.kept.lock();
         let Kept { blocks, order, bytes } = &mut *kept;
@@ -80,7 +80,7 @@ impl Blocks {
 }
 
 impl Kept {
-    /// Lets the next one go, or gives it another turn.
+    /// Evicts the next one, or gives it another turn.
     fn shrink(&mut self) {
         let Some(at) = self.order.pop_front() else { return };
         if let Some(slot) = self.blocks.get_mut(&at)
@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(kept.bytes, kept.blocks.len() * block.memory());
         }
         assert!(blocks.get(&lies([1; 16], 1)).is_none());
-        // The same one twice is one.
+        // A block that is put twice is counted once.
         let before = blocks.kept.lock().bytes;
         blocks.put(lies([1; 16], 0), &block);
         assert_eq!(blocks.kept.lock().bytes, before);

@@ -1,6 +1,6 @@
-//! Writing a pack that is sealed from the start: the next generation of others, or a pack for one
-//! long blob. Nothing of it counts before the manifest names it, so any failure just leaves a file
-//! that the next open removes.
+//! Writes a pack that is sealed from the start: the next generation of other packs, or a pack for
+//! one long blob. Nothing of it counts before the manifest names it, so any failure only leaves a
+//! file that the next open removes.
 
 use std::io;
 use std::sync::Arc;
@@ -33,11 +33,11 @@ use crate::value::BlobHash;
 const BUFFER_LEN: usize = 1024 * 1024;
 /// A longer blob would leave a BLOCK little room for others.
 const GROUPED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
-/// Small blobs that are put in order before they are grouped. A topic of one frame in a hundred
-/// then finds most of its bodies of such a stretch in one BLOCK or two; who reads everything in the
-/// order of the log needs the BLOCKs of one stretch at a time, of which readers keep several.
+/// Bytes of small blobs that are sorted by kin before they are grouped. A topic with one frame in a
+/// hundred then has most of its bodies of such a stretch in one or two BLOCKs; a reader of the
+/// whole log needs the BLOCKs of one stretch at a time, and the cache holds several stretches.
 const STRETCH_BYTES: usize = 2 * 1024 * 1024;
-/// Blobs of one stretch, however short.
+/// Maximum blobs of one stretch.
 const STRETCH_BLOBS_MAX: usize = 64 * 1024;
 const _: () = assert!(STRETCH_BYTES * 4 <= KEPT_BYTES_MAX);
 
@@ -56,7 +56,7 @@ pub(super) struct Builder {
     hashes: Sha256,
 }
 
-/// A blob that will share a BLOCK.
+/// A blob that may share a BLOCK.
 struct Small {
     kin: u32,
     hash: BlobHash,
@@ -79,7 +79,7 @@ pub(super) struct Built {
 }
 
 impl Builder {
-    /// Begins the file of a pack that will have at most `len_max` bytes.
+    /// Creates the file of a pack of at most `len_max` bytes.
     pub(super) fn create(
         env: &Arc<Env>,
         (number, generation): (u64, u32),
@@ -111,7 +111,7 @@ impl Builder {
     }
 
     /// Adds the blobs of an entry of another pack, each checked against its hash: small ones share
-    /// BLOCKs, what is compressed already is copied.
+    /// BLOCKs, compressed ones are copied.
     pub(super) fn add(&mut self, entry: Entry) -> Result<(), BlobError> {
         let header = *entry.header();
         match header.kind {
@@ -127,8 +127,8 @@ impl Builder {
         }
     }
 
-    /// Adds the blobs of an entry as its header names them, with no more than its CRCs checked:
-    /// for whoever has [`Built::verify`] compare what was written with those names.
+    /// Adds the blobs of an entry under the hashes in its header, checking only CRCs: for callers
+    /// that use [`Built::verify`] to compare what was written with those hashes.
     pub(super) fn take(&mut self, entry: Entry) -> Result<(), BlobError> {
         let header = *entry.header();
         match header.kind {
@@ -141,8 +141,8 @@ impl Builder {
         }
     }
 
-    /// Adds the blobs of a BLOCK that `keep` takes, told by their numbers and hashes: as it is when
-    /// that is all of them.
+    /// Adds the blobs of a BLOCK that `keep` accepts, by number and hash; copies the BLOCK if that
+    /// is all of them.
     pub(super) fn add_block(
         &mut self,
         entry: &Entry,
@@ -182,7 +182,7 @@ impl Builder {
         }
     }
 
-    /// Writes the blobs collected so far, those that are read together side by side.
+    /// Writes the collected blobs, placing those of the same kin side by side.
     fn end_stretch(&mut self) -> Result<(), BlobError> {
         self.stretch_len = 0;
         let mut stretch = std::mem::take(&mut self.stretch);
@@ -204,7 +204,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Writes blobs as one BLOCK, or each alone where that is shorter.
+    /// Writes blobs as one BLOCK, or each alone if that is shorter.
     fn group(&mut self, group: &[Small]) -> Result<(), BlobError> {
         let alone = |blob: &Small| ENTRY_HEADER_LEN + blob.bytes.len().next_multiple_of(8);
         if group.len() > 1 {
@@ -250,12 +250,12 @@ impl Builder {
         self.push(&header, stored, [hash])
     }
 
-    /// The header of an entry of another pack in this one.
+    /// Adapts the header of another pack's entry to this pack.
     const fn header_of(&self, header: &EntryHeader) -> EntryHeader {
         EntryHeader { salt: self.header.salt, durable_upto: 0, ..*header }
     }
 
-    /// Copies a long entry, checking its CRCs again on the way.
+    /// Copies a long entry, and checks its CRCs on the way.
     fn copy(&mut self, entry: Entry) -> Result<(), BlobError> {
         let header = self.header_of(entry.header());
         self.note([header.hash]);
@@ -290,7 +290,7 @@ impl Builder {
         self.write(padding(header.stored_len))
     }
 
-    /// Adds a blob that is on its way in.
+    /// Adds a prepared blob.
     pub(super) fn prepared(&mut self, blob: &Prepared) -> io::Result<()> {
         self.note([blob.hash()]);
         let salt = self.header.salt;
@@ -324,7 +324,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Ends the file at its last entry and makes it durable.
+    /// Truncates the file after its last entry and makes it durable.
     pub(super) fn finish(mut self) -> Result<Built, BlobError> {
         self.end_stretch()?;
         self.flush()?;
@@ -334,7 +334,7 @@ impl Builder {
             self.media.sync().map_err(failed)?;
         }
         let Self { env, header, media, crc, contents, hashes, .. } = self;
-        // The map of the file goes before the file is cut.
+        // The file is unmapped before it is truncated.
         let cut = media.len() > len;
         drop(media);
         if cut {
@@ -357,16 +357,16 @@ impl Builder {
         Ok(Built { line, contents, hashes: hashes.finalize().into() })
     }
 
-    /// Removes what was written of a pack that will not be finished.
+    /// Removes an unfinished pack.
     pub(super) fn abandon(self) {
         let path = self.media.path().to_owned();
-        // What stays is removed at the next open.
+        // If it remains, the next open removes it.
         let _ = self.env.files.remove(&path);
     }
 }
 
 impl Built {
-    /// Writes the index beside the pack. Without the file it is made anew when it is first needed.
+    /// Writes the index of the pack. If that fails, it is rebuilt when first needed.
     pub(super) fn write_index(&self, env: &Env) {
         let index = encode_index(env, &self.line, &self.contents);
         let _ = write_index(env, &self.line, &index);
@@ -375,12 +375,12 @@ impl Built {
     /// Removes the files of a generation that the manifest does not name.
     pub(super) fn abandon(&self, env: &Env) {
         for kind in [PACK_INDEX, PACK] {
-            // What stays is removed at the next open.
+            // If it remains, the next open removes it.
             let _ = env.files.remove(&env.blob_path(self.line.base, self.line.generation, kind));
         }
     }
 
-    /// Reads the whole pack as the disk has it and compares every blob with its hash.
+    /// Reads the whole pack back from the disk and compares every blob with its hash.
     pub(super) fn verify(&self, env: &Env) -> Result<(), BlobError> {
         let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;

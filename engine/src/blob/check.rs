@@ -1,5 +1,5 @@
-//! Checking packs that nobody need have open: every entry of a file, and whether a blob is in any
-//! of several packs.
+//! Checks packs without the store being open: every entry of a file, and whether any of several
+//! packs has a blob.
 
 use std::io;
 use std::ops::{ControlFlow, Range};
@@ -19,21 +19,21 @@ use crate::format::super_file::FileEntry;
 use crate::media::Media;
 use crate::value::BlobHash;
 
-/// Bytes looked through at a time.
+/// Bytes scanned at a time.
 const WINDOW_LEN: u64 = 256 * 1024;
 
-/// Is told of a place that does not verify, and of the blob that should be there, if that is known;
-/// and, without an error, of each piece that was read.
+/// Called with each place that does not verify, and the blob that should be there, if known; and
+/// with [`BadEntry::None`] for each piece that was read.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry) -> ControlFlow<()>;
 
-/// What is wrong in a pack.
+/// A fault of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadEntry {
-    /// An entry that can be found is not what was stored.
+    /// An entry that does not hold what was stored.
     Entry(Arc<str>),
-    /// Between the entries lies something that is none.
+    /// Bytes between the entries that are no entry.
     Hole,
-    /// Nothing: so far all is well.
+    /// No fault.
     None,
 }
 
@@ -47,7 +47,7 @@ impl std::fmt::Display for BadEntry {
     }
 }
 
-/// Reads every entry of a pack, up to what is published of it, and compares every blob that has an
+/// Reads every entry of a pack, up to its published length, and compares every blob that has an
 /// entry of its own with its hash. Returns how many were sound.
 pub(crate) fn check_pack_file(
     media: &Arc<dyn Media>,
@@ -65,7 +65,7 @@ pub(crate) fn check_pack_file(
         let count = u64::from(entry.header().count);
         let is_block = entry.header().kind == EntryKind::Block;
         let checked = if is_block {
-            // Its hashes are not stored; the index, which tells them, is compared with it.
+            // Its hashes are not stored; the index, which has them, is compared with it elsewhere.
             entry.block().map(drop)
         } else {
             BlobReader::open(entry.clone()).and_then(BlobReader::check)
@@ -85,13 +85,13 @@ pub(crate) fn check_pack_file(
     }
     let upto = media.published();
     if end < upto && !is_blank(media, end..upto)? {
-        // The caller has what it wanted either way.
+        // Whether it breaks makes no difference here.
         let _ = tell(end, None, &BadEntry::Hole);
     }
     Ok(sound)
 }
 
-/// Where every blob of a sound pack lies.
+/// The location of every blob of a sound pack.
 pub(crate) fn pack_entries(media: &Arc<dyn Media>, salt: u32) -> io::Result<Vec<IndexEntry>> {
     Ok(scan(media, salt)?.0.entries().collect())
 }
@@ -108,17 +108,17 @@ fn is_blank(media: &Arc<dyn Media>, range: Range<u64>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// An unsealed pack that was checked, its file and its salt.
+/// A checked unsealed pack, with its file and salt.
 pub(crate) type LookedAt = (FileEntry, Arc<dyn Media>, u32);
 
-/// Packs that are only looked into. Of unsealed ones only entries that prove themselves count.
+/// Packs opened only for lookups. In unsealed ones only entries that verify count.
 #[derive(Debug)]
 pub(crate) struct PackView {
     packs: Packs,
 }
 
 impl PackView {
-    /// Looks into sealed packs, and unsealed ones; those that cannot be opened are left out.
+    /// Opens sealed and unsealed packs for lookups; those that cannot be opened are left out.
     pub(crate) fn new(env: &Arc<Env>, sealed: &[FileEntry], open: &[LookedAt]) -> Self {
         let packs = Packs::default();
         packs.change(|list| {
@@ -132,13 +132,12 @@ impl PackView {
         Self { packs }
     }
 
-    /// Whether a blob is there, as far as its header tells. One that may lie in a damaged place is
-    /// not.
+    /// Whether a blob exists, judging by its header. One that may lie in a damaged place does not.
     pub(crate) fn contains(&self, hash: &BlobHash) -> bool {
         self.packs.find(hash, |found| Ok(found.len())).is_ok_and(|len| len.is_some())
     }
 
-    /// Whether a sound copy of a blob is there; reads all of it.
+    /// Whether a sound copy of a blob exists; reads all of it.
     pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
         let read = self.packs.find(hash, |found| found.reader()?.check());
         read.is_ok_and(|found| found.is_some())

@@ -1,5 +1,5 @@
-//! Reading one entry of a pack. The header is checked when the entry is found, the stored bytes
-//! whenever they are read, chunk by chunk: no byte leaves here that its CRC does not cover.
+//! Reads one entry of a pack. The header is checked when the entry is found, the stored bytes
+//! whenever they are read, chunk by chunk: only bytes that a CRC covers are returned.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::format::file::FormatError;
 use crate::format::pack::{Block, CHUNK_LEN, ENTRY_HEADER_LEN, EntryHeader};
 use crate::media::Media;
 
-/// Read together with a header: most blobs are shorter, so one read gets all of them.
+/// Bytes read together with a header: most blobs are shorter, so one read gets all of them.
 pub(super) const NEAR_LEN: u64 = 4096;
 
 /// An entry with a checked header.
@@ -30,7 +30,7 @@ impl Entry {
         Self::at_hand(media, (at, view(media, at.min(end), end)?), salt)
     }
 
-    /// Reads the header at the beginning of bytes that were read from `at` on.
+    /// Parses the header at the beginning of bytes that were read at position `at`.
     pub(super) fn at_hand(
         media: &Arc<dyn Media>,
         (at, near): (u64, Bytes),
@@ -89,7 +89,7 @@ impl Entry {
         Block::decode(&self.header, &stored).map_err(|what| self.corrupt(what))
     }
 
-    /// The stored bytes in chunks, each checked when its turn comes.
+    /// The stored bytes in chunks, each checked when it is read.
     pub(super) fn chunks(self) -> Result<Chunks, BlobError> {
         let list_at = self.header.crc_list_at() - ENTRY_HEADER_LEN as u64;
         let list = self.part(list_at, self.header.crc_list_len())?;
@@ -103,7 +103,7 @@ impl Entry {
         Ok(Chunks { entry: self, list, next: 0, current: Bytes::new() })
     }
 
-    /// Unchecked bytes, `at` counted from the end of the header.
+    /// Unchecked bytes; `at` counts from the end of the header.
     fn part(&self, at: u64, len: u64) -> Result<Bytes, BlobError> {
         let at = ENTRY_HEADER_LEN as u64 + at;
         if at + len <= self.near.len() as u64 {
@@ -127,7 +127,7 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// The CRCs of the chunks that are still to come.
+    /// The CRCs of the remaining chunks.
     pub(super) fn crc_list(&self) -> Bytes {
         self.list.clone()
     }
@@ -145,7 +145,7 @@ impl Chunks {
         self.take(at, len)
     }
 
-    /// The next chunks, at most `max` bytes of them and at least one, empty at the end.
+    /// The next chunks, at least one and otherwise at most `max` bytes; empty at the end.
     pub(super) fn next_chunks(&mut self, max: usize) -> Result<Bytes, BlobError> {
         if !self.current.is_empty() {
             return Ok(std::mem::take(&mut self.current));
@@ -155,12 +155,12 @@ impl Chunks {
         self.take(at, self.entry.header.stored_len.saturating_sub(at).min(whole))
     }
 
-    /// Keeps checked bytes that were not wanted yet; they come first.
+    /// Puts back checked bytes; they are returned first.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         self.current = bytes;
     }
 
-    /// Bytes that begin with the next chunk, each chunk of them checked.
+    /// Bytes from the next chunk on, each chunk checked.
     fn take(&mut self, at: u64, len: u64) -> Result<Bytes, BlobError> {
         let bytes = self.entry.part(at, len)?;
         for chunk in bytes.chunks(CHUNK_LEN) {

@@ -1,4 +1,4 @@
-//! What can go wrong with blobs: on the way out, and on the way in.
+//! Errors of reading and of storing blobs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub(crate) enum BlobError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// A pack does not hold what was written.
@@ -26,7 +26,7 @@ pub(crate) enum BlobError {
     TooLong {
         /// Bytes of the blob.
         len: u64,
-        /// Bytes the caller can take.
+        /// The caller's limit.
         max: u64,
     },
 }
@@ -68,25 +68,25 @@ impl From<BlobError> for ReadError {
 /// Why blobs were not stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
-    /// There is no space, or no descriptor. Nothing is broken, and it may be tried again.
+    /// No disk space or no descriptor is left. Nothing is broken, and a retry may succeed.
     #[error("no room for blobs: {0}")]
     Full(Shortage),
-    /// The blob is longer than any may be.
+    /// The blob exceeds the maximum length.
     #[error("blob is over the limit of {BLOB_BYTES_MAX} bytes")]
     TooLong,
     /// The blob could not be compressed, hashed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     Refused(io::Error),
-    /// The blob was there when it was looked for and was swept since; it must be put again.
+    /// The blob existed when it was looked up and was swept since; it must be put again.
     #[error("the blob was swept meanwhile; put it again")]
     Gone,
-    /// A write or sync failed: what the packs hold is unknown until the store is opened again.
+    /// A write or sync failed: the content of the packs is unknown until the store is reopened.
     #[error("writing blobs failed: {0}")]
     Failed(io::Error),
 }
 
 impl StageError {
-    /// An error from a step after which nothing of what was acknowledged is in doubt.
+    /// An error of a step that leaves nothing acknowledged in doubt.
     pub(super) fn harmless(error: impl Into<io::Error>) -> Self {
         let error = error.into();
         match Shortage::of(&error) {

@@ -1,4 +1,4 @@
-//! A blob that was found: an entry of its own, or a row of a BLOCK.
+//! The result of a blob lookup: an entry of its own, or a row of a BLOCK.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use crate::format::pack::EntryKind;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
-/// Where a blob is.
+/// The location of a blob.
 #[derive(Debug)]
 pub(super) enum FoundBlob {
-    /// It is an entry of its own.
+    /// An entry of its own.
     Entry(Entry),
-    /// It is in a BLOCK, decompressed and compared with its hash.
+    /// A row of a BLOCK, decompressed and compared with its hash.
     Row {
         bytes: Bytes,
         hash: BlobHash,
         /// The pack.
         opened: Arc<Opened>,
-        /// The BLOCK in it, and the number in that.
+        /// The BLOCK and the number of the blob in it.
         row: Row,
     },
 }
@@ -38,7 +38,7 @@ impl FoundBlob {
         }
     }
 
-    /// Remembers where a blob of a kin was, for its next one.
+    /// Remembers the location of a kin's blob, to guess its next one.
     pub(super) fn note(&self, kin: u32) {
         match self {
             Self::Row { row, .. } => trail::note(kin, *row),
@@ -46,7 +46,7 @@ impl FoundBlob {
         }
     }
 
-    /// The blob, its CRC checked and its SHA-256 to be checked on the way.
+    /// A reader of the blob, its CRC checked and its SHA-256 checked while reading.
     pub(super) fn reader(self) -> Result<BlobReader, BlobError> {
         match self {
             Self::Entry(entry) => BlobReader::open(entry),
@@ -54,8 +54,8 @@ impl FoundBlob {
         }
     }
 
-    /// The blob, whole. Of a short one that is stored as it is the CRC is checked and no more: the
-    /// header before it has the hash, and to make that anew takes longer than all the rest.
+    /// The whole blob. For a short raw one only the CRC is checked: the header before it has the
+    /// hash, and computing it again would take longer than everything else.
     pub(super) fn body(self, max: u64) -> Result<Bytes, BlobError> {
         match self {
             Self::Entry(entry) if entry.header().is_raw_and_short() => {
@@ -80,7 +80,7 @@ impl FoundBlob {
                 let read = BlobReader::open(entry.clone());
                 read.and_then(|reader| reader.all(bytes.len() as u64)).is_ok_and(|b| b == bytes)
             }
-            // The BLOCK may have been read long ago: what the file has of it counts.
+            // The BLOCK may come from the cache: the file is checked too.
             Self::Row { bytes: stored, opened, row, .. } => {
                 stored == bytes
                     && opened.entry(row.block.position).and_then(|entry| entry.stored()).is_ok()

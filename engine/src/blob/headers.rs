@@ -1,5 +1,5 @@
-//! The entries of a pack that is not sealed by their headers alone: they were written one behind
-//! the other. What they hold is not looked at.
+//! The entries of an unsealed pack, found by their headers alone: they are contiguous. Their
+//! content is not read.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use crate::media::Media;
 /// Bytes taken from the file at a time.
 const WINDOW_LEN: u64 = 4 * 1024 * 1024;
 
-/// Entries that follow one another.
+/// Consecutive entries.
 #[derive(Debug, Default)]
 pub(super) struct Headers {
-    /// Of each the prefix of its hash and its position divided by 8, in order.
+    /// The hash prefix and the position divided by 8 of each entry, in order.
     pub(super) slots: Vec<(u64, u32)>,
-    /// Where the last of them ends, and no other begins.
+    /// Where the last of them ends and no other begins.
     pub(super) end: u64,
-    /// Every entry below was durable once: the highest position that one of them tells.
+    /// Every entry below was durable at some point: the highest such position in any header.
     pub(super) durable_upto: u64,
 }
 
 impl Headers {
-    /// Those from `from` on, as long as there are any below `upto`, which is published.
+    /// Reads entries from `from` up to `upto`, which is published, or to the first invalid one.
     pub(super) fn read(
         media: &Arc<dyn Media>,
         salt: u32,
@@ -59,7 +59,7 @@ impl Headers {
         }
     }
 
-    /// Whether an entry begins at a position, or would.
+    /// Whether an entry begins at a position, or could.
     pub(super) fn is_edge(&self, at: u64) -> bool {
         let slot = |slot: &(u64, u32)| u64::from(slot.1) * 8;
         at == self.end || self.slots.binary_search_by_key(&at, slot).is_ok()

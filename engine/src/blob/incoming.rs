@@ -1,6 +1,6 @@
-//! A blob that comes in piece by piece. A longer one is compressed on the way, if its beginning
-//! says that this is worth it. What is stored of it stays in memory as long as that is little, and
-//! goes to a file of its own otherwise, so that the commit only copies it and memory stays flat.
+//! A blob that arrives in pieces. A longer one is compressed on the way if its beginning suggests
+//! that this is worthwhile. Its stored form stays in memory while it is short, and is spooled to a
+//! file of its own otherwise, so that the commit only copies it and memory use is bounded.
 
 use std::fmt;
 use std::fs::File;
@@ -20,16 +20,17 @@ use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL, seems_wor
 use crate::limits::BLOB_BYTES_MAX;
 use crate::value::BlobHash;
 
-/// Stored bytes that stay in memory.
+/// Maximum stored bytes kept in memory.
 const KEPT_MAX: usize = 1024 * 1024;
 
-/// Takes a blob as it comes; [`finish`](Self::finish) stores it. Dropped before, it leaves nothing.
+/// Receives a blob; [`finish`](Self::finish) stores it. Dropped before that, it leaves nothing
+/// behind.
 pub(crate) struct Incoming {
     shared: Arc<Shared>,
     sha: Sha256,
     len: u64,
     sink: Sink,
-    /// A write failed: what came before it is not the blob.
+    /// A write failed: the bytes so far are not the blob.
     failed: Option<io::ErrorKind>,
 }
 
@@ -45,8 +46,7 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// The stored form: in memory, or in a file that has no name any more, of which nothing is left
-/// after a crash.
+/// The stored form: in memory, or in an unlinked file, of which nothing is left after a crash.
 struct Spool {
     shared: Arc<Shared>,
     kept: Vec<u8>,
@@ -98,11 +98,11 @@ impl Incoming {
         Self { shared, sha: Sha256::new(), len: 0, sink: Sink::Memory(Vec::new()), failed: None }
     }
 
-    /// Stores the blob and returns its hash and length. It can be read at once and is durable after
+    /// Stores the blob and returns its hash and length. It is readable at once and durable after
     /// the next sync.
     ///
     /// # Errors
-    /// [`StageError`] when it was not stored, also when a write failed before.
+    /// [`StageError`] when it was not stored, including after an earlier failed write.
     pub(crate) fn finish(self) -> Result<(BlobHash, u64), StageError> {
         match self.failed {
             None => {}
@@ -159,7 +159,7 @@ impl Spool {
     }
 }
 
-/// Reads a file from a place of its own.
+/// Reads a file from a position of its own.
 struct Reading<'a> {
     file: &'a File,
     at: u64,
@@ -174,7 +174,7 @@ impl io::Read for Reading<'_> {
 }
 
 impl Incoming {
-    /// As if so many bytes had come.
+    /// Pretends that this many bytes were received.
     #[cfg(test)]
     pub(super) const fn pretend_len(&mut self, len: u64) {
         self.len = len;

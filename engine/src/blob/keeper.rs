@@ -1,5 +1,5 @@
-//! The thread that makes the next pack ready, seals full ones and presses those that were sealed as
-//! they were written, so that none of it happens while somebody waits for an acknowledgement.
+//! The thread that prepares the next pack, seals full ones, and presses (compresses) those that
+//! were sealed as written, so that no append waits for this.
 
 use std::io;
 use std::sync::Arc;
@@ -18,26 +18,27 @@ use crate::env::Env;
 use crate::error::Shortage;
 use crate::sys::{self, free_bytes};
 
-/// Unsealed packs, the active one and the one made ready included.
+/// Maximum unsealed packs, including the active one and the spare.
 const OPEN_MAX: usize = 4;
-/// With more full packs than this the next is sealed as it is.
+/// With more full packs than this the next one is sealed as written.
 const BACKLOG_MAX: usize = 2;
-/// How long until sealing is tried again on a full disk, and compressing after other work.
+/// Interval before sealing is retried on a full disk, and before pressing is resumed after other
+/// work.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long until pressing is tried again when it failed: for want of space, say.
+/// Interval before pressing is retried after a failure, such as a lack of space.
 const PRESS_RETRY: Duration = Duration::from_secs(60);
 
-/// What there is to do, and who waits for it.
+/// The pending work, and the threads that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     chores: Mutex<Chores>,
-    /// Something may be to do.
+    /// Notified when there may be work.
     work: Condvar,
-    /// A pack was sealed or made ready, or will not be.
+    /// Notified when a pack was sealed or prepared, or will not be.
     room: Condvar,
-    /// Something came up that is more urgent than pressing.
+    /// There is work more urgent than pressing.
     urgent: AtomicBool,
-    /// Bytes of blobs that were taken in.
+    /// Bytes of blobs stored by this process.
     taken: AtomicU64,
     stop: AtomicBool,
 }
@@ -45,12 +46,12 @@ pub(super) struct Keeper {
 #[derive(Debug, Default)]
 struct Chores {
     pace: Pace,
-    /// Nothing is pressed before.
+    /// No pressing before this time.
     press_after: Option<Instant>,
     want_spare: bool,
     making_spare: bool,
     spare: Option<Arc<OpenPack>>,
-    /// What the last attempt to seal found too little of.
+    /// The shortage that made the last attempt to seal fail.
     stuck: Option<Shortage>,
     /// The last attempt found no space: the next pack is sealed in place, which needs none.
     was_stuck: bool,
@@ -62,7 +63,7 @@ enum Chore {
     Press,
 }
 
-/// What there is to do with the packs as they are.
+/// The work due for the present packs.
 enum Due {
     Seal {
         pack: Arc<OpenPack>,
@@ -97,18 +98,18 @@ impl Due {
     }
 }
 
-/// How things are when it is asked what to do.
+/// The conditions for choosing work.
 struct Now {
-    /// This process took blobs in.
+    /// This process stored blobs.
     wrote: bool,
-    /// Many come in.
+    /// Blobs arrive at a high rate.
     is_busy: bool,
-    /// Pressing was not put off.
+    /// Pressing is not delayed.
     may_press: bool,
 }
 
 impl Keeper {
-    /// Asks for a pack to be made ready.
+    /// Requests that a spare pack be prepared.
     pub(super) fn want_spare(&self) {
         let mut chores = self.chores.lock();
         if !chores.want_spare && !chores.making_spare && chores.spare.is_none() {
@@ -118,40 +119,39 @@ impl Keeper {
         }
     }
 
-    /// Bytes of blobs that were taken in.
+    /// Bytes of blobs stored by this process.
     pub(super) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes of blobs that were taken in.
+    /// Counts bytes of stored blobs.
     pub(super) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether what is done should make way for something else.
+    /// Whether pressing should stop for more urgent work.
     fn makes_way(&self) -> bool {
         self.urgent.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
     }
 
-    /// Says that a pack is full.
+    /// Reports a full pack.
     pub(super) fn wake(&self) {
-        // Under the lock, or the thread could look before and sleep after.
+        // Under the lock, or the thread could check before this and sleep after it.
         let _chores = self.chores.lock();
         self.urgent.store(true, Ordering::Relaxed);
         self.work.notify_one();
     }
 
-    /// Keeps a pack that is ready for later.
+    /// Keeps a prepared pack as the spare.
     pub(super) fn put_spare(&self, pack: Arc<OpenPack>) {
         self.chores.lock().spare = Some(pack);
     }
 
-    /// The pack that was made ready, or nothing when there is room to make one; waits until one of
-    /// them is true.
+    /// The spare pack, or `None` when there is room to create one; waits until either is the case.
     ///
     /// # Errors
-    /// That of a [`Shortage`] which keeps full packs from being sealed; anything else when the
-    /// thread is gone.
+    /// That of a [`Shortage`] which keeps full packs from being sealed; any other error when the
+    /// thread has ended.
     pub(super) fn next_pack(&self, packs: &Packs) -> io::Result<Option<Arc<OpenPack>>> {
         let mut chores = self.chores.lock();
         loop {
@@ -176,7 +176,7 @@ impl Keeper {
     /// Waits until no full pack is left to seal.
     ///
     /// # Errors
-    /// As those of [`next_pack`](Self::next_pack).
+    /// As for [`next_pack`](Self::next_pack).
     pub(super) fn wait_sealed(&self, packs: &Packs) -> io::Result<()> {
         let mut chores = self.chores.lock();
         while packs.list().open.iter().any(|pack| pack.is_full()) {
@@ -216,7 +216,7 @@ impl Keeper {
             }
             let may_press = chores.press_after.is_none_or(|after| after <= now);
             let due = Due::of(&list, env, &Now { wrote: taken > 0, is_busy, may_press });
-            // A list that is held keeps the files of packs that are replaced meanwhile.
+            // Holding a list would keep the files of packs that are replaced meanwhile.
             drop(list);
             match due {
                 Due::Nothing => self.work.wait(&mut chores),
@@ -244,7 +244,7 @@ fn later(wait: Duration) -> Instant {
     Instant::now() + wait
 }
 
-/// The thread: does what there is to do until it is stopped.
+/// The thread's loop, until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
     sys::give_way();
     let keeper = &shared.keeper;
@@ -252,7 +252,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(chore) = keeper.next(&shared.packs, &shared.env) {
         match chore {
             Chore::MakeSpare => {
-                // Whoever needs the pack makes it, and is told, when it cannot be made here.
+                // If it cannot be created here, the writer that needs it creates it and gets the
+                // error.
                 let made = shared.add_pack(zero).ok();
                 keeper.done(|chores| {
                     chores.making_spare = false;

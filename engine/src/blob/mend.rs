@@ -1,9 +1,9 @@
-//! Makes a pack that was not closed in order fit to be written on, where it lies. What was durable
-//! once, as later entries tell, is found by its headers alone. What may not be durable is read from
-//! the disk itself, checked by CRC and SHA-256, written once more (the same bytes to the same
-//! places) and synced. What is torn behind it is overwritten with zeros. This may be cut off
-//! anywhere or done twice: the result is the same. A pack that is damaged in the middle is refused:
-//! what is whole in it has to be written to a new one.
+//! Makes a pack that was not closed cleanly writable again, in place. What later entries prove to
+//! have been durable is located by its headers alone. What may not be durable is read from the disk
+//! itself, checked by CRC and SHA-256, rewritten (the same bytes to the same places) and synced. A
+//! torn end is overwritten with zeros. This may be interrupted anywhere or repeated: the result is
+//! the same. A pack that is damaged in the middle is refused: its whole entries must be written to
+//! a new pack.
 
 use std::io;
 use std::path::Path;
@@ -26,31 +26,31 @@ use crate::planted::{Bug, is_planted};
 /// Bytes read or written at a time.
 const PIECE_LEN: u64 = 1024 * 1024;
 
-/// A pack that can be written on, and what was torn at its end.
+/// A pack that can be written to again, and what was torn at its end.
 pub(super) type Mended = (OpenPack, Option<Corruption>);
 
 /// The end of a pack as the disk has it.
 #[derive(Debug)]
 struct Tail {
     media: Arc<dyn Media>,
-    /// Where what may not be durable begins.
+    /// Start of what may not be durable.
     from: u64,
-    /// Where its last whole entry ends.
+    /// End of its last whole entry.
     end: u64,
-    /// From there on the file is zero.
+    /// From here on the file is zero.
     zero_from: u64,
     slots: Vec<(u64, u32)>,
     torn: Option<Corruption>,
 }
 
-/// Mends a pack; nothing when it is damaged before its end.
+/// Mends a pack; `None` when it is damaged before its end.
 ///
 /// # Errors
-/// [`BlobError`]; what is on disk then is what was there, or the same with zeros for what is torn.
+/// [`BlobError`]; the disk then has what it had, or the same with zeros over a torn end.
 pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, BlobError> {
     let path = env.blob_path(line.base, line.generation, PACK);
     let failed = |error| BlobError::io(&path, error);
-    // Its map goes before the cache is dropped: pages that are mapped stay.
+    // Unmapped before the cache is dropped: mapped pages would stay cached.
     let (header, mut held, len) = {
         let media = env.files.open_sealed(&path).map_err(failed)?;
         let header = find_header(env, &media, line)?;
@@ -76,14 +76,14 @@ pub(super) fn mend(env: &Arc<Env>, line: &FileEntry) -> Result<Option<Mended>, B
     Ok(Some((pack, tail.torn)))
 }
 
-/// Reads what may not be durable. Nothing when something whole, or something that was durable, lies
-/// behind a damaged place.
+/// Reads what may not be durable. `None` when something whole, or something that was durable, lies
+/// after damage.
 fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, BlobError> {
     let failed = |error| BlobError::io(path, error);
     let media = env.files.open_unmapped(path).map_err(failed)?;
     let zero_from = media.zero_from().clamp(from, media.len());
     let upto = zero_from.next_multiple_of(8).min(media.len());
-    // Through a map, for there may be many entries; it goes before anything is written.
+    // Through a map, because there may be many entries; it is unmapped before anything is written.
     let map = env.files.open_sealed(path).map_err(failed)?;
     let mut walk = PackWalk::part(&map, salt, from..upto);
     let (mut slots, mut end, mut torn, mut durable_upto) = (Vec::new(), from, None, 0);
@@ -110,7 +110,7 @@ fn look(env: &Env, path: &Path, salt: u32, from: u64) -> Result<Option<Tail>, Bl
 }
 
 impl Tail {
-    /// Writes it once more, and zeros over what is torn.
+    /// Rewrites the tail, and zeroes what is torn.
     fn write(&self, media: &dyn Media) -> io::Result<()> {
         let mut at = if is_planted(Bug::TrustCache) { self.end } else { self.from };
         while at < self.end {

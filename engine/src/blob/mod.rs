@@ -1,10 +1,10 @@
-//! Blobs: content-addressed bytes in pack files. A blob is staged, found after the next
-//! [`Blobs::flush`] and durable after the next [`Blobs::sync`]. Knows nothing of frames; whoever
-//! refers to a blob stages it first.
+//! Blobs: content-addressed bytes in pack files. A blob is staged, can be found after the next
+//! [`Blobs::flush`] and is durable after the next [`Blobs::sync`]. Knows nothing of frames; a
+//! caller that refers to a blob stages it first.
 //!
-//! A pack lives through three stages: open (entries are added at its end, a table in memory finds
-//! them), full (waiting), sealed (found through `.pidx`): as a new generation, compressed and
-//! verified, or while many blobs come in as it was written, to be compressed when there is time.
+//! A pack goes through three stages: open (entries are appended, a table in memory finds them),
+//! full (waiting), sealed (found through `.pidx`). It is sealed as a new generation, compressed and
+//! verified; or, while many blobs arrive, as written, and compressed later.
 
 mod ahead;
 mod beside;
@@ -70,8 +70,8 @@ use sweep::Sweeps;
 pub(crate) use sweep::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
 pub(crate) use undurable::Undurable;
 
-/// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as a crash
-/// would.
+/// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as after a
+/// crash.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     shared: Arc<Shared>,
@@ -86,12 +86,12 @@ struct Shared {
     packs: Packs,
     writing: Mutex<Writing>,
     keeper: Keeper,
-    /// Blobs may be put; held by whoever does, as nothing may be written for it once the store is
-    /// closed.
+    /// Whether blobs may be put. A put holds it shared, as no put may write anything once the store
+    /// is closed.
     open: RwLock<bool>,
     beside: Beside,
     number: AtomicU64,
-    /// Entries are collected that are not written yet. Changed by whoever holds `writing`.
+    /// Collected entries are not written yet. Changed only under `writing`.
     staged: AtomicBool,
     /// A write or sync failed.
     failed: AtomicBool,
@@ -99,12 +99,12 @@ struct Shared {
 }
 
 impl Blobs {
-    /// Opens the packs of a store. `clean` says that it was closed in order; otherwise unsealed
-    /// packs are recovered before this returns.
+    /// Opens the packs of a store. `clean` means that it was closed cleanly; otherwise unsealed
+    /// packs are recovered first.
     ///
     /// # Errors
-    /// [`BlobError::Io`] when the system refuses something. Damage is no error here, but is told by
-    /// [`trouble`](Self::trouble).
+    /// [`BlobError::Io`] when the system refuses something. Damage is no error here;
+    /// [`trouble`](Self::trouble) reports it.
     pub(crate) fn open(env: Arc<Env>, clean: bool) -> Result<Self, BlobError> {
         let opened = recover::open(&env, clean)?;
         let packs = Packs::default();
@@ -123,7 +123,7 @@ impl Blobs {
         });
         shared.choose_active();
         if opened.trouble.is_some() {
-            // A pack that was sealed anew would no longer tell what is wrong with it.
+            // Sealing a damaged pack again would hide the damage.
             shared.keeper.stop();
         }
         let run = {
@@ -136,23 +136,22 @@ impl Blobs {
         Ok(Self { shared, thread, trouble: opened.trouble, dropped: opened.dropped })
     }
 
-    /// What was found wrong when the packs were opened and should keep the store from being
-    /// written.
+    /// The fault found on open that should keep the store read-only.
     pub(crate) const fn trouble(&self) -> Option<&ReadOnlyReason> {
         self.trouble.as_ref()
     }
 
-    /// Where packs that were not closed in order had something that does not verify: it was torn,
-    /// or is damaged, and was left out.
+    /// Places in packs that were not closed cleanly where something did not verify, torn or
+    /// damaged, and was left out.
     pub(crate) fn dropped(&self) -> &[Corruption] {
         &self.dropped
     }
 
-    /// Hashes a blob, and compresses it if it is long: the costly part of storing it, which needs
-    /// no lock.
+    /// Hashes a blob, and compresses it if it is long: the expensive part of storing it, which
+    /// needs no lock.
     ///
     /// # Errors
-    /// [`BlobError::Io`] when a pack cannot be read to see whether it has the blob.
+    /// [`BlobError::Io`] when a pack cannot be read to check whether it has the blob.
     pub(crate) fn prepare(&self, bytes: &Bytes) -> Result<Prepared, BlobError> {
         let hash = BlobHash::of(bytes);
         if bytes.len() < CHUNK_LEN {
@@ -166,12 +165,12 @@ impl Blobs {
         Ok(Prepared::long(hash, bytes.clone()).map_err(failed)?.rotten(there == Some(false)))
     }
 
-    /// Takes blobs of records that are about to be written: findable after the next
-    /// [`flush`](Self::flush), durable after the next sync. What a call took before it failed
-    /// stays.
+    /// Stages blobs of records that are about to be written: they can be found after the next
+    /// [`flush`](Self::flush) and are durable after the next sync. Blobs taken before a failure
+    /// stay staged.
     ///
     /// # Errors
-    /// [`StageError`]; only after [`StageError::Failed`] is anything in doubt.
+    /// [`StageError`]; only [`StageError::Failed`] leaves anything in doubt.
     pub(crate) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         if blobs.is_empty() { Ok(()) } else { self.shared.stage(blobs) }
     }
@@ -179,18 +178,18 @@ impl Blobs {
     /// Writes what was staged.
     ///
     /// # Errors
-    /// What the system says; what the packs hold is in doubt then.
+    /// The system's error; the content of the packs is then in doubt.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.shared.flush_staged()
     }
 
-    /// Asks for the memory that staging these will look at, all at once.
+    /// Prefetches the memory that staging these blobs will access.
     pub(crate) fn prefetch<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
         self.shared.prefetch(blobs);
     }
 
-    /// Stores a blob that no record names yet: findable when this returns, durable after the next
-    /// sync.
+    /// Stores a blob that no record names yet: it can be found when this returns, and is durable
+    /// after the next sync.
     ///
     /// # Errors
     /// [`StageError`].
@@ -198,42 +197,42 @@ impl Blobs {
         self.shared.put(blob)
     }
 
-    /// Begins a blob whose bytes are still to come.
+    /// Starts a blob whose bytes are still to arrive.
     pub(crate) fn incoming(&self) -> Incoming {
         Incoming::new(Arc::clone(&self.shared))
     }
 
-    /// Bytes of a blob, if it is there.
+    /// Length of a blob, if it exists.
     ///
     /// # Errors
-    /// [`BlobError`] when that cannot be told.
+    /// [`BlobError`] when that cannot be determined.
     pub(crate) fn len_of(&self, hash: &BlobHash) -> Result<Option<u64>, BlobError> {
         self.shared.packs.find(hash, |found| Ok(found.len()))
     }
 
-    /// Whether a blob is there.
+    /// Whether a blob exists.
     pub(crate) fn contains(&self, hash: &BlobHash) -> bool {
         self.len_of(hash).is_ok_and(|len| len.is_some())
     }
 
-    /// Whether a sound copy of a blob is there; reads all of it.
+    /// Whether a sound copy of a blob exists; reads all of it.
     pub(crate) fn contains_sound(&self, hash: &BlobHash) -> bool {
         self.shared.packs.find(hash, |found| found.reader()?.check()).is_ok_and(|one| one.is_some())
     }
 
-    /// A blob, if it is there.
+    /// A reader of a blob, if it exists.
     ///
     /// # Errors
-    /// [`BlobError`] when it cannot be read or is damaged in every place it is in.
+    /// [`BlobError`] when no copy of it can be read intact.
     pub(crate) fn get(&self, hash: &BlobHash) -> Result<Option<BlobReader>, BlobError> {
         self.shared.packs.find(hash, FoundBlob::reader)
     }
 
-    /// The blob of a frame of a topic, whole: as [`get`](Self::get), and faster for whoever reads
-    /// on in the log or in the topic.
+    /// The whole blob of a frame of a topic: as [`get`](Self::get), but faster for sequential reads
+    /// of the log or of the topic.
     ///
     /// # Errors
-    /// As those of [`get`](Self::get), and [`BlobError::TooLong`] beyond `max` bytes.
+    /// As for [`get`](Self::get), and [`BlobError::TooLong`] beyond `max` bytes.
     pub(crate) fn body(
         &self,
         topic: &str,
@@ -243,7 +242,7 @@ impl Blobs {
         Bodies::one(&self.shared.packs).next(|| topic, hash, max)
     }
 
-    /// The same for whoever reads many.
+    /// A reader of the blobs of many frames, as [`body`](Self::body) for each.
     pub(crate) fn bodies(&self) -> Bodies<'_> {
         Bodies::many(&self.shared.packs)
     }
@@ -254,7 +253,7 @@ impl Blobs {
         self.shared.seal_all().unwrap();
     }
 
-    /// The key and the final bytes of each pack that is not sealed.
+    /// The key and the published length of each unsealed pack.
     pub(crate) fn open_packs(&self) -> Vec<(FileKey, u64)> {
         let line = |pack: &Arc<open_pack::OpenPack>| {
             let line = pack.line();
@@ -263,7 +262,7 @@ impl Blobs {
         self.shared.packs.list().open.iter().map(line).collect()
     }
 
-    /// Bytes of blobs that were written so far.
+    /// Bytes of blobs stored so far.
     pub(crate) fn taken(&self) -> u64 {
         self.shared.keeper.taken()
     }
@@ -273,29 +272,29 @@ impl Blobs {
         self.shared.packs.list().open.iter().any(|pack| pack.needs_sync())
     }
 
-    /// Makes all that was written durable.
+    /// Makes everything written durable.
     ///
     /// # Errors
-    /// What the system says; nothing more is stored then.
+    /// The system's error; nothing more is stored then.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.shared.sync()
     }
 
-    /// Makes all that was written durable in the packs, also what the journal made durable.
+    /// Makes everything written durable in the packs, including what so far only the journal made
+    /// durable.
     ///
     /// # Errors
-    /// As those of [`sync`](Self::sync).
+    /// As for [`sync`](Self::sync).
     pub(crate) fn settle(&self) -> io::Result<()> {
         self.shared.settle()
     }
 
-    /// What is not durable of the packs, if it is no more than `max` bytes and can be read.
+    /// The part of the packs that is not durable, if it is at most `max` bytes and can be read.
     pub(crate) fn undurable(&self, max: u64) -> Option<Undurable> {
         Undurable::of(&self.shared.packs.list().open, max)
     }
 
-    /// Runs `work`, which syncs other files, while the packs are synced on another thread, if they
-    /// need it.
+    /// Runs `work`, which syncs other files, while another thread syncs the packs, if they need it.
     ///
     /// # Errors
     /// That of `work` or of the packs.
@@ -309,11 +308,11 @@ impl Blobs {
         packs.and(done)
     }
 
-    /// Ends work in the background, makes everything durable and tells the manifest where each
+    /// Ends background work, makes everything durable and records in the manifest where each
     /// unsealed pack ends. Nothing is stored any more.
     ///
     /// # Errors
-    /// What the system says, or that an earlier write failed.
+    /// The system's error, or that an earlier write failed.
     pub(crate) fn close(&self) -> io::Result<()> {
         self.stop();
         let mut writing = self.shared.writing.lock();
@@ -321,7 +320,8 @@ impl Blobs {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(earlier_failure());
         }
-        // The last group wrote what it had staged; what it staged before it panicked is nobody's.
+        // The last group wrote what it had staged; what a panicking group staged belongs to no
+        // record.
         self.settle()?;
         let list = self.shared.packs.list();
         self.shared.env.manifest.update(|state| {
@@ -334,8 +334,8 @@ impl Blobs {
         })
     }
 
-    /// Waits for blobs that are being put and ends work in the background: from now on this process
-    /// changes nothing but what is staged.
+    /// Waits for blobs that are being put and ends background work: from now on only staging
+    /// changes anything.
     pub(crate) fn stop(&self) {
         *self.shared.open.write() = false;
         self.shared.keeper.stop();
@@ -353,13 +353,13 @@ impl Drop for Blobs {
     }
 }
 
-/// What is said to whoever comes after a write or sync that failed.
+/// The error after a failed write or sync.
 fn earlier_failure() -> io::Error {
     io::Error::other("an earlier write failed")
 }
 
 impl Shared {
-    /// Picks the pack to go on in: the newest one that was begun; one made ready stays ready.
+    /// Chooses the active pack: the newest one that has blobs; a prepared one stays the spare.
     fn choose_active(&self) {
         let list = self.packs.list();
         let (mut writing, mut spare) = (self.writing.lock(), None);
@@ -377,12 +377,12 @@ impl Shared {
         }
     }
 
-    /// Makes all that was written durable.
+    /// Makes everything written durable.
     fn sync(&self) -> io::Result<()> {
         self.settle_those(OpenPack::needs_sync)
     }
 
-    /// Makes all that was written durable in the packs.
+    /// Makes everything written durable in the packs.
     fn settle(&self) -> io::Result<()> {
         self.settle_those(OpenPack::is_unsettled)
     }
@@ -401,7 +401,7 @@ impl Shared {
         self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether a blob is there, as far as it is worth looking for, and if so whether it can be read
+    /// Whether a blob exists, as far as the search is worthwhile, and if so whether it can be read
     /// to its end.
     fn look_through(&self, hash: &BlobHash) -> Result<Option<bool>, BlobError> {
         match self.packs.find_copy(hash, |found| found.reader()?.check().map(Some)) {
@@ -411,7 +411,7 @@ impl Shared {
         }
     }
 
-    /// Remembers that a write failed.
+    /// Records that a write failed.
     fn fail(&self, error: io::Error) -> io::Error {
         self.failed.store(true, Ordering::Release);
         error

@@ -1,5 +1,5 @@
-//! A pack that is not sealed: blobs are added to it at its end and found through a table in
-//! memory. Once it is full it only waits to be sealed.
+//! An unsealed pack: blobs are appended to it and found through a table in memory. Once full it
+//! only waits to be sealed.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -34,11 +34,11 @@ pub(super) struct OpenPack {
     uuid: [u8; 16],
     salt: u32,
     media: Arc<dyn Media>,
-    /// Replaced by a larger one when it is full. Only whoever stages adds to it.
+    /// Replaced by a larger one when it is full. Only the staging thread adds to it.
     slots: RwLock<Arc<Slots>>,
-    /// All before it is durable, here or in the journal.
+    /// Everything before it is durable, here or in the journal.
     durable: AtomicU64,
-    /// All before it is durable here.
+    /// Everything before it is durable here.
     settled: AtomicU64,
     syncs: Syncs,
     full: AtomicBool,
@@ -46,7 +46,7 @@ pub(super) struct OpenPack {
 }
 
 impl OpenPack {
-    /// Makes the file of a pack; it is in no manifest yet.
+    /// Creates the file of a pack; it is in no manifest yet.
     pub(super) fn create(env: &Arc<Env>, number: u64, zero: bool) -> io::Result<Self> {
         let header = FileHeader {
             magic: Magic::Pack,
@@ -65,8 +65,8 @@ impl OpenPack {
         Ok(Self::new(env, &header, media, FILE_HEADER_LEN as u64))
     }
 
-    /// Opens a pack that was closed in order, with its entries up to `length`, or as many as a file
-    /// has that is shorter.
+    /// Opens a pack that was closed cleanly, with its entries up to `length`, or up to the end of a
+    /// shorter file.
     pub(super) fn reopen(env: &Arc<Env>, file: &FileEntry) -> Result<Self, BlobError> {
         let path = env.blob_path(file.base, file.generation, PACK);
         let media = env.files.open_append(&path).map_err(|error| BlobError::io(&path, error))?;
@@ -76,7 +76,7 @@ impl OpenPack {
         let pack = Self::new(env, &header, Arc::clone(&media), end);
         let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, end)?;
         pack.fill(&held.slots);
-        // Where a header is damaged the entries behind it are there all the same.
+        // Behind a damaged header, entries are still to be found.
         let mut walk = PackWalk::part(&media, header.salt, held.end..end);
         while let Some(entry) = walk.next()? {
             pack.insert(&entry.header().hash, entry.at());
@@ -84,7 +84,7 @@ impl OpenPack {
         Ok(pack)
     }
 
-    /// Takes up a pack whose entries are known; all that is published is durable.
+    /// Opens a pack whose entries are known; everything published is durable.
     pub(super) fn taken_up(
         env: &Arc<Env>,
         header: &FileHeader,
@@ -97,8 +97,8 @@ impl OpenPack {
         pack
     }
 
-    /// Takes over a pack that was not closed in order and cannot be rewritten yet. Only entries
-    /// that prove themselves are found; nothing is added.
+    /// Opens a pack that was not closed cleanly and cannot be rewritten yet. Only entries that
+    /// verify are found; nothing is added.
     pub(super) fn adopt(
         env: &Arc<Env>,
         line: &FileEntry,
@@ -153,7 +153,7 @@ impl OpenPack {
         self.salt
     }
 
-    /// What the header of an entry that is written now says of the pack.
+    /// The salt and the durable position for the header of the next entry.
     pub(super) fn salt_and_durable(&self) -> (u32, u64) {
         (self.salt, self.durable.load(Ordering::Acquire))
     }
@@ -187,17 +187,17 @@ impl OpenPack {
         self.env.clock.now_ms()
     }
 
-    /// Whether nothing was ever put into it.
+    /// Whether it has no entries.
     pub(super) fn is_empty(&self) -> bool {
         self.media.published() <= FILE_HEADER_LEN as u64
     }
 
-    /// Where its blobs are.
+    /// The table of its blobs.
     pub(super) fn slots(&self) -> Arc<Slots> {
         Arc::clone(&self.slots.read())
     }
 
-    /// The table, with room for so many blobs more. Only whoever stages asks for that.
+    /// The table, with room for `blobs` more. Only the staging thread calls this.
     pub(super) fn make_room(&self, blobs: usize) -> Arc<Slots> {
         let slots = self.slots();
         if slots.room() >= blobs {
@@ -208,18 +208,18 @@ impl OpenPack {
         grown
     }
 
-    /// Makes an entry findable; it is found once its bytes are published.
+    /// Adds an entry to the table; it is found once its bytes are published.
     fn insert(&self, hash: &BlobHash, at: u64) {
         self.make_room(1).add(hash.prefix(), at);
     }
 
-    /// Makes entries findable by the prefixes of their hashes and their positions divided by 8.
+    /// Adds entries to the table, by hash prefix and position divided by 8.
     fn fill(&self, entries: &[(u64, u32)]) {
         let slots = self.make_room(entries.len());
         entries.iter().for_each(|&(prefix, slot)| slots.add(prefix, u64::from(slot) * 8));
     }
 
-    /// The entry of a blob; of several the newest that is sound.
+    /// The entry of a blob; the newest sound one if there are several.
     pub(super) fn find(&self, hash: &BlobHash) -> Result<Option<Entry>, BlobError> {
         let mut damage = None;
         let published = self.media.published();
@@ -238,7 +238,7 @@ impl OpenPack {
         damage.map_or(Ok(None), Err)
     }
 
-    /// Tells `note` where wanted blobs may be, and takes those off the ones that are `left`.
+    /// Passes the likely places of requested blobs to `note`, and removes those blobs from `left`.
     pub(super) fn guess(
         &self,
         wanted: &[Wanted],
@@ -255,39 +255,39 @@ impl OpenPack {
         });
     }
 
-    /// Whether bytes that readers may see are not durable.
+    /// Whether published bytes are not durable.
     pub(super) fn needs_sync(&self) -> bool {
         self.durable.load(Ordering::Acquire) < self.media.published()
     }
 
-    /// Whether bytes that readers may see are not durable here.
+    /// Whether published bytes are not durable here.
     pub(super) fn is_unsettled(&self) -> bool {
         self.settled.load(Ordering::Acquire) < self.media.published()
     }
 
-    /// The range of bytes that readers may see and that are not durable.
+    /// The range of published bytes that are not durable.
     pub(super) fn undurable(&self) -> Range<u64> {
         let upto = self.media.published();
         self.durable.load(Ordering::Acquire).min(upto)..upto
     }
 
-    /// All before `upto` is durable, in the journal.
+    /// Notes that everything before `upto` is durable, in the journal.
     pub(super) fn note_durable(&self, upto: u64) {
         self.durable.fetch_max(upto, Ordering::Release);
     }
 
-    /// Claims that all that is published is durable: a bug on purpose.
+    /// Claims that everything published is durable: a planted bug.
     #[cfg(xs_planted)]
     pub(super) fn pretend_synced(&self) {
         self.durable.fetch_max(self.media.published(), Ordering::Release);
         self.settled.fetch_max(self.media.published(), Ordering::Release);
     }
 
-    /// Makes all that is published durable here.
+    /// Makes everything published durable here.
     pub(super) fn settle(&self) -> io::Result<()> {
         let wanted = self.media.published();
         self.syncs.run(|| {
-            // Whoever waited for another's sync may have nothing left to do.
+            // A concurrent sync may have covered this already.
             if self.settled.load(Ordering::Acquire) < wanted {
                 let upto = self.media.published();
                 if !is_planted(Bug::SkipPackSync) {
@@ -300,17 +300,17 @@ impl OpenPack {
         })
     }
 
-    /// Whether nothing is added any more.
+    /// Whether no more entries are added.
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
 
-    /// Nothing is added any more.
+    /// Marks it as full: no more entries are added.
     pub(super) fn set_full(&self) {
         self.full.store(true, Ordering::Release);
     }
 
-    /// The file goes when the last that uses the pack lets go of it.
+    /// Deletes the file when the last user of the pack drops it.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }
@@ -319,14 +319,14 @@ impl OpenPack {
 impl Drop for OpenPack {
     fn drop(&mut self) {
         if mem::take(self.retired.get_mut()) {
-            // One that stays is in no manifest, and the next open removes it.
+            // If it remains, it is in no manifest, and the next open removes it.
             let path = self.env.blob_path(self.number, self.generation, PACK);
             let _ = self.env.retire(&path);
         }
     }
 }
 
-/// Reads the header of the pack that a line of the manifest names, and compares them.
+/// Reads the header of the pack that a manifest entry names, and compares them.
 pub(super) fn read_header(
     media: &Arc<dyn Media>,
     file: &FileEntry,
@@ -334,8 +334,8 @@ pub(super) fn read_header(
     decode_header(media, file)?.map_err(|what| BlobError::corrupt(media.path(), 0, what))
 }
 
-/// The same; of a header that does not verify the line tells all but the salt, and that is in every
-/// entry as well.
+/// Reads the header of the pack that a manifest entry names, and compares them. If the header does
+/// not verify, the entry has everything but the salt, and that is in every pack entry too.
 pub(super) fn find_header(
     env: &Env,
     media: &Arc<dyn Media>,
@@ -359,8 +359,7 @@ pub(super) fn find_header(
     })
 }
 
-/// The header of a pack, which must be the one that a line of the manifest names, or why it does
-/// not verify.
+/// The header of a pack, which must match its manifest entry, or why it does not verify.
 fn decode_header(
     media: &Arc<dyn Media>,
     file: &FileEntry,

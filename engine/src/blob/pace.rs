@@ -1,16 +1,16 @@
-//! How fast blobs come in: whether those who put them need the processor more than sealed packs
-//! need to be short. Knows no packs.
+//! The rate at which blobs arrive: whether the threads that put them need the processor more than
+//! sealed packs need compression. Knows no packs.
 
 use std::time::{Duration, Instant};
 
-/// The rate of less than so long says little.
+/// Shorter periods give no meaningful rate.
 const LOOK_MIN: Duration = Duration::from_millis(20);
-/// The rate of more than so long says little of now.
+/// Longer periods do not describe the present rate.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(1);
-/// Fewer bytes are not many, however fast they came.
+/// Fewer bytes are not many, at any rate.
 const BURST_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What was seen last.
+/// The last measurement.
 #[derive(Debug)]
 pub(super) struct Pace {
     since: Instant,
@@ -25,7 +25,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Looks whether at least `many` bytes a second came in lately, of `bytes` that ever did.
+    /// Whether the recent rate is at least `many` bytes per second; `bytes` is the running total.
     pub(super) fn look(&mut self, now: Instant, bytes: u64, many: u64) -> bool {
         let (time, came) = (now.saturating_duration_since(self.since), bytes - self.bytes);
         if time >= LOOK_MAX || (time >= LOOK_MIN && came >= BURST_BYTES) {
@@ -52,10 +52,10 @@ mod tests {
             pace.look(at(ms), bytes, 16 * MIB)
         };
         assert!(!look(0, 0));
-        // Fast, but little of it.
+        // A high rate, but too few bytes.
         assert!(!look(10, MIB) && !look(30, MIB) && !look(50, 13 * MIB));
         assert!(look(100, 2 * MIB), "17 MiB within 100 ms");
-        // Nothing is said anew of a moment.
+        // A look within the same interval repeats the last answer.
         assert!(look(110, 0) && look(600, 0));
         assert!(!look(1200, 15 * MIB), "15 MiB within 1.1 s");
         assert!(look(2300, 18 * MIB), "18 MiB within 1.1 s");

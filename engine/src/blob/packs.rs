@@ -1,5 +1,5 @@
-//! Which packs there are, and looking through them. The list is replaced, never changed, so a
-//! search goes through one state of the store while packs are sealed beside it.
+//! The list of packs, and lookups in it. The list is replaced, never changed, so a lookup sees one
+//! state of the store while packs are being sealed.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::limits::{OPEN_PACKS_MAX, PACK_FILTERS_BYTES_MAX};
 use crate::value::BlobHash;
 
 thread_local! {
-    /// Number of the sealed pack in which this thread found its last blob: the next one is likely
+    /// Number of the sealed pack in which this thread found its last blob: the next one is probably
     /// there too.
     static LAST: Cell<u64> = const { Cell::new(0) };
 }
@@ -29,16 +29,16 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Packs {
     list: RwLock<Arc<PackList>>,
-    /// Of the list, to see that it changed.
+    /// Version of the list, to detect changes.
     version: AtomicU64,
     blocks: Blocks,
     /// Sealed packs that are open.
     open: Mutex<Vec<Weak<SealedPack>>>,
-    /// Counts searches, to know which pack was used last.
+    /// Counts lookups, to know which pack was used last.
     clock: AtomicU64,
 }
 
-/// One state of the packs, each list newest first.
+/// A snapshot of the packs, each list newest first.
 #[derive(Debug, Default, Clone)]
 pub(super) struct PackList {
     pub(super) version: u64,
@@ -53,8 +53,8 @@ impl PackList {
         self.sealed.get(at).filter(|pack| pack.line().base == number)
     }
 
-    /// The sealed packs in the order in which a blob is looked for: the one in which this thread
-    /// found its last one, then from the newest to the oldest.
+    /// The sealed packs in lookup order: the one in which this thread found its last blob, then
+    /// from the newest to the oldest.
     fn sealed_in_turn(&self) -> impl Iterator<Item = &Arc<SealedPack>> {
         let last = self.place_of(LAST.get());
         let others =
@@ -64,12 +64,13 @@ impl PackList {
 }
 
 impl Packs {
-    /// The packs as they are now.
+    /// A snapshot of the list.
     pub(super) fn list(&self) -> Arc<PackList> {
         Arc::clone(&self.list.read())
     }
 
-    /// The version of the list. Whoever holds the writer's lock sees all that was changed under it.
+    /// The version of the list. A thread that holds the writer's lock sees all changes made under
+    /// it.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -86,12 +87,12 @@ impl Packs {
         let packs: HashSet<_> = next.sealed.iter().map(|pack| pack.line().uuid).collect();
         *list = Arc::new(next);
         drop(list);
-        // Nobody finds a way to the others any more.
+        // The other packs can no longer be looked up.
         self.blocks.keep_only(&packs);
     }
 
-    /// Tries `take` on each copy of a blob until one is sound, those in unsealed packs first, the
-    /// newest of them in front. A damaged copy is an error only when there is no sound one.
+    /// Tries `take` on each copy of a blob until one is sound; unsealed packs first, newest first.
+    /// A damaged copy is an error only when there is no sound one.
     pub(super) fn find<T>(
         &self,
         hash: &BlobHash,
@@ -100,9 +101,8 @@ impl Packs {
         self.find_among(|_| true, hash, |found| take(found).map(Some))
     }
 
-    /// The same to spare writing a blob again: packs whose filters are not in memory are passed
-    /// over, as opening them each time would cost more. Looks on after a copy of which `take` makes
-    /// nothing.
+    /// Tries `take` on copies of a blob, to avoid storing it again, until `take` returns a value.
+    /// Skips packs whose filters are not in memory, as opening them each time would cost more.
     pub(super) fn find_copy<T>(
         &self,
         hash: &BlobHash,
@@ -144,8 +144,8 @@ impl Packs {
         damage.map_or(Ok(None), Err)
     }
 
-    /// Notes for each wanted blob where it probably is: in the pack in which a search finds it, if
-    /// that is mapped and open.
+    /// Adds a guess for each requested blob: the pack in which a lookup would find it, if that is
+    /// mapped and open.
     pub(super) fn guess(&self, wanted: &[Wanted], guesses: &mut Guesses) {
         let list = self.list();
         let mut left: Vec<usize> = (0..wanted.len()).collect();
@@ -172,7 +172,7 @@ impl Packs {
         }
     }
 
-    /// The next blob of a kin, if it lies behind the last one that this thread found.
+    /// The next blob of a kin, if it lies after the last one that this thread found.
     pub(super) fn next_of(&self, kin: u32, hash: &BlobHash) -> Option<Bytes> {
         let row = trail::guess(kin)?;
         let bytes = self.blocks.get(&row.block).and_then(|block| block.blob(row.number));
@@ -188,7 +188,7 @@ impl Packs {
         }
     }
 
-    /// Looks in one sealed pack.
+    /// Looks up a blob in one opened sealed pack.
     pub(super) fn find_in(
         &self,
         (pack, opened): &(Arc<SealedPack>, Arc<Opened>),
@@ -197,7 +197,7 @@ impl Packs {
         pack.find(opened, hash, &self.blocks)
     }
 
-    /// Looks in one sealed pack, and opens it for that.
+    /// Looks up a blob in one sealed pack, opening it if necessary.
     pub(super) fn find_sealed(
         &self,
         list: &PackList,
@@ -220,8 +220,8 @@ impl Packs {
         Ok(opened)
     }
 
-    /// Counts a pack that was opened in, and closes the one that was used the longest ago when
-    /// there are too many.
+    /// Registers a newly opened pack, and closes the least recently used one when there are too
+    /// many.
     fn make_room(&self, list: &PackList, pack: &Arc<SealedPack>) {
         let mut open = self.open.lock();
         let here = |other: Arc<SealedPack>| other.is_open() && !Arc::ptr_eq(&other, pack);

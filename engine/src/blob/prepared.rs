@@ -1,4 +1,5 @@
-//! Blobs on their way in: hashed, compressed when long, with their CRCs, before any lock is taken.
+//! Blobs prepared for storing before any lock is taken: hashed, compressed when long, with their
+//! CRCs.
 
 use std::fs::File;
 use std::io;
@@ -28,8 +29,8 @@ pub(crate) struct Prepared {
 
 #[derive(Debug)]
 enum Stored {
-    /// In the packs already, and read through to be sure. The bytes, if they are at hand, are for
-    /// the case that it is swept before it is staged.
+    /// Stored already, and verified by reading it. The bytes, if available, serve if it is swept
+    /// before it is staged.
     Known(Option<Bytes>),
     Memory(Bytes),
     Spool {
@@ -54,7 +55,7 @@ impl Prepared {
         }
     }
 
-    /// A longer blob, compressed if that is worth it.
+    /// A longer blob, compressed if that is worthwhile.
     pub(super) fn long(hash: BlobHash, bytes: Bytes) -> io::Result<Self> {
         let raw_len = bytes.len() as u64;
         let (kind, bytes) = match compress(&bytes)? {
@@ -68,7 +69,7 @@ impl Prepared {
         Ok(Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false })
     }
 
-    /// A longer blob whose stored form is at hand.
+    /// A longer blob whose stored form is given.
     pub(super) fn stored(
         (hash, raw_len): (BlobHash, u64),
         kind: EntryKind,
@@ -80,7 +81,7 @@ impl Prepared {
         Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false }
     }
 
-    /// A blob that the packs have, whole.
+    /// A blob of which the packs have a sound copy.
     pub(super) const fn known(hash: BlobHash, raw_len: u64, bytes: Option<Bytes>) -> Self {
         Self {
             hash,
@@ -106,13 +107,13 @@ impl Prepared {
         Self { hash, raw_len, kind, kin: 0, stored_crc, crc_list, stored, rotten: false }
     }
 
-    /// Says whether the copy that is there is damaged, so that this one must be written.
+    /// Sets whether the stored copy is damaged, so that this one must be written.
     pub(super) fn rotten(mut self, rotten: bool) -> Self {
         self.rotten = rotten;
         self
     }
 
-    /// Says which blobs it will be read with: see [`kin_of`].
+    /// Sets the topic that it will be read with: see [`kin_of`].
     pub(crate) fn of_topic(mut self, topic: &str) -> Self {
         self.kin = kin_of(topic);
         self
@@ -136,7 +137,7 @@ impl Prepared {
         matches!(self.stored, Stored::Known(_))
     }
 
-    /// A blob that the packs no longer have, prepared anew.
+    /// Prepares a blob again that the packs no longer have.
     pub(super) fn again(&self) -> Option<io::Result<Self>> {
         match &self.stored {
             Stored::Known(Some(bytes)) => Some(Self::long(self.hash, bytes.clone())),
@@ -144,7 +145,7 @@ impl Prepared {
         }
     }
 
-    /// The bytes of a blob in memory that is kept as it is, to compare with what is stored.
+    /// The bytes of a raw blob in memory, to compare with what is stored.
     pub(super) fn raw(&self) -> Option<&Bytes> {
         match &self.stored {
             Stored::Memory(bytes) if self.kind == EntryKind::Raw => Some(bytes),
@@ -174,8 +175,8 @@ impl Prepared {
         }
     }
 
-    /// The whole entry for a pack of this salt, durable up to a position, piece by piece in order
-    /// to `write`.
+    /// Passes the whole entry to `write`, piece by piece in order, for a pack with this salt and
+    /// durable position.
     pub(super) fn entry(
         &self,
         (salt, durable_upto): (u32, u64),
@@ -206,7 +207,7 @@ impl Prepared {
     }
 }
 
-/// The frame of a long blob, if that is worth having. Its beginning and its middle are tried first.
+/// Compresses a long blob, if that is worthwhile. Tries its beginning and its middle first.
 fn compress(bytes: &Bytes) -> io::Result<Option<Bytes>> {
     if !seems_worth_it(bytes) && !seems_worth_it(&bytes[bytes.len() / 2..]) {
         return Ok(None);

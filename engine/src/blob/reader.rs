@@ -1,5 +1,5 @@
-//! Reading a blob: at once or as a stream, always checked against its CRC before and its SHA-256
-//! before the end. A long blob takes no more memory than a short one.
+//! Reads a blob, whole or as a stream, always checked against its CRC first and its SHA-256 before
+//! the end. A long blob takes no more memory than a short one.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -15,13 +15,13 @@ use crate::format::file::FormatError;
 use crate::format::pack::{CHUNK_LEN, EntryKind, ZSTD_WINDOW_LOG_MAX, unzstd};
 use crate::value::BlobHash;
 
-/// A compressed blob up to this length is decompressed at once, which takes half the time of a
-/// stream and so much memory.
+/// Compressed blobs up to this length are decompressed at once, which takes half the time of a
+/// stream, and this much memory.
 const WHOLE_MAX: u64 = 1024 * 1024;
-/// Bytes of a compressed stream that are decompressed at a time, at most.
+/// Maximum bytes of a compressed stream that are decompressed at a time.
 const PIECE_MAX: usize = 256 * 1024;
 
-/// A blob being read. It keeps its pack readable, also when the pack is replaced meanwhile.
+/// A reader of a blob. It keeps its pack readable, even if the pack is replaced meanwhile.
 pub struct BlobReader {
     hash: BlobHash,
     len: u64,
@@ -35,7 +35,7 @@ enum Source {
     Stream(Box<Stream>),
 }
 
-/// A long blob on its way out.
+/// A long blob being read.
 struct Stream {
     bytes: Stored,
     sha: Sha256,
@@ -45,7 +45,8 @@ struct Stream {
 enum Stored {
     Raw(Chunks),
     Zstd(Decoder<'static, Chunks>),
-    /// Decompressed at once. The hash is still made piece by piece: a server sends one meanwhile.
+    /// Decompressed at once. The hash is still computed piece by piece, so a server can send one
+    /// meanwhile.
     Whole(Bytes),
 }
 
@@ -60,7 +61,7 @@ impl fmt::Debug for BlobReader {
 }
 
 impl BlobReader {
-    /// A blob whose bytes are known to be those of its hash.
+    /// A blob whose bytes are known to match its hash.
     pub(super) const fn memory(hash: BlobHash, bytes: Bytes) -> Self {
         let len = bytes.len() as u64;
         Self { hash, len, left: len, source: Source::Memory(bytes) }
@@ -121,7 +122,7 @@ impl BlobReader {
         self.len == 0
     }
 
-    /// What was not read yet, at once.
+    /// The remaining bytes, at once.
     ///
     /// # Errors
     /// [`ReadError::TooLarge`] when that is more than `max` bytes, [`ReadError::Corrupt`] when the
@@ -130,8 +131,8 @@ impl BlobReader {
         Ok(self.all(max)?)
     }
 
-    /// The next bytes, at most `max` and empty at the end; what is stored as it is comes as it lies
-    /// in the file, without a copy.
+    /// The next bytes, at most `max` and empty at the end. Raw bytes come straight from the file,
+    /// without a copy.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when the bytes are not those that were stored.
@@ -178,7 +179,8 @@ impl BlobReader {
                     let mut bytes = vec![0; want.min(PIECE_MAX)];
                     let mut filled = 0;
                     while filled < bytes.len() {
-                        // Held back at the end until the hash was seen, so it is never short.
+                        // The last bytes are held back until the hash was checked, so it is never
+                        // short.
                         filled += self.next(&mut bytes[filled..])?;
                     }
                     return Ok(bytes.into());
@@ -189,7 +191,7 @@ impl BlobReader {
         Ok(piece)
     }
 
-    /// Reads to the end and keeps nothing.
+    /// Reads to the end and discards the bytes.
     pub(super) fn check(mut self) -> Result<(), BlobError> {
         if matches!(self.source, Source::Memory(_)) {
             return Ok(());
@@ -228,8 +230,8 @@ impl BlobReader {
 }
 
 impl Stream {
-    /// Takes bytes on their way out, of which `left` are to come with them. The last ones are held
-    /// back until the hash over all of them was seen.
+    /// Hashes bytes before they are returned; `left` counts them and those to come. The last ones
+    /// are held back until the hash of everything was checked.
     fn pass(&mut self, bytes: &[u8], left: u64, hash: &BlobHash) -> Result<(), BlobError> {
         self.sha.update(bytes);
         let whole = bytes.len() as u64 == left;
@@ -251,7 +253,7 @@ impl Stored {
     }
 }
 
-/// Tells an error of the file from one of the decoder, which says only that it cannot go on.
+/// Distinguishes an I/O error of the file from an error of the decoder.
 fn of_stream(error: io::Error, at: &Entry) -> BlobError {
     match error.downcast::<BlobError>() {
         Ok(error) => error,

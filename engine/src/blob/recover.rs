@@ -1,7 +1,7 @@
-//! Opening the packs. One that was not closed in order is mended where it lies. Where that cannot
-//! be done it is not believed: what the disk has of it, entry by entry with CRC and SHA-256,
-//! becomes its next, sealed generation, and the old file goes. Doing this twice, or half of it and
-//! then all, ends in the same.
+//! Opens the packs. A pack that was not closed cleanly is mended in place. If that is not possible
+//! it is salvaged: what the disk has of it, checked entry by entry with CRC and SHA-256, becomes
+//! its next, sealed generation, and the old file is removed. Repeating this, even after an
+//! interruption, gives the same result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,19 +26,19 @@ use crate::media::{Media, is_full};
 use crate::names::{self, PACK, PACK_INDEX};
 use crate::recovery::{NOT_NAMED, is_meant};
 
-/// What opening found.
+/// The result of opening the packs.
 #[derive(Default)]
 pub(super) struct Opened {
     pub(super) list: PackList,
-    /// The highest number any pack has.
+    /// The highest number of any pack.
     pub(super) number: u64,
     /// Why nothing more should be written, if so.
     pub(super) trouble: Option<ReadOnlyReason>,
-    /// Where packs that were not closed in order lost something.
+    /// Places where packs that were not closed cleanly lost something.
     pub(super) dropped: Vec<Corruption>,
 }
 
-/// Opens all packs; `clean` says that the store was closed in order.
+/// Opens all packs; `clean` means that the store was closed cleanly.
 pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     let dir = env.blob_dir();
     env.files.create_dir(&dir).map_err(|error| BlobError::io(&dir, error))?;
@@ -80,20 +80,21 @@ pub(super) fn open(env: &Arc<Env>, clean: bool) -> Result<Opened, BlobError> {
     Ok(opened)
 }
 
-/// Removes the files of a pack that was dropped; they may be gone already.
+/// Removes the files of a dropped pack; they may be removed already.
 pub(super) fn remove_dropped(env: &Env, line: &FileEntry) -> io::Result<()> {
     let remove = |kind| env.files.remove(&env.blob_path(line.base, line.generation, kind));
     remove(PACK_INDEX).and_then(|()| remove(PACK))
 }
 
-/// Takes the packs that were dropped, and whose files are gone, out of the manifest. Without room
-/// for it they stay there until the next open.
+/// Removes dropped packs from the manifest, once their files are removed. Without room for that
+/// they stay in it until the next open.
 fn forget_dropped(env: &Env) -> io::Result<()> {
     let dropped = |file: &FileEntry| file.state == FileState::Dropped;
     if !env.manifest.state().files.iter().any(dropped) {
         return Ok(());
     }
-    // First the names: a file that came back after a crash would not be known as dropped.
+    // Sync the names first: a file that reappeared after a crash would no longer be known as
+    // dropped.
     env.files.sync_dir(&env.blob_dir())?;
     match env.manifest.update(|state| state.files.retain(|file| !dropped(file))) {
         Err(error) if is_full(&error) => Ok(()),
@@ -101,7 +102,7 @@ fn forget_dropped(env: &Env) -> io::Result<()> {
     }
 }
 
-/// Takes a pack out of the manifest, if it is there.
+/// Removes a pack from the manifest, if it is there.
 fn forget(env: &Env, line: &FileEntry) -> io::Result<()> {
     match env.manifest.state().file(line.key()) {
         Some(_) => replace_line(env, line, None),
@@ -109,24 +110,24 @@ fn forget(env: &Env, line: &FileEntry) -> io::Result<()> {
     }
 }
 
-/// What the header of a pack tells.
+/// What the header of a pack says.
 #[derive(Debug, Clone, Copy)]
 enum Head {
-    /// It is the one its name says.
+    /// It matches the file's name and the store.
     Ours(FileHeader),
-    /// It is of another store, or of another name.
+    /// It is of another store, or does not match the name.
     Foreign,
     /// It does not verify.
     Damaged,
 }
 
-/// The packs there are.
+/// The packs in the directory.
 type There = BTreeMap<FileKey, Head>;
 
-/// What lies in the directory of the packs.
+/// The content of the directory of the packs.
 struct Inventory {
     packs: There,
-    /// A pack of a newer format version, if there is one.
+    /// Set if a pack has a newer format version.
     newer: Option<ReadOnlyReason>,
 }
 
@@ -138,7 +139,7 @@ fn has(there: &There, line: &FileEntry) -> bool {
     there.contains_key(&line.key())
 }
 
-/// The packs in the directory. Unfinished files and indexes without a pack are removed.
+/// The packs in the directory. Removes temporary files and indexes without a pack.
 fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     let dir = env.blob_dir();
     let names = env.files.list(&dir).map_err(|error| BlobError::io(&dir, error))?;
@@ -151,7 +152,7 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
         let head = match read_head(env, &path) {
             Ok(Err(FormatError::Version { found })) => {
                 newer = newer.or(Some(ReadOnlyReason::Version { path, found }));
-                // One that the manifest does not name is not for this program to remove either.
+                // If the manifest does not name it, this program must not remove it either.
                 if !named.contains(&key) {
                     continue;
                 }
@@ -165,9 +166,9 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
                     false => Head::Foreign,
                 }
             }
-            // A link to nothing.
+            // A dangling link.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // What cannot be read may be anything.
+            // An unreadable file may be any pack.
             Err(error) => return Err(BlobError::io(&path, error)),
         };
         packs.insert(key, head);
@@ -181,8 +182,8 @@ fn inventory(env: &Env) -> Result<Inventory, BlobError> {
     Ok(Inventory { packs, newer })
 }
 
-/// A file the manifest names gets its name if a crash came before that; other unfinished files are
-/// removed. Returns the names there are then.
+/// Renames temporary files that the manifest names, where a crash came before the rename; removes
+/// other temporary files. Returns the names after that.
 fn finish_renames<'a>(env: &Env, names: &'a [String]) -> Result<Vec<&'a str>, BlobError> {
     let (dir, state) = (env.blob_dir(), env.manifest.state());
     let mut found = Vec::new();
@@ -199,7 +200,7 @@ fn finish_renames<'a>(env: &Env, names: &'a [String]) -> Result<Vec<&'a str>, Bl
             env.files.sync_dir(&dir).map_err(failed)?;
             found.push(place);
         } else {
-            // What stays is in nobody's way.
+            // If it remains, it does no harm.
             let _ = env.files.remove(&dir.join(name));
         }
     }
@@ -214,13 +215,13 @@ fn read_head(env: &Env, path: &Path) -> io::Result<Result<FileHeader, FormatErro
 
 fn remove(env: &Env, number: u64, generation: u32) {
     for kind in [PACK_INDEX, PACK] {
-        // What stays is removed at the next open.
+        // What remains is removed by the next open.
         let _ = env.files.remove(&env.blob_path(number, generation, kind));
     }
 }
 
 impl Opened {
-    /// Damage leaves the store readable; any other error does not let it open.
+    /// Damage leaves the store readable; any other error fails the open.
     fn note(&mut self, error: BlobError) -> Result<(), BlobError> {
         match error {
             BlobError::Corrupt(corruption) => {
@@ -243,7 +244,7 @@ impl Opened {
             return Ok(());
         }
         match mend(env, line) {
-            // One made ready is enough.
+            // One spare is enough.
             Ok(Some((pack, _))) if pack.is_empty() && self.has_spare() => {}
             Ok(Some((pack, torn))) => {
                 self.list.open.push(Arc::new(pack));
@@ -260,23 +261,24 @@ impl Opened {
         self.salvage(env, line, salt, &media).map(drop)
     }
 
-    /// Whether a pack was taken up that nothing was put into yet.
+    /// Whether an opened pack is still empty.
     fn has_spare(&self) -> bool {
         self.list.open.iter().any(|pack| pack.is_empty())
     }
 
-    /// The packs that the manifest does not name, none of which is another generation of one that
-    /// it names and that is there: the crash came before the manifest was written, or the manifest
+    /// Handles packs that the manifest does not name and that are not another generation of one
+    /// that it names and that exists: a crash came before the manifest was written, or the manifest
     /// lost its newest copy.
     fn strangers(&mut self, env: &Arc<Env>, strangers: &There) -> Result<(), BlobError> {
         if env.manifest.state().backup {
-            // All that its frames name is in the packs it names; whoever adds to it removes these.
+            // Everything its frames name is in the packs it names; the next run that adds to it
+            // removes these.
             return Ok(());
         }
         let mut taken = None;
         for (&key, &head) in strangers {
-            // The oldest generation has all that the others were made of, and one of them is
-            // what it has become by now.
+            // The oldest generation has everything that the others were made of, and one of the
+            // others may be its salvaged form.
             if let Some(became) = taken.filter(|taken: &FileKey| taken.base == key.base) {
                 if became != key {
                     remove(env, key.base, key.generation);
@@ -288,8 +290,8 @@ impl Opened {
         Ok(())
     }
 
-    /// What proves itself in a pack is taken in, also when its header does not: that may be all
-    /// that a crash kept from the disk. Says what it became.
+    /// Salvages what verifies in a pack, even if its header does not: a crash may have kept only
+    /// the header from the disk. Returns the pack that now holds it.
     fn stranger(
         &mut self,
         env: &Arc<Env>,
@@ -329,7 +331,7 @@ impl Opened {
     }
 
     /// Seals what can be read of a pack as its next generation. Returns the number and generation
-    /// that hold it now, if anything does.
+    /// that hold it now, if any.
     fn salvage(
         &mut self,
         env: &Arc<Env>,
@@ -356,7 +358,7 @@ impl Opened {
                 let mut next = Some(first);
                 while let Some(entry) = next {
                     match builder.add(entry) {
-                        // Torn, and with that never acknowledged, or damaged, and with that lost.
+                        // Torn, hence never acknowledged; or damaged, hence lost.
                         Err(BlobError::Corrupt(corruption)) => dropped.push(corruption),
                         added => added?,
                     }
@@ -390,8 +392,8 @@ impl Opened {
         Ok(Some(built.line.key()))
     }
 
-    /// With no space for its next generation, or for the manifest without it, a pack serves as it
-    /// is until there is.
+    /// Uses a pack as it is, while there is no space for its next generation or for the changed
+    /// manifest.
     fn adopt(
         &mut self,
         env: &Arc<Env>,

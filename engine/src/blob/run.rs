@@ -1,7 +1,7 @@
-//! The bodies of frames that are read one behind another. In a pack that is not compressed yet they
-//! lie as the frames do in the log, so each is looked for in the entry behind the last one, in
-//! bytes that are at hand already. A guess only: the header says whose bytes they are, and one
-//! that is wrong costs no more than looking at it.
+//! Reads the bodies of consecutive frames. In a pack that is not compressed yet, bodies lie in the
+//! order of the frames in the log, so each is expected in the entry after the last one, in bytes
+//! that were read already. A guess only: the header tells whose bytes they are, and a wrong guess
+//! costs only reading the header.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::format::pack::{ENTRY_HEADER_LEN, EntryHeader, kin_of};
 use crate::media::Media;
 use crate::value::BlobHash;
 
-/// Bytes that are taken at a time by whoever reads many: of a map they cost nothing.
+/// Bytes read ahead by readers of many bodies: over a map they cost nothing.
 const AHEAD: u64 = 64 * 1024;
-/// Blobs that are looked for together at least: below, it takes longer than it saves.
+/// Minimum number of blobs to look up together: below, it costs more than it saves.
 const TOGETHER_MIN: usize = 4;
 
-/// Entries of a pack, from one that is read next.
+/// A cursor over consecutive entries of a pack.
 #[derive(Debug)]
 pub(super) struct Run {
     media: Arc<dyn Media>,
     salt: u32,
     at: u64,
-    /// From `at` on, as far as it was taken.
+    /// The bytes read from `at` on.
     bytes: Bytes,
 }
 
@@ -49,8 +49,8 @@ impl Run {
         self.at
     }
 
-    /// The body in the next entry, if it is the one of the hash, has no more than `max` bytes and
-    /// is sound. `ahead` bytes are taken when those at hand do not do.
+    /// The body in the next entry, if it has this hash, is at most `max` bytes long and is sound.
+    /// Reads `ahead` bytes if the buffer is too short.
     pub(super) fn next(&mut self, hash: &BlobHash, max: u64, ahead: u64) -> Option<Bytes> {
         self.take(ENTRY_HEADER_LEN as u64, ahead)?;
         let header = header_of(&self.bytes, self.salt, hash, max)?;
@@ -71,7 +71,7 @@ impl Run {
         Some(body)
     }
 
-    /// Sees to it that `len` bytes are at hand.
+    /// Makes sure that `len` bytes are in the buffer.
     fn take(&mut self, len: u64, ahead: u64) -> Option<()> {
         if (self.bytes.len() as u64) < len {
             let published = self.media.published();
@@ -83,15 +83,15 @@ impl Run {
     }
 }
 
-/// The header of an entry, if it is the one of the hash and its blob has no more than `max` bytes.
+/// The header of an entry, if it has this hash and its blob is at most `max` bytes long.
 pub(super) fn header_of(bytes: &[u8], salt: u32, hash: &BlobHash, max: u64) -> Option<EntryHeader> {
     let header = EntryHeader::read(bytes).ok()?;
     (header.salt == salt && header.hash == *hash && header.raw_len <= max).then_some(header)
 }
 
-/// Reads bodies of frames: faster those that lie one behind another, and those that it was told of
-/// beforehand. It keeps packs readable, also those that are replaced meanwhile, so it does not
-/// outlive a few bodies.
+/// Reads bodies of frames, faster for consecutive ones and those announced in advance. It keeps
+/// packs readable, even ones that are replaced meanwhile, so it should be used for a few bodies
+/// only.
 #[derive(Debug)]
 pub(crate) struct Bodies<'a> {
     packs: &'a Packs,
@@ -110,11 +110,11 @@ impl<'a> Bodies<'a> {
         Self { packs, run: None, ahead, guesses: Guesses::default() }
     }
 
-    /// Tells which blobs [`next`](Self::next) is asked for next, in their order, the first by a
-    /// frame of a topic.
+    /// Announces the blobs that [`next`](Self::next) will be called for, in order; `topic` is that
+    /// of the first one's frame.
     pub(crate) fn expect(&mut self, topic: &str, wanted: &[Wanted]) {
         self.run = self.run.take().or_else(|| self.guesses.run()).or_else(trail::take_run);
-        // In a run and in a BLOCK the next one is at hand.
+        // In a run and in a BLOCK the next one is loaded already.
         let alone = self.run.is_none() && trail::guess(kin_of(topic)).is_none();
         self.guesses = match alone && wanted.len() >= TOGETHER_MIN {
             true => Guesses::of(self.packs, wanted),
@@ -122,10 +122,10 @@ impl<'a> Bodies<'a> {
         };
     }
 
-    /// The blob of a frame, whole; `topic` tells that of the frame.
+    /// The whole blob of a frame; `topic` returns the frame's topic.
     ///
     /// # Errors
-    /// [`BlobError`] when it is damaged in every place it is in, or has more than `max` bytes.
+    /// [`BlobError`] when every copy of it is damaged, or it has more than `max` bytes.
     #[inline]
     pub(crate) fn next<'t>(
         &mut self,
@@ -148,7 +148,7 @@ impl<'a> Bodies<'a> {
         if let Some(bytes) = row.filter(|bytes| bytes.len() as u64 <= max) {
             return Ok(Some(bytes));
         }
-        // Again where it was, if that could not be read: then it is told why.
+        // Looks again where a guess failed, so that damage there is reported.
         self.packs.find(hash, |found| {
             found.note(kin);
             found.body(max)

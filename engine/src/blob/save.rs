@@ -1,4 +1,4 @@
-//! What can be read of a damaged pack, written as a new one.
+//! Writes what can be read of a damaged pack as a new one.
 
 use std::io;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::format::super_file::FileEntry;
 use crate::media::{Media, find_first};
 use crate::value::BlobHash;
 
-/// Is told of each place of the old pack that is lost, and of the blob there, if that is known.
+/// Called with each lost place of the old pack, and the blob there, if known.
 pub(crate) type Lost<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry);
 
 /// Writes the sound blobs of a pack as pack `number` of another store, durably and with its index.
-/// Nothing when none is sound. In no manifest yet.
+/// `None` when none is sound. The new pack is in no manifest yet.
 pub(crate) fn save_pack(
     env: &Arc<Env>,
     number: u64,
@@ -48,7 +48,7 @@ pub(crate) fn save_pack(
     Ok(Some(built.line))
 }
 
-/// Adds what is sound of an entry.
+/// Adds the sound blobs of an entry.
 fn add(builder: &mut Builder, entry: Entry, lost: Lost<'_>) -> Result<(), BlobError> {
     let (at, header) = (entry.at(), *entry.header());
     match builder.add(entry) {
@@ -66,7 +66,8 @@ pub(crate) fn find_pack_salt(media: &dyn Media) -> Option<u32> {
     first_salt(media).ok().flatten()
 }
 
-/// The same, for whoever must know whether nothing verifies or nothing can be read.
+/// The salt of a pack from the first entry that verifies; distinguishes that none verifies from an
+/// I/O error.
 pub(super) fn first_salt(media: &dyn Media) -> io::Result<Option<u32>> {
     let salt = |bytes: &[u8]| EntryHeader::read(bytes).ok().map(|header| header.salt);
     find_first(media, FILE_HEADER_LEN as u64, &ENTRY_MAGIC, salt)

@@ -20,14 +20,14 @@ use crate::names::PACK;
 /// Bytes of a pack read at a time for its CRC.
 const PART_LEN: u64 = 1024 * 1024;
 
-/// How an attempt to seal ended when it did not succeed.
+/// Why a pack was not sealed.
 #[derive(Debug)]
 pub(super) enum NotSealed {
     /// The store is being closed.
     Stopped,
-    /// There is no space, or no descriptor; it will be tried again.
+    /// No disk space or no descriptor is left; sealing is retried.
     Full(Shortage),
-    /// A sync failed: what the packs hold is unknown.
+    /// A sync failed: the content of the packs is unknown.
     Failed(io::Error),
 }
 
@@ -60,8 +60,8 @@ pub(super) fn seal(
         false => match rewrite(env, &line, line.generation + 1, pack.walk(), &stop) {
             Ok(built) => Some(built),
             Err(NotRewritten::Stopped) => return Err(NotSealed::Stopped),
-            // There is no space for another, or an entry is damaged, which is to be told when it is
-            // read.
+            // There is no space for another, or an entry is damaged, which a read of it will
+            // report.
             Err(NotRewritten::Failed(_)) => None,
         },
     };
@@ -69,7 +69,7 @@ pub(super) fn seal(
         Some(built) => match name(env, pack, &built) {
             Ok(()) => (built.line, false),
             Err(NotSealed::Full(_)) => {
-                // That may have been the last room there was.
+                // It may have taken the last space on the disk.
                 built.abandon(env);
                 (name_in_place(env, pack)?, true)
             }
@@ -88,7 +88,7 @@ pub(super) fn seal(
     Ok(())
 }
 
-/// Names in the manifest what a pack has become.
+/// Enters the sealed pack in the manifest.
 fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
     built.write_index(env);
     replace_line(env, &pack.line(), Some(built.line)).map_err(|error| match Shortage::of(&error) {
@@ -97,13 +97,13 @@ fn name(env: &Env, pack: &OpenPack, built: &Built) -> Result<(), NotSealed> {
     })
 }
 
-/// Seals the file as it is, and names it.
+/// Seals the file as it is, and enters it in the manifest.
 fn name_in_place(env: &Env, pack: &Arc<OpenPack>) -> Result<FileEntry, NotSealed> {
     let built = in_place(pack)?;
     name(env, pack, &built).map(|()| built.line)
 }
 
-/// Replaces the line of a pack in the manifest, or takes it out.
+/// Replaces the manifest entry of a pack, or removes it.
 pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -> io::Result<()> {
     env.manifest.update(|state| {
         state.files.retain(|file| file.key() != old.key());
@@ -111,7 +111,7 @@ pub(super) fn replace_line(env: &Env, old: &FileEntry, new: Option<FileEntry>) -
     })
 }
 
-/// Writes the next generation of a pack, which has this number, with all that is in it, compressed.
+/// Writes generation `next` of a pack, with everything in it, compressed.
 pub(super) fn rewrite(
     env: &Arc<Env>,
     line: &FileEntry,
@@ -146,14 +146,14 @@ pub(super) fn rewrite(
     Ok(finish(env, builder)?)
 }
 
-/// Ends a generation and reads it back from the disk.
+/// Finishes a generation and verifies it by reading it back from the disk.
 pub(super) fn finish(env: &Env, builder: Builder) -> Result<Built, BlobError> {
     let built = builder.finish()?;
     match built.verify(env) {
         Ok(()) => Ok(built),
         Err(error) => {
             let path = env.blob_path(built.line.base, built.line.generation, PACK);
-            // What stays is removed at the next open.
+            // If it remains, the next open removes it.
             let _ = env.files.remove(&path);
             Err(error)
         }
@@ -165,7 +165,7 @@ fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
     let failed = |error: BlobError| NotSealed::Failed(error.into());
     let media = pack.media();
     pack.settle().map_err(NotSealed::Failed)?;
-    // Nothing is added any more: the zeros to the end of the file are final too.
+    // Nothing more is added: the zeros up to the end of the file are final too.
     media.publish(media.len());
     let (mut crc, mut at) = (crc32fast::Hasher::new(), 0);
     while at < media.len() {
@@ -179,6 +179,6 @@ fn in_place(pack: &Arc<OpenPack>) -> Result<Built, NotSealed> {
     let count = contents.count() as u64;
     let (length, crc, newest_ms) = (media.len(), crc.finalize(), pack.now_ms());
     let line = FileEntry { state, length, crc, count, newest_ms, ..pack.line() };
-    // Nothing was written anew, so nothing is compared with these.
+    // Nothing was rewritten, so these are never compared.
     Ok(Built { line, contents, hashes: [0; 32] })
 }

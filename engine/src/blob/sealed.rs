@@ -1,5 +1,5 @@
-//! A sealed pack: it never changes, is opened when it is first needed, and finds blobs through its
-//! `.pidx`, which is made again from the pack when it is missing or damaged.
+//! A sealed pack: it never changes, is opened on first use, and finds blobs through its `.pidx`,
+//! which is rebuilt from the pack when it is missing or damaged.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -26,8 +26,8 @@ use crate::media::Media;
 use crate::names::{PACK, PACK_INDEX};
 use crate::value::BlobHash;
 
-/// How far `newest_ms` may lag behind: a put that finds its blob in a pack writes the manifest at
-/// most this often.
+/// How stale `newest_ms` may be: a put that finds its blob in a pack writes the manifest at most
+/// this often.
 pub(super) const TOUCH_MS: u64 = 60_000;
 
 /// A sealed pack.
@@ -36,29 +36,28 @@ pub(super) struct SealedPack {
     env: Arc<Env>,
     line: FileEntry,
     opened: RwLock<Option<Arc<Opened>>>,
-    /// What the pack does not hold, from the time on that its files were closed; `None` when there
-    /// was no room for that.
+    /// The filter, kept in memory once the files were closed; `None` when there was no room for it.
     filter: OnceLock<Option<PackFilter>>,
     used: AtomicU64,
     newest_ms: AtomicU64,
-    /// Its entries are as they were written, and nothing speaks against compressing them.
+    /// Its entries are as they were written, and may be compressed.
     plain: AtomicBool,
     retired: AtomicBool,
     unnamed: AtomicBool,
-    /// The highest generation that has begun to take its place, or its own.
+    /// The highest generation that was started to replace it, or its own.
     tried: AtomicU32,
 }
 
-/// The files of a sealed pack while they are open.
+/// The open files of a sealed pack.
 #[derive(Debug)]
 pub(super) struct Opened {
     media: Arc<dyn Media>,
     salt: u32,
     index: PackIndex<Bytes>,
-    /// Whether the entries of the index passed their CRC, once they were looked at.
+    /// Whether the entries of the index pass their CRC, once checked.
     entries: OnceLock<bool>,
-    /// Where the pack is damaged, if that was seen when the index was made from it. A blob that is
-    /// not in such an index may have been there.
+    /// Where the pack is damaged, if that was found while rebuilding the index. A blob that is not
+    /// in such an index may have been there.
     damage: Option<u64>,
 }
 
@@ -68,7 +67,7 @@ impl Opened {
         self.index.may_hold(hash.prefix())
     }
 
-    /// A pack that is not sealed, with an index of what is in it now.
+    /// An unsealed pack, with an index of its present content.
     pub(super) fn of_open(
         env: &Env,
         media: &Arc<dyn Media>,
@@ -98,13 +97,14 @@ impl Opened {
         &self.index
     }
 
-    /// Whether the index has a blob in this place: number `number` in the entry at `slot` times 8.
+    /// Whether the index lists a blob at this place: number `number` in the entry at `slot` times
+    /// 8.
     pub(super) fn lists(&self, hash: &BlobHash, slot: u32, number: u32) -> bool {
         let mut same = self.index.find(hash.prefix());
         same.any(|entry| (entry.slot, entry.number) == (slot, number))
     }
 
-    /// Where the pack is damaged, if that was seen.
+    /// Where the pack is damaged, if that is known.
     pub(super) const fn damage(&self) -> Option<u64> {
         self.damage
     }
@@ -130,7 +130,7 @@ impl Opened {
         self.salt
     }
 
-    /// Tells `note` where wanted blobs may be, and takes those off the ones that are `left`.
+    /// Passes the likely places of requested blobs to `note`, and removes those blobs from `left`.
     pub(super) fn guess(
         &self,
         wanted: &[Wanted],
@@ -160,7 +160,7 @@ impl Opened {
 
 impl Drop for SealedPack {
     fn drop(&mut self) {
-        // What stays the manifest knows as dropped, or does not know, and the next open removes it.
+        // What remains is dropped in the manifest or not in it, and the next open removes it.
         if *self.unnamed.get_mut() {
             let _ = remove_dropped(&self.env, &self.line);
         } else if *self.retired.get_mut() {
@@ -188,17 +188,17 @@ impl SealedPack {
         }
     }
 
-    /// The pack's line in the manifest.
+    /// The pack's manifest entry.
     pub(super) const fn line(&self) -> &FileEntry {
         &self.line
     }
 
-    /// When a blob was last put into it or found there by a put, within [`TOUCH_MS`].
+    /// When a blob was last put into it or found in it by a put, within [`TOUCH_MS`].
     pub(super) fn newest_ms(&self) -> u64 {
         self.newest_ms.load(Ordering::Acquire)
     }
 
-    /// Notes that a put found its blob here; says whether the manifest must be told.
+    /// Notes that a put found its blob here; returns whether the manifest must be updated.
     pub(super) fn touch(&self, now_ms: u64) -> bool {
         let stale = now_ms >= self.newest_ms().saturating_add(TOUCH_MS);
         if stale {
@@ -207,38 +207,39 @@ impl SealedPack {
         stale
     }
 
-    /// A put found its blob in the generation that was to replace this one.
+    /// Notes that a put found its blob in the generation that was to replace this one.
     pub(super) fn touched_in(&self, other: &Self) {
         self.newest_ms.fetch_max(other.newest_ms(), Ordering::AcqRel);
     }
 
-    /// Whether it was sealed as it was written, and can be made shorter.
+    /// Whether it was sealed as written, and may be compressed.
     pub(super) fn is_plain(&self) -> bool {
         self.plain.load(Ordering::Relaxed)
     }
 
-    /// Something in it is damaged: it stays as it is.
+    /// Excludes it from compression, because it is damaged.
     pub(super) fn leave(&self) {
         self.plain.store(false, Ordering::Relaxed);
     }
 
-    /// The files go when the last that looks into the pack lets go of it, and nobody copies them.
+    /// Deletes the files when the last user of the pack drops it, and no copy needs them.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }
 
-    /// The same for files that the manifest never named, which no copy needs.
+    /// Deletes the files when the last user drops it; the manifest never named them, so no copy
+    /// needs them.
     pub(super) fn abandon(&self) {
         self.unnamed.store(true, Ordering::Release);
     }
 
-    /// The generation after this one for an attempt to replace it. Each has its own: the files of
-    /// one that was given up may go long after, and must not take those of another with them.
+    /// A new generation number for an attempt to replace this pack. Each attempt has its own: the
+    /// files of an abandoned one may be deleted long after, and must not be another's.
     pub(super) fn next_generation(&self) -> u32 {
         self.tried.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// When the pack was last used, as [`opened`](Self::opened) was told.
+    /// When the pack was last used, by the clock of [`opened`](Self::opened).
     pub(super) fn last_used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -248,8 +249,8 @@ impl SealedPack {
         self.opened.read().is_some()
     }
 
-    /// Lets go of the files; whoever reads them keeps them. The filter stays in memory if `room`
-    /// says that so many bytes may, and so most searches need the files no more.
+    /// Closes the files; readers that use them keep them. The filter stays in memory if `room`
+    /// accepts that many bytes, and then most lookups no longer need the files.
     pub(super) fn close(&self, room: impl FnOnce(usize) -> bool) {
         let Some(opened) = self.opened.write().take() else { return };
         self.filter.get_or_init(|| {
@@ -259,12 +260,12 @@ impl SealedPack {
         });
     }
 
-    /// Bytes of the filter that stays in memory.
+    /// Bytes of the filter kept in memory.
     pub(super) fn filter_len(&self) -> usize {
         self.filter.get().and_then(Option::as_ref).map_or(0, PackFilter::byte_count)
     }
 
-    /// False when it is known without opening the files that the pack does not hold this blob.
+    /// False when it is known, without opening the files, that the pack does not hold this blob.
     pub(super) fn may_hold(&self, hash: &BlobHash) -> bool {
         match self.filter.get() {
             Some(Some(filter)) => filter.may_hold(hash.prefix()),
@@ -276,7 +277,7 @@ impl SealedPack {
         }
     }
 
-    /// Whether only its files can tell what it holds, each time anew.
+    /// Whether every lookup must open its files.
     pub(super) fn is_costly(&self) -> bool {
         matches!(self.filter.get(), Some(None)) && !self.is_open()
     }
@@ -286,13 +287,12 @@ impl SealedPack {
         self.opened.read().clone()
     }
 
-    /// Notes that something is read here; `now` is a number that only grows.
+    /// Notes a use; `now` comes from a counter.
     pub(super) fn note_use(&self, now: u64) {
         self.used.store(now, Ordering::Relaxed);
     }
 
-    /// The open files, and whether it was this call that opened them; `now` is a number that only
-    /// grows.
+    /// The open files, and whether this call opened them; `now` comes from a counter.
     pub(super) fn opened(&self, now: u64) -> Result<(Arc<Opened>, bool), BlobError> {
         self.note_use(now);
         if let Some(opened) = &*self.opened.read() {
@@ -318,7 +318,7 @@ impl SealedPack {
         Ok((opened, true))
     }
 
-    /// The index as it lies on disk, if it is this pack's.
+    /// The index file, if it belongs to this pack.
     fn load_index(&self) -> Option<PackIndex<Bytes>> {
         let path = self.env.blob_path(self.line.base, self.line.generation, PACK_INDEX);
         let media = self.env.files.open_sealed(&path).ok()?;
@@ -327,7 +327,7 @@ impl SealedPack {
         (self.line.owns(index.header()) && is_whole).then_some(index)
     }
 
-    /// Makes the index from the pack. One that cannot be written is kept in memory.
+    /// Rebuilds the index from the pack. If it cannot be written it stays in memory.
     fn make_index(
         &self,
         media: &Arc<dyn Media>,
@@ -336,20 +336,20 @@ impl SealedPack {
         let (entries, damage) = scan(media, salt)?;
         let bytes = encode_index(&self.env, &self.line, &entries);
         if damage.is_none() {
-            // The pack can be read without the file; the next open tries again.
+            // The pack is readable without the file; the next open tries again.
             let _ = write_index(&self.env, &self.line, &bytes);
         }
         let index = PackIndex::open(Bytes::from(bytes));
         Ok((index.map_err(|what| BlobError::corrupt(media.path(), 0, what))?, damage))
     }
 
-    /// Opens the pack anew with an index made from it.
+    /// Reopens the pack with a rebuilt index.
     fn reindex(&self, opened: &Arc<Opened>) -> Result<Arc<Opened>, BlobError> {
         let (media, salt) = (Arc::clone(&opened.media), opened.salt);
         let (index, damage) = self.make_index(&media, salt)?;
         let entries = OnceLock::from(true);
         let opened = Arc::new(Opened { media, salt, index, entries, damage });
-        // One that was closed meanwhile stays closed: it is not among those that are open.
+        // If it was closed meanwhile it stays closed: it is not counted among the open packs.
         if let Some(slot) = &mut *self.opened.write() {
             *slot = Arc::clone(&opened);
         }
@@ -364,7 +364,7 @@ impl SealedPack {
         }
     }
 
-    /// Looks for a blob in the open files.
+    /// Looks up a blob in the open files.
     pub(super) fn find(
         &self,
         opened: &Arc<Opened>,
@@ -404,7 +404,7 @@ impl SealedPack {
     }
 }
 
-/// Where every blob of a pack lies, and the first place where something is damaged.
+/// The location of every blob of a pack, and the first damaged place.
 pub(super) fn scan(
     media: &Arc<dyn Media>,
     salt: u32,
@@ -427,7 +427,7 @@ pub(super) fn scan(
     Ok((found, damage.or_else(|| walk.hole())))
 }
 
-/// The bytes of the index of a pack.
+/// Encodes the index of a pack.
 pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> Vec<u8> {
     let header = FileHeader {
         magic: Magic::PackIndex,
@@ -440,7 +440,7 @@ pub(super) fn encode_index(env: &Env, line: &FileEntry, contents: &Contents) -> 
     pack_index::encode(&header, contents)
 }
 
-/// Puts the index of a pack in its place.
+/// Writes the index file of a pack.
 pub(super) fn write_index(env: &Env, line: &FileEntry, bytes: &[u8]) -> io::Result<()> {
     let path = env.blob_path(line.base, line.generation, PACK_INDEX);
     env.write_whole(&env.blob_dir(), [(path, bytes)])

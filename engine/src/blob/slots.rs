@@ -1,40 +1,40 @@
-//! Where the blobs of an unsealed pack are, by the prefixes of their hashes: a table of open
-//! addresses with linear probing. One thread adds at a time, any number look meanwhile, and neither
-//! waits for the other: a cell is one word that is written once.
+//! The locations of the blobs of an unsealed pack, by hash prefix: an open-addressing table with
+//! linear probing. One thread adds at a time while any number of threads look up, without waiting
+//! for each other: a cell is one word that is written once.
 //!
-//! The table answers "may be there"; whoever finds an entry compares the whole hash.
+//! A hit means "may be there"; the caller that finds an entry compares the whole hash.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::limits::SEGMENT_BYTES_MAX;
 
-/// Bits of a position divided by 8: a pack is no longer than a segment may be.
+/// Bits of a position divided by 8: a pack is no longer than the longest segment.
 const SLOT_BITS: u32 = SEGMENT_BYTES_MAX.ilog2() - 3;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
-/// Cells of a table of which nothing is expected.
+/// Minimum number of cells.
 const CELLS_MIN: usize = 256;
 
 /// A table of a fixed number of cells, at most half of which are taken.
 #[derive(Debug)]
 pub(super) struct Slots {
-    /// Keeps those who choose what is stored from choosing where it goes.
+    /// Keeps clients that choose the stored content from choosing its cell.
     seed: u64,
-    /// Each 0, or a tag made of a prefix above a position divided by 8, which is never 0. The low
-    /// bits of the tag say where the search for it begins.
+    /// Each cell is 0, or a tag made of the prefix, above a position divided by 8, which is never
+    /// 0. The low bits of the tag give the cell where probing begins.
     cells: Box<[AtomicU64]>,
     taken: AtomicUsize,
 }
 
 impl Slots {
-    /// An empty table with room for so many blobs.
+    /// An empty table with room for `blobs` blobs.
     pub(super) fn with_room(seed: u64, blobs: usize) -> Self {
         let cells = (blobs * 2).next_power_of_two().max(CELLS_MIN);
         let cells = (0..cells).map(|_| AtomicU64::new(0)).collect();
         Self { seed, cells, taken: AtomicUsize::new(0) }
     }
 
-    /// Blobs it holds.
+    /// Number of blobs in it.
     pub(super) fn len(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -44,7 +44,7 @@ impl Slots {
         (self.cells.len() / 2).saturating_sub(self.len())
     }
 
-    /// The same blobs in a table with room for twice as many, and for `blobs` at least.
+    /// Copies the table into one with room for twice as many blobs, and for at least `blobs`.
     pub(super) fn grown(&self, blobs: usize) -> Self {
         let grown = Self::with_room(self.seed, blobs.max(self.cells.len()));
         let cells = self.cells.iter().map(|cell| cell.load(Ordering::Relaxed));
@@ -62,15 +62,15 @@ impl Slots {
         let free = self.probe(new >> SLOT_BITS).find(|cell| cell.load(Ordering::Relaxed) == 0);
         debug_assert!(free.is_some(), "half of all cells are free");
         if let Some(cell) = free {
-            // The entry may still have to be written: what is published of its pack tells who
-            // finds it whether it was.
+            // The entry may not be written yet: the published length of its pack tells a reader
+            // whether it is.
             cell.store(new, Ordering::Release);
             self.taken.store(self.len() + 1, Ordering::Relaxed);
         }
     }
 
-    /// Loads the cells at which the searches for these prefixes begin, all at once: one after the
-    /// other each search would wait for memory.
+    /// Loads the first cell for each of these prefixes at once, so that the lookups that follow do
+    /// not wait for memory one by one.
     pub(super) fn fetch(&self, prefixes: impl Iterator<Item = u64>) {
         let cells = prefixes.filter_map(|prefix| self.probe(self.tag(prefix)).next());
         black_box(cells.fold(0, |all, cell| all ^ cell.load(Ordering::Relaxed)));
@@ -89,14 +89,14 @@ impl Slots {
         same.map(|cell| (cell & SLOT_MASK) * 8)
     }
 
-    /// The cells in which a tag can be, in the order in which they are filled.
+    /// The cells of a tag, in probing order.
     fn probe(&self, tag: u64) -> impl Iterator<Item = &AtomicU64> {
         let begin = tag as usize & (self.cells.len() - 1);
         let (after, before) = (&self.cells[begin..], &self.cells[..begin]);
         after.iter().chain(before)
     }
 
-    /// A prefix is part of a SHA-256 and evenly spread already.
+    /// A prefix is part of a SHA-256, hence evenly distributed.
     fn tag(&self, prefix: u64) -> u64 {
         let wide = u128::from(prefix ^ self.seed) * 0x9e37_79b9_7f4a_7c15;
         ((wide as u64) ^ (wide >> 64) as u64) >> SLOT_BITS
@@ -146,7 +146,7 @@ mod tests {
             slots.add(random(&mut seed), 64);
         }
         assert_eq!(slots.len() * 2, CELLS_MIN);
-        // A search for what is not there ends at a free cell.
+        // A search for an absent tag ends at a free cell.
         assert!((0..1_000).filter(|_| slots.may_hold(random(&mut seed))).count() < 10);
         let ends = |cell: &&AtomicU64| cell.load(Ordering::Relaxed) == 0;
         assert!((0..CELLS_MIN as u64).all(|tag| slots.probe(tag).find(ends).is_some()));

@@ -1,5 +1,5 @@
-//! Taking blobs in: what is there already is not written again, the rest goes to the end of the
-//! active pack, one write for all that was staged. Long blobs get a pack of their own.
+//! Stores blobs: existing ones are not written again, the others are appended to the active pack,
+//! with one write for everything staged. Long blobs get a pack of their own.
 
 use std::io;
 use std::sync::Arc;
@@ -24,50 +24,50 @@ use crate::format::super_file::FileEntry;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 
-/// How often blobs with packs of their own are written before they are there when they are looked
-/// for again.
+/// Maximum tries to store blobs with packs of their own when sweeps remove them before the check.
 const TURNS_MAX: u32 = 8;
 /// Bytes collected before they are written to the pack.
 const BUFFER_LEN: usize = 256 * 1024;
-/// A shorter blob is compared with the newest sealed packs only: a copy of it in an older one costs
-/// its own bytes again, a look into every pack of a large store would cost more.
+/// A shorter blob is looked up in the newest sealed packs only: a copy in an older one costs its
+/// own bytes again, but looking into every pack of a large store would cost more.
 const SHORT_LEN: usize = 4096;
-/// How many packs that are.
+/// Number of those packs.
 const RECENT_MAX: usize = 4;
 
-/// What the one who stages holds.
+/// State of the staging thread, under the lock.
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     pub(super) active: Option<Arc<OpenPack>>,
-    /// Where its blobs are.
+    /// The table of its blobs.
     slots: Option<Arc<Slots>>,
     /// Where the next entry begins.
     pub(super) end: u64,
-    /// Entries that end there and are not written yet.
+    /// Entries up to `end` that are not written yet.
     buffer: Vec<u8>,
-    /// The other packs in which a short blob is looked for.
+    /// The other packs in which short blobs are looked up.
     others: Others,
-    /// A pack to follow the active one was asked for.
+    /// A spare pack to follow the active one was requested.
     asked: bool,
     pub(super) closed: bool,
 }
 
-/// What is asked for each short blob, at hand while the list of packs stays as it is.
+/// What is looked up for each short blob, cached while the list of packs is unchanged.
 #[derive(Debug, Default)]
 struct Others {
     version: u64,
-    /// Where the blobs of the unsealed packs are that are not written to.
+    /// Tables of the unsealed packs other than the active one.
     unsealed: Vec<Arc<Slots>>,
     /// The newest sealed packs.
     sealed: Vec<(Arc<SealedPack>, Arc<Opened>)>,
 }
 
 impl Writing {
-    /// The next entries go to the end of this pack, about so many.
+    /// Makes this the active pack, with table room for about `blobs` more. Returns the previous
+    /// one.
     pub(super) fn go_on_in(&mut self, pack: Arc<OpenPack>, blobs: usize) -> Option<Arc<OpenPack>> {
         self.slots = Some(pack.make_room(blobs));
         self.end = pack.media().published();
-        // The one before is among the others now, whether or not the list of packs changed.
+        // The previous one is among the others now, whether or not the list of packs changed.
         self.forget();
         self.active.replace(pack)
     }
@@ -76,17 +76,17 @@ impl Writing {
         self.end - self.buffer.len() as u64
     }
 
-    /// Whether the active pack takes an entry of so many bytes.
+    /// Whether an entry of `stride` bytes fits into the active pack.
     fn has_room(&self, stride: u64) -> bool {
         self.active.as_ref().is_some_and(|active| self.end + stride <= active.media().len())
     }
 
-    /// Lets go of the packs at hand.
+    /// Drops the cached packs.
     pub(super) fn forget(&mut self) {
         self.others = Others::default();
     }
 
-    /// Takes the packs at hand that a short blob is looked for in.
+    /// Refreshes the cached packs.
     fn refresh(&mut self, packs: &Packs) {
         if packs.version() == self.others.version {
             return;
@@ -105,7 +105,7 @@ impl Writing {
         };
     }
 
-    /// Makes the entry at `at` of the active pack findable.
+    /// Adds the entry at `at` of the active pack to its table.
     fn add(&mut self, active: &OpenPack, hash: &BlobHash, at: u64) {
         let slots = self.slots.take().filter(|slots| slots.room() > 0);
         let slots = slots.unwrap_or_else(|| active.make_room(1));
@@ -113,7 +113,7 @@ impl Writing {
         self.slots = Some(slots);
     }
 
-    /// Whether the entry at `at`, not written yet, is of this blob.
+    /// Whether the unwritten entry at `at` holds this blob.
     fn is_buffered(&self, at: u64, hash: &BlobHash) -> bool {
         let from = (at - self.written()) as usize;
         let entry = self.buffer.get(from..).unwrap_or_default();
@@ -122,13 +122,13 @@ impl Writing {
 }
 
 impl Shared {
-    /// Takes the blobs of records that are about to be written.
+    /// Stages the blobs of records that are about to be written.
     pub(super) fn stage(&self, blobs: &[Prepared]) -> Result<(), StageError> {
         self.take(blobs).map(drop)
     }
 
-    /// Stores a blob that nothing names yet. It is kept for a while from now on, also when it was
-    /// there before.
+    /// Stores a blob that nothing names yet. Its grace period starts now, even if it was stored
+    /// before.
     pub(super) fn put(&self, blob: &Prepared) -> Result<(), StageError> {
         let open = self.open.read();
         self.usable(!*open)?;
@@ -138,14 +138,14 @@ impl Shared {
         if is_planted(Bug::SkipHitSync) {
             self.packs.list().open.iter().for_each(|pack| pack.pretend_synced());
         }
-        // Before the lock goes: a sweep under way then sees that the pack was touched.
+        // Under the lock: a running sweep then sees that the pack was touched.
         let touched = self.touch(&blob.hash());
         drop(writing);
         touched.map_or(Ok(()), |pack| self.tell_touched(&pack))
     }
 
-    /// Stores blobs, and keeps the lock. Those that get a pack of their own are written without it,
-    /// and again if a sweep has removed them meanwhile.
+    /// Stores blobs, and returns the lock. Those that get a pack of their own are written without
+    /// it, and again if a sweep has removed them meanwhile.
     fn take(&self, blobs: &[Prepared]) -> Result<MutexGuard<'_, Writing>, StageError> {
         let alone = |blob: &&Prepared| self.is_alone(blob);
         let mut turns = 0;
@@ -163,17 +163,17 @@ impl Shared {
             }
             turns += 1;
             if turns >= TURNS_MAX {
-                // Nor would the next one be found that is written now.
+                // A copy written now would not last either.
                 return Err(StageError::Gone);
             }
         };
         let rest = |blob: &&Prepared| !self.is_alone(blob);
-        // What was taken before an error that breaks nothing stays: it is whole.
+        // Blobs stored before a harmless error stay: they are whole.
         blobs.iter().filter(rest).try_for_each(|blob| self.one(&mut writing, blob))?;
         Ok(writing)
     }
 
-    /// Loads what looking for these blobs will look at first.
+    /// Prefetches what looking up these blobs will access first.
     pub(super) fn prefetch<'a>(&self, blobs: impl Iterator<Item = &'a Prepared> + Clone) {
         let mut writing = self.writing.lock();
         writing.refresh(&self.packs);
@@ -186,7 +186,7 @@ impl Shared {
         }
     }
 
-    /// Writes what was staged. Whoever staged nothing does not wait for others who stage.
+    /// Writes what was staged. Without staged entries it does not wait for other staging threads.
     pub(super) fn flush_staged(&self) -> io::Result<()> {
         if !self.staged.load(Ordering::Acquire) {
             return Ok(());
@@ -198,7 +198,7 @@ impl Shared {
         self.flush(&mut writing)
     }
 
-    /// Notes that a blob was put. One in an open pack is young anyway, as the pack is sealed later.
+    /// Notes that a blob was put. In an open pack it is young anyway, as the pack is sealed later.
     fn touch(&self, hash: &BlobHash) -> Option<Arc<SealedPack>> {
         if is_planted(Bug::ForgetTouch) {
             return None;
@@ -215,7 +215,7 @@ impl Shared {
         list.sealed.iter().find(holds).filter(|pack| pack.touch(now_ms)).cloned()
     }
 
-    /// Makes durable that a pack was touched.
+    /// Records durably that a pack was touched.
     fn tell_touched(&self, pack: &SealedPack) -> Result<(), StageError> {
         let line = pack.line();
         let told = self.env.manifest.update(|state| {
@@ -233,7 +233,7 @@ impl Shared {
         }
     }
 
-    /// Ends the active pack and waits until all that is full was sealed.
+    /// Ends the active pack and waits until everything full is sealed.
     pub(super) fn seal_all(&self) -> Result<(), StageError> {
         {
             let mut writing = self.writing.lock();
@@ -314,7 +314,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether a sound copy of the blob is there. A damaged one does not count: another is written.
+    /// Whether a sound copy of the blob exists. A damaged one does not count: another is written.
     fn has(&self, writing: &mut Writing, blob: &Prepared) -> bool {
         let (hash, written) = (blob.hash(), writing.written());
         let (mut is_buffered, mut may_be_written) = (false, false);
@@ -350,8 +350,8 @@ impl Shared {
         })
     }
 
-    /// Whether a pack has a sound copy, as far as it is worth looking for. A long blob was read
-    /// through when it was prepared.
+    /// Whether a pack has a sound copy, as far as a lookup is worthwhile. A long blob was verified
+    /// when it was prepared.
     fn has_copy(&self, blob: &Prepared) -> bool {
         let short = blob.raw().filter(|bytes| bytes.len() < CHUNK_LEN);
         let sound = |found: FoundBlob| {
@@ -362,7 +362,7 @@ impl Shared {
         !blob.is_rotten() && copy().is_ok_and(|copy| copy.is_some())
     }
 
-    /// Writes what was collected and makes it readable.
+    /// Writes the collected entries and publishes them.
     fn flush(&self, writing: &mut Writing) -> io::Result<()> {
         if writing.buffer.is_empty() {
             return Ok(());
@@ -377,7 +377,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Goes on in the pack made ready, or in one made now.
+    /// Rolls to the spare pack, or to a new one.
     fn roll(&self, writing: &mut Writing) -> Result<(), StageError> {
         self.flush(writing).map_err(StageError::Failed)?;
         let next = match self.keeper.next_pack(&self.packs) {
@@ -389,7 +389,7 @@ impl Shared {
             }
         };
         writing.asked = false;
-        // As many blobs as went into the last one, if they stay as they are.
+        // As many blobs as the previous pack had, if they are of similar size.
         let blobs = writing.slots.as_ref().map_or(0, |slots| slots.len());
         if let Some(full) = writing.go_on_in(next, blobs) {
             full.set_full();
@@ -398,12 +398,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes a pack and enters it in the manifest; without room for that it is removed.
+    /// Creates a pack and enters it in the manifest; without room for the entry it is removed.
     pub(super) fn add_pack(&self, zero: bool) -> Result<Arc<OpenPack>, StageError> {
         let number = self.next_number();
         let pack = OpenPack::create(&self.env, number, zero).map_err(StageError::harmless)?;
         let pack = Arc::new(pack);
-        // Named by nothing its space would be lost until the next open.
+        // Unnamed, its space would be lost until the next open.
         self.enter(pack.line()).inspect_err(|error| {
             if matches!(error, StageError::Full(_)) {
                 pack.retire();
@@ -418,8 +418,8 @@ impl Shared {
         entered.map_err(|error| self.not_told(error))
     }
 
-    /// Writes a pack that holds one long blob, durable when it returns. Without room for its line
-    /// in the manifest it is removed.
+    /// Writes a pack with one long blob, durable on return. Without room for its manifest entry it
+    /// is removed.
     fn own_pack(&self, blob: &Prepared) -> Result<(), StageError> {
         let len = FILE_HEADER_LEN as u64 + blob.header(0).stride();
         let place = (self.next_number(), 0);

@@ -1,8 +1,8 @@
-//! Where the next blob probably is. Compressing puts the blobs of a topic side by side (see
-//! `build.rs`), so whoever reads on in the log or in a topic finds each body in the row behind the
-//! last one of its kin. Before that they lie in the order of the log, so whoever reads on in that
-//! finds each in the entry behind the last one. Guesses only: they belong to a thread, are compared
-//! with the hash that is wanted, and one that is wrong costs no more than that.
+//! Guesses where the next blob is. Compression places the blobs of a topic side by side (see
+//! `build.rs`), so a reader of the log or of a topic finds each body in the row after the last one
+//! of its kin. Before compression blobs lie in the order of the log, so a reader of the log finds
+//! each in the entry after the last one. Guesses are per thread and compared with the requested
+//! hash, and a wrong one costs no more than that.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -12,7 +12,7 @@ use super::entry::Entry;
 use super::run::Run;
 use crate::media::Media;
 
-/// Kins remembered by a thread; those of equal remainders take each other's place.
+/// Kins remembered per thread; those with equal remainders replace one another.
 const KINS: usize = 2048;
 
 /// A row of a BLOCK.
@@ -24,24 +24,24 @@ pub(super) struct Row {
     pub(super) number: u32,
 }
 
-/// The row where a blob of a kin was found last.
+/// The row in which a blob of a kin was found last.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     kin: u32,
     row: Row,
-    /// It was the one behind the row before: who reads here and there is never guessed for.
+    /// It was right after the previous row: random access gets no guesses.
     steady: bool,
 }
 
-/// The entry that was found last.
+/// The last entry found.
 #[derive(Debug)]
 struct Last {
-    /// Of its pack, which it does not keep.
+    /// Its pack, held weakly.
     media: Weak<dyn Media>,
     salt: u32,
-    /// Where the entry behind it begins.
+    /// Where the next entry begins.
     end: u64,
-    /// It was the one behind the entry before.
+    /// It was right after the previous entry.
     steady: bool,
 }
 
@@ -50,14 +50,14 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// What comes behind the entry that was found last, if that was one of a run. The thread forgets it
-/// until it is left there again.
+/// The run after the last entry found, if there is one. It is removed from the thread until
+/// [`leave_run`] puts it back.
 pub(super) fn take_run() -> Option<Run> {
     let last = LAST.with_borrow_mut(|last| last.take_if(|last| last.steady))?;
     Some(Run::new(last.media.upgrade()?, last.salt, last.end))
 }
 
-/// Notes where a run goes on.
+/// Stores the position of a run.
 pub(super) fn leave_run(run: &Run) {
     let media = Arc::downgrade(run.media());
     LAST.set(Some(Last { media, salt: run.salt(), end: run.at(), steady: true }));
@@ -80,7 +80,7 @@ pub(super) fn note_entry(entry: &Entry) {
     });
 }
 
-/// The row to look into first for the next blob of a kin, if its last ones were a run.
+/// The row to try first for the next blob of a kin, if its last ones were consecutive.
 pub(super) fn guess(kin: u32) -> Option<Row> {
     STEPS.with_borrow(|steps| {
         let step = (*steps.get(kin as usize % KINS)?)?;
@@ -89,8 +89,8 @@ pub(super) fn guess(kin: u32) -> Option<Row> {
     })
 }
 
-/// Notes where a blob of a kin was found. The first row of a BLOCK may begin a run as well as go on
-/// with one.
+/// Notes where a blob of a kin was found. The first row of a BLOCK may start a run as well as
+/// continue one.
 pub(super) fn note(kin: u32, row: Row) {
     STEPS.with_borrow_mut(|steps| {
         if steps.is_empty() {

@@ -1,4 +1,4 @@
-//! What is not durable of the packs, taken out of them to be made durable elsewhere.
+//! The part of the packs that is not durable, taken out to be made durable in the journal.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::open_pack::OpenPack;
 use crate::format::journal::{PIECES_MAX, PieceAt};
 
-/// Ends of packs that are not durable.
+/// The ends of packs that are not durable.
 #[derive(Debug)]
 pub(crate) struct Undurable {
     ends: Vec<(Arc<OpenPack>, u64, Bytes)>,
@@ -30,7 +30,7 @@ impl Undurable {
         Some(Self { ends })
     }
 
-    /// What they hold, and where it belongs.
+    /// Their bytes, and where they belong.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (PieceAt, &[u8])> {
         self.ends.iter().map(|(pack, position, bytes)| {
             let line = pack.line();
@@ -45,7 +45,7 @@ impl Undurable {
         })
     }
 
-    /// They are durable now.
+    /// Marks them as durable.
     pub(crate) fn note_durable(&self) {
         for (pack, position, bytes) in &self.ends {
             pack.note_durable(position + bytes.len() as u64);

@@ -1,5 +1,5 @@
-//! Walking a pack from entry to entry. Where none begins, the walk looks for the next one: after a
-//! power cut whole entries can lie behind a hole, and each stands for itself.
+//! Walks a pack from entry to entry. Where no entry begins, the walk searches for the next one:
+//! after a power cut, whole entries can lie after a hole, and each is valid by itself.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{ENTRY_HEADER_LEN, ENTRY_MAGIC};
 use crate::media::Media;
 
-/// Bytes read at a time, and looked through for the next entry; a multiple of 8.
+/// Bytes read at a time, and scanned for the next entry; a multiple of 8.
 const WINDOW_LEN: u64 = 256 * 1024;
-/// With less than this of them left, more are read.
+/// With fewer bytes than this left in the window, more are read.
 const LEFT_MIN: u64 = ENTRY_HEADER_LEN as u64 + NEAR_LEN;
 
-/// The entries of a pack up to what is published of it, their headers checked.
+/// The entries of a pack up to its published length, their headers checked.
 #[derive(Debug)]
 pub(super) struct PackWalk {
     media: Arc<dyn Media>,
@@ -25,7 +25,7 @@ pub(super) struct PackWalk {
     at: u64,
     upto: u64,
     hole: Option<u64>,
-    /// Bytes that were read together, and from where on: most entries are much shorter.
+    /// The bytes read last, and their position: most entries are much shorter.
     window: (u64, Bytes),
 }
 
@@ -34,19 +34,19 @@ impl PackWalk {
         Self::part(media, salt, FILE_HEADER_LEN as u64..u64::MAX)
     }
 
-    /// The entries that begin in a part, which begins with one.
+    /// The entries that begin in a part of the pack; the part begins with an entry.
     pub(super) fn part(media: &Arc<dyn Media>, salt: u32, part: Range<u64>) -> Self {
         let (media, window) = (Arc::clone(media), (0, Bytes::new()));
         Self { media, salt, at: part.start, upto: part.end, hole: None, window }
     }
 
-    /// The first place where an entry should have been and was not. Zeros to the end of the file
+    /// The first place where an entry was expected and not found. Zeros up to the end of the file
     /// are no hole: nothing was ever written there.
     pub(super) const fn hole(&self) -> Option<u64> {
         self.hole
     }
 
-    /// The next entry, or nothing at the end.
+    /// The next entry, or `None` at the end.
     ///
     /// # Errors
     /// [`BlobError::Io`] when the file cannot be read.
@@ -65,7 +65,7 @@ impl PackWalk {
         Ok(None)
     }
 
-    /// The entry that begins here.
+    /// The entry that begins at the current position.
     fn here(&mut self) -> Result<Entry, BlobError> {
         let published = self.media.published();
         let (from, bytes) = &self.window;
@@ -73,7 +73,7 @@ impl PackWalk {
         if self.at < *from || self.at >= end || (end - self.at < LEFT_MIN && end < published) {
             match self.media.view(self.at..self.at.saturating_add(WINDOW_LEN).min(published)) {
                 Ok(bytes) => self.window = (self.at, bytes),
-                // The disk may refuse one place of a window; what lies before it can be had.
+                // The disk may refuse one place of a window; what lies before it is readable.
                 Err(_) => return Entry::read(&self.media, self.at, self.salt),
             }
         }
@@ -82,7 +82,7 @@ impl PackWalk {
         Entry::at_hand(&self.media, (self.at, near), self.salt)
     }
 
-    /// Goes to the next place that begins like an entry.
+    /// Moves to the next position that begins like an entry.
     fn skip(&mut self, end: u64) -> Result<(), BlobError> {
         let from = self.at;
         let mut blank = true;

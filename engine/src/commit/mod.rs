@@ -51,7 +51,7 @@ struct Queue {
     waiting: VecDeque<(Pending, Reply)>,
     /// Since when the first of them waits.
     since: Option<Instant>,
-    /// A thread leads, or was told to.
+    /// A thread leads, or was chosen to.
     led: bool,
     /// Whether the next group waits for the callers answered last.
     gather: Gather,
@@ -228,7 +228,7 @@ impl Commits {
     }
 
     /// Commits one group, unless there is a leader already. Returns whether the queue is then
-    /// empty; if it is not, another thread must be told to lead.
+    /// empty; if it is not, another thread must become the leader.
     #[must_use]
     pub(crate) fn lead_once(&self, inner: &Inner) -> bool {
         {

@@ -57,7 +57,7 @@ struct Inside {
     answered: bool,
     /// A thread sleeps on the slot.
     waited: bool,
-    /// It is told to lead.
+    /// It has been made the leader.
     lead: bool,
 }
 
@@ -107,7 +107,7 @@ impl Slot {
         true
     }
 
-    /// Sleeps until there is an answer, or until this thread is told to lead.
+    /// Sleeps until there is an answer, or until this thread becomes the leader.
     pub(super) fn wait(&self) -> Turn {
         let mut inside = self.inside.lock();
         loop {

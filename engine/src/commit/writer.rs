@@ -239,7 +239,7 @@ impl Writer {
         is_news
     }
 
-    /// Lays out one batch behind those before it.
+    /// Lays out one batch after those before it.
     fn place(
         &mut self,
         inner: &Inner,
@@ -395,7 +395,7 @@ impl Writer {
         open: &mut OpenBatch,
         placed: &mut Placed,
     ) -> Result<Vec<Change>, RecordError> {
-        // Tombstones first: a `last:n` behind them counts the frames that then exist.
+        // Tombstones first: a `last:n` after them counts the frames that then exist.
         for target in &placed.removed {
             let record = Control::Tombstone(target.tombstone());
             self.appender.record(open, false, |out, _| control::encode(out, &record, false))?;

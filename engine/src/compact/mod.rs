@@ -1,11 +1,9 @@
-//! Compaction: gives back the space of frames that are gone. Sealed segments are written anew
-//! without them, as the next generation and of exact length, with the offsets and ids of what
-//! stays; neighbours that have become small are put together, and of what is wholly dead nothing is
-//! left.
+//! Compaction: reclaims the space of dead frames. Sealed segments are rewritten without them, as
+//! the next generation and of exact length, with the offsets and ids of what is kept; small
+//! neighbours are merged, and a wholly dead segment is removed.
 //!
 //! The manifest changes once, after the new file is durable and before an old one is unlinked, so a
-//! crash at any step leaves either the old or the new. It never touches a segment that is written
-//! to.
+//! crash at any step leaves either the old or the new. The active segment is never touched.
 
 mod pace;
 mod plan;
@@ -29,16 +27,16 @@ use crate::value::{Appended, BlobHash, FrameId};
 use pace::Pace;
 pub(crate) use thread::Compaction;
 
-/// Tries of a rewrite that removals overtake.
+/// Maximum tries of a rewrite that races with removals.
 const TRIES: usize = 4;
 
-/// Removals in one batch, which fit into the smallest segment.
+/// Removals per batch, which fit into the smallest segment.
 const REMOVES_PER_BATCH: usize = 64;
 
 /// How segments are compacted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactOptions {
-    /// A segment is rewritten once so many percent of its bytes are dead, 1 to 100.
+    /// A segment is rewritten once this percentage of its bytes is dead, 1 to 100.
     pub dead_percent: u8,
     /// Bytes read and written in a second, at least 1; as fast as possible when there is none.
     pub bytes_per_second: Option<u64>,
@@ -66,22 +64,22 @@ impl CompactOptions {
 pub struct CompactReport {
     /// Segments that were rewritten.
     pub rewritten: u64,
-    /// Segments that took their place.
+    /// New segments that replaced them.
     pub written: u64,
-    /// Frames that are gone for good.
+    /// Frames that were removed for good.
     pub frames: u64,
     /// Bytes of the segments that were rewritten.
     pub bytes_before: u64,
-    /// Bytes of those that took their place.
+    /// Bytes of the new segments.
     pub bytes_after: u64,
-    /// Damage that was met. The segments that have it stay as they are.
+    /// Damage that was met. Damaged segments are left unchanged.
     pub damaged: Vec<Corruption>,
-    /// Of the bodies of frames that were removed for good those that stay, as another frame or a
-    /// cursor names them.
+    /// Bodies of frames that were removed for good that are kept because another frame or a cursor
+    /// names them.
     pub named: Vec<BlobHash>,
 }
 
-/// What a step of compaction answers.
+/// The result of a step of compaction.
 type Stopped<T> = Result<T, Stop>;
 
 /// Why segments were not rewritten.
@@ -93,7 +91,8 @@ enum Stop {
     Failed(Fault),
     /// The store is being closed.
     Closing,
-    /// A frame was removed meanwhile that had been left out for another reason.
+    /// A tombstone was appended for a frame that the survey had already left out for another
+    /// reason.
     Overtaken,
 }
 
@@ -103,20 +102,20 @@ impl From<Fault> for Stop {
     }
 }
 
-/// Which segments to rewrite.
+/// Selects the segments to rewrite.
 enum Which<'a> {
-    /// Those with so many dead bytes, in percent, and small neighbours.
+    /// Those with this percentage of dead bytes, and small neighbours.
     Dead(u8),
-    /// Those that hold a frame of these offsets.
+    /// Those that hold a frame at one of these offsets.
     Holding(&'a [u64]),
 }
 
 impl Store {
-    /// Rewrites the sealed segments of which enough is dead. Waits for another compaction that is
-    /// under way. What was done when it fails stays done.
+    /// Rewrites the sealed segments that are dead enough. Waits for another compaction in progress.
+    /// After an error, what was done stays done.
     ///
     /// # Errors
-    /// [`CompactError`]; all that can be read stays readable.
+    /// [`CompactError`]; everything readable stays readable.
     pub fn compact(&self, options: CompactOptions) -> Result<CompactReport, CompactError> {
         let inner = &self.inner;
         options.check()?;
@@ -135,12 +134,11 @@ impl Store {
         }
     }
 
-    /// Removes frames and ends when none of their bytes is left in log and journal, and none of
-    /// their bodies' in the packs unless something else names the same body: the files that held
-    /// them are rewritten. A file that a reader still has open keeps its bytes, without a name,
-    /// until the reader is gone. Frames that were removed before, or have expired, count as well,
-    /// unless a compaction has taken them already: their bodies are for
-    /// [`gc`](Self::gc) then.
+    /// Removes frames, and returns when none of their bytes is left in log and journal, and none of
+    /// their bodies in the packs unless something else names the same body: the files that held
+    /// them are rewritten. A file that a reader still has open keeps its bytes, unlinked, until the
+    /// reader is dropped. Frames that were removed before, or have expired, are included, unless a
+    /// compaction has removed them already: [`gc`](Self::gc) then removes their bodies.
     ///
     /// # Errors
     /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
@@ -154,12 +152,12 @@ impl Store {
         self.remove_now_by(ids, remove).map(|((), report)| report)
     }
 
-    /// Appends a batch, durably, and ends when none of the bytes of the frames that it removes is
+    /// Appends a batch, durably, and returns when none of the bytes of the frames it removes is
     /// left, as with [`remove_now`](Self::remove_now).
     ///
     /// # Errors
-    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that says so.
-    /// Otherwise the frames may be removed and their bytes still there.
+    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that error says
+    /// otherwise. With any other error the frames may be removed and their bytes still there.
     pub fn append_removing_now(
         &self,
         batch: Batch,
@@ -175,7 +173,7 @@ impl Store {
     ) -> Result<(T, CompactReport), CompactError> {
         let inner = &self.inner;
         inner.check_compactable()?;
-        // Before they are removed: another compaction may take the frames, but not their bodies.
+        // Before they are removed: another compaction may remove the frames, but not their bodies.
         let stored = inner.stored_with(ids)?;
         let removed = remove()?;
         let _one = inner.compaction.hold();
@@ -187,7 +185,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Offsets and bodies of the frames with these ids that are in the log, removed or not.
+    /// Offsets and bodies of the frames in the log with these ids, removed or not.
     fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, CompactError> {
         let mut stored = Vec::with_capacity(ids.len());
         for &id in ids {
@@ -199,14 +197,15 @@ impl Inner {
         Ok(stored)
     }
 
-    /// Rewrites the files that hold these frames, of those that were removed, and their bodies.
+    /// Rewrites the files that hold these frames and their bodies, as far as the frames are
+    /// removed.
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
     ) -> Result<CompactReport, CompactError> {
         let (mut offsets, mut bodies) = (Vec::with_capacity(stored.len()), BTreeSet::new());
         for (offset, body) in stored {
-            // Of several that had an id before, those that a reader can see stay.
+            // Visible frames are kept, where several had this id before an import.
             if self.get_at(offset).map_err(CompactError::Unreadable)?.is_none() {
                 offsets.push(offset);
                 bodies.extend(body);
@@ -233,7 +232,7 @@ impl Inner {
         Err(CompactError::Left(offsets.len()))
     }
 
-    /// Has no byte stay in the journal: what it held is in its place first.
+    /// Erases the journal, after its content was applied to log and packs.
     fn wipe_journal(&self) -> Result<(), CompactError> {
         let writer = self.writer.lock();
         if !self.journal.is_there() {
@@ -243,7 +242,7 @@ impl Inner {
             .check_not_poisoned(self)
             .and_then(|()| writer.settle(self).map_err(Fault::Failed));
         settled.map_err(|fault| self.compact_error(fault, true))?;
-        // On a full disk all is as it was.
+        // On a full disk everything is unchanged.
         let wiped = self.journal.wipe(&self.env).map_err(Fault::when_preparing);
         wiped.map_err(|fault| self.compact_error(fault, true))
     }
@@ -257,8 +256,9 @@ impl Inner {
         }
     }
 
-    /// Makes sure that opening the store would need nothing of the sealed segments but their frames
-    /// and tombstones; says whether it does. What holds a frame of `offsets` is sealed then.
+    /// Makes sure that opening the store needs only the frames and tombstones of the sealed
+    /// segments; returns whether that is so. Seals the segment that holds a frame at one of
+    /// `offsets`.
     fn secure_log(&self, offsets: &[u64]) -> Result<bool, CompactError> {
         let secured = {
             let mut writer = self.writer.lock();
@@ -275,9 +275,9 @@ impl Inner {
         Ok(secured)
     }
 
-    /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock. Says
-    /// whether that was all; where it does not matter which are meant, it ends early when somebody
-    /// waits for the lock.
+    /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock. Returns
+    /// whether that was everything; unless specific frames are meant, it ends early when another
+    /// thread waits for the lock.
     fn compact(
         &self,
         which: &Which<'_>,
@@ -287,11 +287,11 @@ impl Inner {
         self.index.forget_gone();
         let mut report = CompactReport::default();
         if self.writer.lock().is_deferred() {
-            // The log is not fit to be written yet.
+            // The log is not writable yet.
             return Ok((report, true));
         }
         let began = Instant::now();
-        // Where it is known which segments are meant it does not matter what is dead.
+        // When specific frames are meant, the amount of dead bytes is irrelevant.
         let estimate = matches!(which, Which::Dead(_));
         let mut candidates = self.index.candidates(self.env.clock.now_ms(), estimate);
         self.compaction.note_look(began.elapsed());
@@ -312,8 +312,8 @@ impl Inner {
         full.map_or(Ok((report, is_done)), |shortage| Err(CompactError::StorageFull(shortage)))
     }
 
-    /// Rewrites segments that are meant to become one. Says whether there was no room for some of
-    /// them.
+    /// Rewrites segments that are to become one. Returns the shortage if there was no room for some
+    /// of them.
     fn job(
         &self,
         mut left: &[Candidate],
@@ -329,7 +329,7 @@ impl Inner {
                     report.add(done);
                     taken.max(1)
                 }
-                // There may be room for what is left of one, and then for more.
+                // There may be room for the remainder of one segment, and then for more.
                 Err(Stop::Failed(Fault::Full(_))) if some.len() > 1 => {
                     most = 1;
                     0
@@ -352,8 +352,8 @@ impl Inner {
         Ok(full)
     }
 
-    /// Rewrites segments that follow one another, as many of the first ones as fit into one; says
-    /// how many it looked at.
+    /// Rewrites consecutive segments, as many of the first ones as fit into one; returns how many
+    /// it examined.
     fn rewrite(
         &self,
         inputs: &[Candidate],
@@ -368,7 +368,8 @@ impl Inner {
         let limit = self.env.options.segment_bytes.max(longest).min(SEGMENT_BYTES_MAX);
         let mut tries = TRIES;
         loop {
-            // Under the writer's lock, so that the tombstones before this batch are just these.
+            // Under the writer's lock, so that exactly the tombstones before this batch are
+            // included.
             let (purged_seq, marks) = {
                 let writer = self.writer.lock();
                 (writer.appender().next_seq(), self.index.marks(offsets.clone()))
@@ -382,7 +383,7 @@ impl Inner {
             if !plan::is_worth_it(&survey, which) {
                 return Ok((CompactReport::default(), taken));
             }
-            // What frames are left out for must not be lost where they are not.
+            // The reasons for leaving frames out must be durable before the frames are removed.
             self.sync_log_written().map_err(Stop::Failed)?;
             let written = write::write(self, &survey, pace)?;
             match switch::switch(self, &survey, written, purged_seq) {
@@ -420,7 +421,7 @@ impl Inner {
 }
 
 impl CompactReport {
-    /// Adds what another step did. What both met is listed once.
+    /// Adds the result of another step. Damage and blobs that both report are listed once.
     fn add(&mut self, done: Self) {
         let Self { rewritten, written, frames, bytes_before, bytes_after, damaged, named } = done;
         self.rewritten += rewritten;

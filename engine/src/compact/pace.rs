@@ -1,14 +1,14 @@
-//! How fast compaction reads and writes, and how it is told to stop.
+//! Throttles the reads and writes of compaction, and stops it.
 
 use std::time::{Duration, Instant};
 
 use super::{Stop, Stopped};
 use crate::store::Inner;
 
-/// Bytes between two looks at the clock.
+/// Bytes between two checks of the clock.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
-/// Holds a rate of bytes a second.
+/// Keeps to a rate of bytes per second.
 #[derive(Debug)]
 pub(super) struct Pace<'a> {
     inner: &'a Inner,
@@ -23,7 +23,8 @@ impl<'a> Pace<'a> {
         Self { inner, bytes_per_second, began: Instant::now(), bytes: 0, chunk: 0 }
     }
 
-    /// So many bytes were read or written. Waits when that was too fast, and says when to stop.
+    /// Accounts for bytes read or written. Waits if they exceed the rate, and fails when compaction
+    /// must stop.
     pub(super) fn pass(&mut self, bytes: usize) -> Stopped<()> {
         self.chunk += bytes as u64;
         if self.chunk < CHUNK_BYTES {

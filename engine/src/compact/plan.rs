@@ -1,4 +1,4 @@
-//! Which segments are rewritten together.
+//! Selects the segments that are rewritten together.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use super::Which;
 use super::survey::Survey;
 use crate::index::Candidate;
 
-/// Segments that are put together at a time.
+/// Maximum segments merged at a time.
 const INPUTS_MAX: usize = 64;
-/// Offsets one segment may stand for: places within it are kept as 32 bits.
+/// Maximum offsets that one segment may span: offset deltas are kept as 32 bits.
 const SPAN_MAX: u64 = 1 << 31;
 
 fn live(candidate: &Candidate) -> u64 {
     candidate.segment.published_len().saturating_sub(candidate.dead)
 }
 
-/// The segments to rewrite, those that become one together. `target` is the size of a full segment:
-/// what goes beyond it, as what is dead is estimated, is left out by the survey.
+/// The segments to rewrite, grouped by the segment they become. `target` is the size of a full
+/// segment: what exceeds it, by the estimate of dead bytes, the survey leaves out.
 pub(super) fn plan(candidates: &[Candidate], which: &Which<'_>, target: u64) -> Vec<Range<usize>> {
     let percent = match which {
         Which::Dead(percent) => u64::from(*percent),
@@ -56,8 +56,8 @@ pub(super) fn plan(candidates: &[Candidate], which: &Which<'_>, target: u64) -> 
     jobs
 }
 
-/// Whether what was found is worth the writing, where only an estimate was known before: several
-/// become one, or as much of one is gone as was asked for.
+/// Whether the survey justifies the rewrite that an estimate suggested: several segments become
+/// one, or enough of a single one is dead.
 pub(super) fn is_worth_it(survey: &Survey, which: &Which<'_>) -> bool {
     let (before, after) = (survey.input_len(), survey.output_len());
     match which {

@@ -1,5 +1,5 @@
-//! Goes through segments before they are rewritten and decides about each record. Whatever the
-//! answer is based on holds for good: what was removed, has expired or lies below a floor stays so.
+//! Scans segments before they are rewritten and decides about each record. Every reason to drop a
+//! frame is permanent: what was removed, has expired or lies below a floor stays so.
 
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
@@ -19,7 +19,7 @@ use crate::planted::{Bug, is_planted};
 use crate::read::walk::{FoundRecord, WINDOW_SCAN, Walk};
 use crate::store::Inner;
 
-/// One bit for each record of a segment: whether it stays.
+/// One bit per record of a segment: whether it is kept.
 #[derive(Debug, Default)]
 pub(super) struct Bits {
     words: Vec<u64>,
@@ -42,26 +42,26 @@ impl Bits {
     }
 }
 
-/// What is to become of segments that follow one another.
+/// The decisions about consecutive segments.
 pub(super) struct Survey {
     pub(super) inputs: Vec<Candidate>,
-    /// For each segment its records that stay.
+    /// Which records of each segment are kept.
     pub(super) keep: Vec<Bits>,
-    /// What stays of each segment.
+    /// What is kept of each segment, in bytes.
     pub(super) stays: Vec<Stays>,
-    /// Bytes of the batches that stay, without floors.
+    /// Bytes of the batches that are kept, without floors.
     pub(super) kept_len: u64,
-    /// What is gone of each topic that is met.
+    /// What is dropped of each topic in them.
     pub(super) gone: HashMap<Arc<str>, GoneOf>,
-    /// Frames that are gone.
+    /// Number of dropped frames.
     pub(super) dropped: u64,
-    /// Their offsets.
+    /// Offsets of the dropped frames.
     pub(super) left_out: Marks,
-    /// Floors that hide frames elsewhere.
+    /// Floors that hide frames in other segments.
     pub(super) floors: Vec<(Arc<str>, u64)>,
     /// The removed frames that were applied.
     pub(super) marks: Marks,
-    /// The offsets the segments stand for.
+    /// The offsets that the segments cover.
     pub(super) offsets: Range<u64>,
 }
 
@@ -72,17 +72,17 @@ impl Survey {
         ordinal(self.inputs.first())..=ordinal(self.inputs.last())
     }
 
-    /// Bytes the segments have now.
+    /// Bytes of the segments now.
     pub(super) fn input_len(&self) -> u64 {
         self.inputs.iter().map(|input| input.segment.published_len()).sum()
     }
 
-    /// Bytes that stay, at most.
+    /// Upper bound of the bytes that are kept.
     pub(super) fn output_len(&self) -> u64 {
         self.kept_len + floors_len(self.floors.iter().map(|(topic, _)| &**topic))
     }
 
-    /// Takes up the segment after those there are.
+    /// Adds the next segment.
     fn take(&mut self, input: &Candidate, part: Part, len: u64) {
         self.stays.push(Stays { bytes: len, control: part.control_len });
         self.offsets.end = input.segment.end().max(self.offsets.end);
@@ -95,14 +95,14 @@ impl Survey {
         }
     }
 
-    /// Whether a frame was left out that no tombstone had hit at the time: it had expired, or lay
-    /// below a floor.
+    /// Whether a frame was dropped that no tombstone had removed at the time: it had expired, or
+    /// was below a floor.
     pub(super) fn has_left_out(&self, offset: u64) -> bool {
         self.left_out.contains(offset) && !self.marks.contains(offset)
     }
 }
 
-/// Bytes of the floors of these topics, with their batches, at most.
+/// Upper bound of the bytes of the floors of these topics, with their batches.
 fn floors_len<'t>(topics: impl Iterator<Item = &'t str>) -> u64 {
     let (mut count, mut bytes) = (0, 0);
     for topic in topics {
@@ -116,7 +116,7 @@ fn floors_len<'t>(topics: impl Iterator<Item = &'t str>) -> u64 {
     (bytes + batches * BATCH_HEADER_LEN) as u64
 }
 
-/// Decides about the records of segments: of as many of the first ones as become one of at most
+/// Decides about the records of segments: of as many of the first ones as fit into one of at most
 /// `limit` bytes, and of the first in any case. `marks` are the removed frames in them.
 pub(super) fn survey(
     inner: &Inner,
@@ -147,7 +147,7 @@ pub(super) fn survey(
         let len = deciding.len_with(&part, &survey);
         sum += len;
         if !survey.inputs.is_empty() && sum > limit {
-            // What was noted of its offsets is asked by nobody.
+            // What was noted of its offsets is never used.
             break;
         }
         survey.take(input, part, len);
@@ -156,7 +156,7 @@ pub(super) fn survey(
     let replaced = survey.replaced();
     for topic in survey.gone.keys() {
         let (floor, beside) = inner.index.floor_beside(topic, &replaced);
-        // Frames after these are hidden by what comes after these.
+        // A higher floor hides frames after these segments; records after them carry it.
         let floor = floor.min(survey.offsets.end);
         if beside && floor > 0 && !is_planted(Bug::ForgetFloors) {
             survey.floors.push((topic.clone(), floor));
@@ -166,14 +166,14 @@ pub(super) fn survey(
     Ok(survey)
 }
 
-/// What is to become of one segment.
+/// The decisions about one segment.
 #[derive(Default)]
 struct Part {
     keep: Bits,
     kept_len: u64,
-    /// Bytes of it that are of no frame.
+    /// Bytes of it that belong to no frame.
     control_len: u64,
-    /// What is gone of each topic that is met.
+    /// What is dropped of each topic in it.
     gone: HashMap<Arc<str>, GoneOf>,
     dropped: u64,
 }
@@ -205,7 +205,7 @@ impl Deciding<'_> {
                 }
                 part.kept_len += found.prefix.stride() as u64;
                 if found.prefix.kind != RecordKind::Frame {
-                    // As if it were alone in its batch; the next survey finds out.
+                    // Counted as if it were alone in its batch; the next survey corrects that.
                     part.control_len += (found.prefix.stride() + BATCH_HEADER_LEN) as u64;
                 }
             }
@@ -214,7 +214,7 @@ impl Deciding<'_> {
         Ok(part)
     }
 
-    /// Bytes that a segment adds to those before it: what stays, and the floors of its topics.
+    /// Bytes that a segment adds to the earlier ones: what is kept, and the floors of its topics.
     fn len_with(&mut self, part: &Part, survey: &Survey) -> u64 {
         let new = part.gone.keys().filter(|&topic| !survey.gone.contains_key(topic));
         part.kept_len + floors_len(new.filter(|topic| self.floor(topic) > 0).map(|topic| &**topic))
@@ -235,13 +235,14 @@ impl Deciding<'_> {
             .and_then(|prefix| control::decode(record, &prefix))
             .map_err(|_| walk.damaged(found))?;
         Ok(match decoded {
-            // Tombstones of what is rewritten, which is before them, have their effect now.
+            // A tombstone of a frame in these segments is before them in `marks`, and is applied
+            // now.
             Control::Tombstone(tombstone) => {
                 let here = offsets.contains(&tombstone.offset);
                 !here && self.inner.index.is_removed(tombstone.offset)
             }
             Control::Key { id, key, .. } => self.inner.keys.needs(&key_hash(key), id, self.now_ms),
-            // Cursors are restated in the segments after it, floors below.
+            // Later segments restate cursors, and floors are rewritten below.
             Control::Floor { topic, .. } => {
                 gone_of(&mut part.gone, topic);
                 false

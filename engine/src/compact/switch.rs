@@ -1,4 +1,4 @@
-//! Puts a written segment in the place of those it was made from: on disk, then for readers.
+//! Replaces segments by the new one: on disk, then for readers.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
-/// Switches over. Whoever reads an old segment reads on: its file stays open until then.
+/// Switches over. Readers of an old segment continue: its file stays open until they are done.
 pub(super) fn switch(
     inner: &Inner,
     survey: &Survey,
@@ -46,8 +46,8 @@ pub(super) fn switch(
             discard(inner, place.as_ref());
             return Err(Stop::Closing);
         }
-        // A tombstone that came since hits nothing if its frame was left out all the same. Neither
-        // the index nor the next open could tell, so the frame is looked at again.
+        // A tombstone appended since then matches nothing if its frame was dropped for another
+        // reason. Neither the index nor the next open could tell, so the frame is examined again.
         let marks = inner.index.marks(survey.offsets.clone());
         if marks.iter(survey.offsets.clone()).any(|offset| survey.has_left_out(offset)) {
             discard(inner, place.as_ref());
@@ -73,19 +73,19 @@ pub(super) fn switch(
     };
     clear(inner, &old);
     if let Some(segment) = new {
-        // Derived: tried again when they cannot be written now.
+        // Derived files: retried if they cannot be written now.
         let _ = inner.index.seal(&segment);
         let _ = inner.keys.make(&inner.env, &segment);
     }
-    // Without the table each segment it covered has a file open.
+    // Without the table, each segment it covered has a file open.
     if inner.index.merge_is_due() {
         inner.upkeep.wake();
     }
     Ok(report)
 }
 
-/// The writer, with which nothing is appended or removed, and what the index needs for the switch.
-/// That may take long, so nobody waits for the writer meanwhile.
+/// The writer's lock, under which nothing is appended or removed, and what the index needs for the
+/// switch. Preparing that may take long, so it is done without the lock.
 fn ready<'a>(inner: &'a Inner, survey: &Survey) -> io::Result<(MutexGuard<'a, Writer>, Uncovered)> {
     loop {
         let uncovered = inner.index.uncover(&survey.replaced())?;
@@ -100,13 +100,13 @@ fn place_of(inner: &Inner, written: &Written) -> PathBuf {
     inner.env.log_path(written.key.base, written.key.generation, SEGMENT)
 }
 
-/// Removes what was written. One that stays is removed at the next open.
+/// Removes the new file. If it remains, the next open removes it.
 fn discard(inner: &Inner, place: Option<&PathBuf>) {
     let _ = place.map(|place| inner.env.files.remove(&unfinished(place)));
 }
 
-/// Changes the manifest. Old files are set aside under names that say so first: whatever then
-/// happens, the manifest tells which are meant.
+/// Changes the manifest. Old files are first renamed to temporary names: whatever happens then, the
+/// manifest identifies the valid files.
 fn on_disk(
     inner: &Inner,
     survey: &Survey,
@@ -139,8 +139,8 @@ fn on_disk(
     if let Err(error) = changes {
         let fault = Fault::when_preparing(error);
         if let (true, Fault::Failed(error)) = (changed, &fault) {
-            // Nobody knows which manifest the next open finds; as the files are now, it can do with
-            // either.
+            // It is unknown which manifest the next open finds; with the files as they are now,
+            // either works.
             inner.poison(error);
             return Err(Stop::Failed(fault));
         }
@@ -182,7 +182,7 @@ fn entry(survey: &Survey, written: &Written, purged_seq: u64) -> FileEntry {
     }
 }
 
-/// Removes files that the manifest no longer names. What stays is removed at the next open.
+/// Removes files that the manifest no longer names. What remains is removed by the next open.
 fn clear(inner: &Inner, old: &[Arc<Segment>]) {
     for segment in old {
         let _ = inner.env.files.remove(&unfinished(segment.path()));

@@ -29,7 +29,7 @@ use crate::value::{Body, Meta, NewFrame, ReadOptions, Removal, Topic, TopicPatte
 
 const ALL: CompactOptions = CompactOptions { dead_percent: 1, bytes_per_second: None };
 
-/// A frame with a number and some weight.
+/// A frame with a number and a long meta.
 fn heavy(topic: &str, n: u64) -> NewFrame {
     let meta = Meta::parse(format!("[{n},\"{}\"]", "x".repeat(400))).unwrap();
     NewFrame { meta, ..NewFrame::new(Topic::parse(topic).unwrap()) }
@@ -43,7 +43,7 @@ fn append(store: &Store, new: NewFrame) -> FrameId {
     store.append(new.into()).unwrap().frames[0].id
 }
 
-/// The offsets of all frames, read in each way there is.
+/// The offsets of all frames, read in every possible way.
 fn offsets(store: &Store) -> Vec<u64> {
     let read = |options: &ReadOptions| -> Vec<u64> {
         let frames = store.read(options).unwrap().map(|frame| frame.unwrap());
@@ -76,8 +76,8 @@ fn log_bytes(dir: &Path) -> u64 {
     sealed.sum()
 }
 
-/// Whether any file of a store holds these bytes. A file that got its name, or went, since it was
-/// listed has all files looked at again.
+/// Whether any file of a store contains these bytes. If a file was renamed or removed since the
+/// listing, all files are searched again.
 fn holds(dir: &Path, needle: &[u8]) -> bool {
     for _ in 0..100 {
         match holds_now(dir, needle) {
@@ -159,7 +159,7 @@ fn what_is_dead_goes_and_all_else_stays() {
         let bytes = fs::read(segment.unwrap().path()).unwrap();
         assert_eq!(crc32fast::hash(&bytes), crc, "{base} {count}");
     }
-    // Again there is nothing to do.
+    // A second compaction has nothing to do.
     let again = store.compact(ALL).unwrap();
     assert_eq!(again.frames, 0, "{again:?}");
     let image = crash(dir.path());
@@ -239,7 +239,7 @@ fn a_floor_outlives_the_frame_that_caused_it() {
             append(&store, heavy("fill", n));
         }
     };
-    // The first segment is full of what stays, and stays as it is.
+    // The first segment is full of live frames, and stays as it is.
     append(&store, heavy("t", 0));
     fill(126);
     let timed = NewFrame { ttl: Ttl::TimeMs(1000), ..heavy("t", 1) };
@@ -247,7 +247,7 @@ fn a_floor_outlives_the_frame_that_caused_it() {
     let cause = append(&store, last(2, heavy("t", 2)));
     let junk: Vec<_> = (0..250).map(|n| append(&store, heavy("junk", n))).collect();
     fill(200);
-    // Of `t` only the cause is left, then nothing; the first one must not come back.
+    // Of `t` only the superseding frame is left, then nothing; the first one must not reappear.
     clock.0.fetch_add(5000, Ordering::Relaxed);
     for id in junk.into_iter().chain([cause]) {
         store.remove(id).unwrap();
@@ -339,11 +339,11 @@ fn disk_use_converges_under_last_1() {
             store.compact(CompactOptions { dead_percent: 50, ..ALL }).unwrap();
             highest = highest.max(log_bytes(dir.path()));
             assert!(store.info().segments <= 4, "{:?}", store.info());
-            // Nothing is left in memory either of those that are gone.
+            // Nothing of the removed segments is left in memory either.
             assert!(store.inner.index.segments().len() <= 4);
         }
     }
-    // 10 MB were written. What is left: one full segment that is written to, and a few small ones.
+    // 10 MB were written. What is left: a full active segment, and a few small ones.
     assert!(highest <= 4 * SEGMENT, "{highest}");
     assert_eq!(numbers_left(&store), (19_993..20_000).collect::<Vec<_>>());
     let manifest = store.inner.env.manifest.state();
@@ -451,14 +451,14 @@ fn compaction_may_fail_or_be_cut_off_at_each_operation() {
     }
 }
 
-/// Frames that must be there, and frames that must not, once a power cut has passed.
+/// Frames that must exist, and frames that must not, after a power cut.
 #[derive(Debug, Default, Clone)]
 struct Promised {
     kept: Vec<FrameId>,
     removed: Vec<FrameId>,
 }
 
-/// One life with compactions; the disk at many of its moments, and what was promised by then.
+/// A workload with compactions; snapshots of the disk, and what was promised by then.
 fn live(dir: &Path, sync: SyncPolicy, seed: u64) -> Vec<(Image, Promised, u64)> {
     let disk = SimDisk::new(&Image::new(), dir, MediaChoice::Auto);
     let promised = Arc::new(Mutex::new(Promised::default()));
@@ -544,7 +544,7 @@ fn what_is_removed_now_leaves_no_bytes() {
     assert!(chosen.iter().all(|&n| holds(dir.path(), secrets[n].1.as_bytes())));
     let ids: Vec<_> = chosen.iter().map(|&n| secrets[n].0).collect();
     let report = store.remove_now(&ids).unwrap();
-    // The body of 4 is that of 5, which stays, and that of 299 that of 298.
+    // Frame 4 shares its body with 5, which stays, and 299 with 298.
     assert_eq!(report.named.len(), 2, "{report:?}");
     let body = |n: u64| format!("body-{n}-{}", "z".repeat(90));
     assert!(
@@ -577,7 +577,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
     let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
     let store = Store::open(dir.path(), options).unwrap();
-    // The number of the last segment, which is sealed for that.
+    // The number of the last segment, which this seals.
     let seal = || {
         let base = store.inner.index.segments().last().unwrap().segment().base();
         assert!(store.inner.secure_log(&[base]).unwrap());
@@ -588,7 +588,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     clock.0.store(2_000_000, Ordering::Relaxed);
     store.compact(ALL).unwrap();
     assert_eq!(store.inner.index.segments().len(), 0, "nothing is left of it");
-    // Whoever began to read before has it on its list, and asks by its number.
+    // A reader that began earlier still has it on its list, and asks by its number.
     append(&store, heavy("a", 2));
     assert!(dissolved < seal());
 }
@@ -605,7 +605,7 @@ fn a_compaction_in_between_does_not_keep_what_is_removed_now() {
     for &id in &ids[3..5] {
         store.remove(id).unwrap();
     }
-    // Another one takes the frames, and leaves the bodies to gc.
+    // A compaction removes the frames, and leaves the bodies to gc.
     let frames = stored.iter().map(|&(offset, _)| (offset, None)).collect();
     store.inner.rewrite_without(frames).unwrap();
     assert!(store.inner.stored_with(&ids[3..5]).unwrap().is_empty());
@@ -633,12 +633,12 @@ fn what_is_removed_now_is_not_in_the_journal_either() {
     assert!((0..8).all(in_journal));
     store.remove_now(&ids[2..4]).unwrap();
     assert!((2..4).all(|n| !holds(dir.path(), secret(n).as_bytes())));
-    // What was in it is in its place, and it goes on being used.
+    // The frames in it were copied to their segment, and it stays in use.
     append(&store, frame("a", 9));
     let image = crash(dir.path());
     let opened = Store::open(image.path(), options.clone()).unwrap();
     assert_eq!((opened.info().health, offsets(&opened).len()), (Health::Writable, 7));
-    // Removed before, and in a journal that is not open.
+    // Removed before, in a journal that is not open.
     drop(opened);
     let again = crash(dir.path());
     let opened = Store::open(again.path(), StoreOptions { journal: NONE, ..options }).unwrap();

@@ -1,4 +1,4 @@
-//! The thread that compacts by itself, and what tells it to stop.
+//! The background thread that compacts, and how it is stopped.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,11 +10,11 @@ use super::{CompactOptions, Which};
 use crate::store::Inner;
 use crate::sys;
 
-/// How often it looks whether something has expired, when nothing wakes it.
+/// How often it checks for expired frames when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(30);
-/// It rests so many times as long as it took to look.
+/// Rest after a search for work, as a multiple of the time the search took.
 const REST: u32 = 20;
-/// It rests no longer than this.
+/// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Compaction of one store.
@@ -25,7 +25,7 @@ pub(crate) struct Compaction {
     state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// How long it took to look when that was last done.
+    /// Duration of the last search for work.
     looked: Mutex<Duration>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Compaction {
 struct State {
     woken: bool,
     stopped: bool,
-    /// Who waits for segments to stay as they are.
+    /// Threads that wait for segments not to be rewritten.
     waiting: usize,
 }
 
@@ -49,18 +49,18 @@ impl Compaction {
         Ok(())
     }
 
-    /// Ends the thread and whatever rewrites segments, and waits for both.
+    /// Ends the thread and any other compaction, and waits for both.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_all();
         let thread = self.thread.lock().take();
-        // A panic there was a panic of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes all the same.
         let _ = thread.map(JoinHandle::join);
         drop(self.running.lock());
     }
 
-    /// Keeps segments from being rewritten as long as the answer is held. A compaction at work ends
-    /// what it is at without a pause, and goes on afterwards.
+    /// Blocks rewriting of segments while the guard is held. A running compaction finishes its
+    /// current rewrite without pauses, and resumes afterwards.
     pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
         if let Some(held) = self.running.try_lock() {
             return held;
@@ -73,8 +73,8 @@ impl Compaction {
         held
     }
 
-    /// Lets nobody else rewrite segments as long as the answer is held. Whoever waits for them to
-    /// stay as they are comes first.
+    /// Starts a compaction; no other one runs while the guard is held. Threads that wait in
+    /// [`hold`](Self::hold) come first.
     pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
         let mut state = self.state.lock();
         while state.waiting > 0 && !state.stopped {
@@ -84,7 +84,7 @@ impl Compaction {
         self.running.lock()
     }
 
-    /// Whether somebody waits for segments to stay as they are.
+    /// Whether a thread waits in [`hold`](Self::hold).
     pub(super) fn is_wanted(&self) -> bool {
         self.state.lock().waiting > 0
     }
@@ -99,12 +99,12 @@ impl Compaction {
         self.state.lock().stopped
     }
 
-    /// Sleeps for a while, and says whether to stop.
+    /// Sleeps, and returns whether to stop.
     fn sleep(&self, period: Duration) -> bool {
         self.sleep_unless(period, |_| false)
     }
 
-    /// The same in the middle of work that somebody may wait for.
+    /// Sleeps in the middle of a rewrite, unless a thread waits for it; returns whether to stop.
     pub(super) fn pause(&self, period: Duration) -> bool {
         self.sleep_unless(period, |state| state.waiting > 0)
     }
@@ -119,17 +119,18 @@ impl Compaction {
         state.stopped
     }
 
-    /// Notes how long it took to look for what to rewrite.
+    /// Records how long the search for work took.
     pub(super) fn note_look(&self, took: Duration) {
         *self.looked.lock() = took;
     }
 
-    /// It was cut short: there is more to do.
+    /// The compaction was cut short: there is more to do.
     fn go_on_later(&self) {
         self.state.lock().woken = true;
     }
 
-    /// Sleeps until woken, at most so long, and says whether it was; nothing to go on no more.
+    /// Sleeps until woken, at most for `PERIOD`, and returns whether it was woken; `None` to end
+    /// the thread.
     fn wait(&self) -> Option<bool> {
         let mut state = self.state.lock();
         if !state.stopped && !state.woken {
@@ -140,12 +141,12 @@ impl Compaction {
     }
 }
 
-/// How the store was when nothing was to do.
+/// The state of the store when there was nothing to do.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// The number of the next batch: with one come frames and removals.
+    /// Seq of the next batch: frames and removals come in batches.
     seq: u64,
-    /// Nothing expires before.
+    /// Nothing expires before this time.
     expires_ms: u64,
 }
 
@@ -168,8 +169,9 @@ fn rest(looked: Duration) -> Duration {
     looked.saturating_mul(REST).min(REST_MAX)
 }
 
-/// Looks for what to rewrite, which takes as long as there are topics and segments, unless nothing
-/// can have changed since there was nothing, and rewrites it. Says how long it looked.
+/// Searches for segments to rewrite, which takes time proportional to topics and segments, and
+/// rewrites them. Skipped if nothing can have changed since a search found nothing. Returns how
+/// long the search took.
 pub(super) fn round(
     inner: &Inner,
     options: CompactOptions,
@@ -183,15 +185,15 @@ pub(super) fn round(
     let is_same = |seen: &Seen| seen.seq == seq && now_ms < seen.expires_ms;
     if !woken && seen.as_ref().is_some_and(is_same) {
         if inner.index.forget_gone() {
-            // Tombstones were kept for whoever read what they hit.
+            // Tombstones were kept for readers of the frames they removed.
             *seen = None;
         }
         return Duration::ZERO;
     }
     compaction.note_look(Duration::ZERO);
     let which = Which::Dead(options.dead_percent);
-    // What failed, for example on a full disk, is tried again. The last sealed segment may be
-    // needed by an opening and is left alone.
+    // Failures, for example on a full disk, are retried. The last sealed segment may be needed by
+    // an open and is left alone.
     let done = inner.compact(&which, false, options.bytes_per_second);
     if done.as_ref().is_ok_and(|(_, is_done)| !is_done) {
         compaction.go_on_later();

@@ -1,4 +1,4 @@
-//! Writes what a survey keeps into one new segment, under a temporary name that nothing refers to.
+//! Writes what a survey keeps into one new segment, in a temporary file that nothing refers to.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::store::Inner;
 /// Bytes written at a time.
 const PIECE_LEN: usize = 1024 * 1024;
 
-/// A segment that was written and synced and has no name yet.
+/// A segment that is written and synced, still under its temporary name.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) key: SegmentKey,
@@ -29,7 +29,7 @@ pub(super) struct Written {
     pub(super) index: Rewriting,
 }
 
-/// Writes what is kept; nothing when nothing is.
+/// Writes what is kept; `None` when that is nothing.
 pub(super) fn write(
     inner: &Inner,
     survey: &Survey,
@@ -76,13 +76,13 @@ struct Output {
     key: SegmentKey,
     /// Bytes written.
     at: u64,
-    /// Bytes that follow them.
+    /// Bytes buffered after them.
     out: Vec<u8>,
     crc: crc32fast::Hasher,
     prev_crc: u32,
     frames: u64,
     index: Rewriting,
-    /// The last batch of the segments, whether it is kept or not.
+    /// The last batch header read, whether its batch is kept or not.
     last: Option<BatchHeader>,
 }
 
@@ -165,7 +165,7 @@ impl Output {
         Ok(())
     }
 
-    /// Completes a batch: what says where it stands in the log stays as it was.
+    /// Completes a batch; the fields that place it in the log are unchanged.
     fn close(&mut self, open: Unfinished) {
         let mut header = BatchHeader {
             length: (self.out.len() - open.at - BATCH_HEADER_LEN) as u32,
@@ -180,7 +180,7 @@ impl Output {
         self.prev_crc = header.header_crc;
     }
 
-    /// Writes the floors, which stand behind all frames they hide.
+    /// Writes the floors, after all frames they hide.
     fn floors(&mut self, survey: &Survey) -> Stopped<()> {
         let Some(last) = self.last.filter(|_| !survey.floors.is_empty()) else { return Ok(()) };
         let header = BatchHeader { base_offset: survey.offsets.end, ..last };
@@ -232,7 +232,7 @@ impl Output {
     }
 }
 
-/// A place in the file as the index keeps it. No segment is so long that it has none.
+/// A position in the file as the index keeps it. Segments are short enough to fit.
 fn place_in(at: u64) -> Stopped<u32> {
     let too_far = |_| Stop::Failed(Fault::Failed(std::io::ErrorKind::FileTooLarge.into()));
     u32::try_from(at).map_err(too_far)

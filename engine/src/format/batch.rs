@@ -1,4 +1,4 @@
-//! Batches: the records of one append call under one header. A batch is whole or absent.
+//! Batches: the records of one append under one header. A batch is whole or absent.
 
 use super::record::{PREFIX_LEN, RecordError, RecordPrefix};
 use super::{u32_at, u64_at};
@@ -7,7 +7,7 @@ use crate::planted::{Bug, is_planted};
 
 /// Bytes of the header.
 pub const BATCH_HEADER_LEN: usize = 64;
-/// What a batch begins with.
+/// The first bytes of a batch.
 pub const BATCH_MAGIC: [u8; 4] = *b"XSB1";
 
 const HEADER_CRC_AT: usize = 4;
@@ -33,19 +33,19 @@ pub enum BatchError {
     /// The file ends within the batch.
     #[error("batch is cut short")]
     Short,
-    /// Other bytes than the magic.
+    /// The bytes do not begin with the magic.
     #[error("batch has a wrong magic")]
     Magic,
     /// The header's CRC does not match.
     #[error("batch header fails its CRC")]
     HeaderCrc,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("batch header holds a wrong {0}")]
     Field(&'static str),
-    /// The header is sound but not the one that follows here: it is from elsewhere or from before.
+    /// The header is sound but does not follow the one before it: it belongs elsewhere or is older.
     #[error("batch is out of place: wrong {0}")]
     Chain(&'static str),
-    /// A record in it is wrong.
+    /// A record in it is invalid.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The records are sound, but not those the header was written for.
@@ -60,11 +60,11 @@ pub struct BatchHeader {
     pub header_crc: u32,
     /// Bytes of the records.
     pub length: u32,
-    /// Records.
+    /// Number of records.
     pub count: u32,
     /// Offset of the next FRAME when it was written.
     pub base_offset: u64,
-    /// The opening that wrote it.
+    /// Epoch of the opening that wrote it.
     pub epoch: u64,
     /// Every batch with a lower seq was durable when it was written.
     pub durable_upto: u64,
@@ -72,25 +72,25 @@ pub struct BatchHeader {
     pub salt: u32,
     /// CRC of the records' CRCs.
     pub records_crc: u32,
-    /// Number of the batch.
+    /// Sequence number of the batch.
     pub seq: u64,
-    /// CRC of the header before it in the segment.
+    /// CRC of the previous header in the segment.
     pub prev_crc: u32,
 }
 
-/// Where in the chain a batch must stand.
+/// The expected place of a batch in the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expect {
     /// The segment's salt.
     pub salt: u32,
-    /// The number of the batch; `None` for the first of a segment whose number is not known.
+    /// The seq of the batch; `None` for the first of a segment whose seq is not known.
     pub seq: Option<u64>,
-    /// CRC of the header before it, 0 for the first.
+    /// CRC of the previous header, 0 for the first.
     pub prev_crc: u32,
 }
 
 impl BatchHeader {
-    /// The bytes, with the CRC of the rest in its place and in `self`.
+    /// Encodes the header; the CRC of the rest is set in the bytes and in `self`.
     pub fn encode(&mut self) -> [u8; BATCH_HEADER_LEN] {
         let mut out = [0; BATCH_HEADER_LEN];
         out[..HEADER_CRC_AT].copy_from_slice(&BATCH_MAGIC);
@@ -108,10 +108,10 @@ impl BatchHeader {
         out
     }
 
-    /// Reads the header that `bytes` begin with and checks it on its own: magic, CRC, limits.
+    /// Reads the header that `bytes` begin with and checks it by itself: magic, CRC, limits.
     ///
     /// # Errors
-    /// [`BatchError`] says what does not fit; [`BatchError::Absent`] when nothing was written here.
+    /// [`BatchError`] says what is wrong; [`BatchError::Absent`] when nothing was written here.
     pub fn read(bytes: &[u8]) -> Result<Self, BatchError> {
         match bytes.first_chunk() {
             None | Some([0, 0, 0, 0]) => return Err(BatchError::Absent),
@@ -157,7 +157,7 @@ impl BatchHeader {
         BATCH_HEADER_LEN as u64 + self.length as u64
     }
 
-    /// Whether the header stands where it should in its segment.
+    /// Whether the header follows the previous one in its segment.
     ///
     /// # Errors
     /// [`BatchError::Chain`] names what differs.
@@ -177,13 +177,13 @@ impl BatchHeader {
     /// Checks the records of the batch: every CRC, their number, length and `records_crc`.
     ///
     /// # Errors
-    /// [`BatchError`] says what does not fit.
+    /// [`BatchError`] says what is wrong.
     pub fn check_records(&self, records: &[u8]) -> Result<(), BatchError> {
         self.check_each(records, |_, _| {})
     }
 
-    /// The same; `visit` gets the place and the prefix of each record that is sound, also when a
-    /// later one is not.
+    /// Checks the records of the batch: every CRC, their number, length and `records_crc`. `visit`
+    /// gets the position and the prefix of each sound record, even if a later one is not.
     pub(crate) fn check_each(
         &self,
         records: &[u8],
@@ -217,7 +217,7 @@ impl BatchHeader {
 pub struct RecordsCrc(crc32fast::Hasher);
 
 impl RecordsCrc {
-    /// Takes in the next record's CRC.
+    /// Adds the next record's CRC.
     pub fn add(&mut self, crc: u32) {
         self.0.update(&crc.to_le_bytes());
     }
@@ -257,7 +257,7 @@ impl Iterator for Records<'_> {
                 Some(Ok((at, prefix)))
             }
             other => {
-                // The rest cannot be walked; one error ends it.
+                // The rest cannot be walked; the walk ends with one error.
                 self.at = self.bytes.len();
                 Some(Err(other.err().unwrap_or(RecordError::Short)))
             }

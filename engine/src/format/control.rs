@@ -21,8 +21,8 @@ pub const MARK_LEN: usize = PREFIX_LEN + 4 + 4 + 8;
 pub const CHECKPOINT_LEN: usize = PREFIX_LEN + 8 + 8 + 8 + 16;
 const _: () = assert!(TOMBSTONE_LEN == 48 && MARK_LEN == 32 && CHECKPOINT_LEN == 56);
 
-/// The blob that a record names whose CRC was checked: the body of a FRAME or the state of a
-/// CURSOR. What is named here is kept, and what is not may be swept.
+/// The blob that a record names, given that its CRC was checked: the body of a FRAME or the state
+/// of a CURSOR. A blob named here is kept, any other may be swept.
 pub(crate) fn named_blob(record: &[u8], prefix: &RecordPrefix) -> Option<BlobHash> {
     match prefix.kind {
         RecordKind::Frame => record::body_hash(record, prefix),
@@ -45,7 +45,7 @@ pub enum Control<'a> {
     Cursor(CursorRecord<'a>),
     /// An idempotency key was used.
     Key {
-        /// When it may be forgotten, in ms since 1970.
+        /// When it expires, in ms since 1970.
         expires_ms: u64,
         /// The first frame of the batch that used it.
         id: FrameId,
@@ -56,16 +56,16 @@ pub enum Control<'a> {
         /// The key.
         key: &'a str,
     },
-    /// All before it is durable.
+    /// Everything before it is durable.
     Mark {
         /// Why it was written.
         what: Mark,
         /// When, in ms since 1970.
         time_ms: u64,
     },
-    /// The tables are restated from here.
+    /// The tables are restated from here on.
     Checkpoint(Checkpoint),
-    /// What `last:n` removed, said once the frames that did it may be gone.
+    /// A floor set by `last:n`, recorded once the frames that set it may be removed.
     Floor {
         /// Frames of the topic with a lower offset are removed.
         offset: u64,
@@ -74,7 +74,7 @@ pub enum Control<'a> {
     },
 }
 
-/// What a TOMBSTONE holds.
+/// The content of a TOMBSTONE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tombstone<'a> {
     /// Id of the frame that is removed.
@@ -88,13 +88,13 @@ pub struct Tombstone<'a> {
 }
 
 impl Tombstone<'_> {
-    /// Bytes that the record of the frame takes, with padding.
+    /// Bytes of the removed frame's record, with padding.
     #[must_use]
     pub const fn target_len(&self) -> u64 {
         align8(self.len as usize) as u64
     }
 
-    /// Bytes its own record takes, with padding.
+    /// Bytes of its own record, with padding.
     #[must_use]
     pub const fn record_len(&self) -> u64 {
         align8(TOMBSTONE_LEN + self.topic.len()) as u64
@@ -106,26 +106,26 @@ impl Tombstone<'_> {
 pub enum Mark {
     /// The log was synced.
     Sync,
-    /// The store was closed in order.
+    /// The store was closed cleanly.
     CleanClose,
 }
 
-/// What a CHECKPOINT holds.
+/// The content of a CHECKPOINT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Records that restate the tables.
     pub count: u64,
     /// Offset of the next frame.
     pub next_offset: u64,
-    /// Number of the batch that holds the record.
+    /// Seq of the batch that holds the record.
     pub next_seq: u64,
     /// The newest id given.
     pub last_id: FrameId,
-    /// Frames before it have old ids.
+    /// Whether frames before it have old ids.
     pub has_old_ids: bool,
 }
 
-/// What a CURSOR holds.
+/// The content of a CURSOR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CursorRecord<'a> {
     /// Its name, UTF-8 of 1 to 255 bytes.
@@ -138,7 +138,7 @@ pub struct CursorRecord<'a> {
     pub offset: u64,
     /// Time of the change, in ms since 1970.
     pub time_ms: u64,
-    /// What is kept with it.
+    /// The state stored with it.
     pub state: StateRecord<'a>,
 }
 
@@ -157,7 +157,7 @@ pub enum StateRecord<'a> {
 /// checkpoint.
 ///
 /// # Errors
-/// [`RecordError::TooLarge`] when the parts do not fit; `out` is then as it was.
+/// [`RecordError::TooLarge`] when the parts do not fit; `out` is then unchanged.
 pub(crate) fn encode(
     out: &mut Vec<u8>,
     control: &Control<'_>,
@@ -213,7 +213,7 @@ pub(crate) fn encode(
     }
 }
 
-/// Bytes a KEY takes, padding included.
+/// Bytes of a KEY, including padding.
 pub(crate) const fn key_len(key: &str) -> usize {
     super::align8(PREFIX_LEN + KEY_FIXED_LEN + key.len())
 }

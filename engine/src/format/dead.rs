@@ -1,6 +1,5 @@
-//! What a sealed segment says about dead frames (`.dead`): the tombstones in it, and how many of
-//! its bytes stay, now and later. Derived: whoever finds one that does not verify makes it again
-//! from the segment.
+//! The file of dead frames of a sealed segment (`.dead`): the tombstones in it, and how many of its
+//! bytes stay live, now and later. Derived: one that does not verify is rebuilt from the segment.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end, pu
 use super::record::RecordPrefix;
 use super::{align8, u32_at, u64_at};
 
-/// Moments at which bytes of one segment expire, at most.
+/// Maximum number of expiry times per segment.
 pub(crate) const STEPS_MAX: usize = 64;
 
 const KEPT_AT: usize = FILE_HEADER_LEN;
@@ -21,8 +20,8 @@ const BODY_AT: usize = COUNT_AT + 4;
 const STEP_LEN: usize = 8 + 8;
 const _: () = assert!(BODY_AT == 80);
 
-/// When how many bytes of a segment expire, to a grain that doubles when there are too many
-/// moments. Bytes are never said to expire before they do.
+/// How many bytes of a segment expire when, with a granularity that doubles when there are too many
+/// times. Bytes are never counted as expired too early.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Expiring {
     steps: BTreeMap<u64, u64>,
@@ -30,7 +29,7 @@ pub(crate) struct Expiring {
 }
 
 impl Expiring {
-    /// Takes up a frame.
+    /// Adds a frame.
     pub(crate) fn add(&mut self, expires_ms: u64, bytes: u64) {
         *self.steps.entry(round_up(expires_ms, self.shift)).or_default() += bytes;
         while self.steps.len() > STEPS_MAX {
@@ -47,7 +46,7 @@ impl Expiring {
         self.steps.range(..=now_ms).map(|(_, bytes)| bytes).sum()
     }
 
-    /// When the next bytes after a moment are said to expire.
+    /// The next expiry time after `now_ms`.
     pub(crate) fn after(&self, now_ms: u64) -> Option<u64> {
         self.steps.range(now_ms.checked_add(1)?..).next().map(|(&at, _)| at)
     }
@@ -68,7 +67,7 @@ const fn round_up(ms: u64, shift: u32) -> u64 {
 /// Builds a file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeadBuilder {
-    /// Bytes of the segment that stay when no frame dies.
+    /// Bytes of the segment that stay if no frame dies.
     pub(crate) kept: u64,
     /// When they expire.
     pub(crate) expiring: Expiring,
@@ -77,30 +76,30 @@ pub(crate) struct DeadBuilder {
 }
 
 impl DeadBuilder {
-    /// A file of a segment of which so many bytes stay.
+    /// A builder for a segment of which `kept` bytes stay.
     pub(crate) fn new(kept: u64) -> Self {
         Self { kept, ..Self::default() }
     }
 
-    /// Takes up a tombstone of the batch with number `seq`.
+    /// Adds a tombstone of the batch with this seq.
     pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>) {
         let at = self.tombstones.len();
         self.tombstones.extend_from_slice(&seq.to_le_bytes());
         let encoded = control::encode(&mut self.tombstones, &Control::Tombstone(*tombstone), false);
         match encoded {
             Ok(_) => self.count += 1,
-            // A topic is never so long.
+            // No topic is that long.
             Err(_) => self.tombstones.truncate(at),
         }
     }
 
-    /// Bytes that stay when no frame dies, but for tombstones: those whose frames are gone already
-    /// go as well.
+    /// Bytes that stay if no frame dies, without tombstones: those whose frames are removed already
+    /// can be dropped too.
     pub(crate) const fn kept_of_frames(&self) -> u64 {
         kept_of_frames(self.kept, self.tombstones.len(), self.count)
     }
 
-    /// The bytes of the file.
+    /// Encodes the file.
     pub(crate) fn encode(&self, header: &FileHeader) -> Vec<u8> {
         let mut out = header.encode().to_vec();
         out.extend_from_slice(&self.kept.to_le_bytes());
@@ -116,7 +115,7 @@ impl DeadBuilder {
     }
 }
 
-/// `kept` without tombstones that take `len` bytes in a file, each with a `seq` before it.
+/// `kept` without the tombstones, which take `len` bytes in the file, each after a `seq`.
 const fn kept_of_frames(kept: u64, len: usize, count: u32) -> u64 {
     kept.saturating_sub((len as u64).saturating_sub(8 * count as u64))
 }
@@ -124,7 +123,7 @@ const fn kept_of_frames(kept: u64, len: usize, count: u32) -> u64 {
 /// A file whose header, CRC and structure were checked.
 #[derive(Debug)]
 pub(crate) struct DeadFile {
-    /// Bytes of the segment that stay when no frame dies.
+    /// Bytes of the segment that stay if no frame dies.
     pub(crate) kept: u64,
     /// When they expire.
     pub(crate) expiring: Expiring,
@@ -160,12 +159,12 @@ impl DeadFile {
         Ok((header, file))
     }
 
-    /// Bytes that stay when no frame dies, but for tombstones.
+    /// Bytes that stay if no frame dies, without tombstones.
     pub(crate) const fn kept_of_frames(&self) -> u64 {
         kept_of_frames(self.kept, self.tombstones.len(), self.count)
     }
 
-    /// The tombstones, each with the number of its batch, in the order of the log.
+    /// The tombstones, each with the seq of its batch, in log order.
     pub(crate) fn for_each(&self, visit: impl FnMut(u64, &Tombstone<'_>)) {
         // The structure was checked when the file was read.
         let _ = self.walk(visit);

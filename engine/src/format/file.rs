@@ -1,4 +1,4 @@
-//! The 64 bytes every file of a store begins with.
+//! The file header: the first 64 bytes of every file of a store.
 
 use super::{bytes_at, u32_at, u64_at};
 
@@ -16,7 +16,7 @@ const GENERATION_AT: usize = BASE_AT + size_of::<u64>();
 const CRC_AT: usize = GENERATION_AT + size_of::<u32>();
 const _: () = assert!(CRC_AT + size_of::<u32>() == FILE_HEADER_LEN);
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Magic {
     /// A copy of the manifest.
@@ -67,10 +67,10 @@ pub enum FormatError {
     /// Fewer bytes than the structure needs.
     #[error("is cut short")]
     Short,
-    /// It does not begin as such a file does.
+    /// The magic is wrong.
     #[error("is not such a file: its magic is wrong")]
     Magic,
-    /// Another version of the format, whose CRC is right.
+    /// Another version of the format, with a valid CRC.
     #[error("has format version {found}, this program reads version {FORMAT_VERSION}")]
     Version {
         /// The version it names.
@@ -79,7 +79,7 @@ pub enum FormatError {
     /// A CRC does not match.
     #[error("fails its CRC")]
     Crc,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("holds a wrong {0}")]
     Field(&'static str),
 }
@@ -87,7 +87,7 @@ pub enum FormatError {
 /// The header of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileHeader {
-    /// What the file is.
+    /// The kind of the file.
     pub magic: Magic,
     /// Random for segments, packs and the journal, otherwise 0.
     pub salt: u32,
@@ -95,14 +95,14 @@ pub struct FileHeader {
     pub store: [u8; 16],
     /// Uuid of the file, of the file it derives from, or of the parent store.
     pub file: [u8; 16],
-    /// Base offset, pack number or sequence.
+    /// Base offset, pack number or sequence number.
     pub base: u64,
     /// How often the file was rewritten.
     pub generation: u32,
 }
 
 impl FileHeader {
-    /// The bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; FILE_HEADER_LEN] {
         let mut out = [0; FILE_HEADER_LEN];
@@ -118,10 +118,10 @@ impl FileHeader {
         out
     }
 
-    /// Reads the header of a file that should be a `magic`.
+    /// Reads the header of a file that should have this magic.
     ///
     /// # Errors
-    /// [`FormatError`]; a version other than ours is reported only when the CRC is right.
+    /// [`FormatError`]; another version than ours is reported only if the CRC is valid.
     pub fn decode(bytes: &[u8], magic: Magic) -> Result<Self, FormatError> {
         let header: [u8; FILE_HEADER_LEN] = bytes_at(bytes, 0).ok_or(FormatError::Short)?;
         let word = |at| u32_at(&header, at).ok_or(FormatError::Short);
@@ -146,17 +146,17 @@ impl FileHeader {
     }
 }
 
-/// Bytes of the end of a derived file: the CRC of all before them, and zeros.
+/// Bytes of the end of a derived file: the CRC of everything before it, and zeros.
 pub(crate) const END_LEN: usize = 8;
 
-/// Ends the bytes of a derived file.
+/// Appends the end of a derived file.
 pub(crate) fn push_end(out: &mut Vec<u8>) {
     let crc = crc32fast::hash(out);
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
 }
 
-/// Checks all bytes of a derived file by its end; returns where that begins.
+/// Checks a whole derived file by the CRC at its end; returns where the end begins.
 pub(crate) fn check_end(bytes: &[u8]) -> Result<usize, FormatError> {
     let end = bytes.len().checked_sub(END_LEN).ok_or(FormatError::Short)?;
     if u32_at(bytes, end) != Some(crc32fast::hash(&bytes[..end])) {

@@ -1,5 +1,5 @@
-//! Which topics may have a floor, as a filter of a fixed size that stands in files and in memory.
-//! It errs on one side only: a topic it does not know has none.
+//! Which topics may have a floor: a filter of fixed size, in files and in memory. It has no false
+//! negatives: a topic that is not in it has no floor.
 
 use super::u64_at;
 
@@ -12,18 +12,18 @@ pub(crate) const FLOORS_LEN: usize = WORDS * size_of::<u64>();
 pub(crate) struct Floors(pub(crate) [u64; WORDS]);
 
 impl Floors {
-    /// Takes up a topic.
+    /// Adds a topic.
     pub(crate) fn add(&mut self, topic: &[u8]) {
         let (word, bit) = place(topic);
         self.0[word] |= bit;
     }
 
-    /// Appends the bytes.
+    /// Appends the encoded filter.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.0.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
     }
 
-    /// Reads the filter at a place.
+    /// Reads the filter at a position.
     pub(crate) fn read(bytes: &[u8], at: usize) -> Option<Self> {
         let mut floors = Self::default();
         for (number, word) in floors.0.iter_mut().enumerate() {
@@ -33,8 +33,8 @@ impl Floors {
     }
 }
 
-/// The word and the bit of a topic: by its length and its last bytes, where names that share a
-/// prefix differ.
+/// The word and the bit of a topic, from its length and its last bytes, in which names with a
+/// common prefix differ.
 pub(crate) fn place(topic: &[u8]) -> (usize, u64) {
     let last = topic.last_chunk().map_or_else(
         || topic.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)),

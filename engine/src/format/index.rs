@@ -1,13 +1,12 @@
-//! The sparse index of a sealed segment (`.idx`): where in the file the batch lies that holds an
-//! offset or an id. Derived: whoever finds one that does not verify makes it again from the
-//! segment.
+//! The sparse index of a sealed segment (`.idx`): the position of the batch that holds an offset or
+//! an id. Derived: one that does not verify is rebuilt from the segment.
 
 use bytes::Bytes;
 
 use super::file::{END_LEN, FILE_HEADER_LEN, FileHeader, FormatError, Magic, check_end, push_end};
 use super::{u32_at, u64_at};
 
-/// Bytes of the segment that share one entry.
+/// Bytes of the segment per entry.
 pub(crate) const STEP_BYTES: u64 = 4096;
 
 const COUNT_AT: usize = FILE_HEADER_LEN;
@@ -15,7 +14,7 @@ const ENTRIES_AT: usize = COUNT_AT + size_of::<u64>();
 const ENTRY_LEN: usize = 4 + 4 + 8;
 const _: () = assert!(ENTRIES_AT == 72 && ENTRY_LEN == 16);
 
-/// The first batch with a frame that begins in a step of the segment.
+/// The first batch with a frame in a step of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SparseEntry {
     /// Offset of its first frame, less the segment's base.
@@ -26,7 +25,7 @@ pub(crate) struct SparseEntry {
     pub(crate) id_prefix: u64,
 }
 
-/// The bytes of the file.
+/// Encodes the file.
 pub(crate) fn encode(header: &FileHeader, entries: &[SparseEntry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(ENTRIES_AT + entries.len() * ENTRY_LEN + END_LEN);
     out.extend_from_slice(&header.encode());
@@ -61,7 +60,7 @@ impl SparseFile {
         Ok((header, Self { bytes, count: count as usize }))
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub(crate) const fn len(&self) -> usize {
         self.count
     }

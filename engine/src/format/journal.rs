@@ -1,21 +1,21 @@
-//! Entries of the journal: the bytes of a group, and where in which files they belong.
+//! Entries of the journal: the bytes of a group, and the files and positions they belong to.
 
 use super::{bytes_at, u32_at, u64_at};
 use crate::format::super_file::FileKind;
 
 /// Bytes of the header of an entry.
 pub const ENTRY_HEADER_LEN: usize = 40;
-/// What an entry begins with.
+/// The first bytes of an entry.
 pub const ENTRY_MAGIC: [u8; 4] = *b"XSJ1";
-/// Entries begin at multiples of this: one that is torn takes no other with it.
+/// Alignment of entries: a torn one damages no other.
 pub const ENTRY_ALIGN: usize = 512;
-/// Bytes that tell where a piece belongs.
+/// Bytes of the header of a piece.
 pub const PIECE_HEADER_LEN: usize = 48;
-/// Pieces of an entry: one of the log and one of each pack that is not sealed, at most.
+/// Maximum pieces of an entry: one of the log and one of each unsealed pack.
 pub const PIECES_MAX: usize = 64;
-/// Bytes of an entry.
+/// Maximum bytes of an entry.
 pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
-/// Where the first half of the journal begins; the file's header is before it.
+/// Start of the first half of the journal; the file's header is before it.
 pub const HALVES_AT: u64 = 4096;
 
 const CRC_AT: usize = 4;
@@ -39,7 +39,7 @@ const _: () = assert!(PIECE_RESERVED_AT + size_of::<u32>() == PIECE_HEADER_LEN);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// Other bytes than the magic, or another salt: there is none.
+    /// Another magic or another salt: there is no entry.
     #[error("no entry is here")]
     Absent,
     /// The bytes end within it.
@@ -48,23 +48,23 @@ pub enum EntryError {
     /// Its CRC does not match: it is torn or damaged.
     #[error("entry fails its CRC")]
     Crc,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("entry holds a wrong {0}")]
     Field(&'static str),
 }
 
-/// Which entry it is.
+/// The identity of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryStamp {
     /// The journal's salt.
     pub salt: u32,
-    /// The opening of the store that wrote it.
+    /// Epoch of the opening that wrote it.
     pub epoch: u64,
-    /// Counts the entries of an opening, from 1.
+    /// Number of the entry in that opening, from 1.
     pub number: u64,
 }
 
-/// Where bytes belong.
+/// The place that bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PieceAt {
     /// Segment or pack.
@@ -75,29 +75,30 @@ pub struct PieceAt {
     pub base: u64,
     /// How often the file was rewritten.
     pub generation: u32,
-    /// Where in the file.
+    /// Position in the file.
     pub position: u64,
 }
 
 /// An entry that passed its CRC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// Which one.
+    /// Its identity.
     pub stamp: EntryStamp,
-    /// Its bytes: the next one begins at the next multiple of [`ENTRY_ALIGN`].
+    /// Its length: the next one begins at the next multiple of [`ENTRY_ALIGN`].
     pub length: usize,
-    /// Where what belongs.
+    /// The bytes, and where they belong.
     pub pieces: Vec<(PieceAt, &'a [u8])>,
 }
 
-/// Bytes that an entry of such pieces has.
+/// Length of an entry with these pieces.
 #[must_use]
 pub fn entry_len(pieces: &[(PieceAt, &[u8])]) -> usize {
     let piece = |(_, bytes): &(PieceAt, &[u8])| PIECE_HEADER_LEN + bytes.len();
     ENTRY_HEADER_LEN + pieces.iter().map(piece).sum::<usize>()
 }
 
-/// Writes an entry over what `out` holds. The caller has checked that it is not too long.
+/// Encodes an entry, replacing the content of `out`. The caller has checked that it is not too
+/// long.
 pub fn encode(out: &mut Vec<u8>, stamp: EntryStamp, pieces: &[(PieceAt, &[u8])]) {
     out.clear();
     out.extend_from_slice(&ENTRY_MAGIC);
@@ -130,8 +131,8 @@ const fn kind_number(kind: FileKind) -> u32 {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the entry that `bytes` begin with, if it is one of the journal with this salt; of any
-    /// journal without one.
+    /// Reads the entry that `bytes` begin with, if it has this salt; without a salt, an entry of
+    /// any journal.
     ///
     /// # Errors
     /// [`EntryError`].

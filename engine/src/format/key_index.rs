@@ -1,6 +1,5 @@
 //! The key index of a sealed segment (`.key`): the idempotency keys its batches used, and the ids
-//! that imported frames had before. Derived: whoever finds one that does not verify makes it again
-//! from the segment.
+//! that imported frames had before. Derived: one that does not verify is rebuilt from the segment.
 
 use bytes::Bytes;
 
@@ -32,8 +31,8 @@ pub(crate) struct UsedKey {
 /// The id an imported frame had before, and its offset.
 pub(crate) type OldId = (FrameId, u64);
 
-/// The bytes of the file. `first_ms`: the time in the id of the segment's first frame. `old_ids`
-/// are in order.
+/// Encodes the file. `first_ms` is the time in the id of the segment's first frame. `old_ids` are
+/// sorted.
 pub(crate) fn encode<'a>(
     header: &FileHeader,
     first_ms: u64,
@@ -84,7 +83,7 @@ impl KeyFile {
         Ok((header, Self { bytes, first_ms, keys, old_ids }))
     }
 
-    /// The time in the id of the segment's first frame: ids of older segments are not younger.
+    /// The time in the id of the segment's first frame: ids of older segments are not later.
     pub(crate) const fn first_ms(&self) -> u64 {
         self.first_ms
     }

@@ -1,9 +1,9 @@
-//! Bytes to values and back: the layouts of docs/format.md. Takes slices, returns values; touches
-//! no file, and whatever the bytes are, answers with a value or a typed error.
+//! Bytes to values and back: the layouts of docs/format.md. Takes slices and returns values; does
+//! no I/O, and returns a value or a typed error for any input.
 //!
-//! Public is what a program needs that reads the files of a store by itself: the layouts that hold
-//! what was stored, and not those that are made from them. Of the encoders those are that bring a
-//! value back to the bytes it was read from, by which the fuzz targets check both.
+//! Public is what a program needs to read the files of a store by itself: the layouts of stored
+//! data, not of derived files. Encoders are public that turn a value back into the bytes it was
+//! read from; the fuzz targets check both directions.
 
 pub mod batch;
 pub mod control;
@@ -27,19 +27,19 @@ pub const fn align8(n: usize) -> usize {
     n.next_multiple_of(8)
 }
 
-/// Reads a fixed number of bytes at a place, or nothing when the slice is too short.
+/// Reads a fixed number of bytes at a position, or `None` when the slice is too short.
 #[inline]
 pub(crate) fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// Reads a u32 at a place.
+/// Reads a u32 at a position.
 #[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes_at(bytes, at).map(u32::from_le_bytes)
 }
 
-/// Reads a u64 at a place.
+/// Reads a u64 at a position.
 #[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes_at(bytes, at).map(u64::from_le_bytes)

@@ -1,5 +1,5 @@
 //! Packs: entry headers, the CRC list of long entries, and BLOCKs of small blobs. Pure: compresses
-//! and decompresses memory, opens no file. Whatever it is given, it takes no more memory than the
+//! and decompresses in memory, does no I/O. Whatever the input, it uses no more memory than the
 //! limits here allow.
 
 use std::cell::RefCell;
@@ -15,15 +15,15 @@ use crate::value::BlobHash;
 
 /// Bytes of the header of an entry.
 pub const ENTRY_HEADER_LEN: usize = 72;
-/// Blobs of a BLOCK have at most this many bytes together.
+/// Maximum total bytes of the blobs of a BLOCK.
 pub const BLOCK_BYTES_MAX: usize = 32 * 1024;
-/// Blobs in one BLOCK.
+/// Maximum blobs in one BLOCK.
 pub const BLOCK_BLOBS_MAX: usize = 512;
-/// Stored bytes that share a CRC in an entry that is longer than this.
+/// Stored bytes per CRC, in entries longer than this.
 pub const CHUNK_LEN: usize = 64 * 1024;
 /// zstd level: higher ones cost much more time than they save space.
 pub(crate) const ZSTD_LEVEL: i32 = 1;
-/// Bytes that are compressed to see whether a long blob compresses.
+/// Bytes compressed as a sample, to see whether a long blob compresses.
 const SAMPLE_LEN: usize = 16 * 1024;
 /// Largest window a decoder accepts, as a power of two: 8 MiB.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -38,19 +38,19 @@ const STORED_LEN_AT: usize = 16;
 const RAW_LEN_AT: usize = 24;
 const HASH_AT: usize = 32;
 const STORED_CRC_AT: usize = 64;
-/// What is there depends on the kind.
+/// The meaning of this field depends on the kind.
 const LAST_AT: usize = 68;
 const _: () = assert!(LAST_AT + size_of::<u32>() == ENTRY_HEADER_LEN);
 const KIN_LEN: usize = SALT_AT - KIN_AT;
 
-/// Bytes of the length of a blob in the table of a BLOCK, at most.
+/// Maximum bytes of a blob's length in the table of a BLOCK.
 const TABLE_ROW_MAX: usize = 3;
 const _: () = assert!(BLOCK_BYTES_MAX < 1 << (7 * TABLE_ROW_MAX));
-/// The longest a BLOCK can be: its table and a zstd frame that did not shrink.
+/// Maximum length of a BLOCK: its table and a zstd frame that did not shrink.
 const BLOCK_STORED_MAX: usize = BLOCK_BLOBS_MAX * TABLE_ROW_MAX + BLOCK_BYTES_MAX + 512;
 
-/// The place of an entry as indexes keep it, in units of 8 bytes: no pack is so long that one does
-/// not fit. What lies beyond would be nowhere, and no entry of another place.
+/// The position of an entry as indexes keep it, in units of 8 bytes: every pack is short enough. A
+/// position beyond that maps to one where no entry lies.
 pub(crate) fn slot_of(at: u64) -> u32 {
     // A long blob has a pack of its own, with the CRCs of its pieces.
     const PACK_BYTES_MAX: u64 = BLOB_BYTES_MAX + BLOB_BYTES_MAX / 1024 + SEGMENT_BYTES_MAX;
@@ -58,24 +58,24 @@ pub(crate) fn slot_of(at: u64) -> u32 {
     u32::try_from(at / 8).unwrap_or(u32::MAX)
 }
 
-/// How an entry keeps its blobs.
+/// How an entry stores its blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// One blob as it is.
+    /// One blob, uncompressed.
     Raw = 1,
     /// One blob as one zstd frame, shorter than the blob.
     Zstd = 2,
-    /// Several small blobs in one zstd frame behind a table.
+    /// Several small blobs in one zstd frame after a table.
     Block = 3,
 }
 
 /// The header of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryHeader {
-    /// How the blobs are kept.
+    /// How the blobs are stored.
     pub kind: EntryKind,
-    /// See [`kin_of`]; of three bytes. 0 for a BLOCK, and where it is not known.
+    /// See [`kin_of`]; three bytes. 0 for a BLOCK, and where it is unknown.
     pub kin: u32,
     /// The pack's salt.
     pub salt: u32,
@@ -89,13 +89,13 @@ pub struct EntryHeader {
     pub stored_crc: u32,
     /// Blobs in the entry.
     pub count: u32,
-    /// All of the pack below this position was durable when the entry was written; a multiple of 8.
-    /// 0 in a pack that was sealed from the start, and for a BLOCK.
+    /// Everything in the pack below this position was durable when the entry was written; a
+    /// multiple of 8. 0 in a pack that was sealed from the start, and for a BLOCK.
     pub durable_upto: u64,
 }
 
 impl EntryHeader {
-    /// The header as bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; ENTRY_HEADER_LEN] {
         let mut out = [0; ENTRY_HEADER_LEN];
@@ -117,11 +117,10 @@ impl EntryHeader {
         out
     }
 
-    /// Reads and checks the header at the beginning of `bytes`, which may go on beyond it.
+    /// Reads and checks the header at the beginning of `bytes`, which may be longer.
     ///
     /// # Errors
-    /// [`FormatError::Magic`] where no entry begins, otherwise what is wrong with the one that
-    /// does.
+    /// [`FormatError::Magic`] where no entry begins, otherwise what is wrong with the entry.
     pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
         let header: [u8; ENTRY_HEADER_LEN] = bytes_at(bytes, 0).ok_or(FormatError::Short)?;
         let word = |at| u32_at(&header, at).ok_or(FormatError::Short);
@@ -180,31 +179,31 @@ impl EntryHeader {
         }
     }
 
-    /// Chunks the stored bytes are checked in.
+    /// Number of chunks in which the stored bytes are checked.
     #[must_use]
     pub const fn chunks(&self) -> u64 {
         self.stored_len.div_ceil(CHUNK_LEN as u64)
     }
 
-    /// Whether the entry is one blob as it is, under one CRC.
+    /// Whether the entry is one uncompressed blob under one CRC.
     #[must_use]
     pub const fn is_raw_and_short(&self) -> bool {
         matches!(self.kind, EntryKind::Raw) && self.chunks() <= 1
     }
 
-    /// Bytes of the CRC list after the stored bytes; none when one CRC covers them all.
+    /// Bytes of the CRC list after the stored bytes; 0 when one CRC covers them all.
     #[must_use]
     pub const fn crc_list_len(&self) -> u64 {
         if self.chunks() > 1 { self.chunks() * 4 } else { 0 }
     }
 
-    /// From the beginning of the header to the CRC list.
+    /// Distance from the beginning of the header to the CRC list.
     #[must_use]
     pub const fn crc_list_at(&self) -> u64 {
         ENTRY_HEADER_LEN as u64 + self.stored_len.next_multiple_of(8)
     }
 
-    /// From the beginning of this entry to that of the next.
+    /// Distance from the beginning of this entry to the next.
     #[must_use]
     pub const fn stride(&self) -> u64 {
         self.crc_list_at() + self.crc_list_len().next_multiple_of(8)
@@ -225,7 +224,7 @@ impl EntryHeader {
     }
 }
 
-/// Collects the CRC, or the CRC list, of stored bytes that pass by.
+/// Computes the CRC, or the CRC list, of a stream of stored bytes.
 #[derive(Debug, Default, Clone)]
 pub struct ChunkCrcs {
     list: Vec<u8>,
@@ -234,7 +233,7 @@ pub struct ChunkCrcs {
 }
 
 impl ChunkCrcs {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.filled == CHUNK_LEN {
@@ -266,14 +265,15 @@ impl ChunkCrcs {
     }
 }
 
-/// Whether a compressed form is worth having: it must save 5 %.
+/// Whether a compressed form is worthwhile: it must save 5 %.
 #[must_use]
 pub const fn worth_it(stored_len: u64, raw_len: u64) -> bool {
     stored_len <= raw_len - raw_len / 20 && stored_len < raw_len
 }
 
-/// What the blobs of the frames of one topic have in common, so that sealing can put together what
-/// is read together: the upper half tells the topic up to its first dot, the lower one all of it.
+/// A number that the blobs of one topic's frames share, so that sealing can group blobs that are
+/// read together: the upper half is from the topic up to its first dot, the lower one from all of
+/// it.
 #[must_use]
 pub fn kin_of(topic: &str) -> u32 {
     let first = topic.split_once('.').map_or(topic, |(first, _)| first);
@@ -282,12 +282,12 @@ pub fn kin_of(topic: &str) -> u32 {
 }
 
 thread_local! {
-    /// Making one costs as much as decompressing some KiB.
+    /// Creating one costs as much as decompressing some KiB.
     static UNZSTD: RefCell<Option<bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Whether bytes compress at all, as far as a part of them tells: with those that do not, as with
-/// what is compressed already, no time is lost.
+/// Whether bytes seem compressible, judging by a sample: this avoids wasting time on incompressible
+/// ones.
 #[must_use]
 pub(crate) fn seems_worth_it(bytes: &[u8]) -> bool {
     let sample = &bytes[..bytes.len().min(SAMPLE_LEN)];
@@ -298,8 +298,8 @@ pub(crate) fn seems_worth_it(bytes: &[u8]) -> bool {
 /// Decompresses one zstd frame into exactly `raw_len` bytes.
 ///
 /// # Errors
-/// [`FormatError::Field`] when the frame is damaged or of another length. The caller has compared
-/// `raw_len` with a limit, for that is the memory taken.
+/// [`FormatError::Field`] when the frame is damaged or of another length. The caller must have
+/// compared `raw_len` with a limit, because that much memory is allocated.
 pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
     let raw = UNZSTD.with_borrow_mut(|kept| {
         let zstd = match kept {
@@ -314,11 +314,11 @@ pub fn unzstd(stored: &[u8], raw_len: usize) -> Result<Vec<u8>, FormatError> {
     }
 }
 
-/// The stored bytes of a BLOCK and the bytes of its blobs together. The caller keeps to
+/// The stored bytes of a BLOCK and the total bytes of its blobs. The caller keeps to
 /// [`BLOCK_BLOBS_MAX`] and [`BLOCK_BYTES_MAX`].
 ///
 /// # Errors
-/// [`FormatError::Field`] when the limits are not kept or zstd fails.
+/// [`FormatError::Field`] when a limit is exceeded or zstd fails.
 pub(crate) fn encode_block(
     blobs: &[impl AsRef<[u8]>],
     zstd: &mut bulk::Compressor<'_>,
@@ -343,8 +343,8 @@ pub(crate) fn encode_block(
     Ok((stored, raw_len as u64))
 }
 
-/// The table of a BLOCK: where each blob lies in the decompressed bytes. Their hashes are not in
-/// it: they can be computed from the bytes, and take more room than the bytes do.
+/// The table of a BLOCK: the range of each blob in the decompressed bytes. It has no hashes: they
+/// can be computed from the bytes, and would take more space than the bytes do.
 #[derive(Debug, Clone)]
 pub struct BlockTable {
     rows: Vec<Range<u16>>,
@@ -355,7 +355,7 @@ impl BlockTable {
     /// Reads the table at the beginning of the stored bytes of a BLOCK, whose CRC was checked.
     ///
     /// # Errors
-    /// [`FormatError`] when it does not agree with the header.
+    /// [`FormatError`] when it contradicts the header.
     pub fn read(header: &EntryHeader, stored: &[u8]) -> Result<Self, FormatError> {
         if header.kind != EntryKind::Block {
             return Err(FormatError::Field("kind"));
@@ -381,7 +381,7 @@ impl BlockTable {
     }
 }
 
-/// A length in the shortest form it has, and the bytes it takes.
+/// Reads a length in its shortest form, and the number of bytes read.
 fn read_len(bytes: &[u8]) -> Result<(u16, usize), FormatError> {
     let mut len = 0u32;
     for (n, &byte) in bytes.iter().take(TABLE_ROW_MAX).enumerate() {
@@ -408,7 +408,7 @@ impl Block {
     /// Reads the stored bytes of a BLOCK and checks their CRC.
     ///
     /// # Errors
-    /// [`FormatError`] says what does not fit.
+    /// [`FormatError`] says what is wrong.
     pub fn decode(header: &EntryHeader, stored: &[u8]) -> Result<Self, FormatError> {
         header.check_stored(stored)?;
         let table = BlockTable::read(header, stored)?;
@@ -417,13 +417,13 @@ impl Block {
         Ok(Self { table, bytes: Bytes::from(bytes) })
     }
 
-    /// Blobs in it.
+    /// Number of blobs in it.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.table.rows.len()
     }
 
-    /// Bytes of memory it takes, about.
+    /// Approximate bytes of memory it takes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Self>() + self.bytes.len() + self.count() * size_of::<Range<u16>>()
@@ -437,7 +437,7 @@ impl Block {
         (range.end <= self.bytes.len()).then(|| self.bytes.slice(range))
     }
 
-    /// The bytes of the blobs, in order, for whoever keeps none of them.
+    /// The bytes of the blobs, in order, borrowed.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> + '_ {
         let rows = self.table.rows.iter();
         rows.filter_map(|range| self.bytes.get(range.start as usize..range.end as usize))

@@ -1,6 +1,6 @@
-//! `.pidx`: where each blob of a sealed pack lies, and a filter that answers "not here" from one
-//! cache line. Derived, so nothing here is trusted further than to save reading: whoever finds an
-//! entry compares the whole hash with the one in the pack.
+//! `.pidx`: the location of each blob of a sealed pack, and a filter that answers "not here" from
+//! one cache line. Derived, and only an optimization: a lookup compares the whole hash with the one
+//! in the pack.
 
 use std::hint::black_box;
 
@@ -22,12 +22,12 @@ const ORDINAL_LEN: usize = 3;
 const ENTRY_LEN: usize = 8 + ORDINAL_LEN;
 const PLACE_LEN: usize = 4 + 4;
 const BLOCK_LEN: usize = 32;
-/// Bits of the filter for each blob: about one wrong "maybe" in 800.
+/// Bits of the filter per blob: a false positive rate of about 1 in 800.
 const FILTER_BITS: u64 = 16;
-/// Blobs in one pack.
+/// Maximum blobs in one pack.
 pub const COUNT_MAX: u64 = 1 << (8 * ORDINAL_LEN);
 
-/// Where a blob lies.
+/// The location of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IndexEntry {
     /// First 8 bytes of its hash as a number.
@@ -38,16 +38,16 @@ pub struct IndexEntry {
     pub number: u32,
 }
 
-/// What a pack holds, in the order of the file.
+/// The content of a pack, in file order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Of each entry its position divided by 8, and the blobs before it.
+    /// For each entry its position divided by 8, and the number of blobs before it.
     places: Vec<(u32, u32)>,
     prefixes: Vec<u64>,
 }
 
 impl Contents {
-    /// Adds an entry and the prefixes of its blobs. Entries come in the order of their positions.
+    /// Adds an entry and the prefixes of its blobs. Entries must come in order of their positions.
     pub fn push(&mut self, slot: u32, prefixes: impl IntoIterator<Item = u64>) {
         self.places.push((slot, self.prefixes.len() as u32));
         self.prefixes.extend(prefixes);
@@ -59,7 +59,7 @@ impl Contents {
         self.prefixes.len()
     }
 
-    /// Where each blob lies, in the order of the file.
+    /// The location of each blob, in file order.
     pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
         let ends = self.places.iter().skip(1).map(|(_, first)| *first);
         let ends = ends.chain([self.prefixes.len() as u32]);
@@ -71,7 +71,7 @@ impl Contents {
     }
 }
 
-/// The bytes of an index of at most [`COUNT_MAX`] blobs.
+/// Encodes an index of at most [`COUNT_MAX`] blobs.
 #[must_use]
 pub fn encode(header: &FileHeader, contents: &Contents) -> Vec<u8> {
     let count = contents.count() as u64;
@@ -120,7 +120,7 @@ fn filter_bits(prefix: u64) -> [u32; 8] {
     ODD.map(|odd| 1 << ((prefix as u32).wrapping_mul(odd) >> 27))
 }
 
-/// The filter block a prefix belongs to: its upper half scaled to the number of blocks.
+/// The filter block of a prefix: its upper half scaled to the number of blocks.
 const fn filter_block(prefix: u64, filter_len: usize) -> usize {
     let blocks = (filter_len / BLOCK_LEN) as u64;
     (((prefix >> 32) * blocks) >> 32) as usize * BLOCK_LEN
@@ -135,8 +135,8 @@ fn filter_insert(filter: &mut [u8], prefix: u64) {
     }
 }
 
-/// Loads the blocks of these prefixes, all at once: one after the other each question would wait
-/// for memory.
+/// Loads the blocks of these prefixes at once, so that the lookups that follow do not wait for
+/// memory one by one.
 fn filter_fetch(filter: &[u8], prefixes: impl Iterator<Item = u64>) {
     let words = prefixes.map(|prefix| u32_at(filter, filter_block(prefix, filter.len())));
     black_box(words.fold(0, |all, word| all ^ word.unwrap_or_default()));
@@ -152,12 +152,12 @@ fn filter_holds(filter: &[u8], prefix: u64) -> bool {
     missing == 0
 }
 
-/// The filter of an index alone, in memory.
+/// The filter of an index alone, copied to memory.
 #[derive(Debug, Clone)]
 pub(crate) struct PackFilter(Box<[u8]>);
 
 impl PackFilter {
-    /// Bytes of it.
+    /// Its length in bytes.
     pub(crate) const fn byte_count(&self) -> usize {
         self.0.len()
     }
@@ -168,9 +168,9 @@ impl PackFilter {
     }
 }
 
-/// An index whose head was checked. The two parts after the head have CRCs of their own, checked by
-/// [`PackIndex::check_filter`] and [`PackIndex::check_entries`] before their first use, so that a
-/// store with many packs opens without reading them all.
+/// An index whose head was checked. The two parts after the head have CRCs of their own, checked
+/// by [`PackIndex::check_filter`] and [`PackIndex::check_entries`] before their first use, so that
+/// a store with many packs opens without reading all of them.
 #[derive(Debug)]
 pub struct PackIndex<B> {
     bytes: B,
@@ -184,7 +184,7 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
     /// Reads the head; `bytes` must be the whole file.
     ///
     /// # Errors
-    /// [`FormatError`] says what does not fit.
+    /// [`FormatError`] says what is wrong.
     pub fn open(bytes: B) -> Result<Self, FormatError> {
         let all = bytes.as_ref();
         let header = FileHeader::decode(all, Magic::PackIndex)?;
@@ -253,12 +253,12 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         filter_holds(self.filter(), prefix)
     }
 
-    /// Prepares for asking about so many prefixes.
+    /// Prefetches the filter blocks of these prefixes.
     pub(crate) fn fetch(&self, prefixes: impl Iterator<Item = u64>) {
         filter_fetch(self.filter(), prefixes);
     }
 
-    /// Prepares for finding blobs with so many prefixes.
+    /// Prefetches the entries of these prefixes.
     pub(crate) fn fetch_entries(&self, prefixes: impl Iterator<Item = u64>) {
         let found = prefixes.map(|prefix| self.prefix(self.guess(prefix)));
         black_box(found.fold(0, |all, prefix| all ^ prefix.unwrap_or_default()));
@@ -274,13 +274,13 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         PackFilter(self.filter().into())
     }
 
-    /// The prefix with a number in order of prefixes.
+    /// The n-th prefix in ascending order.
     pub fn prefix(&self, n: usize) -> Option<u64> {
         let at = n.checked_mul(ENTRY_LEN)?;
         if n < self.count { u64_at(self.entries(), at) } else { None }
     }
 
-    /// The entry with a number in order of prefixes.
+    /// The n-th entry in ascending order of prefixes.
     pub fn entry(&self, n: usize) -> Option<IndexEntry> {
         let prefix = self.prefix(n)?;
         let [a, b, c] = bytes_at::<ORDINAL_LEN>(self.entries(), n * ENTRY_LEN + 8)?;
@@ -290,8 +290,8 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         Some(IndexEntry { prefix, slot: place.0, number })
     }
 
-    /// The last place with no more blobs before it than `ordinal`. Places hold about as many blobs
-    /// each: one, or as many as fit into a BLOCK.
+    /// The last place with at most `ordinal` blobs before it. Places hold similar numbers of blobs:
+    /// one, or as many as fit into a BLOCK.
     fn place_of(&self, ordinal: u32) -> Option<(u32, u32)> {
         let place = |n: usize| {
             let at = self.count * ENTRY_LEN + n * PLACE_LEN;
@@ -313,20 +313,20 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         (self.lower_bound(prefix)..self.count).take_while(same)
     }
 
-    /// Number of the entry where a prefix should be: hashes are spread evenly.
+    /// The estimated number of the entry with a prefix: hashes are evenly distributed.
     const fn guess(&self, prefix: u64) -> usize {
         ((prefix as u128 * self.count as u128) >> 64) as usize
     }
 
-    /// Number of the first entry whose prefix is not below `prefix`.
+    /// The number of the first entry whose prefix is not below `prefix`.
     fn lower_bound(&self, prefix: u64) -> usize {
         let below = |n: usize| self.prefix(n).is_some_and(|other| other < prefix);
         search_from(self.guess(prefix), 16, self.count, below)
     }
 }
 
-/// The first of `count` numbers for which `before` is false, which it is for all behind it. The
-/// search starts where that should be and widens from there, by `step` first.
+/// The first of `count` numbers for which `before` is false; it must be false for all after it.
+/// The search starts at `guess` and widens from there, by `step` first.
 fn search_from(
     guess: usize,
     mut step: usize,

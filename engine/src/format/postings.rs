@@ -1,12 +1,12 @@
-//! Postings: where the frames of one topic lie in a segment, as LEB128 differences that can be read
-//! from either end. The same bytes stand in a `.top` file and in memory for the active segment.
+//! Postings: the locations of one topic's frames in a segment, as LEB128 differences that can be
+//! read from either end. The same bytes are used in a `.top` file and in memory.
 
 use bytes::Bytes;
 
-/// Longest LEB128 form of a u32.
+/// Maximum length of a u32 in LEB128.
 const LEB_LEN_MAX: usize = 5;
 
-/// The place of one frame in a segment.
+/// The location of one frame in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Posting {
     /// Its offset, less the segment's base.
@@ -22,7 +22,7 @@ impl Posting {
     }
 }
 
-/// Appends `next`, which comes after `last`.
+/// Appends `next`, which follows `last`.
 pub(crate) fn push(out: &mut Vec<u8>, last: Posting, next: Posting) {
     push_leb(out, next.delta.wrapping_sub(last.delta));
     push_leb(out, next.slot.wrapping_sub(last.slot));
@@ -58,7 +58,7 @@ impl Chunk {
     }
 }
 
-/// Reads a chunk from its beginning. Ends early where the bytes make no sense.
+/// Reads a chunk from its beginning. Ends early at invalid bytes.
 #[derive(Debug)]
 pub(crate) struct Forward {
     bytes: Bytes,
@@ -72,7 +72,7 @@ impl Forward {
     }
 }
 
-/// Reads a number in LEB128 and moves behind it.
+/// Reads a LEB128 number and advances `at` past it.
 pub(super) fn leb(bytes: &[u8], at: &mut usize) -> Option<u32> {
     let mut value = 0u32;
     for shift in 0..LEB_LEN_MAX as u32 {
@@ -97,7 +97,7 @@ impl Iterator for Forward {
     }
 }
 
-/// Reads a chunk from its end. Ends early where the bytes make no sense.
+/// Reads a chunk from its end. Ends early at invalid bytes.
 #[derive(Debug)]
 pub(crate) struct Backward {
     bytes: Bytes,
@@ -106,8 +106,8 @@ pub(crate) struct Backward {
 }
 
 impl Backward {
-    /// The number that ends where the unread bytes end: its last byte is the one without the high
-    /// bit, the bytes before it that have the bit belong to it.
+    /// The number that ends where the unread bytes end: its last byte has no high bit, and the
+    /// preceding bytes that have it belong to it.
     fn leb(&mut self) -> Option<u32> {
         let mut value = 0u32;
         for read in 0..LEB_LEN_MAX {

@@ -1,4 +1,4 @@
-//! Records: the common part, and FRAME in full. The other kinds are in `control`.
+//! Records: the common prefix, and FRAME in full. The other kinds are in `control`.
 
 use std::num::NonZeroU64;
 
@@ -7,7 +7,7 @@ use crate::limits::{META_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::value::{BlobHash, FrameId, NewFrame, Origin, Ttl};
 
-/// Bytes of the part every record begins with.
+/// Bytes of the prefix common to all records.
 pub const PREFIX_LEN: usize = 16;
 const CRC_AT: usize = 0;
 const LEN_AT: usize = CRC_AT + size_of::<u32>();
@@ -27,14 +27,14 @@ const OLD_ID_LEN: usize = 16;
 
 const FLAG_BODY: u8 = 1;
 const FLAG_ORIGIN: u8 = 1 << 1;
-/// Flag of a FRAME: the frame was imported and keeps the id it had before.
+/// Flag of a FRAME: the frame was imported and has its old id.
 pub(crate) const FLAG_OLD_ID: u8 = 1 << 2;
-/// Flag of every kind: the record repeats older state after a CHECKPOINT.
+/// Flag of every kind: the record restates older state after a CHECKPOINT.
 pub const FLAG_RESTATED: u8 = 1 << 7;
 
 const NO_OFFSET: u64 = u64::MAX;
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
@@ -50,7 +50,7 @@ pub enum RecordKind {
     Mark = 5,
     /// The beginning of a restatement of cursors.
     Checkpoint = 6,
-    /// What `last:n` removed of a topic, in a compacted segment.
+    /// A floor of a topic that `last:n` set, in a compacted segment.
     Floor = 7,
 }
 
@@ -83,19 +83,19 @@ pub enum RecordError {
     /// The CRC does not match the bytes.
     #[error("record fails its CRC")]
     Crc,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("record holds a wrong {0}")]
     Field(&'static str),
 }
 
-/// The common part of a record, read before its CRC is checked.
+/// The prefix of a record, read before its CRC is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPrefix {
-    /// CRC of all that follows it in the record.
+    /// CRC of everything after it in the record.
     pub crc: u32,
     /// Bytes of the record without padding.
     pub len: u32,
-    /// What the record is.
+    /// The kind of the record.
     pub kind: RecordKind,
     /// Flags of the kind.
     pub flags: u8,
@@ -103,12 +103,12 @@ pub struct RecordPrefix {
     pub name_len: u8,
     /// Kind of ttl of a FRAME.
     pub ttl: u8,
-    /// What a FRAME's offset has over the base of its batch.
+    /// A FRAME's offset minus the base of its batch.
     pub offset_delta: u32,
 }
 
 impl RecordPrefix {
-    /// Reads the first 16 bytes of `bytes`, which may go on beyond the record.
+    /// Reads the first 16 bytes of `bytes`, which may be longer than the record.
     ///
     /// # Errors
     /// [`RecordError`] when there are too few bytes or a field is out of its range.
@@ -137,7 +137,7 @@ impl RecordPrefix {
     /// Reads the prefix and checks the CRC of the whole record, which must be exactly `record`.
     ///
     /// # Errors
-    /// [`RecordError`] says what does not fit.
+    /// [`RecordError`] says what is wrong.
     pub fn check(record: &[u8]) -> Result<Self, RecordError> {
         let prefix = Self::read(record)?;
         prefix.verify(record)?;
@@ -160,7 +160,7 @@ impl RecordPrefix {
         }
     }
 
-    /// From the beginning of this record to that of the next.
+    /// Distance from the beginning of this record to the next.
     #[inline]
     #[must_use]
     pub const fn stride(&self) -> usize {
@@ -168,7 +168,7 @@ impl RecordPrefix {
     }
 }
 
-/// Appends the common part with room for the CRC and length; [`finish`] fills them in.
+/// Appends the prefix without CRC and length; [`finish`] fills them in.
 pub(crate) fn begin(out: &mut Vec<u8>, kind: RecordKind, flags: u8, name_len: u8) -> usize {
     let at = out.len();
     out.extend_from_slice(&[0; 8]);
@@ -176,8 +176,7 @@ pub(crate) fn begin(out: &mut Vec<u8>, kind: RecordKind, flags: u8, name_len: u8
     at
 }
 
-/// Sets length and CRC of the record that begins at `at` and ends where `out` ends, pads it, and
-/// returns its CRC.
+/// Sets length and CRC of the record from `at` to the end of `out`, pads it, and returns its CRC.
 pub(crate) fn finish(out: &mut Vec<u8>, at: usize) -> Result<u32, RecordError> {
     let len = out.len() - at;
     if len > RECORD_BYTES_MAX {
@@ -190,19 +189,19 @@ pub(crate) fn finish(out: &mut Vec<u8>, at: usize) -> Result<u32, RecordError> {
     Ok(crc)
 }
 
-/// Computes the CRC of a whole, unpadded record and stores it in its place.
+/// Computes the CRC of a whole, unpadded record and stores it.
 fn seal(record: &mut [u8]) -> u32 {
     let crc = crc32fast::hash(&record[LEN_AT..]);
     record[..LEN_AT].copy_from_slice(&crc.to_le_bytes());
     crc
 }
 
-/// What goes into a FRAME record.
+/// The fields of a FRAME record.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameFields<'a> {
     /// The id.
     pub id: FrameId,
-    /// Offset less the batch's base.
+    /// Its offset minus the batch's base.
     pub offset_delta: u32,
     /// Time to live.
     pub ttl: Ttl,
@@ -212,9 +211,9 @@ pub struct FrameFields<'a> {
     pub origin: Option<Origin>,
     /// The id it had before it was imported.
     pub old_id: Option<FrameId>,
-    /// The topic, already checked.
+    /// The topic, already validated.
     pub topic: &'a str,
-    /// JSON text, already checked, or empty.
+    /// JSON text, already validated, or empty.
     pub meta: &'a [u8],
 }
 
@@ -256,7 +255,7 @@ pub fn frame_len(fields: &FrameFields<'_>) -> usize {
 /// Appends a FRAME record with its padding to `out` and returns its CRC.
 ///
 /// # Errors
-/// [`RecordError::TooLarge`] when the parts do not fit; `out` is then as it was.
+/// [`RecordError::TooLarge`] when the parts do not fit; `out` is then unchanged.
 pub fn encode_frame(out: &mut Vec<u8>, fields: &FrameFields<'_>) -> Result<u32, RecordError> {
     let name_len =
         u8::try_from(fields.topic.len()).map_err(|_| RecordError::TooLarge(fields.topic.len()))?;
@@ -319,8 +318,8 @@ pub(crate) fn peek_topic<'a>(record: &'a [u8], prefix: &RecordPrefix) -> Option<
     record.get(at..at + usize::from(prefix.name_len))
 }
 
-/// Where the parts of a checked FRAME record lie. Its methods take the record it was made from.
-/// Small, as one is made and moved for each frame that is read.
+/// The positions of the parts of a checked FRAME record. Its methods take the record it was made
+/// from. Kept small, as one is made and moved for each frame read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameLayout {
     offset_delta: u32,
@@ -335,7 +334,7 @@ pub(crate) struct FrameLayout {
 const _: () = assert!(FIXED_LEN + TTL_VALUE_LEN + BODY_LEN + ORIGIN_LEN + OLD_ID_LEN < 256);
 
 impl FrameLayout {
-    /// The structure of a record whose CRC was checked.
+    /// Parses a record whose CRC was checked.
     #[inline]
     pub(crate) fn of_checked(record: &[u8], prefix: &RecordPrefix) -> Result<Self, RecordError> {
         if prefix.kind != RecordKind::Frame {
@@ -398,7 +397,7 @@ impl FrameLayout {
         }
     }
 
-    /// Milliseconds after the time in its id when it expires, if it does.
+    /// The expiry time relative to the time in its id, in milliseconds, if it expires.
     #[inline]
     pub(crate) fn expires_after_ms(&self, record: &[u8]) -> Option<u64> {
         if self.ttl == 2 { u64_at(record, FIXED_LEN) } else { None }

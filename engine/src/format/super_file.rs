@@ -1,4 +1,4 @@
-//! The manifest's bytes: what the store is, its epochs, and every file that belongs to it.
+//! The layout of the manifest: the store's identity, its epochs, and every file that belongs to it.
 
 use super::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use super::{bytes_at, u32_at, u64_at};
@@ -20,26 +20,27 @@ const GONE_AT: usize = CRC_AT + 4;
 const COUNT_AT: usize = GONE_AT + 4;
 const NEWEST_AT: usize = COUNT_AT + 8;
 const _: () = assert!(NEWEST_AT + 8 == ENTRY_LEN);
-/// The same place in the entry of a segment.
+/// The same field in the entry of a segment.
 const PURGED_AT: usize = NEWEST_AT;
 
-/// Bytes of the longest super file.
+/// Maximum bytes of a super file.
 pub const SUPER_BYTES_MAX: u64 =
     (FILE_HEADER_LEN + COUNTS_LEN + EPOCHS_MAX * EPOCH_LEN + FILES_MAX * ENTRY_LEN + TRAILER_LEN)
         as u64;
 
-/// What the manifest says.
+/// The content of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SuperState {
     /// Uuid of the store.
     pub store: [u8; 16],
     /// Uuid of the store it was copied from, or zero.
     pub parent: [u8; 16],
-    /// The store was closed in order and not written since.
+    /// The store was closed cleanly and not written to since.
     pub clean: bool,
-    /// It is a backup of the store with this uuid: it is read and added to, never written.
+    /// It is a backup of the store with this uuid: it may be read and added to, but not appended
+    /// to.
     pub backup: bool,
-    /// Salt of the journal that may hold what has not reached its place; 0 when there is none.
+    /// Salt of the journal that may hold unapplied groups; 0 when there is none.
     pub journal: u32,
     /// The newest epochs, oldest first.
     pub epochs: Vec<EpochStart>,
@@ -47,19 +48,19 @@ pub struct SuperState {
     pub files: Vec<FileEntry>,
 }
 
-/// Where an epoch begins.
+/// The beginning of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochStart {
     /// Its number.
     pub epoch: u64,
     /// Offset of the first frame that could be written in it.
     pub first_offset: u64,
-    /// Number of the first batch that could be written in it. Part of the format, for whoever looks
-    /// at the file; nothing is decided by it.
+    /// Seq of the first batch that could be written in it. Part of the format for people who
+    /// inspect the file; no code depends on it.
     pub first_seq: u64,
 }
 
-/// What kind of file an entry names.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKind {
     /// A segment of the log.
@@ -68,18 +69,18 @@ pub enum FileKind {
     Pack,
 }
 
-/// Whether a file still changes.
+/// Whether a file may still change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileState {
     /// It may be written to, or was when the store was last open.
     Unmarked,
     /// It never changes again.
     Sealed,
-    /// A pack whose blobs are elsewhere or wanted by nobody: its file is being removed.
+    /// A pack whose blobs are elsewhere or unwanted: its file is being removed.
     Dropped,
 }
 
-/// Which file it is: no two of a store have the same.
+/// The key of a file, unique within a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileKey {
     /// Segment or pack.
@@ -90,12 +91,12 @@ pub struct FileKey {
     pub generation: u32,
 }
 
-/// One file.
+/// The entry of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileEntry {
     /// Segment or pack.
     pub kind: FileKind,
-    /// Whether it still changes.
+    /// Whether it may still change.
     pub state: FileState,
     /// How often it was rewritten.
     pub generation: u32,
@@ -103,20 +104,20 @@ pub struct FileEntry {
     pub base: u64,
     /// Its uuid.
     pub uuid: [u8; 16],
-    /// Sealed: bytes of the file. Unmarked and clean: where its last batch or entry ends.
+    /// Sealed: length of the file. Unmarked and clean: end of its last batch or entry.
     pub length: u64,
     /// CRC of the whole file when sealed.
     pub crc: u32,
     /// Frames or blobs in it, when sealed.
     pub count: u64,
-    /// Sealed pack: no blob was put into it later than this, in milliseconds since 1970. A put that
-    /// finds its blob there counts, within a minute.
+    /// Sealed pack: when a blob was last put into it, in milliseconds since 1970. A put that finds
+    /// its blob there counts, within a minute.
     pub newest_ms: u64,
-    /// Frames that were compacted away from a sealed segment: it stands for the offsets from its
-    /// base on, as many as these and those in it.
+    /// Number of frames compacted away from a sealed segment: it covers the offsets from its base
+    /// on, as many as these and its frames.
     pub gone: u32,
-    /// Every tombstone in a batch with a lower seq that hits a frame of this sealed segment was
-    /// applied: the frame is not in it.
+    /// Every tombstone in a batch with a lower seq for a frame of this sealed segment was applied:
+    /// the frame is not in it.
     pub purged_seq: u64,
 }
 
@@ -135,14 +136,14 @@ impl FileKey {
 }
 
 impl FileEntry {
-    /// Which file it is.
+    /// The key of the file.
     #[must_use]
     pub const fn key(&self) -> FileKey {
         FileKey { kind: self.kind, base: self.base, generation: self.generation }
     }
 
-    /// Whether a header is that of this file, or of one that was made from it. The store's uuid is
-    /// not compared: an ancestor may have written it.
+    /// Whether a header belongs to this file, or to one derived from it. The store's uuid is not
+    /// compared: an ancestor may have written the file.
     #[must_use]
     pub fn owns(&self, header: &FileHeader) -> bool {
         (header.file, header.base, header.generation) == (self.uuid, self.base, self.generation)
@@ -156,7 +157,7 @@ impl SuperState {
         self.files.iter().find(|file| file.key() == key)
     }
 
-    /// The bytes of the copy with this sequence.
+    /// Encodes the copy with this sequence number.
     #[must_use]
     pub fn encode(&self, sequence: u64) -> Vec<u8> {
         let header = FileHeader {
@@ -185,10 +186,10 @@ impl SuperState {
         out
     }
 
-    /// Reads a copy: its sequence and what it says.
+    /// Decodes a copy: its sequence number and its content.
     ///
     /// # Errors
-    /// [`FormatError`] says what does not fit.
+    /// [`FormatError`] says what is wrong.
     pub fn decode(bytes: &[u8]) -> Result<(u64, Self), FormatError> {
         let header = FileHeader::decode(bytes, Magic::Super)?;
         let word = |at| u32_at(bytes, at).ok_or(FormatError::Short);
@@ -235,14 +236,14 @@ impl SuperState {
 }
 
 impl FileEntry {
-    /// The offset after those that a sealed segment stands for.
+    /// The offset after those that a sealed segment covers.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.base.saturating_add(self.count).saturating_add(self.gone as u64)
     }
 
-    /// Whether it is a pack that was sealed as it was written, and could be made shorter: every
-    /// other one has a generation before it, or is that of one long blob.
+    /// Whether it is a pack that was sealed as written, and could be compressed: every other pack
+    /// has an earlier generation, or holds one long blob.
     #[must_use]
     pub const fn is_plain_pack(&self) -> bool {
         matches!((self.kind, self.state), (FileKind::Pack, FileState::Sealed))

@@ -1,8 +1,7 @@
-//! The topic index of a sealed segment (`.top`): a dictionary of its topics and, for each, where
-//! its frames lie. Derived: whoever finds one that does not verify makes it again from the segment.
+//! The topic index of a sealed segment (`.top`): a dictionary of its topics with the locations of
+//! their frames. Derived: one that does not verify is rebuilt from the segment.
 //!
-//! Dictionary and postings have a CRC each, so that whoever asks what there is reads dictionaries
-//! only.
+//! Dictionary and postings have separate CRCs, so that listing topics reads dictionaries only.
 
 use bytes::Bytes;
 use fst::Streamer as _;
@@ -23,12 +22,12 @@ const ENTRIES_AT: usize = FLOORS_AT + FLOORS_LEN;
 const ENTRY_LEN: usize = 4 * 4 + 4 * 8 + 2 * 16;
 const _: () = assert!(FLOORS_AT == 88 && ENTRIES_AT == 216 && ENTRY_LEN == 80);
 
-/// What a segment holds of one topic.
+/// The entry of one topic in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicEntry {
     /// Frames.
     pub(crate) count: u32,
-    /// Where the postings begin among all postings.
+    /// Start of its postings among all postings.
     pub(crate) postings_at: u32,
     /// Bytes of the postings.
     pub(crate) postings_len: u32,
@@ -98,7 +97,7 @@ impl TopicFileBuilder {
         }
     }
 
-    /// Adds a topic. The places of its postings in `entry` are set here.
+    /// Adds a topic. Sets the positions of its postings in `entry`.
     pub(crate) fn add<'a>(
         &mut self,
         name: &str,
@@ -119,7 +118,7 @@ impl TopicFileBuilder {
         Ok(())
     }
 
-    /// The bytes of the file.
+    /// Encodes the file.
     pub(crate) fn finish(self, header: &FileHeader) -> Result<Vec<u8>, FormatError> {
         let names = self.names.into_inner().map_err(|_| FormatError::Field("dictionary"))?;
         let fst_len = u32::try_from(names.len()).map_err(|_| FormatError::Field("dictionary"))?;
@@ -182,7 +181,7 @@ impl TopicFile {
         Ok((header, Self { names, postings_at, postings_len: end - postings_at, bytes }))
     }
 
-    /// Checks the postings, once, before the first of them is read.
+    /// Checks the postings; called once, before they are first read.
     pub(crate) fn check_postings(&self) -> Result<(), FormatError> {
         let postings = &self.bytes[self.postings_at..self.postings_at + self.postings_len];
         let crc = u32_at(&self.bytes, POSTINGS_CRC_AT).ok_or(FormatError::Short)?;
@@ -199,7 +198,7 @@ impl TopicFile {
         Floors::read(&self.bytes, FLOORS_AT).unwrap_or(Floors([u64::MAX; 16]))
     }
 
-    /// The entry with a number that [`Self::names`] gave.
+    /// The entry with a number from [`Self::names`].
     pub(crate) fn entry(&self, number: u64) -> Option<TopicEntry> {
         let at = usize::try_from(number).ok()?.checked_mul(ENTRY_LEN)?.checked_add(ENTRIES_AT)?;
         TopicEntry::read(&self.bytes, at)
@@ -220,7 +219,7 @@ impl TopicFile {
         }
     }
 
-    /// The postings of a topic, in one run. `base` is the segment's.
+    /// The postings of a topic, in one chunk. `base` is the segment's.
     pub(crate) fn postings(&self, entry: &TopicEntry, base: u64) -> Chunk {
         let at = self.postings_at + entry.postings_at as usize;
         let end = at + entry.postings_len as usize;

@@ -1,9 +1,9 @@
-//! The table of all topics (`topics.<gen>`): what the sealed segments it names hold of each topic,
-//! together. Derived from their `.top` files: whoever finds one that does not verify, or that names
-//! other segments, makes it again.
+//! The table of all topics (`topics.<gen>`): the totals of each topic over the sealed segments that
+//! it names. Derived from their `.top` files: a table that does not verify, or names other
+//! segments, is rebuilt.
 //!
-//! It is written from its beginning to its end, topic by topic, so that merging a million topics
-//! takes no more memory than their dictionary; what can be known only then stands in a trailer.
+//! It is written sequentially, topic by topic, so that merging a million topics takes no more
+//! memory than their dictionary; what is known only at the end is in a trailer.
 
 use std::io::{self, Write};
 
@@ -22,7 +22,7 @@ const SEGMENT_LEN: usize = 8 + 4 + 4 + 16;
 const ENTRY_LEN: usize = 6 * 8 + 2 * 16 + 2 * 4;
 const _: () = assert!(SEGMENT_LEN == 32 && ENTRY_LEN == 88);
 
-/// Places in the trailer.
+/// Positions in the trailer.
 const TOPICS_AT: usize = 0;
 const ENTRIES_LEN_AT: usize = TOPICS_AT + 8;
 const FST_LEN_AT: usize = ENTRIES_LEN_AT + 8;
@@ -32,7 +32,7 @@ const CRC_AT: usize = FLOORS_AT + FLOORS_LEN;
 const TRAILER_LEN: usize = CRC_AT + END_LEN;
 const _: () = assert!(TRAILER_LEN == 168);
 
-/// Bytes laid out before they are written.
+/// Bytes buffered before they are written.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A sealed segment whose topics the table counts.
@@ -43,14 +43,14 @@ pub(crate) struct Covered {
     pub(crate) uuid: [u8; 16],
 }
 
-/// What some segments hold of one topic, together.
+/// The totals of one topic over some segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicTotals {
-    /// Frames stored, removed ones included.
+    /// Frames stored, including removed ones.
     pub(crate) stored: u64,
-    /// Frames of these that are not below the floor; see [`Self::is_exact`].
+    /// Those not below the floor; see [`Self::is_exact`].
     pub(crate) left: u64,
-    /// Bytes of records and bodies, removed ones included.
+    /// Bytes of records and bodies, including removed ones.
     pub(crate) bytes: u64,
     /// Offset of the first frame, removed or not.
     pub(crate) first_offset: u64,
@@ -64,13 +64,13 @@ pub(crate) struct TopicTotals {
     pub(crate) last: FrameId,
     /// Position of the last frame's record divided by 8.
     pub(crate) last_slot: u32,
-    /// Whether `left` counts what it says. If not, the floor lies among the frames of some segment,
-    /// and only the postings tell how many are below it.
+    /// Whether `left` is exact. If not, the floor lies among the frames of some segment, and only
+    /// the postings tell how many are below it.
     pub(crate) is_exact: bool,
 }
 
 impl TopicTotals {
-    /// Of no segment yet, with a floor that is known to be the highest.
+    /// Totals of no segment yet, with a floor known to be the highest.
     pub(crate) const fn with_floor(floor: u64) -> Self {
         Self {
             stored: 0,
@@ -86,7 +86,7 @@ impl TopicTotals {
         }
     }
 
-    /// Adds what the next segments hold, of which `left` are not below their own floor.
+    /// Adds the totals of the next segments, whose `left` is relative to their own floor.
     pub(crate) fn add(&mut self, next: &Self) {
         if next.stored == 0 {
             return;
@@ -156,7 +156,7 @@ impl From<&TopicEntry> for TopicTotals {
     }
 }
 
-/// Numbers of segments in the table's list, as runs from the first to the last of each.
+/// Numbers of segments in the table's list, as runs from first to last.
 pub(crate) type NumberRuns = Vec<(u32, u32)>;
 
 /// Adds a number greater than all before it.
@@ -171,7 +171,7 @@ pub(crate) fn push_number(runs: &mut NumberRuns, number: u32) {
 pub(crate) struct TableWriter<'a> {
     out: &'a mut dyn Write,
     crc: crc32fast::Hasher,
-    /// Laid out and not written yet.
+    /// Buffered bytes.
     buf: Vec<u8>,
     entries_len: u64,
     names: fst::MapBuilder<Vec<u8>>,
@@ -185,7 +185,7 @@ fn wrong(what: &'static str) -> io::Error {
 }
 
 impl<'a> TableWriter<'a> {
-    /// A table of these segments, oldest first.
+    /// Starts a table of these segments, oldest first.
     pub(crate) fn new(
         out: &'a mut dyn Write,
         header: &FileHeader,
@@ -211,7 +211,7 @@ impl<'a> TableWriter<'a> {
         Ok(writer)
     }
 
-    /// Adds a topic and the numbers of the segments that hold it.
+    /// Adds a topic with the numbers of the segments that hold it.
     pub(crate) fn add(
         &mut self,
         name: &[u8],
@@ -239,7 +239,7 @@ impl<'a> TableWriter<'a> {
         if self.buf.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is left.
+    /// Writes the dictionary and the trailer.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         let names = std::mem::replace(&mut self.names, fst::MapBuilder::memory());
@@ -311,12 +311,12 @@ impl TableFile {
         Ok((header, Self { names, segments, entries: entries_at..names_at, floors, bytes }))
     }
 
-    /// The segments it counts, oldest first.
+    /// The segments it covers, oldest first.
     pub(crate) fn segments(&self) -> &[Covered] {
         &self.segments
     }
 
-    /// The topics, each with what [`Self::entry`] takes.
+    /// The topics, each with an argument for [`Self::entry`].
     pub(crate) const fn names(&self) -> &fst::Map<Bytes> {
         &self.names
     }
@@ -326,18 +326,18 @@ impl TableFile {
         &self.floors
     }
 
-    /// What it says of a topic.
+    /// The totals of a topic.
     pub(crate) fn find(&self, topic: &str) -> Option<TopicTotals> {
         self.names.get(topic).and_then(|place| self.entry(place))
     }
 
-    /// What stands at a place that [`Self::names`] gave.
+    /// The totals at a place from [`Self::names`].
     pub(crate) fn entry(&self, place: u64) -> Option<TopicTotals> {
         TopicTotals::read(self.entries(), usize::try_from(place).ok()?.checked_mul(8)?)
     }
 
-    /// The numbers of the segments that hold the topic at such a place. They end early where the
-    /// bytes make no sense.
+    /// The numbers of the segments that hold the topic at a place from [`Self::names`]. Invalid
+    /// bytes give fewer runs or none.
     pub(crate) fn runs(&self, place: u64) -> NumberRuns {
         self.read_runs(place).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! Garbage collection: blobs that nothing in the log names any more leave the packs. Here is who
-//! decides, from the log; rewriting packs is the business of `blob`.
+//! Garbage collection: removes blobs from the packs that nothing in the log names any more. This
+//! module decides which, from the log; `blob` rewrites the packs.
 
 mod names;
 #[cfg(test)]
@@ -19,13 +19,13 @@ use names::Names;
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy)]
 pub struct GcOptions {
-    /// A blob that nothing names is kept for this long after it was put. Time is told for packs as
-    /// a whole: a blob stays until the newest one in its pack is that old.
+    /// A blob that nothing names is kept for this long after it was put. Age is tracked per pack: a
+    /// blob stays until the newest one in its pack is that old.
     pub grace: Duration,
     /// A pack is rewritten when at least so many percent of its bytes are dead, 0 to 100. With 0 and
     /// no grace no dead blob stays, the packs that are written to included.
     pub dead_percent: u8,
-    /// Only tell what would be done.
+    /// Only report what would be done.
     pub dry_run: bool,
     /// Bytes of packs read a second, at most, and at least 1; as fast as possible without.
     pub bytes_per_second: Option<u64>,
@@ -43,7 +43,7 @@ impl Default for GcOptions {
 }
 
 impl GcOptions {
-    /// No dead blob stays, whatever it costs.
+    /// Removes every dead blob, at any cost.
     #[must_use]
     pub fn everything() -> Self {
         Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
@@ -61,7 +61,7 @@ impl GcOptions {
         u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether packs that are written to are looked at: what is in them is young by any grace.
+    /// Whether packs that are written to are included: their blobs are younger than any grace.
     const fn takes_open(&self) -> bool {
         self.grace.is_zero() && self.dead_percent == 0
     }
@@ -71,28 +71,28 @@ impl GcOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct GcReport {
-    /// Packs looked at.
+    /// Packs examined.
     pub packs: u64,
     /// Blobs in them.
     pub blobs: u64,
     /// Blobs that nothing names, kept because of the grace.
     pub young: u64,
-    /// Blobs that nothing names and that may go.
+    /// Blobs that nothing names and that may be removed.
     pub dead: u64,
     /// Bytes of those, as they were put.
     pub dead_bytes: u64,
-    /// Of the dead those in packs that are rewritten or dropped; the others are too few in theirs.
+    /// Dead blobs in packs that are rewritten or dropped; other packs have too few of them.
     pub swept: u64,
     /// Bytes of those, as they were put.
     pub swept_bytes: u64,
-    /// Packs of which nothing stays.
+    /// Packs that are removed whole.
     pub packs_dropped: u64,
     /// Packs that lose some of their blobs.
     pub packs_rewritten: u64,
-    /// Packs that cannot be read in full. They stay as they are.
+    /// Packs that cannot be read completely. They are left unchanged.
     pub damaged: Vec<Corruption>,
-    /// Groups of packs that were left because meanwhile something came to name a blob of theirs;
-    /// the next collection gets them. Always 0 in a dry run.
+    /// Groups of packs that were skipped because one of their blobs was named meanwhile; the next
+    /// collection handles them. Always 0 in a dry run.
     pub left: u64,
 }
 
@@ -106,10 +106,10 @@ pub enum GcError {
     /// The log or a pack cannot be read. What is unreadable may name any blob, so none goes.
     #[error("cannot tell which blobs are wanted: {0}")]
     Read(ReadError),
-    /// The store is open for reading only.
+    /// The store is open read-only.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
-    /// There is no space, or no descriptor, for the packs that take the place of others.
+    /// No disk space or no descriptor is left for the rewritten packs.
     #[error(
         "{0}: {remedy}, or collect without the packs that are rewritten",
         remedy = .0.remedy("make room")
@@ -160,12 +160,12 @@ impl GcReport {
 }
 
 impl Store {
-    /// Takes blobs out of the packs that nothing names: no frame in the log, expired or removed
-    /// ones included until they are compacted away, and no cursor. Runs beside reads and appends;
-    /// one that comes to name a blob meanwhile keeps it.
+    /// Removes blobs from the packs that nothing names: no cursor, and no frame in the log, where
+    /// expired and removed frames count until they are compacted away. Runs alongside reads and
+    /// appends; an append that names a blob meanwhile keeps it.
     ///
     /// # Errors
-    /// [`GcError`]; what was done before it stands.
+    /// [`GcError`]; the work done before it is kept.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         let inner = &self.inner;
         options.check()?;
@@ -194,14 +194,14 @@ impl Store {
 }
 
 impl Inner {
-    /// Takes these blobs out of the packs, unless something in the log or a cursor still names
-    /// them, and returns when their bytes are gone from every file. A blob that is streamed just
-    /// now is gone when the stream ends. Returns those that are still named; they stay. The caller
-    /// holds compaction off.
+    /// Removes these blobs from the packs, unless something in the log or a cursor still names
+    /// them, and returns when their bytes are in no file any more. A blob that is being streamed is
+    /// removed when the stream ends. Returns those that are still named, which are kept. The caller
+    /// holds off compaction.
     ///
     /// # Errors
-    /// [`GcError`]; blobs may then be there or not. Damaged packs are an error here: what they hold
-    /// cannot be taken out.
+    /// [`GcError`]; blobs may then be removed or not. Damaged packs are an error here: their blobs
+    /// cannot be removed.
     pub(crate) fn drop_blobs(
         &self,
         hashes: BTreeSet<BlobHash>,
@@ -220,7 +220,7 @@ impl Inner {
             if let Some(corruption) = report.damaged.pop() {
                 return Err(ReadError::Corrupt(corruption).into());
             }
-            // One that was left has a blob that is named by now; the others go in the next round.
+            // A skipped group has a blob that is named by now; the next round handles the others.
             if report.left == 0 {
                 collection.end(true)?;
                 return Ok(collection.named);
@@ -242,16 +242,16 @@ impl Inner {
     }
 }
 
-/// A collection at work.
+/// A collection in progress.
 struct Collection<'a> {
     inner: &'a Inner,
     sweep: Sweep<'a>,
     marker: Marker,
     names: Names,
     condemned: Condemned,
-    /// Of the blobs that are to go, those that something names.
+    /// The condemned blobs that something names.
     named: BTreeSet<BlobHash>,
-    /// Packs that could not even be looked at.
+    /// Packs that could not be examined at all.
     unread: Vec<Corruption>,
 }
 
@@ -274,7 +274,7 @@ impl<'a> Collection<'a> {
         Ok(Self { inner, sweep, marker, names, condemned, named, unread })
     }
 
-    /// Takes up what the log names since it was last read.
+    /// Marks the blobs that the log has named since it was last read.
     fn read_names(&mut self) -> Result<(), GcError> {
         let Self { inner, sweep, marker, names, condemned, named, .. } = self;
         let go_on = || sweep.check_stop().map_err(GcError::from);
@@ -302,7 +302,7 @@ impl<'a> Collection<'a> {
         while let Some(group) = groups.pop_front() {
             match self.sweep.rewrite(&self.marker, &group, &self.condemned)? {
                 Ok(rewritten) => {
-                    // Most of what came since is read without the lock.
+                    // Most of what was appended since is read without the lock.
                     self.read_names()?;
                     let switched = {
                         let writer = self.inner.writer.lock();
@@ -338,12 +338,12 @@ impl<'a> Collection<'a> {
         confirmed.map_err(|error| self.fault(error))
     }
 
-    /// Lets the files of replaced packs go.
+    /// Releases the files of replaced packs.
     fn end(&self, wait: bool) -> Result<(), GcError> {
         self.sweep.tidy(wait).map_err(|error| self.fault(error))
     }
 
-    /// After a failed write of the manifest nothing is written any more.
+    /// After a failed write of the manifest nothing more is written.
     fn fault(&self, error: SweepError) -> GcError {
         if matches!(error, SweepError::Failed(_)) {
             self.inner.poison(&error);

@@ -1,6 +1,5 @@
-//! Reading which blobs the log names, from where it was read last. Everything that is still in the
-//! files counts, whether a reader would see it or not: a frame that is expired or removed names its
-//! body until compaction has taken it out.
+//! Reads which blobs the log names, incrementally. Everything that is still in the files counts,
+//! visible or not: an expired or removed frame names its body until it is compacted away.
 
 use std::ops::Range;
 
@@ -17,25 +16,25 @@ use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 use crate::value::BlobHash;
 
-/// Bytes of a segment taken at a time, but at least a whole batch.
+/// Bytes of a segment read at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
-/// Of so many of the newest segments every cursor record counts, of older ones only what is
-/// current. A power cut can take what is unsynced, two segments at most, and opening then goes back
-/// to the checkpoint in the one before: all that it can find is in these.
+/// In this many of the newest segments every cursor record counts, in older ones only the current
+/// ones. A power cut can take what is unsynced, two segments at most, and opening then starts from
+/// the checkpoint in the segment before: all cursor records that it can find are in these segments.
 const CURSOR_SEGMENTS: usize = 3;
 
-/// Reads names, each time those that came since.
+/// Reads names; each call reads those added since the last.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     began: bool,
-    /// The segment that was read last, by base and uuid, and how far.
+    /// The last segment read, by base and uuid, and how far.
     last: (u64, [u8; 16]),
     position: u64,
 }
 
 impl Names {
-    /// Tells `take` of each name since the last call, some more than once. Asks before each segment
-    /// whether it may go on.
+    /// Calls `take` with each name added since the last call, some more than once. Calls `go_on`
+    /// before each segment, which may end it.
     pub(super) fn read<E: From<ReadError>>(
         &mut self,
         inner: &Inner,
@@ -89,7 +88,7 @@ fn read_batches<E: From<ReadError>>(
         let header = BatchHeader::read(&window).ok().filter(|h| h.salt == segment.salt());
         let whole = header.as_ref().map(|h| BATCH_HEADER_LEN + h.length as usize);
         let Some(len) = whole.filter(|&len| len <= window.len()) else {
-            // Not there yet, or not there at all when the window began here already.
+            // Not in the window; or, if the window began here already, not there at all.
             let want = whole.map_or(WINDOW, |len| (len as u64).max(WINDOW));
             let to = (position + want).min(range.end);
             if window.len() as u64 >= to - position {

@@ -1,5 +1,5 @@
-//! The index files of sealed segments: written whole beside their name and renamed, read as maps,
-//! believed only when they were made from the very segment they stand beside.
+//! The index files of sealed segments: written to a temporary file and renamed, read through maps,
+//! and used only if they were made from the very segment they belong to.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::format::topic_index::TopicFile;
 use crate::log::Segment;
 use crate::names::{DEAD, SPARSE, TOPICS};
 
-/// The files of one segment that are open.
+/// The open files of one segment.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     sparse: Option<Arc<SparseFile>>,
@@ -27,7 +27,7 @@ impl Loaded {
         self.sparse.is_none() && self.topics.is_none()
     }
 
-    /// The sparse index, opened if it is not; nothing when it does not verify.
+    /// The sparse index, opened if necessary; `None` when it does not verify.
     pub(super) fn sparse(&mut self, env: &Env, segment: &Segment) -> Option<Arc<SparseFile>> {
         if self.sparse.is_none() {
             self.sparse = read_sparse(open(env, segment, SPARSE).ok()?, segment).map(Arc::new);
@@ -35,7 +35,7 @@ impl Loaded {
         self.sparse.clone()
     }
 
-    /// The topic index, opened if it is not; nothing when it does not verify.
+    /// The topic index, opened if necessary; `None` when it does not verify.
     pub(super) fn topics(&mut self, env: &Env, segment: &Segment) -> Option<Arc<TopicFile>> {
         if self.topics.is_none() {
             let file = read_topics(open(env, segment, TOPICS).ok()?, segment)?;
@@ -46,7 +46,7 @@ impl Loaded {
     }
 }
 
-/// The topic index of a segment, its postings not checked; nothing when it does not verify.
+/// The topic index of a segment, its postings not checked; `None` when it does not verify.
 pub(super) fn load_topics(env: &Env, segment: &Segment) -> Option<TopicFile> {
     read_topics(open(env, segment, TOPICS).ok()?, segment)
 }
@@ -61,13 +61,13 @@ fn read_sparse(bytes: Bytes, segment: &Segment) -> Option<SparseFile> {
     segment.owns(&header).then_some(file)
 }
 
-/// What a segment says about dead frames; nothing when it does not verify.
+/// The file of dead frames of a segment; `None` when it does not verify.
 pub(super) fn load_dead(env: &Env, segment: &Segment) -> Option<DeadFile> {
     let (header, file) = DeadFile::read(open(env, segment, DEAD).ok()?).ok()?;
     segment.owns(&header).then_some(file)
 }
 
-/// Whether there are topic indexes of all these segments, whatever is in them.
+/// Whether all these segments have a topic index file, whatever its content.
 pub(super) fn all_named(env: &Env, segments: &[Arc<Segment>]) -> bool {
     let Ok(names) = env.files.list(&env.log_dir()) else { return false };
     let names: std::collections::HashSet<String> = names.into_iter().collect();
@@ -94,7 +94,7 @@ fn header_of(env: &Env, segment: &Segment, magic: Magic) -> FileHeader {
     }
 }
 
-/// Writes the files of a segment.
+/// Writes the index files of a segment.
 pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::Result<()> {
     let topics = memory.encode_topics(&header_of(env, segment, Magic::Topic));
     let topics = topics.map_err(io::Error::other)?;
@@ -105,7 +105,7 @@ pub(super) fn write(env: &Env, segment: &Segment, memory: &MemoryIndex) -> io::R
     env.write_whole(&env.log_dir(), files.map(|(kind, bytes)| (place(kind), bytes)))
 }
 
-/// Removes the files of a segment that is no more. What stays is removed by the next open.
+/// Removes the files of a removed segment. What remains is removed by the next open.
 pub(super) fn remove(env: &Env, segment: &Segment) {
     for kind in [SPARSE, TOPICS, DEAD] {
         let path = env.log_path(segment.base(), segment.generation(), kind);
@@ -113,9 +113,9 @@ pub(super) fn remove(env: &Env, segment: &Segment) {
     }
 }
 
-/// Removes the files when one is lost or does not verify. One that stays is found bad again, and
-/// one that cannot be read now may be good. What is said about dead frames stays: it hides them
-/// also when their tombstones are damaged.
+/// Removes the index files when one is missing or does not verify. If removal fails, the next open
+/// finds the file bad again; a file that cannot be read now may be good. The file of dead frames is
+/// kept: it hides them even when their tombstones are damaged.
 pub(super) fn discard(env: &Env, segment: &Segment) {
     let is_bad = |kind, is_sound: fn(Bytes, &Segment) -> bool| match open(env, segment, kind) {
         Ok(bytes) => !is_sound(bytes, segment),

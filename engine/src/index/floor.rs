@@ -14,8 +14,8 @@ use crate::format::floors::{Floors, place};
 use crate::format::postings::{Chunk, Posting};
 use crate::read::walk::{WINDOW_VISIT, Window};
 
-/// Tells most topics without a floor apart at the cost of a load, so that reading them never takes
-/// a lock.
+/// A filter that rules out most topics without a floor at the cost of one load, so that reading
+/// them takes no lock.
 #[derive(Debug, Default)]
 pub(super) struct FloorFilter {
     any: AtomicBool,
@@ -54,17 +54,17 @@ impl FloorFilter {
 }
 
 impl Index {
-    /// Makes sure that the newest frames of a topic are known before the `last:n` of a frame is
-    /// applied to it. False when they could not be read: then nothing is removed.
+    /// Loads the newest frames of a topic, which applying the `last:n` of a frame requires. Returns
+    /// false when they could not be read: then nothing is removed.
     pub(super) fn prepare_floor(&self, topics: &mut Topics, noted: &Noted<'_>, n: u64) -> bool {
         let active = topics.active.as_ref();
-        // With n = 1 the frame itself is all that is left.
+        // With n = 1 only the frame itself is left.
         if n == 1 || !active.is_some_and(|(_, active)| active.wants_recent(noted.topic)) {
             return true;
         }
         let recent = match topics.handed.take(noted.topic) {
             Some(recent) => recent,
-            // With this frame there are no more than stay.
+            // Including this frame there are at most `n`.
             None if topics.at_most(noted.topic) < n => return true,
             None => match self.newest_frames(topics, noted, n) {
                 Ok(recent) => recent,
@@ -77,8 +77,8 @@ impl Index {
         true
     }
 
-    /// The newest frames of a topic that are there when a frame is appended, at least `n` if there
-    /// are so many.
+    /// The newest frames of a topic that exist when a frame is appended: `n`, or all if there are
+    /// fewer.
     fn newest_frames(
         &self,
         topics: &Topics,
@@ -115,15 +115,15 @@ impl Index {
                     recent.push_older(offset, expires_ms);
                 }
             }
-            // What is below the floor is gone, however few are left.
+            // Frames below the floor are removed, however few are left.
             let older = base.checked_sub(1).filter(|&older| older >= floor);
             below = older.and_then(|older| runs.at_or_before(older));
         }
         Ok(recent)
     }
 
-    /// How many frames of a topic have an offset from `from` up to `to`. One that cannot be read is
-    /// not counted.
+    /// Number of frames of a topic with an offset in `from..to`. Frames that cannot be read are not
+    /// counted.
     pub(super) fn count_between(
         &self,
         active: Option<&(u32, MemoryIndex)>,
@@ -151,13 +151,13 @@ impl Index {
     }
 }
 
-/// Tells when frames of a segment expire.
+/// Where to look up when frames of a segment expire.
 enum Expiries<'a> {
     Memory(&'a MemoryIndex),
     Frozen(Arc<MemoryIndex>),
-    /// No frame of it does.
+    /// None of its frames expires.
     Never,
-    /// The frames themselves say.
+    /// The frame's record.
     Records(Window),
 }
 

@@ -1,6 +1,7 @@
-//! The index of a segment whose files are not written yet: what `.idx` and `.top` will hold, kept
-//! up to date frame by frame. No allocation per frame: a topic is interned once per segment, a
-//! posting is a few bytes at the end of a run, and a topic with one frame has no run at all.
+//! The in-memory index of a segment whose files are not written yet: the future content of `.idx`
+//! and `.top`, updated with each frame. No allocation per frame: a topic is interned once per
+//! segment, a posting is a few bytes at the end of a run, and a topic with one frame has no run at
+//! all.
 
 use std::hash::BuildHasher as _;
 
@@ -31,68 +32,68 @@ pub(crate) struct MemoryIndex {
     /// The batch of the newest frame.
     batch: u32,
     sparse: Vec<SparseEntry>,
-    /// The step of the segment that the last sparse entry stands for.
+    /// The step of the segment that the last sparse entry covers.
     step: Option<u64>,
     hasher: DefaultHashBuilder,
     numbers: HashTable<u32>,
-    /// The names of all topics, one after another.
+    /// The names of all topics, concatenated.
     names: String,
     topics: Vec<MemoryTopic>,
-    /// Numbers in byte order of the names, as far as they were asked for.
+    /// Topic numbers in byte order of their names, sorted on demand.
     sorted: Mutex<Vec<u32>>,
 }
 
-/// What the segment holds of one topic.
+/// The entry of one topic in the segment.
 #[derive(Debug)]
 struct MemoryTopic {
     name_at: u32,
     name_len: u8,
     entry: TopicEntry,
-    /// Postings of more than one frame, behind those that are closed.
+    /// Postings of more than one frame, after the closed runs.
     open: Vec<u8>,
     more: Option<Box<More>>,
 }
 
-/// What few topics have.
+/// State that few topics have.
 #[derive(Debug, Default)]
 struct More {
     /// Runs that are shared with readers.
     closed: Vec<Chunk>,
     /// The last posting in them.
     closed_last: Posting,
-    /// Offsets of the frames that expire, and when.
+    /// Offset and expiry time of the frames that expire.
     timed: Vec<(u64, u64)>,
     floor: FloorState,
 }
 
-/// What `last:n` does to a topic, for as long as frames with it arrive in the segment.
+/// The effect of `last:n` on a topic, while frames with it arrive in the segment.
 #[derive(Debug, Default)]
 struct FloorState {
-    /// Every frame with a lower offset is removed; 0: this segment removed none.
+    /// Every frame with a lower offset is removed; 0 if this segment removed none.
     floor: u64,
-    /// Offset of the frame that did it.
+    /// Offset of the frame that set the floor.
     by: u64,
     /// The floor before the group of that frame, if it was set in this segment.
     before: u64,
-    /// Offset of the frame that did that.
+    /// Offset of the frame that set `before`.
     before_by: u64,
-    /// The newest live frames; not kept when nothing would ask for them.
+    /// The newest live frames; dropped when they are unlikely to be needed.
     recent: Option<Recent>,
 }
 
 impl FloorState {
-    /// The floor for a reader that sees frames below `head`, 0 when older segments say it: a
-    /// removal counts from the moment the frame that causes it is visible.
+    /// The floor for a reader with this head, 0 when older segments determine it: a removal takes
+    /// effect once the frame that causes it is visible.
     const fn at(&self, head: u64) -> u64 {
         if self.by < head { self.floor } else { self.before }
     }
 
-    /// Whether that is known: it has moved by one group at most since that head.
+    /// Whether that floor is known: it moved in at most one group since that head.
     const fn is_known_at(&self, head: u64) -> bool {
         self.by < head || self.before_by < head
     }
 
-    /// Takes up a frame; `keep` is the n of its `last:n`.
+    /// Adds a frame; `keep` is the n of its `last:n`.
     fn note(&mut self, noted: &Noted<'_>, group: u64, keep: Option<u64>) {
         if keep == Some(1) {
             self.recent = Some(Recent::default());
@@ -105,7 +106,7 @@ impl FloorState {
             }
             return;
         };
-        // By the id's time, not the clock's: read again later, the log must say the same.
+        // By the id's time, not the clock's: replaying the log must give the same result.
         recent.expire(noted.id.time_ms());
         recent.keep(keep);
         let floor = recent.first().unwrap_or(noted.offset + 1);
@@ -117,7 +118,7 @@ impl FloorState {
         }
     }
 
-    /// Takes over what a FLOOR record says.
+    /// Applies a FLOOR record.
     fn raise(&mut self, floor: u64) {
         if floor > self.floor {
             (self.floor, self.by, self.before, self.before_by) = (floor, floor, floor, floor);
@@ -148,12 +149,12 @@ impl MemoryIndex {
         self.base
     }
 
-    /// Topics in it.
+    /// Number of topics.
     pub(super) const fn topics(&self) -> usize {
         self.topics.len()
     }
 
-    /// The number of a topic that the segment already holds.
+    /// The number of a topic, if the segment holds it.
     pub(super) fn number_of(&self, topic: &str) -> Option<u32> {
         self.number_of_hash(topic, self.hasher.hash_one(topic))
     }
@@ -167,7 +168,7 @@ impl MemoryIndex {
         self.topics[number as usize].name(&self.names)
     }
 
-    /// The number of a topic, which is made when it is new to the segment.
+    /// The number of a topic, assigned if it is new to the segment.
     fn intern(&mut self, name: &str) -> u32 {
         let hash = self.hasher.hash_one(name);
         if let Some(number) = self.number_of_hash(name, hash) {
@@ -200,7 +201,7 @@ impl MemoryIndex {
         number
     }
 
-    /// Takes up a frame; returns its topic's number.
+    /// Adds a frame; returns its topic's number.
     pub(crate) fn note(&mut self, noted: &Noted<'_>) -> u32 {
         let delta = (noted.offset - self.base) as u32;
         let step = u64::from(noted.batch) / STEP_BYTES;
@@ -228,8 +229,8 @@ impl MemoryIndex {
         number
     }
 
-    /// Applies the `last:n` of frames of the topic, with n in `keep`, after a frame was taken up.
-    /// `group` is the offset of the first frame of the group. Says whether the topic has a floor.
+    /// Applies the `last:n` of a frame, with n in `keep`, after the frame was added. `group` is the
+    /// offset of the first frame of the group. Returns whether the topic has a floor.
     pub(super) fn apply_last(
         &mut self,
         number: u32,
@@ -247,7 +248,7 @@ impl MemoryIndex {
         more.floor.floor > 0
     }
 
-    /// Takes over what a FLOOR record says of a topic, of which the segment may hold no frame.
+    /// Applies a FLOOR record of a topic, of which the segment may hold no frame.
     pub(super) fn note_floor(&mut self, topic: &str, floor: u64) {
         let number = self.intern(topic);
         let topic = &mut self.topics[number as usize];
@@ -255,7 +256,7 @@ impl MemoryIndex {
         topic.more.get_or_insert_default().floor.raise(floor);
     }
 
-    /// Takes up a tombstone of the batch with number `seq`.
+    /// Adds a tombstone of the batch with this seq.
     pub(super) fn note_tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>) {
         self.dead.kept += tombstone.record_len();
         self.dead.tombstone(seq, tombstone);
@@ -265,7 +266,7 @@ impl MemoryIndex {
         &self.dead
     }
 
-    /// Whether `last:n` must first learn the newest frames of a topic.
+    /// Whether `last:n` first needs the newest frames of a topic loaded.
     pub(super) fn wants_recent(&self, topic: &str) -> bool {
         self.more(topic).is_none_or(|more| more.floor.recent.is_none())
     }
@@ -277,7 +278,7 @@ impl MemoryIndex {
         more.floor.recent = Some(recent);
     }
 
-    /// A frame of a topic was removed.
+    /// Removes a frame from a topic's newest frames.
     pub(super) fn remove_recent(&mut self, topic: &str, offset: u64) {
         let Some(number) = self.number_of(topic) else { return };
         let more = self.topics[number as usize].more.as_mut();
@@ -286,7 +287,7 @@ impl MemoryIndex {
         }
     }
 
-    /// Gives away what only arriving frames ask for: the segment is complete.
+    /// Hands over the state that only new frames need: the segment is complete.
     pub(super) fn complete(&mut self, mut take: impl FnMut(&str, Recent)) {
         let Self { topics, names, .. } = self;
         for topic in topics {
@@ -297,7 +298,7 @@ impl MemoryIndex {
         }
     }
 
-    /// Frames of the topic with this number.
+    /// Number of frames of the topic with this number.
     pub(super) fn count(&self, number: u32) -> u64 {
         u64::from(self.topics[number as usize].entry.count)
     }
@@ -309,7 +310,7 @@ impl MemoryIndex {
         timed.get(at).map(|&(_, expires_ms)| expires_ms)
     }
 
-    /// What it holds of each topic.
+    /// The entry of each topic.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &TopicEntry)> {
         self.topics.iter().map(|topic| (topic.name(&self.names), &topic.entry))
     }
@@ -318,23 +319,23 @@ impl MemoryIndex {
         self.topics[self.number_of(topic)? as usize].more.as_deref()
     }
 
-    /// What the segment holds of a topic.
+    /// The entry of a topic.
     pub(super) fn find(&self, topic: &str) -> Option<TopicEntry> {
         self.number_of(topic).and_then(|number| self.entry(number))
     }
 
-    /// What the segment holds of the topic with this number.
+    /// The entry of the topic with this number.
     pub(super) fn entry(&self, number: u32) -> Option<TopicEntry> {
         self.topics.get(number as usize).map(|topic| topic.entry)
     }
 
-    /// The floor that this segment set for a topic, for a reader that sees frames below `head`;
-    /// 0 when it set none.
+    /// The floor that this segment set for a topic, for a reader with this head; 0 when it set
+    /// none.
     pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
         self.more(topic).map_or(0, |more| more.floor.at(head))
     }
 
-    /// Whether [`Self::floor`] is what that reader saw.
+    /// Whether [`Self::floor`] is the floor at that head.
     pub(super) fn is_floor_known(&self, topic: &str, head: u64) -> bool {
         self.more(topic).is_none_or(|more| more.floor.is_known_at(head))
     }
@@ -355,7 +356,7 @@ impl MemoryIndex {
         if sorted.len() < self.topics.len() {
             let known = sorted.len() as u32;
             sorted.extend(known..self.topics.len() as u32);
-            // Stable, so that it finds what is sorted already.
+            // A stable merge sort, which takes advantage of the sorted prefix.
             sorted.sort_by(|&a, &b| self.name(a).cmp(self.name(b)));
         }
         sorted
@@ -405,13 +406,13 @@ impl MemoryTopic {
         }
     }
 
-    /// The place of the last frame.
+    /// The posting of the last frame.
     const fn last(&self, base: u64) -> Posting {
         let delta = self.entry.last_offset.saturating_sub(base) as u32;
         Posting { delta, slot: self.entry.last_slot }
     }
 
-    /// All postings. The open run is copied; it has at most a few KiB.
+    /// All postings. The open run is copied; it is at most a few KiB long.
     fn postings(&self, base: u64) -> Vec<Chunk> {
         let last = self.last(base);
         let more = self.more.as_deref();

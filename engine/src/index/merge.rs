@@ -1,6 +1,6 @@
-//! The mapped table of all topics: found at open, merged from the last one and the topic indexes of
-//! the segments sealed since. Merging takes as long as there are topics, so it waits until some
-//! segments are sealed, and runs where nothing waits for it.
+//! The mapped table of all topics: found at open, merged from the previous table and the topic
+//! indexes of the segments sealed since. A merge takes time proportional to the number of topics,
+//! so it waits until several segments are sealed, and runs in the background.
 
 use std::io;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::format::topic_table::{
 use crate::log::Segment;
 use crate::names::{TABLE, finished, unfinished};
 
-/// Sealed segments beside the table from which on it is merged. A merge visits every topic and of a
-/// million of them writes 100 MB, once in so many segments; each segment beside the table costs one
-/// lookup more for a topic, and an open the check of its dictionary.
+/// Sealed segments outside the table at which it is merged. A merge visits every topic, and with a
+/// million of them writes 100 MB, once per this many segments; each segment outside the table costs
+/// a topic one more lookup, and an open the check of its dictionary.
 pub(super) const MERGE_AT: usize = 8;
-/// The same while a store is opened that has lost its table.
+/// The same threshold while opening a store that has lost its table.
 pub(super) const MERGE_AT_OPEN: usize = 256;
-/// Topics between two looks whether the merge is wanted at all.
+/// Topics between two checks of the stop flag.
 const STOP_EVERY: u32 = 4096;
 
 /// Generations of the table's file.
 #[derive(Debug, Default)]
 pub(super) struct Generations {
-    /// The highest there ever was a file of, so that no file is written twice.
+    /// The highest generation of any table file, so that no file is overwritten.
     newest: u32,
     /// Of the file in use.
     current: Option<u32>,
@@ -49,8 +49,8 @@ fn generation_of(name: &str) -> Option<u32> {
     generation.bytes().all(|byte| byte.is_ascii_digit()).then(|| generation.parse().ok())?
 }
 
-/// The newest table that counts some of the oldest sealed segments as they are. With `tidy`, all
-/// other files of the kind are removed.
+/// The newest table that covers a prefix of the sealed segments in their present state. With
+/// `tidy`, all other table files are removed.
 pub(super) fn find(
     env: &Env,
     sealed: &[Arc<Segment>],
@@ -79,7 +79,7 @@ pub(super) fn find(
                 table = Some(Arc::new(file));
                 known.current = Some(generation);
             }
-            // One that stays is found wrong again.
+            // If it remains, the next open rejects it again.
             None if tidy => drop(env.files.remove(&path)),
             None => {}
         }
@@ -94,7 +94,7 @@ fn load(env: &Env, path: &std::path::Path) -> Option<TableFile> {
 }
 
 impl Index {
-    /// Whether so many segments were sealed since the table was merged that it is due again.
+    /// Whether enough segments were sealed since the last merge for another one.
     pub(crate) fn merge_is_due(&self) -> bool {
         self.topics.read().mergeable() >= MERGE_AT
     }
@@ -102,7 +102,7 @@ impl Index {
     /// Merges the table, unless `stop` is set meanwhile.
     ///
     /// # Errors
-    /// What the files answered; the table is then as it was.
+    /// The I/O error; the table is then unchanged.
     pub(crate) fn merge(&self, stop: &AtomicBool) -> io::Result<()> {
         let mut generations = self.merging.lock();
         let from = {
@@ -131,7 +131,7 @@ impl Index {
             self.merge_into(writer, &from, &segments, stop)
         });
         if let Err(error) = written {
-            // Left behind it would be removed at the next open.
+            // If left behind, the next open removes it.
             let _ = files.remove(&unfinished);
             return Err(error);
         }
@@ -141,13 +141,13 @@ impl Index {
         let merged = load(&self.env, &path).ok_or(io::ErrorKind::InvalidData)?;
         self.install(Arc::new(merged), &from);
         if let Some(old) = generations.current.replace(next) {
-            // One that stays is removed by the next open.
+            // If it remains, the next open removes it.
             let _ = files.remove(&self.env.dir.join(format!("{TABLE}{old}")));
         }
         Ok(())
     }
 
-    /// Puts a table in the place of what it was merged from, unless that changed meanwhile.
+    /// Replaces what a table was merged from by the table, unless that changed meanwhile.
     fn install(&self, table: Arc<TableFile>, from: &From) {
         let mut topics = self.topics.write();
         let count = from.layers.len();
@@ -163,7 +163,7 @@ impl Index {
         }
     }
 
-    /// Writes what the old table and the layers hold together.
+    /// Writes the totals of the old table and the layers.
     fn merge_into(
         &self,
         mut writer: TableWriter<'_>,
@@ -215,7 +215,7 @@ impl Index {
         writer.finish()
     }
 
-    /// What segments hold of a topic together; nothing when that is no frame.
+    /// The totals of a topic over several segments; `None` without a frame.
     fn add_up(
         &self,
         name: &[u8],
@@ -244,14 +244,14 @@ impl Index {
     }
 }
 
-/// What a table is merged from.
+/// The inputs of a merge.
 struct From {
     table: Option<Arc<TableFile>>,
     outdated: Option<Arc<TableFile>>,
     layers: Vec<Layer>,
 }
 
-/// Whether both are the same table, or none.
+/// Whether both are the same table, or both are none.
 pub(super) fn is_one(a: Option<&Arc<TableFile>>, b: Option<&Arc<TableFile>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),

@@ -1,9 +1,8 @@
-//! Where frames are: by offset, by id, by topic. All of it is derived from the log and can be lost
-//! without loss: sealed segments keep it in `.idx` and `.top` files that are made again when they
-//! do not verify, the others in memory. The commit feeds it each group before the group is
-//! published.
+//! The location of frames: by offset, by id, by topic. All of it is derived from the log and can be
+//! rebuilt: sealed segments keep it in `.idx` and `.top` files that are rebuilt when they do not
+//! verify, the others in memory. The commit adds each group before the group is published.
 //!
-//! It answers with places and says nothing about what is there: readers check what they find.
+//! It returns locations and says nothing about what is there: readers check what they find.
 
 mod files;
 mod floor;
@@ -56,11 +55,11 @@ use topics::{Layer, Source, Topics};
 
 /// Topics taken from the layers under one lock.
 const PAGE: usize = 1024;
-/// Topics in the segment that frames are added to, after which the next one is begun: so many are
-/// kept in memory, and taken up again by an open after a crash.
+/// Maximum topics of the active segment, after which it rolls: this many are kept in memory, and
+/// read again by an open after a crash.
 const SEGMENT_TOPICS_MAX: usize = 131_072;
 
-/// A frame as the index takes it up.
+/// A frame as it is added to the index.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noted<'a> {
     pub(crate) offset: u64,
@@ -89,11 +88,12 @@ impl Noted<'_> {
 pub(crate) struct Index {
     env: Arc<Env>,
     segments: RwLock<Arc<[Arc<SegmentIndex>]>>,
-    /// The number of the next segment. None is used twice: who reads an older list asks by it.
+    /// The number of the next segment. Numbers are not reused: readers of an older list look up by
+    /// them.
     next: AtomicU32,
     topics: RwLock<Topics>,
-    /// Of each segment that was sealed when the store was opened, by base: the offset after it, and
-    /// the number of the batch below which tombstones have had their effect on it.
+    /// For each segment that was sealed when the store was opened, by base: the offset after it,
+    /// and the batch seq below which tombstones were applied to it.
     purged: BTreeMap<u64, (u64, u64)>,
     /// Frames in the log.
     frames: AtomicU64,
@@ -101,12 +101,12 @@ pub(crate) struct Index {
     /// Damage kept frames of some segment out of its index.
     partial: AtomicBool,
     removed: Removed,
-    /// Counts how often frames were compacted away.
+    /// Number of compactions that removed frames.
     rewrites: AtomicU64,
     leaving: Leaving,
-    /// Files may be written and removed.
+    /// Whether files may be written and removed.
     writable: bool,
-    /// Why it is not known which frames were removed, if so.
+    /// Why it is unknown which frames were removed, if so.
     doubt: OnceLock<Corruption>,
     /// Segments with open index files, in the order they were opened.
     loaded: Mutex<VecDeque<Arc<SegmentIndex>>>,
@@ -121,7 +121,7 @@ pub(crate) struct Index {
 pub(crate) struct SegmentIndex {
     segment: Arc<Segment>,
     ordinal: u32,
-    /// Shared with the same segment read through another file.
+    /// Shared by all states of the segment that only differ in the file they read.
     kind: Arc<Mutex<Kind>>,
     decay: Arc<Decay>,
 }
@@ -148,7 +148,7 @@ impl SegmentIndex {
         }
     }
 
-    /// The same segment, read in another way from now on.
+    /// The same segment, read through another file or index.
     fn changed(&self, segment: &Arc<Segment>, kind: Arc<Mutex<Kind>>) -> Self {
         let (segment, decay) = (segment.clone(), self.decay.clone());
         Self { segment, ordinal: self.ordinal, kind, decay }
@@ -156,11 +156,11 @@ impl SegmentIndex {
 }
 
 impl Index {
-    /// Takes up sealed segments, given in order: those that the table covers as they are, the
-    /// others from their dictionaries. Files that do not verify are made again; when a segment has
-    /// lost one, then all from the first on are taken up, as what `last:n` removed depends on what
-    /// is before. In a store that is only read (`writable` is false) nothing is written: segments
-    /// may be missing, or their ends, that are back at the next open.
+    /// Loads sealed segments, given in order: those that the table covers unchanged from it, the
+    /// others from their dictionaries. Files that do not verify are rebuilt. If a segment covered
+    /// by the table has lost a file, all segments are loaded one by one, as what `last:n` removed
+    /// depends on earlier segments. In a read-only store (`writable` is false) nothing is written:
+    /// segments, or their ends, may be missing now and back at the next open.
     ///
     /// # Errors
     /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
@@ -197,14 +197,14 @@ impl Index {
         for segment in sealed.iter().skip(covered) {
             index.add_sealed(segment)?;
             if writable && index.topics.read().mergeable() >= merge::MERGE_AT_OPEN {
-                // Derived: without room for it the layers serve.
+                // A derived file: without room for it the layers serve.
                 let _ = index.merge(&AtomicBool::new(false));
             }
         }
         Ok(index)
     }
 
-    /// Takes up the segments that a table covers; says how many, none when one has lost a file.
+    /// Loads the segments that a table covers. Returns their number, or 0 when one has lost a file.
     fn cover(&mut self, table: Arc<TableFile>, sealed: &[Arc<Segment>]) -> usize {
         let covered = &sealed[..table.segments().len().min(sealed.len())];
         let dead = covered.iter().map(|segment| files::load_dead(&self.env, segment));
@@ -234,7 +234,7 @@ impl Index {
             (Some(file), Some(dead)) => {
                 let mut topics = self.topics.write();
                 self.freeze(&mut topics, true);
-                // Its frames are not met one by one.
+                // Its frames are not added one by one.
                 topics.handed.clear();
                 self.push(segment, Kind::Files(Loaded::default()));
                 self.floors.add_all(&file.floors());
@@ -263,7 +263,7 @@ impl Index {
         };
         self.freeze(&mut self.topics.write(), whole);
         match dead {
-            // The tombstones that damage took are here as well.
+            // It also has the tombstones that the damage took.
             Some(dead) if !whole && !is_planted(Bug::ForgetDead) => {
                 let mut topics = self.topics.write();
                 dead.for_each(|seq, tombstone| self.remove(&mut topics, seq, tombstone, None));
@@ -274,12 +274,12 @@ impl Index {
             }
             _ => {}
         }
-        // Where the files cannot be written the index stays in memory until they can be.
+        // If the files cannot be written, the index stays in memory until they can.
         let _kept_in_memory = self.seal(segment);
         Ok(())
     }
 
-    /// Takes up what a sealed segment, which is listed, says of dead frames, and counts its frames.
+    /// Applies the file of dead frames of a listed sealed segment, and counts the segment's frames.
     fn take_dead(&self, topics: &mut Topics, segment: &Segment, dead: DeadFile) {
         let manifest = self.env.manifest.state();
         let frames = manifest.file(segment.file_key()).map_or(0, |file| file.count);
@@ -290,12 +290,12 @@ impl Index {
         }
     }
 
-    /// Takes the lock for a group's frames in one segment.
+    /// Locks the index to add a group's frames in one segment.
     pub(crate) fn notes<'a>(&'a self, segment: &'a Arc<Segment>) -> Notes<'a> {
         Notes::new(self, segment)
     }
 
-    /// Makes a segment the active one, unless it is.
+    /// Makes a segment the active one, if it is not.
     fn activate(&self, topics: &mut Topics, segment: &Arc<Segment>) {
         if topics.active.as_ref().is_none_or(|(_, memory)| memory.base() != segment.base()) {
             self.freeze(topics, true);
@@ -305,7 +305,7 @@ impl Index {
     }
 
     /// Reads a segment through `segment` from now on: its file was mended, with the same batches at
-    /// the same positions. Readers that have the old one go on.
+    /// the same positions. Readers of the old file continue.
     pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
         let _topics = self.topics.write();
         let Some(old) = self.by_base(segment.base()) else { return };
@@ -317,7 +317,7 @@ impl Index {
             .collect();
     }
 
-    /// Ends the active index. `whole` is false when damage kept frames out of it.
+    /// Completes the active index. `whole` is false when damage kept frames out of it.
     fn freeze(&self, topics: &mut Topics, whole: bool) {
         self.partial.fetch_or(!whole, Ordering::Relaxed);
         if let Some((ordinal, mut memory)) = topics.active.take()
@@ -341,7 +341,7 @@ impl Index {
 
     fn push(&self, segment: &Arc<Segment>, kind: Kind) -> u32 {
         let mut segments = self.segments.write();
-        // Numbers ascend along the list, which has gaps where compaction took segments out.
+        // Numbers ascend along the list, with gaps where compaction removed segments.
         let ordinal = self.next.fetch_add(1, Ordering::Relaxed);
         let (segment, kind) = (segment.clone(), Arc::new(Mutex::new(kind)));
         let new = SegmentIndex { segment, ordinal, kind, decay: Arc::default() };
@@ -366,7 +366,7 @@ impl Index {
         segments.get(found).filter(|of| of.segment.base() == base).cloned()
     }
 
-    /// The same segment. Another one may have its base.
+    /// The entry of this same segment. Another one may have its base.
     fn by_key(&self, segment: &Segment) -> Option<Arc<SegmentIndex>> {
         let segments = self.segments.read();
         let first = segments.partition_point(|of| of.segment.base() < segment.base());
@@ -382,7 +382,7 @@ impl Index {
         segments.get(next).map(|of| of.segment.base())
     }
 
-    /// Whether the segment that frames are added to should take no more topics.
+    /// Whether the active segment should take no more topics.
     pub(crate) fn is_full(&self) -> bool {
         let topics = self.topics.read();
         topics.active.as_ref().is_some_and(|(_, active)| active.topics() >= SEGMENT_TOPICS_MAX)
@@ -403,13 +403,14 @@ impl Index {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Where the newest frame of a topic is.
+    /// The location of the newest frame of a topic.
     pub(crate) fn newest(&self, topic: &str) -> Option<Newest> {
         self.topics.read().newest(topic)
     }
 
-    /// The same with the head, which `head` tells, and the floor of the topic for a reader below
-    /// it, all as of one moment: one group at most is taken up then and not published.
+    /// The head, which `head` returns, with the location of the newest frame of a topic and the
+    /// topic's floor at that head. All under one lock: at most one group is then indexed and not
+    /// yet published.
     pub(crate) fn newest_as_of(
         &self,
         topic: &str,
@@ -427,8 +428,8 @@ impl Index {
         self.topics.read().runs(topic)
     }
 
-    /// The topics that any of the patterns selects and whose names come after `after`, with what
-    /// the store holds of them, in byte order, at most `limit`.
+    /// Up to `limit` topics that any of the patterns selects, with names after `after`, with their
+    /// totals, in byte order.
     pub(crate) fn page(
         &self,
         patterns: &TopicPatterns,
@@ -438,8 +439,8 @@ impl Index {
         self.topics.read().page(patterns, after, limit)
     }
 
-    /// The same with the floors for readers below the head, which `head` tells as of the same
-    /// moment.
+    /// The head, which `head` returns, with a page of topics as from [`Self::page`] and their
+    /// floors at that head. All under one lock.
     pub(crate) fn page_as_of(
         &self,
         patterns: &TopicPatterns,
@@ -455,7 +456,8 @@ impl Index {
         (head, page)
     }
 
-    /// The same with exact counts of what is left of each; expired frames are counted.
+    /// A page of topics as from [`Self::page`], with exact counts of what is left of each; expired
+    /// frames are counted.
     pub(crate) fn page_counted(
         &self,
         patterns: &TopicPatterns,
@@ -476,9 +478,9 @@ impl Index {
         page
     }
 
-    /// All topics that any of the patterns selects, in byte order, until `visit` says that it is
-    /// enough; whether these were all. The lock is let go in between, so a topic may be as it was a
-    /// moment ago.
+    /// Visits all topics that any of the patterns selects, in byte order, until `visit` returns
+    /// false; returns whether these were all. The lock is released in between, so a topic may be
+    /// slightly stale.
     pub(crate) fn each(
         &self,
         patterns: &TopicPatterns,
@@ -500,13 +502,13 @@ impl Index {
         }
     }
 
-    /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
-    /// frames below `head`; 0 when none was.
+    /// The floor of a topic for a reader with this head: `last:n` removed every frame with a lower
+    /// offset. 0 when it removed none.
     pub(crate) fn floor(&self, topic: &str, head: u64) -> u64 {
         if self.floors.may_have(topic) { self.topics.read().floor(topic, head) } else { 0 }
     }
 
-    /// The same, unless it is not known any more what that reader saw.
+    /// The floor of a topic for a reader with this head, if it is still known.
     pub(crate) fn known_floor(&self, topic: &str, head: u64) -> Option<u64> {
         self.topics.read().known_floor(topic, head)
     }
@@ -527,17 +529,18 @@ impl Index {
         self.floors.any() || self.removed.any()
     }
 
-    /// Whether a frame was removed, for a reader that sees frames below `head`.
+    /// Whether a frame was removed, for a reader with this head.
     pub(crate) fn is_hidden(&self, topic: &str, offset: u64, head: u64) -> bool {
         self.is_removed_for(offset, head) || offset < self.floor(topic, head)
     }
 
-    /// Whether a frame was removed by a tombstone, for a reader that sees frames below `head`.
+    /// Whether a frame was removed by a tombstone, for a reader with this head.
     pub(crate) fn is_removed_for(&self, offset: u64, head: u64) -> bool {
         self.removed.contains(offset, head)
     }
 
-    /// If a frame was removed by a tombstone, an offset whose frame and those behind it came later.
+    /// If a frame was removed by a tombstone, an offset such that frames from there on were
+    /// appended later.
     pub(crate) fn removed_since(&self, offset: u64) -> Option<u64> {
         self.removed.since(offset)
     }
@@ -547,18 +550,18 @@ impl Index {
         self.removed.contains(offset, u64::MAX)
     }
 
-    /// Counts how often frames were compacted away: what was looked up before may be gone.
+    /// Number of compactions that removed frames: results of earlier lookups may be stale.
     pub(crate) fn rewrites(&self) -> u64 {
         self.rewrites.load(Ordering::Acquire)
     }
 
-    /// What keeps it from being known which frames were removed.
+    /// Why it is unknown which frames were removed, if so.
     pub(crate) fn doubt(&self) -> Option<&Corruption> {
         self.doubt.get()
     }
 
-    /// Takes up a tombstone, for readers that see frames below `from` or more; for all when the
-    /// store is being opened, and then the frame it hits may be gone.
+    /// Applies a tombstone for readers with a head of at least `from`. `None` while the store is
+    /// being opened: it then applies to all, and the frame it names may be compacted away already.
     fn remove(&self, topics: &mut Topics, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
         let Tombstone { offset, topic, .. } = *tombstone;
         if !topics.holds(topic) {
@@ -576,8 +579,8 @@ impl Index {
             return;
         }
         topics.remove(topic, offset);
-        // As if it were alone in its batch, whose header then goes as well: who looks at all of the
-        // segment finds out.
+        // Estimated as if the frame were alone in its batch, whose header is then removed too; a
+        // scan of the whole segment corrects this.
         of.decay.add_removed(tombstone.target_len() + BATCH_HEADER_LEN as u64);
     }
 
@@ -588,8 +591,8 @@ impl Index {
         segments.get(found).cloned()
     }
 
-    /// The last sparse entry of a segment that `before` holds for; it must hold for a first part of
-    /// the entries. Nothing when it holds for none.
+    /// The last sparse entry of a segment for which `before` holds. `before` must hold for a prefix
+    /// of the entries. `None` when it holds for none.
     pub(crate) fn step(
         &self,
         of: &SegmentIndex,
@@ -614,7 +617,7 @@ impl Index {
         self.steps(of, |_, get| get(0))
     }
 
-    /// The time in the id of the first frame of the segment with this base, if it is known.
+    /// The time in the id of the first frame of the segment with this base, if known.
     pub(crate) fn first_ms(&self, base: u64) -> Option<u64> {
         let of = self.by_base(base)?;
         self.first_step(&of).ok().flatten().map(|entry| entry.id_prefix >> 16)
@@ -653,7 +656,7 @@ impl Index {
         Ok(entry.map(|entry| vec![file.postings(&entry, of.segment.base())]).unwrap_or_default())
     }
 
-    /// Whether there is a segment of which [`Self::is_whole`] does not hold.
+    /// Whether [`Self::is_whole`] is false for any segment.
     pub(crate) fn is_partial(&self) -> bool {
         self.partial.load(Ordering::Relaxed)
     }
@@ -669,7 +672,7 @@ impl Index {
         active.map(|(_, memory)| ask(memory))
     }
 
-    /// Asks the entries of a segment.
+    /// Calls `ask` with the sparse entries of a segment.
     fn steps<R>(
         &self,
         of: &SegmentIndex,
@@ -686,15 +689,15 @@ impl Index {
             if let Some(frozen) = of.frozen() {
                 return Ok(in_memory(&frozen));
             }
-            // Nothing is loaded when it had to be made again, which froze it.
+            // `None` means that the file had to be rebuilt, which froze the index in memory.
             if let Some(file) = self.loaded(of, Loaded::sparse)? {
                 return Ok(ask(file.len(), &|number| file.get(number)));
             }
         }
     }
 
-    /// A file of a sealed segment. When it does not verify the index is made again in memory, and
-    /// the answer is nothing: ask again.
+    /// A file of a sealed segment. When it does not verify, the index is rebuilt in memory and this
+    /// returns `None`: the caller retries.
     fn loaded<F>(
         &self,
         of: &SegmentIndex,

@@ -1,5 +1,5 @@
-//! What the index takes up: the frames and tombstones of a group, under one lock, or all that a
-//! segment holds, read from its beginning.
+//! Input of the index: the frames and tombstones of a group, added under one lock, or a scan of a
+//! whole segment.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::log::{Segment, position_of};
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::value::Ttl;
 
-/// The index, locked to take up frames of one group in one segment.
+/// The index, locked to add frames of one group in one segment.
 pub(crate) struct Notes<'a> {
     index: &'a Index,
     segment: &'a Arc<Segment>,
     topics: RwLockWriteGuard<'a, Topics>,
     group: Option<u64>,
-    /// Frames taken up.
+    /// Frames added.
     frames: u64,
 }
 
@@ -35,15 +35,15 @@ impl<'a> Notes<'a> {
         Notes { index, segment, topics: index.topics.write(), group: None, frames: 0 }
     }
 
-    /// Lists the segment, whatever is in it.
+    /// Lists the segment, even if it is empty.
     pub(super) fn begin(&mut self) {
         self.index.activate(&mut self.topics, self.segment);
     }
 
-    /// Takes up the next frame.
+    /// Adds the next frame.
     pub(crate) fn frame(&mut self, noted: &Noted<'_>) {
-        // A segment that only cursors were written to may be dropped again; it is listed with its
-        // first frame or tombstone.
+        // A segment with only cursors may be dropped again; it is listed with its first frame or
+        // tombstone.
         let group = *self.group.get_or_insert_with(|| {
             self.index.activate(&mut self.topics, self.segment);
             noted.offset
@@ -72,8 +72,8 @@ impl<'a> Notes<'a> {
         }
     }
 
-    /// Takes up a tombstone of the batch with number `seq`, for readers that see frames below
-    /// `from` or more; for all when the store is being opened.
+    /// Adds a tombstone of the batch with this seq, for readers with a head of at least `from`; for
+    /// all when the store is being opened.
     pub(crate) fn tombstone(&mut self, seq: u64, tombstone: &Tombstone<'_>, from: Option<u64>) {
         self.begin();
         if let Some((_, memory)) = &mut self.topics.active {
@@ -82,9 +82,9 @@ impl<'a> Notes<'a> {
         self.index.remove(&mut self.topics, seq, tombstone, from);
     }
 
-    /// Takes up what a FLOOR record says.
+    /// Applies a FLOOR record.
     pub(super) fn floor(&mut self, topic: &str, floor: u64) {
-        // What it hides lies before it: a topic that was not met yet has nothing hidden.
+        // A floor hides only earlier frames: a topic without any has nothing hidden.
         if self.topics.holds(topic) {
             self.index.floors.add(topic);
         }
@@ -98,16 +98,16 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// What an index must know of a segment.
+/// An item of a segment that matters to an index.
 pub(super) enum Met<'a> {
     Frame(Noted<'a>),
-    /// With the number of its batch.
+    /// With the seq of its batch.
     Tombstone(u64, Tombstone<'a>),
     Floor(&'a str, u64),
 }
 
-/// Reads a segment from its beginning and hands out what an index must know. Says whether all of it
-/// was sound.
+/// Reads a segment from its beginning and passes every such item to `visit`. Returns whether all of
+/// it was sound.
 pub(super) fn scan(
     segment: &Arc<Segment>,
     mut visit: impl FnMut(Met<'_>),

@@ -1,18 +1,19 @@
-//! The newest offsets of one topic, as `last:n` needs them: what is there is counted, what was
-//! removed or has expired is not. Each change takes O(log n) amortised, and O(1) when nothing is
-//! removed and nothing expires.
+//! The newest offsets of one topic, as `last:n` needs them: live frames count, removed and expired
+//! ones do not. Each change takes O(log n) amortised, and O(1) when nothing is removed and nothing
+//! expires.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-/// Live frames of a topic remembered for `last:n` beyond what n asks for.
+/// Live frames of a topic kept for `last:n` beyond its n.
 const SPARE: u64 = 65_536;
-/// Frames remembered of topics that the active segment did not meet yet, in each of two parts.
+/// Maximum frames kept of topics that are not in the active segment yet, in each of two
+/// generations.
 const HANDED_MAX: usize = 1 << 21;
-/// What remembering a topic costs, in frames.
+/// Cost of a topic, in frames.
 const TOPIC_COST: usize = 16;
 
-/// Offsets ascending. Those that died in the middle stay until they are first.
+/// Offsets in ascending order. Dead ones in the middle stay until they are first.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     frames: VecDeque<(u64, bool)>,
@@ -23,26 +24,26 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Takes up the newest frame, which expires at a time or never.
+    /// Adds the newest frame, with its expiry time if any.
     pub(super) fn push(&mut self, offset: u64, expires_ms: Option<u64>) {
         self.frames.push_back((offset, true));
         self.live += 1;
         self.expiring.extend(expires_ms.map(|at| Reverse((at, offset))));
     }
 
-    /// Takes up a frame that is older than all of these.
+    /// Adds a frame that is older than all of these.
     pub(super) fn push_older(&mut self, offset: u64, expires_ms: Option<u64>) {
         self.frames.push_front((offset, true));
         self.live += 1;
         self.expiring.extend(expires_ms.map(|at| Reverse((at, offset))));
     }
 
-    /// How many of them are there.
+    /// Number of live frames.
     pub(super) const fn live(&self) -> u64 {
         self.live as u64
     }
 
-    /// A frame was removed, if it is among these.
+    /// Marks a frame as removed, if it is among these.
     pub(super) fn remove(&mut self, offset: u64) {
         let Ok(at) = self.frames.binary_search_by_key(&offset, |&(offset, _)| offset) else {
             return;
@@ -55,7 +56,7 @@ impl Recent {
         self.trim();
     }
 
-    /// Forgets what has expired.
+    /// Removes expired frames.
     pub(super) fn expire(&mut self, now_ms: u64) {
         while let Some(Reverse((at, offset))) = self.expiring.peek().copied()
             && at <= now_ms
@@ -86,12 +87,12 @@ impl Recent {
         self.trim();
     }
 
-    /// The first one keeps its place only as long as it lives.
+    /// Removes dead frames from the front.
     fn trim(&mut self) {
         while let Some((_, false)) = self.frames.front() {
             self.frames.pop_front();
         }
-        // Expiries of frames that are gone are forgotten once they are most of them.
+        // Expiries of removed frames are dropped once they are the majority.
         if self.expiring.len() > 2 * self.frames.len() + 64 {
             let first = self.frames.front().map_or(u64::MAX, |&(first, _)| first);
             self.expiring.retain(|Reverse((_, offset))| *offset >= first);
@@ -102,20 +103,20 @@ impl Recent {
         self.frames.front().map(|&(offset, _)| offset)
     }
 
-    /// Whether there are more than it pays to remember.
+    /// Whether there are more than is worthwhile to keep.
     pub(super) fn is_long(&self) -> bool {
         self.frames.len() as u64 > self.wanted.saturating_add(SPARE)
     }
 }
 
-/// The newest frames of topics that the active segment holds no frame of, from the segments before
-/// it: without them the first `last:n` of each would have to look through the log anew. What was
-/// not asked for in a while is forgotten.
+/// The newest frames of topics that are not in the active segment yet, from earlier segments:
+/// without them the first `last:n` of each would have to search the log again. Entries that have
+/// not been used for a while are evicted.
 #[derive(Debug, Default)]
 pub(super) struct Handed {
     young: HashMap<Box<str>, Recent>,
     old: HashMap<Box<str>, Recent>,
-    /// Frames in the young part, and what its topics cost.
+    /// Cost of the young generation: its frames and topics.
     weight: usize,
 }
 
@@ -124,7 +125,7 @@ impl Handed {
         self.young.is_empty() && self.old.is_empty()
     }
 
-    /// Takes over what is known of a topic, if it is not known anyway.
+    /// Adds the newest frames of a topic.
     pub(super) fn put(&mut self, topic: &str, recent: Recent) {
         if recent.wanted == 1 {
             return;
@@ -138,22 +139,22 @@ impl Handed {
         self.young.insert(topic.into(), recent);
     }
 
-    /// Hands on what is known of a topic.
+    /// Removes and returns the newest frames of a topic.
     pub(super) fn take(&mut self, topic: &str) -> Option<Recent> {
         let young = self.young.remove(topic);
         if let Some(recent) = &young {
-            // Some of its frames may have been forgotten since.
+            // Some of its frames may have been removed since.
             self.weight = self.weight.saturating_sub(TOPIC_COST + recent.frames.len());
         }
         young.or_else(|| self.old.remove(topic))
     }
 
-    /// What is known of a topic, to be brought up to date.
+    /// The newest frames of a topic, to be updated.
     pub(super) fn get_mut(&mut self, topic: &str) -> Option<&mut Recent> {
         self.young.get_mut(topic).or_else(|| self.old.get_mut(topic))
     }
 
-    /// Forgets all: frames are taken up that it will not hear of.
+    /// Drops everything: frames are added of which it is not notified.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,5 +1,5 @@
 //! Which frames were removed by a tombstone and still lie in the log: one bit each, in pieces of
-//! 1,024 offsets, so that it takes memory for what was removed and for nothing else.
+//! 1,024 offsets, so that memory is used only for removed frames.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-/// Offsets that share a piece.
+/// Offsets per piece.
 const PIECE: u64 = 1024;
 const WORDS: usize = PIECE as usize / 64;
-/// Removals that a reader with an older head can still be kept from seeing.
+/// Removals that are still distinguished by head, for readers with an older one.
 const NEWEST_MAX: usize = 4096;
 const FILTER_WORDS: usize = 64;
 
 type Pieces = BTreeMap<u64, [u64; WORDS]>;
 
-/// Removed frames that were not compacted away yet.
+/// Removed frames that are not compacted away yet.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     any: AtomicBool,
-    /// A bit for pieces that may hold a removed frame, so that most reads never take the lock.
+    /// One bit per group of pieces that may hold a removed frame, so that most reads take no lock.
     filter: Filter,
     state: RwLock<State>,
 }
@@ -37,12 +37,12 @@ impl Default for Filter {
 #[derive(Debug, Default)]
 struct State {
     marks: Marks,
-    /// The newest removals that came with frames: the head from which on they count, and the
+    /// The newest removals that came with frames: the head at which they take effect, and the
     /// offset. Heads ascend.
     newest: VecDeque<(u64, u64)>,
 }
 
-/// A set of frames: those that were removed at one moment, say.
+/// A set of frames, for example a snapshot of the removed ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Marks {
     pieces: Pieces,
@@ -59,13 +59,13 @@ fn filter_place(piece: u64) -> (usize, u64) {
 }
 
 impl Marks {
-    /// Whether a frame is among them.
+    /// Whether a frame is in the set.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         let (piece, word, bit) = place(offset);
         self.pieces.get(&piece).is_some_and(|words| words[word] & bit != 0)
     }
 
-    /// Adds a frame. False when it was there.
+    /// Adds a frame. Returns false if it was in the set.
     pub(crate) fn set(&mut self, offset: u64) -> bool {
         let (piece, word, bit) = place(offset);
         let words = self.pieces.entry(piece).or_insert([0; WORDS]);
@@ -84,7 +84,7 @@ impl Marks {
         }
     }
 
-    /// The removed frames of a range, ascending.
+    /// The frames of a range, ascending.
     pub(crate) fn iter(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         let pieces = self.pieces.range(range.start / PIECE..range.end.div_ceil(PIECE));
         let bits = pieces.flat_map(|(piece, words)| {
@@ -103,7 +103,7 @@ impl Removed {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Whether a frame was removed, for a reader that sees frames below `head`.
+    /// Whether a frame was removed, for a reader with this head.
     pub(crate) fn contains(&self, offset: u64, head: u64) -> bool {
         if !self.any() {
             return false;
@@ -120,8 +120,9 @@ impl Removed {
         !state.newest.range(later..).any(|&(_, removed)| removed == offset)
     }
 
-    /// If a frame was removed, an offset whose frame and those behind it came after that. What came
-    /// before may have come after it all the same, where that is not known any more.
+    /// If a frame was removed, an offset such that frames from there on were appended later.
+    /// Earlier frames may be later than the removal too, where the time of the removal is no longer
+    /// known.
     pub(crate) fn since(&self, offset: u64) -> Option<u64> {
         if !self.any() {
             return None;
@@ -130,14 +131,15 @@ impl Removed {
         if !state.marks.contains(offset) {
             return None;
         }
-        // Of what was removed before the store was opened it is not known when.
+        // The time of removals before the store was opened is unknown.
         let known = state.newest.partition_point(|&(from, _)| from == 0);
         let mut known = state.newest.range(known..);
         let first = known.clone().next().map_or(u64::MAX, |&(from, _)| from);
         Some(known.find(|&&(_, removed)| removed == offset).map_or(first, |&(from, _)| from))
     }
 
-    /// Removes a frame for readers that see frames below `from` or more. False when it was.
+    /// Removes a frame for readers with a head of at least `from`. Returns false if it was removed
+    /// already.
     pub(super) fn mark(&self, offset: u64, from: u64) -> bool {
         let (word, bit) = filter_place(offset / PIECE);
         let mut state = self.state.write();
@@ -165,7 +167,7 @@ impl Removed {
         marks
     }
 
-    /// Forgets frames that are gone from the log.
+    /// Drops frames that are compacted away.
     pub(super) fn forget(&self, gone: impl Iterator<Item = u64>) {
         let mut state = self.state.write();
         gone.for_each(|offset| state.marks.clear(offset));
@@ -198,7 +200,7 @@ mod tests {
     #[test]
     fn what_was_removed_long_ago_came_before_what_is_known() {
         let removed = Removed::default();
-        // While the store was opened.
+        // Removed while the store was opened.
         assert!(removed.mark(3, 0) && removed.since(3) == Some(u64::MAX));
         (0..NEWEST_MAX as u64).for_each(|n| _ = removed.mark(1000 + n, 10_000 + n));
         assert_eq!([3, 1000, 1005].map(|n| removed.since(n)), [10_000, 10_000, 10_005].map(Some));

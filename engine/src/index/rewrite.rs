@@ -1,5 +1,5 @@
-//! What compaction asks of the index: how much of a segment is dead, and the switch from segments
-//! to the one that takes their place.
+//! The interface for compaction: how much of a segment is dead, and replacing segments by a
+//! rewritten one.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -23,58 +23,58 @@ use crate::log::Segment;
 use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 
-/// Topics that are looked up under one lock.
+/// Topics looked up under one lock.
 const LOOKUPS: usize = 1024;
 
-/// Keys that had to stay are looked at again after so long.
+/// Interval after which keys that had to be kept are examined again.
 const KEYS_AGAIN_MS: u64 = 60 * 60 * 1000;
 
-/// How much of a segment dies.
+/// How much of a segment is dead.
 #[derive(Debug, Default)]
 pub(super) struct Decay {
     /// Bytes that stay as long as no frame dies, without tombstones, and when frames expire. Known
-    /// once the segment is complete. Tombstones count as dead until all of the segment is looked
-    /// at: most outlive their frames by little.
+    /// once the segment is complete. Tombstones count as dead until the whole segment is scanned:
+    /// most outlive their frames only briefly.
     complete: OnceLock<(u64, Expiring)>,
-    /// Bytes of frames that were removed one by one, and of their batches' headers.
+    /// Bytes of frames that were removed individually, and of their batches' headers.
     removed: AtomicU64,
-    /// What was found when all of it was last looked at.
+    /// The result of the last scan of the whole segment.
     surveyed: Mutex<Option<Surveyed>>,
 }
 
-/// What whoever read all of a segment has found.
+/// The result of scanning a whole segment.
 #[derive(Debug, Clone, Copy)]
 struct Surveyed {
-    /// Bytes that were dead.
+    /// Dead bytes found.
     dead: u64,
-    /// What had been estimated.
+    /// Dead bytes estimated.
     estimate: u64,
-    /// Bytes of tombstones and keys that had to stay.
+    /// Bytes of tombstones and keys that had to be kept.
     control: u64,
     at: Moment,
 }
 
-/// When a segment was looked at.
+/// When a segment was scanned.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
-    /// Time lets keys go.
+    /// Time expires keys.
     now_ms: u64,
-    /// How often removed frames had been forgotten: that lets tombstones go.
+    /// How often removed frames had been forgotten, which frees tombstones.
     forgotten: u64,
 }
 
-/// What stays of a segment that is rewritten.
+/// What is kept of a segment that is rewritten.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stays {
-    /// Bytes, with all floors it may need.
+    /// Bytes, including all floors it may need.
     pub(crate) bytes: u64,
-    /// How many of them are of tombstones and keys.
+    /// How many of them belong to tombstones and keys.
     pub(crate) control: u64,
 }
 
 impl Decay {
     pub(super) fn set(&self, kept: u64, expiring: Expiring) {
-        // The same segment says the same each time.
+        // The same segment gives the same values each time.
         let _ = self.complete.set((kept, expiring));
     }
 
@@ -90,8 +90,8 @@ impl Decay {
         self.complete.get().map(|&(kept, _)| kept)
     }
 
-    /// Bytes of frames that are dead, but for those below a floor. One that was removed and has
-    /// expired counts twice.
+    /// Bytes of dead frames, except those below a floor. A frame both removed and expired counts
+    /// twice.
     fn dead(&self, now_ms: u64) -> u64 {
         let expired = self.complete.get().map_or(0, |(_, expiring)| expiring.expired(now_ms));
         expired + self.removed.load(Ordering::Relaxed)
@@ -101,7 +101,7 @@ impl Decay {
         self.complete.get().and_then(|(_, expiring)| expiring.after(now_ms))
     }
 
-    /// An estimate set right by what was found once: what died since is all that is estimated.
+    /// Corrects an estimate by the last scan: only what died since is estimated.
     fn corrected(&self, estimate: u64, now: Moment) -> u64 {
         let Some(found) = *self.surveyed.lock() else { return estimate };
         let since = estimate.saturating_sub(found.estimate);
@@ -112,11 +112,11 @@ impl Decay {
     }
 }
 
-/// Removed frames that were compacted away, and who may still read segments that hold them.
+/// Removed frames that were compacted away, and the readers that may still read segments with them.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     left: Mutex<Vec<Left>>,
-    /// Counts how often nobody did any more, and they were forgotten.
+    /// How often such frames had no reader left and were forgotten.
     forgotten: AtomicU64,
 }
 
@@ -131,44 +131,44 @@ struct Left {
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) segment: Arc<Segment>,
-    /// Its number: those of the segments ascend.
+    /// Its number; numbers ascend along the list of segments.
     pub(crate) ordinal: u32,
-    /// Bytes that would be gone, as far as can be told without reading it.
+    /// Bytes that a rewrite would free, as far as known without reading it.
     pub(crate) dead: u64,
-    /// The same as it looks to whoever never read it.
+    /// The estimate without the correction by a scan.
     estimate: u64,
-    /// Whether no damage in it is known.
+    /// Whether it has no known damage.
     pub(crate) usable: bool,
 }
 
-/// What is gone of a topic once segments are rewritten.
+/// What a rewrite removes of a topic.
 #[derive(Debug, Default)]
 pub(crate) struct GoneOf {
-    /// Frames that were removed, by `last:n` or one by one, or have expired.
+    /// Frames that were removed, by `last:n` or individually, or have expired.
     pub(crate) frames: u64,
 }
 
-/// The index of a segment that is being written to take the place of others.
+/// The index of a segment that is being written to replace others.
 #[derive(Debug)]
 pub(crate) struct Rewriting {
     memory: MemoryIndex,
 }
 
-/// What is to take the place of segments.
+/// The replacement of segments.
 pub(crate) struct Rewritten<'a> {
-    /// The segments, by their numbers; they follow one another.
+    /// The replaced segments, by number; they are consecutive.
     pub(crate) replaced: RangeInclusive<u32>,
-    /// What holds what is left of them, with its index; nothing when nothing is left.
+    /// The new segment with its index; `None` when nothing is left.
     pub(crate) new: Option<(Arc<Segment>, Rewriting)>,
-    /// What is gone of each topic that was in them.
+    /// What was removed of each topic in them.
     pub(crate) gone: &'a HashMap<Arc<str>, GoneOf>,
     /// The removed frames that were applied: none of them is left.
     pub(crate) marks: &'a Marks,
-    /// The offsets they stand for.
+    /// The offsets they cover.
     pub(crate) offsets: Range<u64>,
 }
 
-/// The table at one moment, and what it says without it when it is to go.
+/// The table at one moment, and the layers that replace it if it must be dropped.
 pub(crate) struct Uncovered {
     table: Option<Arc<TableFile>>,
     layers: Option<Vec<Layer>>,
@@ -193,8 +193,8 @@ impl Rewriting {
 }
 
 impl Index {
-    /// The sealed segments, in order, with what would be gone if they were rewritten; what lies
-    /// below floors only with `floors`, as all topics of a segment are asked for that.
+    /// The sealed segments, in order, with what a rewrite would free. Frames below floors count
+    /// only with `floors`, because that looks up all topics of a segment.
     pub(crate) fn candidates(&self, now_ms: u64, floors: bool) -> Vec<Candidate> {
         let now = self.moment(now_ms);
         let segments = self.segments();
@@ -212,16 +212,16 @@ impl Index {
         complete.filter_map(candidate).collect()
     }
 
-    /// When the next frame of a sealed segment expires, as far as is known without reading it.
+    /// When the next frame of a sealed segment expires, as far as known without reading it.
     pub(crate) fn next_expiry(&self, now_ms: u64) -> u64 {
         let segments = self.segments();
         let sealed = segments.iter().filter(|of| of.segment.is_sealed());
         sealed.filter_map(|of| of.decay.expires_after(now_ms)).min().unwrap_or(u64::MAX)
     }
 
-    /// Notes how many bytes of a segment stay, and how many of those are tombstones and keys, as
-    /// who read all of it has found. Without that it would be read again and again where the
-    /// estimate is wrong: frames that are hidden count as if all were of one length.
+    /// Records the result of scanning a whole segment: how many bytes are kept, and how many of
+    /// those are tombstones and keys. Without it a segment with a wrong estimate would be scanned
+    /// again and again: the estimate assumes that hidden frames have the average length.
     pub(crate) fn surveyed(&self, of: &Candidate, stays: Stays, now_ms: u64) {
         let Some(found) = self.segment(of.ordinal) else { return };
         let dead = of.segment.published_len().saturating_sub(stays.bytes);
@@ -234,7 +234,7 @@ impl Index {
         Moment { now_ms, forgotten: self.leaving.forgotten.load(Ordering::Relaxed) }
     }
 
-    /// About how many bytes of a segment lie below floors.
+    /// Estimated bytes of a segment below floors.
     fn below_floors(&self, of: &SegmentIndex, kept: u64) -> u64 {
         if !self.floors.any() {
             return 0;
@@ -267,12 +267,12 @@ impl Index {
         (u128::from(kept) * u128::from(hidden) / u128::from(frames.max(1))) as u64
     }
 
-    /// The removed frames of a range that are in the log.
+    /// The removed frames of a range that are still in the log.
     pub(crate) fn marks(&self, offsets: Range<u64>) -> Marks {
         self.removed.marks(offsets)
     }
 
-    /// The floor of a topic, and whether it hides frames of segments that are not rewritten.
+    /// The floor of a topic, and whether it hides frames of segments that are not being rewritten.
     pub(crate) fn floor_beside(&self, topic: &str, replaced: &RangeInclusive<u32>) -> (u64, bool) {
         let (floor, runs) = {
             let topics = self.topics.read();
@@ -292,8 +292,8 @@ impl Index {
         (floor, false)
     }
 
-    /// Prepares for segments to be replaced: what the table says is made ready without it where it
-    /// covers them. That may take as long as there are segments.
+    /// Prepares to replace segments: if the table covers them, prepares the layers that replace the
+    /// table. That may take time proportional to the number of segments.
     ///
     /// # Errors
     /// When files cannot be opened for now.
@@ -302,7 +302,8 @@ impl Index {
         self.uncovered(&old, |of| self.layer_now(of))
     }
 
-    /// The same, whatever the files answer.
+    /// Prepares to replace segments like [`Self::uncover`], treating files that cannot be opened as
+    /// damaged.
     fn uncover_somehow(&self, replaced: &RangeInclusive<u32>) -> Uncovered {
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
         let layer = |of: &SegmentIndex| Ok::<_, Infallible>(self.layer_of(of));
@@ -315,8 +316,8 @@ impl Index {
         is_one(self.topics.read().table.as_ref(), uncovered.table.as_ref())
     }
 
-    /// Puts what was rewritten in the place of what it was made from. The caller has the writer, so
-    /// that nothing is appended or removed meanwhile. Readers of the old segments go on.
+    /// Replaces segments by their rewrite. The caller holds the writer, so that nothing is appended
+    /// or removed meanwhile. Readers of the old segments continue.
     pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>, prepared: Uncovered) {
         let Rewritten { replaced, new, gone, marks, offsets } = rewritten;
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
@@ -326,7 +327,7 @@ impl Index {
             let Uncovered { table, layers } =
                 prepared.take().unwrap_or_else(|| self.uncover_somehow(&replaced));
             let mut topics = self.topics.write();
-            // A merge may have put another one in its place at the last moment.
+            // A merge may have replaced it at the last moment.
             if !is_one(topics.table.as_ref(), table.as_ref()) {
                 continue;
             }
@@ -352,15 +353,16 @@ impl Index {
         self.place(&old, new);
         drop(topics);
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
-        // What all states of a segment share lives as long as the last one that reads any of them.
+        // The state shared by all values of a segment lives as long as the last reader of any of
+        // them.
         let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
         let offsets = marks.iter(offsets).collect();
         self.leaving.left.lock().push(Left { readers, offsets });
         self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Lists what takes the place of segments: under the number of the last of them, if anything is
-    /// left. The other numbers are not used again.
+    /// Lists the replacement of segments, under the number of the last of them, if anything is
+    /// left. The other numbers are not reused.
     fn place(&self, old: &[Arc<SegmentIndex>], new: Option<(Arc<Segment>, Arc<MemoryIndex>)>) {
         let Some(last) = old.last().map(|last| last.ordinal) else { return };
         let new = new.map(|(segment, index)| SegmentIndex::complete(segment, last, index));
@@ -375,8 +377,8 @@ impl Index {
         *segments = segments.iter().filter_map(put).collect();
     }
 
-    /// The table, and when it covers any of these segments the layers that say what it says without
-    /// it. It is not to be believed once they are gone, but for the floors.
+    /// The table, and if it covers any of these segments, the layers that replace it. The table is
+    /// stale once they are removed, except for the floors.
     fn uncovered<E>(
         &self,
         old: &[Arc<SegmentIndex>],
@@ -400,8 +402,8 @@ impl Index {
         Ok(Uncovered { table: Some(table), layers: Some(layers) })
     }
 
-    /// What a complete segment holds of each topic, unless its files cannot be opened for now: who
-    /// asks then comes again, where [`Self::layer_of`] would take it for damaged.
+    /// The topics of a complete segment, or an error if its files cannot be opened for now: the
+    /// caller then retries, where [`Self::layer_of`] would treat the segment as damaged.
     fn layer_now(&self, of: &SegmentIndex) -> io::Result<Source> {
         let opened = self.env.files.open_unmapped(of.segment.path());
         match opened {
@@ -410,19 +412,20 @@ impl Index {
         }
     }
 
-    /// What a complete segment holds of each topic, from its file or made again.
+    /// The topics of a complete segment, from its file or rebuilt.
     pub(super) fn layer_of(&self, of: &SegmentIndex) -> Source {
         if of.frozen().is_none()
             && let Some(file) = files::load_topics(&self.env, &of.segment)
         {
             return Source::File(Arc::new(file));
         }
-        // Whoever is reading the file has it still.
+        // A reader may still have the file open.
         if let Ok(Some(file)) = self.loaded(of, Loaded::topics) {
             return Source::File(file);
         }
         let frozen = of.frozen().unwrap_or_else(|| {
-            // Neither can be read: whoever wants all is to meet the error, and not to miss it.
+            // Neither can be read: a read of everything must report the error, not skip the
+            // segment.
             let index = Arc::new(MemoryIndex::new(of.segment.base()));
             *of.kind.lock() = Kind::Frozen { index: index.clone(), whole: false };
             self.partial.store(true, Ordering::Relaxed);
@@ -431,7 +434,7 @@ impl Index {
         Source::Memory(frozen)
     }
 
-    /// Forgets removed frames that are gone from the log and from all that read it.
+    /// Forgets removed frames that are compacted away and that no reader can reach any more.
     pub(crate) fn forget_gone(&self) -> bool {
         let mut forgot = false;
         self.leaving.left.lock().retain(|Left { readers, offsets }| {

@@ -1,7 +1,7 @@
 //! The segments that hold a topic, as runs of offsets: independent of how segments are numbered,
-//! and still right when neighbours were merged into one.
+//! and still right when neighbours were merged.
 
-/// Runs from the base of the first segment of each to the base of the last.
+/// Each run goes from the base of its first segment to the base of its last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Runs(Vec<(u64, u64)>);
 
@@ -16,7 +16,7 @@ impl Runs {
         self.0.push((first, last));
     }
 
-    /// What is left of them from the segment with this base on.
+    /// The part from the segment with this base on.
     pub(crate) fn starting_at(mut self, base: u64) -> Self {
         self.0.retain(|&(_, last)| last >= base);
         if let Some((first, _)) = self.0.first_mut() {
@@ -31,8 +31,7 @@ impl Runs {
         self.0.get(run).map(|&(first, _)| first.max(offset))
     }
 
-    /// The greatest offset at or before `offset` that is known to lie in a segment that holds the
-    /// topic.
+    /// The greatest offset at or before `offset` known to lie in a segment that holds the topic.
     pub(crate) fn at_or_before(&self, offset: u64) -> Option<u64> {
         let run = self.0.partition_point(|&(first, _)| first <= offset).checked_sub(1)?;
         self.0.get(run).map(|&(_, last)| last.min(offset))

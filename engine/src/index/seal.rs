@@ -1,5 +1,5 @@
-//! From memory to files: what a segment's index becomes once the segment is sealed. Derived files
-//! that could not be written are tried again, as nothing but memory depends on when.
+//! Moves a segment's index from memory to files once the segment is sealed. Derived files that
+//! could not be written are retried; until then they only cost memory.
 
 use std::io;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::log::Segment;
 use crate::media::is_full;
 
 impl Index {
-    /// Writes the files of a segment that was sealed, and reads it through `segment` from now on.
+    /// Writes the index files of a sealed segment, and reads it through `segment` from now on.
     ///
     /// # Errors
-    /// What the files answered. The index stays in memory until [`Self::seal_refused`] or the next
-    /// open writes them.
+    /// The I/O error. The index stays in memory until [`Self::seal_refused`] or the next open
+    /// writes the files.
     pub(crate) fn seal(&self, segment: &Arc<Segment>) -> io::Result<()> {
         let Some(old) = self.by_key(segment).filter(|_| self.writable) else { return Ok(()) };
         {
@@ -37,7 +37,7 @@ impl Index {
         };
         let mut topics = self.topics.write();
         if self.by_key(segment).is_none_or(|of| of.ordinal != old.ordinal) {
-            // Compaction has taken it meanwhile, and another one may have its place.
+            // Compaction has replaced it meanwhile, and another segment may have its position.
             drop(topics);
             files::remove(&self.env, segment);
             return Ok(());
@@ -61,13 +61,13 @@ impl Index {
         written.inspect_err(|_| self.refused.lock().push(segment.clone()))
     }
 
-    /// Writes the files that could not be written before; says whether any were.
+    /// Writes the files that could not be written before; returns whether any were written.
     ///
     /// # Errors
-    /// Of the first that could not be written this time either.
+    /// The first error of this attempt.
     pub(crate) fn seal_refused(&self) -> io::Result<bool> {
         let (mut any, mut first) = (false, Ok(()));
-        // Those that are refused again go back behind these, so each is tried once.
+        // Segments that fail again are queued again in `refused`, so each is tried once.
         let mut again = std::mem::take(&mut *self.refused.lock()).into_iter();
         while let Some(segment) = again.next() {
             match self.seal(&segment) {
@@ -96,8 +96,8 @@ mod tests {
     use crate::recovery::open_with;
     use crate::testing::{fast_dir, files_in, frame, open, options};
 
-    /// The files of one segment have no place, those of others are lost: an open makes them anew,
-    /// and what it cannot write is written as soon as that can be done.
+    /// The files of one segment cannot be written, those of others are lost: an open creates the
+    /// lost ones again, and the rest is written as soon as possible.
     #[test]
     fn files_that_an_open_could_not_write_keep_no_others_back() {
         let dir = fast_dir();
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(topics.len(), 3);
         for path in &topics {
             fs::remove_file(path).unwrap();
-            // No file can take the place of a directory.
+            // A file cannot replace a directory.
             fs::create_dir(path).unwrap();
         }
         let files = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));

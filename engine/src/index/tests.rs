@@ -16,7 +16,7 @@ use crate::value::{Condition, Frame, FrameId, NewFrame, ReadOptions, TopicPatter
 
 const TOPICS: u64 = 40;
 
-/// What is left of each topic: offsets and ids, oldest first.
+/// The remaining frames of each topic: offsets and ids, oldest first.
 type Left = BTreeMap<String, Vec<(u64, FrameId)>>;
 
 struct Rng(u64);
@@ -49,7 +49,7 @@ fn random(rng: &mut Rng, n: u64) -> NewFrame {
     NewFrame { ttl, meta, ..frame(&name, n) }
 }
 
-/// Appends frames until so many segments more are sealed; keeps account of what is left.
+/// Appends frames until `segments` more are sealed; keeps `left` up to date.
 fn fill(store: &Store, rng: &mut Rng, left: &mut Left, segments: usize) {
     let want = store.info().segments + segments;
     while store.info().segments < want {
@@ -65,7 +65,7 @@ fn fill(store: &Store, rng: &mut Rng, left: &mut Left, segments: usize) {
     }
 }
 
-/// Seals what can be, and merges the table however little there is to merge.
+/// Seals what can be sealed, and merges the table however little there is to merge.
 fn merge(store: &Store) {
     store.inner.sealing.seal_now(&store.inner).unwrap();
     store.inner.sealing.index_sealed(&store.inner).unwrap();
@@ -77,7 +77,7 @@ fn covered(store: &Store) -> usize {
     topics.table.as_ref().map_or(0, |table| table.segments().len())
 }
 
-/// Compares every answer about topics with what is left of them.
+/// Compares every answer about topics with the remaining frames.
 fn check(store: &Store, left: &Left, what: &str) {
     let all = TopicPatterns::all();
     let stats = store.topics(&all);
@@ -227,7 +227,7 @@ fn a_table_counts_sealed_segments_only() {
     merge(&store);
     let counted = store.inner.index.topics.read().table.clone().unwrap();
     let unsealed = counted.segments().last().unwrap().base;
-    // A power cut takes the end of the last segment.
+    // A power cut loses the end of the last segment.
     let image = crash(dir.path());
     let last = segment_files(image.path()).pop().unwrap();
     let places = batches(&last);
@@ -250,7 +250,7 @@ fn a_table_counts_sealed_segments_only() {
         *id = cut.get_at(*offset).unwrap().unwrap().id();
     }
     check(&cut, &again, "cut");
-    // A table of another store's segments is not believed.
+    // A table for another store's segments is rejected.
     drop(cut);
     fs::copy(dir.path().join("topics.2"), sealed.path().join("topics.7")).unwrap();
     let other = open(sealed.path());
@@ -281,7 +281,7 @@ fn a_merge_that_fails_leaves_the_table() {
     fill(&store, &mut rng, &mut left, 4);
     merge(&store);
     let before = covered(&store);
-    // What cannot be written over.
+    // This cannot be overwritten.
     fs::create_dir(dir.path().join("topics.2.tmp")).unwrap();
     fill(&store, &mut rng, &mut left, 3);
     store.inner.sealing.index_sealed(&store.inner).unwrap();
@@ -294,7 +294,7 @@ fn a_merge_that_fails_leaves_the_table() {
     check(&store, &left, "merged");
 }
 
-/// Puts other bytes in the place of a file, and leaves what is mapped of it as it was.
+/// Replaces a file, leaving existing mappings of it unchanged.
 fn replace(path: &Path, bytes: &[u8]) {
     fs::rename(path, path.with_extension("aside")).unwrap();
     fs::write(path, bytes).unwrap();
@@ -340,7 +340,7 @@ fn a_segment_that_cannot_be_read_is_met_by_who_wants_all() {
     let first = index.segments()[0].clone();
     index.layer_of(&first);
     assert!(index.is_partial() && !index.is_whole(&first));
-    // It may hold any topic: nobody can say that one is empty.
+    // It may hold any topic, so no topic is known to be empty.
     let topics = TopicPatterns::parse("nobody").unwrap();
     let conditions = vec![Condition::Empty(topics.clone())];
     let batch = Batch { frames: vec![frame("a", 1)], conditions, ..Batch::default() };
@@ -359,7 +359,7 @@ fn a_file_that_cannot_be_opened_now_is_kept() {
     store.close().unwrap();
     drop(store);
     let store = open(dir.path());
-    // An error of the system, and not a file that is lost: a link that leads to itself.
+    // An error of the system, and not a missing file: a link to itself.
     let path = topic_files(dir.path()).remove(0);
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();
@@ -372,7 +372,7 @@ fn a_file_that_cannot_be_opened_now_is_kept() {
     let store = open(dir.path());
     assert!(covered(&store) > 2);
     check(&store, &left, "opened again");
-    // One that is lost is made again, with the other.
+    // A missing file is created again, with its sibling.
     fs::remove_file(&path).unwrap();
     drop(store);
     let store = open(dir.path());
@@ -397,7 +397,7 @@ fn who_only_reads_writes_no_files() {
     let listed = || {
         let names = fs::read_dir(image.path().join("log")).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        // What is unfinished goes at each open.
+        // Temporary files are removed at each open.
         names.filter(|name| !name.ends_with("tmp")).collect::<std::collections::BTreeSet<_>>()
     };
     let before = listed();
@@ -427,7 +427,7 @@ fn who_listed_a_segment_before_it_was_mended_reads_on() {
         let postings = inner.index.postings(&old, "here").unwrap();
         let _ = tell.send((first.is_some(), postings.len()));
     });
-    // Without an answer it goes round for ever.
+    // Without an answer it would loop forever.
     assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok((true, 1)));
 }
 
@@ -572,15 +572,15 @@ fn conditions_over_very_many_topics_are_decided_or_refused() {
         Err(AppendError::ConditionNotMet(unmet)) => unmet.found,
         other => panic!("{:?}", other.map(drop)),
     };
-    // The newest frames tell.
+    // The newest frames decide.
     when(vec![at_most(many - 1); 64]).unwrap();
     assert_eq!(found(when(vec![Condition::Empty(topics())])), many - 1);
     assert_eq!(found(when(vec![at_most(many - 2)])), many - 1);
     (0..1_100).for_each(|n| drop(store.append(frame("z", n).into()).unwrap()));
-    // Some topic tells, though not the newest.
+    // Another topic decides, not the newest.
     assert!(found(when(vec![Condition::Empty(topics())])) < many);
     assert!(found(when(vec![Condition::Empty(TopicPatterns::everything())])) > many);
-    // Nothing tells.
+    // Nothing decides.
     let too_wide =
         |answer: Result<_, _>| matches!(answer, Err(AppendError::ConditionsTooWide { .. }));
     assert!(too_wide(when(vec![at_most(many - 1)])));

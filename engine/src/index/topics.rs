@@ -1,7 +1,7 @@
-//! What is known of each topic: layers of totals, oldest first, that are added up when somebody
-//! asks. The lowest is the mapped table, then come the dictionaries of the sealed segments it does
-//! not cover, then the segments in memory. Nothing is kept per topic but what the layers hold, so a
-//! frame of a known topic loads nothing, and opening a store does nothing for each topic.
+//! The totals of each topic, in layers, oldest first, that are added up on demand. The lowest is
+//! the mapped table, then come the dictionaries of the sealed segments it does not cover, then the
+//! segments in memory. Nothing else is kept per topic, so a frame of a known topic loads nothing,
+//! and opening a store does no work per topic.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,18 +24,18 @@ pub(super) struct Topics {
     pub(super) table: Option<Arc<TableFile>>,
     /// Complete segments that the table does not cover, oldest first.
     pub(super) layers: Vec<Layer>,
-    /// The segment that frames are added to, with its ordinal.
+    /// The active segment, with its ordinal.
     pub(super) active: Option<(u32, MemoryIndex)>,
-    /// A table that no longer counts the segments as they are. Floors only rise, so what it says of
-    /// them still holds.
+    /// A stale table, whose counts no longer match the segments. Floors only rise, so its floors
+    /// still hold.
     pub(super) outdated: Option<Arc<TableFile>>,
-    /// Offsets of frames that were removed one by one and are still in the log.
+    /// Offsets of frames that were removed individually and are still in the log.
     removed: HashMap<Box<str>, BTreeSet<u64>>,
-    /// The newest frames of topics that the active segment did not meet yet.
+    /// The newest frames of topics that are not in the active segment yet.
     pub(super) handed: Handed,
 }
 
-/// A segment that is complete.
+/// A complete segment.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) of: Covered,
@@ -48,11 +48,11 @@ pub(super) enum Source {
     Memory(Arc<MemoryIndex>),
 }
 
-/// Where the newest frame of a topic is.
+/// The location of the newest frame of a topic.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newest {
     pub(crate) offset: u64,
-    /// The position of its record, unless its segment was rewritten since: the id tells.
+    /// The position of its record, unless its segment was rewritten since; the id tells.
     pub(crate) position: u64,
     pub(crate) id: FrameId,
 }
@@ -72,7 +72,7 @@ impl Layer {
         }
     }
 
-    /// Its dictionary, when that is written.
+    /// Its dictionary, once written.
     pub(super) fn file(&self) -> Option<&TopicFile> {
         match &self.source {
             Source::File(file) => Some(file),
@@ -80,12 +80,12 @@ impl Layer {
         }
     }
 
-    /// Whether it is this index in memory.
+    /// Whether it is this in-memory index.
     pub(super) fn is_of(&self, index: &Arc<MemoryIndex>) -> bool {
         matches!(&self.source, Source::Memory(mine) if Arc::ptr_eq(mine, index))
     }
 
-    /// Whether both are one.
+    /// Whether both are the same layer.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let same = match (&self.source, &other.source) {
             (Source::File(a), Source::File(b)) => Arc::ptr_eq(a, b),
@@ -97,7 +97,8 @@ impl Layer {
 }
 
 impl Topics {
-    /// How many layers can be merged into the table: the oldest ones, as long as they are written.
+    /// How many layers can be merged into the table: the oldest ones, up to the first that is not
+    /// written.
     pub(super) fn mergeable(&self) -> usize {
         self.layers.iter().take_while(|layer| layer.file().is_some()).count()
     }
@@ -117,7 +118,7 @@ impl Topics {
         self.newest(topic).is_some()
     }
 
-    /// What the store holds of a topic.
+    /// The totals of a topic.
     pub(super) fn totals(&self, topic: &str) -> Option<TopicTotals> {
         let mut totals = TopicTotals::with_floor(self.floor(topic, u64::MAX));
         let table = self.table.as_ref().and_then(|table| table.find(topic));
@@ -128,13 +129,13 @@ impl Topics {
         (totals.stored > 0).then_some(totals)
     }
 
-    /// How many frames of a topic `last:n` left, or more.
+    /// Upper bound of the frames of a topic that `last:n` left.
     pub(super) fn at_most(&self, topic: &str) -> u64 {
         let totals = self.totals(topic);
         totals.map_or(0, |totals| if totals.is_exact { totals.left } else { totals.stored })
     }
 
-    /// Where the newest frame of a topic is. Asks no older layer than it must.
+    /// The location of the newest frame of a topic. Looks up as few layers as possible.
     pub(super) fn newest(&self, topic: &str) -> Option<Newest> {
         let active = self.memory().and_then(|active| active.find(topic));
         let layers = self.layers.iter().rev().filter_map(|layer| layer.find(topic));
@@ -144,8 +145,8 @@ impl Topics {
         found.as_ref().map(Newest::of)
     }
 
-    /// The first offset of a topic that `last:n` did not remove, for a reader that sees frames
-    /// below `head`.
+    /// The floor of a topic for a reader with this head: the first offset that `last:n` did not
+    /// remove.
     pub(super) fn floor(&self, topic: &str, head: u64) -> u64 {
         let active = self.memory().map(|active| active.floor(topic, head));
         let layers = self.layers.iter().map(|layer| match &layer.source {
@@ -157,8 +158,8 @@ impl Topics {
         active.into_iter().chain(layers).chain(tables).max().unwrap_or(0)
     }
 
-    /// The same, if it is known what the floor was: where frames of the topic came since, only the
-    /// segments in memory tell, and of one move at most.
+    /// The floor of a topic for a reader with this head, if it is known: for topics with newer
+    /// frames only the segments in memory know it, and only across one move of the floor.
     pub(super) fn known_floor(&self, topic: &str, head: u64) -> Option<u64> {
         let is_known = |floor: u64, last_offset: u64| floor == 0 || last_offset < head;
         let all_known = self.layers.iter().all(|layer| match &layer.source {
@@ -172,13 +173,14 @@ impl Topics {
         all_known.then(|| self.floor(topic, head))
     }
 
-    /// How many frames of a topic from an offset on were removed one by one and are in the log.
+    /// Number of frames of a topic from an offset on that were removed individually and are in the
+    /// log.
     pub(super) fn removed_from(&self, topic: &str, offset: u64) -> u64 {
         let removed = self.removed.get(topic);
         removed.map_or(0, |removed| removed.range(offset..).count() as u64)
     }
 
-    /// A frame of a topic was removed.
+    /// Removes a frame of a topic.
     pub(super) fn remove(&mut self, topic: &str, offset: u64) {
         if let Some((_, active)) = &mut self.active {
             active.remove_recent(topic, offset);
@@ -193,7 +195,7 @@ impl Topics {
         }
     }
 
-    /// Frames of a topic that were removed are gone from the log.
+    /// Forgets removed frames of a topic that are compacted away.
     pub(super) fn forget_removed(&mut self, topic: &str, is_gone: impl Fn(u64) -> bool) {
         if let Some(removed) = self.removed.get_mut(topic) {
             removed.retain(|&offset| !is_gone(offset));
@@ -224,8 +226,8 @@ impl Topics {
         runs
     }
 
-    /// The topics that any of the patterns selects and whose names come after `after`, in byte
-    /// order, at most `limit` of them.
+    /// Up to `limit` topics that any of the patterns selects, with names after `after`, in byte
+    /// order.
     pub(super) fn page(
         &self,
         patterns: &TopicPatterns,
@@ -258,7 +260,7 @@ impl Topics {
     }
 
     /// Adds up the layers for every topic from `low` up to `high`, in byte order of the names,
-    /// until `visit` says that it is enough.
+    /// until `visit` returns false.
     fn walk(
         &self,
         low: &[u8],
@@ -317,7 +319,7 @@ enum View<'a> {
 }
 
 impl View<'_> {
-    /// What its dictionary names by `value`.
+    /// The totals that its dictionary stores under `value`.
     fn part(&self, value: u64) -> Option<TopicTotals> {
         match self {
             View::Table(table) => table.entry(value),
@@ -365,14 +367,14 @@ impl<'a> Streamer<'a> for Sorted<'_> {
 
 type Range = (Vec<u8>, Option<Vec<u8>>);
 
-/// The ranges of names that patterns can select from, ascending and apart.
+/// The disjoint ranges of names that patterns can select from, ascending.
 fn ranges(patterns: &TopicPatterns) -> Vec<Range> {
     let range = |pattern: &TopicPattern| match pattern {
         TopicPattern::Exact(topic) => {
             let name = topic.as_str().as_bytes();
             (name.to_vec(), Some([name, &[0]].concat()))
         }
-        // Between the dot and the byte after it.
+        // From the dot up to the byte after it.
         TopicPattern::Below(prefix) => {
             let prefix = prefix.as_str().as_bytes();
             ([prefix, b"."].concat(), Some([prefix, b"/"].concat()))

@@ -1,11 +1,11 @@
-//! The journal: a file of a fixed size in which a small group is made durable by one sync, where
-//! log and packs would need one each. The same bytes were written to log and packs before, and
-//! reach the disk there later; after a crash they are put in place from here (`replay`). See
+//! The journal: a file of fixed size that makes a small group durable with one sync, where log and
+//! packs would need one each. The same bytes are written to log and packs first, and reach the disk
+//! there later; after a crash they are restored from here (`replay`). See
 //! docs/adr/0026-small-groups-are-synced-once.md.
 //!
-//! It has two halves. Once one is full the other is written, and what the full one holds is
-//! settled: log and packs are synced, and only then is it written again. Refuses groups that are
-//! long, and those behind one that is not durable.
+//! It has two halves. Once one is full the other is written, and the full one is settled: log and
+//! packs are synced, and only then is it overwritten. Refuses long groups, and groups after one
+//! that is not durable.
 
 mod replay;
 
@@ -28,7 +28,7 @@ use crate::store::Inner;
 pub(crate) use replay::{Kept, read, replay};
 
 const _: () = assert!(JOURNAL_GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
-/// One group takes no more of a half than one part in so many.
+/// Divisor: one group may take this fraction of a half.
 const GROUP_PART: u64 = 4;
 /// Bytes written at a time when it is wiped.
 const PIECE_LEN: usize = 64 * 1024;
@@ -37,20 +37,21 @@ const PIECE_LEN: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     inside: Mutex<Inside>,
-    /// Held while the file is made or removed.
+    /// Held while the file is created or removed.
     making: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     file: Option<OpenJournal>,
-    /// There may be a file of that name, also one that is not open.
+    /// The file may exist, even if it is not open.
     there: bool,
     /// Groups that could have used it while it was not open.
     groups: u32,
-    /// Somebody was asked to open it.
+    /// The housekeeping thread was asked to open it.
     asked: bool,
-    /// Entries so far, also of a file that was given up: no two halves become full with one number.
+    /// Entries so far, including those of an abandoned file, so that no two halves become full at
+    /// the same number.
     entries: u64,
 }
 
@@ -62,13 +63,13 @@ struct OpenJournal {
     half_bytes: u64,
     /// The half that is written.
     half: usize,
-    /// Where in it the next entry begins.
+    /// Position in the half of the next entry.
     at: u64,
-    /// Of each half the number that it became full with, while what it holds is not settled.
+    /// For each half the entry number at which it became full, until it is settled.
     full: [Option<u64>; 2],
 }
 
-/// Where an entry goes.
+/// The slot for an entry.
 #[derive(Debug)]
 pub(crate) struct Spot {
     pub(crate) media: Arc<dyn Media>,
@@ -82,30 +83,31 @@ pub(crate) struct Spot {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Awaited([Option<u64>; 2]);
 
-/// The answer to a group that wants a place.
+/// The reply to a group that needs a slot.
 #[derive(Debug)]
 pub(crate) enum Offer {
-    /// It goes here.
+    /// A slot.
     Spot(Spot),
-    /// There is none before what was written is settled.
+    /// No slot is free until what was written is settled.
     Full,
     /// There is no journal.
     None,
 }
 
 impl Journal {
-    /// `there`: a file of that name may lie in the store.
+    /// `there`: the file may exist in the store.
     pub(crate) fn new(there: bool) -> Self {
         Self { inside: Mutex::new(Inside { there, ..Inside::default() }), making: Mutex::default() }
     }
 
-    /// Bytes that the pieces of a group may have.
+    /// Maximum bytes of the pieces of a group.
     pub(crate) fn group_max(env: &Env) -> u64 {
         JOURNAL_GROUP_BYTES_MAX.min(env.options.journal.half_bytes / GROUP_PART)
     }
 
-    /// Whether a group that could use it can. Where there is none yet the group is counted, and one
-    /// is made once that is worth it. After an error the manifest is in doubt.
+    /// Whether a qualifying group can use the journal. If there is no journal yet the group is
+    /// counted, and one is created once that is worthwhile. After an error the manifest is in
+    /// doubt.
     pub(crate) fn is_ready(&self, inner: &Inner) -> io::Result<bool> {
         let options = inner.env.options.journal;
         let mut inside = self.inside.lock();
@@ -127,8 +129,8 @@ impl Journal {
         Ok(inside.file.is_some())
     }
 
-    /// Opens it if somebody was asked to. Without room for it groups are synced in place. After an
-    /// error the manifest is in doubt.
+    /// Opens the journal if that was requested. Without room for it groups are synced in place.
+    /// After an error the manifest is in doubt.
     pub(crate) fn open_if_asked(&self, env: &Env) -> io::Result<()> {
         let _making = self.making.lock();
         if !self.inside.lock().asked {
@@ -143,7 +145,7 @@ impl Journal {
         Ok(())
     }
 
-    /// A place for an entry of so many bytes.
+    /// A slot for an entry of `len` bytes.
     pub(crate) fn place(&self, len: usize, epoch: u64) -> Offer {
         let mut inside = self.inside.lock();
         let number = inside.entries + 1;
@@ -166,17 +168,17 @@ impl Journal {
         Offer::Spot(spot)
     }
 
-    /// The halves whose content is to be settled, if there are any.
+    /// The halves whose content must be settled, if there are any.
     fn awaited(&self) -> Option<Awaited> {
         let full = self.inside.lock().file.as_ref()?.full;
         full.iter().any(Option::is_some).then_some(Awaited(full))
     }
 
-    /// All that these halves hold is durable in its place.
+    /// Notes that the content of these halves is durable in place.
     fn settled(&self, Awaited(awaited): Awaited) {
         if let Some(file) = &mut self.inside.lock().file {
             for (full, awaited) in file.full.iter_mut().zip(awaited) {
-                // One that became full again since holds what may not be.
+                // If it became full again since, it holds entries that may not be settled.
                 if *full == awaited {
                     *full = None;
                 }
@@ -184,26 +186,27 @@ impl Journal {
         }
     }
 
-    /// All that was ever written to it is durable in its place.
+    /// Notes that everything ever written to it is durable in place.
     pub(crate) fn all_settled(&self) {
         if let Some(file) = &mut self.inside.lock().file {
             file.full = [None; 2];
         }
     }
 
-    /// There is no room for its entries: it is opened again after as many groups as at first.
+    /// Closes the journal because there is no room for its entries; it is opened again after as
+    /// many groups as at first.
     pub(crate) fn give_up(&self) {
         let mut inside = self.inside.lock();
         inside.file = None;
         inside.groups = 0;
     }
 
-    /// Whether there may be a file with bytes of groups.
+    /// Whether the file may exist with bytes of groups.
     pub(crate) fn is_there(&self) -> bool {
         self.inside.lock().there
     }
 
-    /// Has none of its bytes stay. The caller keeps others from writing and has settled all.
+    /// Erases all its entries. The caller blocks writers and has settled everything.
     pub(crate) fn wipe(&self, env: &Env) -> io::Result<()> {
         let _making = self.making.lock();
         let mut inside = self.inside.lock();
@@ -221,26 +224,26 @@ impl Journal {
         file.media.sync()
     }
 
-    /// The store was closed in order: nothing will be asked of it.
+    /// Removes the journal after a clean close: it is no longer needed.
     pub(crate) fn close(&self, env: &Env) {
         let mut inside = self.inside.lock();
         inside.file = None;
         if inside.there {
-            // One that stays holds nothing that a later open believes: the epoch is another.
+            // If it remains, a later open ignores its entries: they have another epoch.
             let _ = env.files.remove(&env.journal_path());
         }
     }
 }
 
-/// Removes the file, for good. Nothing is missed that is in its place.
+/// Removes the file for good. Its entries are in place already.
 fn remove(env: &Env) -> io::Result<()> {
     record_in_manifest(env, 0)?;
     env.files.remove(&env.journal_path())?;
     env.files.sync_dir(&env.dir)
 }
 
-/// Records the salt of the journal in the manifest, so that an open can tell one that is lost from
-/// none; 0 for none.
+/// Records the salt of the journal in the manifest, so that an open can distinguish a lost journal
+/// from none; 0 for none.
 fn record_in_manifest(env: &Env, salt: u32) -> io::Result<()> {
     match env.manifest.state().journal == salt {
         true => Ok(()),
@@ -248,7 +251,7 @@ fn record_in_manifest(env: &Env, salt: u32) -> io::Result<()> {
     }
 }
 
-/// The same; false where there is no room for it.
+/// Records the salt of the journal in the manifest; returns false if there is no room for that.
 fn try_record(env: &Env, salt: u32) -> io::Result<bool> {
     match record_in_manifest(env, salt) {
         Err(error) if is_full(&error) => Ok(false),
@@ -260,17 +263,17 @@ fn len_of(env: &Env) -> u64 {
     HALVES_AT + 2 * env.options.journal.half_bytes
 }
 
-/// Takes up the file that is there, or makes one; nothing when it cannot be made, or there is no
-/// room. What the file holds was put in its place when the store was opened, or it was given up.
+/// Reuses the existing file, or creates one; `None` when that fails, or there is no room. The
+/// file's entries were applied when the store was opened, or it was abandoned.
 ///
 /// # Errors
-/// Of the manifest alone: which file it names is not known then.
+/// Of the manifest alone: it is then unknown which file it names.
 fn make(env: &Env) -> io::Result<Option<OpenJournal>> {
     let made = match take_up(env) {
-        // Whoever made it may have died before its name was durable.
+        // Its creator may have died before its name was durable.
         Some(found) => env.files.sync_dir(&env.dir).is_ok().then_some(found),
-        // Never is one replaced that the manifest names: a crash right after it would look as if
-        // groups were lost. One that was given up may be named, and not be read just now.
+        // A journal that the manifest names is never replaced: after a crash right then groups
+        // would seem lost. An abandoned one may be named and unreadable at the moment.
         None if try_record(env, 0)? => create(env).ok(),
         None => None,
     };
@@ -280,12 +283,12 @@ fn make(env: &Env) -> io::Result<Option<OpenJournal>> {
     Ok(try_record(env, salt)?.then_some(open))
 }
 
-/// Where a file is while it is made.
+/// The temporary path of a file that is being created.
 pub(crate) fn unfinished(env: &Env) -> PathBuf {
     names::unfinished(&env.journal_path())
 }
 
-/// Makes a file in the place of the one that may be there.
+/// Creates a file, replacing any existing one.
 fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
     let header = FileHeader {
         magic: Magic::Journal,
@@ -296,7 +299,7 @@ fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
         generation: 0,
     };
     let (path, place) = (unfinished(env), env.journal_path());
-    // Written with zeros: a sync of it then has nothing but the bytes to write.
+    // Filled with zeros: a sync then writes nothing but the entry.
     let media = env.files.create(&path, len_of(env), true)?;
     let made = media.write_at(0, &header.encode()).and_then(|()| media.sync());
     let made = made.and_then(|()| env.files.rename(&path, &place));
@@ -307,7 +310,7 @@ fn create(env: &Env) -> io::Result<(Arc<dyn Media>, u32)> {
     Ok((media, header.salt))
 }
 
-/// The file that is there, if it is what would be made.
+/// Opens the existing file, if it is like the one that would be created.
 fn take_up(env: &Env) -> Option<(Arc<dyn Media>, u32)> {
     let path = env.journal_path();
     if env.files.len_of(&path).ok()? != len_of(env) {
@@ -321,10 +324,10 @@ fn take_up(env: &Env) -> Option<(Arc<dyn Media>, u32)> {
     Some((env.files.open_append(&path).ok()?, header.salt))
 }
 
-/// Settles what waits for it without keeping the writer from writing more.
+/// Settles the full halves without blocking the writer.
 pub(crate) fn settle(inner: &Inner) -> Result<(), Fault> {
     let Some(awaited) = inner.journal.awaited() else { return Ok(()) };
-    // After that look, so the files below have all that the halves hold.
+    // After that, so the files below have everything that those halves hold.
     let media: Vec<_> = {
         let writer = inner.writer.lock();
         let waiting = inner.sealing.waiting();

@@ -1,6 +1,6 @@
-//! Reading the journal of a store that was not closed in order, and putting what it holds in its
-//! place. Doing that twice, or half of it and then all, ends in the same: the bytes of a place
-//! never change, and what the journal holds of it is what was written there.
+//! Reads the journal of a store that was not closed cleanly, and applies its entries to log and
+//! packs. Repeating that, even after an interruption, gives the same result: the bytes at a
+//! position never change, and the journal holds what was written there.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,23 +20,23 @@ use crate::planted::{Bug, is_planted};
 /// Bytes of a file that a sync of the journal made durable, by position.
 pub(crate) type Pieces = Vec<(u64, Bytes)>;
 
-/// What the journal holds.
+/// The content of the journal.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    /// There is such a file.
+    /// The file exists.
     pub(crate) there: bool,
-    /// What is wrong with the file, so that groups which were acknowledged may be missing.
+    /// The fault of the file, because of which acknowledged groups may be missing.
     pub(crate) trouble: Option<&'static str>,
-    /// Groups.
+    /// Number of groups.
     pub(crate) groups: u64,
-    /// By file, in the order in which they were written.
+    /// Pieces by file, in the order in which they were written.
     pub(crate) files: BTreeMap<PathBuf, Pieces>,
 }
 
 /// Reads the journal of the store in `dir`, as the disk has it. Entries that do not verify were
-/// torn, and never acknowledged, or are damaged: then the log tells. Those of files that are sealed
-/// or gone, and of earlier openings, count for nothing. Without a manifest the files say which they
-/// are, and those of all openings count.
+/// torn and never acknowledged, or are damaged, which the log then reveals. Entries of sealed or
+/// removed files, and of earlier openings, are ignored. Without a manifest the files identify
+/// themselves, and entries of all openings count.
 pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) -> io::Result<Kept> {
     let path = dir.join(JOURNAL);
     let named = state.map_or(0, |state| state.journal);
@@ -64,7 +64,7 @@ pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) ->
             }
             is_ours.then_some(header.salt)
         }
-        // What is damaged is told by the manifest, or by an entry of this store.
+        // If the header is damaged, the manifest has the salt, or an entry of this store.
         Err(_) if named != 0 => Some(named),
         Err(_) => find_salt(&bytes, |place| target(place).is_some()),
     };
@@ -82,7 +82,7 @@ pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) ->
     Ok(kept)
 }
 
-/// The entries that verify, with a salt if it is known.
+/// The entries that verify, with this salt if it is known.
 fn entries(bytes: &[u8], salt: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
     let mut at = HALVES_AT as usize;
     std::iter::from_fn(move || {
@@ -97,15 +97,15 @@ fn entries(bytes: &[u8], salt: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-/// The salt of the first entry that names a file of the store: nobody but the store knows the uuids
-/// of its files, so no body of a frame passes for one.
+/// The salt of the first entry that names a file of the store: the uuids of its files are secret,
+/// so no body of a frame can pass for an entry.
 fn find_salt(bytes: &[u8], is_ours: impl Fn(&PieceAt) -> bool) -> Option<u32> {
     let mut entries = entries(bytes, None);
     let first = entries.find(|entry| entry.pieces.iter().any(|(place, _)| is_ours(place)));
     first.map(|entry| entry.stamp.salt)
 }
 
-/// The file that a place is in, if it is there and may still change.
+/// The file that a piece belongs to, if it exists and may still change.
 fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &PieceAt) -> Option<PathBuf> {
     let PieceAt { kind, file, base, generation, .. } = *place;
     let path = dir.join(kind.dir()).join(file_name(base, generation, kind.end()));
@@ -115,7 +115,7 @@ fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &PieceAt) -
             let is_it = line.state == FileState::Unmarked && line.uuid == file;
             (is_it && files.len_of(&path).is_ok()).then_some(path)
         }
-        // The manifest lost its newest copy: the file says who it is.
+        // The manifest lost its newest copy: the file's own header decides.
         None => {
             let magic = match kind {
                 FileKind::Segment => Magic::Segment,
@@ -129,19 +129,19 @@ fn target(files: &dyn Files, dir: &Path, lines: &[FileEntry], place: &PieceAt) -
     }
 }
 
-/// Puts what the journal holds in its place, durably. Says what that was.
+/// Applies the journal to log and packs, durably. Returns what it held.
 pub(crate) fn replay(env: &Env) -> io::Result<Kept> {
     let kept = read(&*env.files, &env.dir, Some(&env.manifest.state()))?;
     if is_planted(Bug::SkipReplay) {
         return Ok(kept);
     }
     for (path, pieces) in &kept.files {
-        // A page that a failed sync left clean would not be written by the next one. Those that are
-        // dirty stay.
+        // After a failed sync a page may be clean in the cache, and would not be written again;
+        // this drops clean pages and keeps dirty ones.
         env.files.forget(path, 0..u64::MAX)?;
         let media = env.files.open_append(path)?;
         for (at, piece) in pieces {
-            // What a file is too short for was cut off it by somebody else; the log tells.
+            // A file that is too short was truncated by someone else; the log reveals that.
             if at.checked_add(piece.len() as u64).is_some_and(|end| end <= media.len()) {
                 media.write_at(*at, piece)?;
             }

@@ -1,5 +1,5 @@
-//! What a batch with an idempotency key holds, as one hash: the same key may only come with the
-//! same content.
+//! The content of a batch with an idempotency key, as one hash: the same key is accepted only with
+//! the same content.
 
 use sha2::{Digest as _, Sha256};
 
@@ -20,12 +20,12 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
     bytes
 }
 
-/// SHA-256 of the records a batch would store, in order, with all that the store decides left zero:
-/// ids, revisions, epochs, times. Of bodies only the hash counts and the length is zero too: of one
-/// that is no longer there it cannot be told. States count by their hash, wherever they are kept.
-/// What a batch asks for without storing it is no content: conditions and durability may differ
-/// when it is sent again. Nor are removals, whose frames may be gone by then, so that nobody can
-/// say which they were.
+/// SHA-256 of the records a batch would store, in order, with everything that the store decides set
+/// to zero: ids, revisions, epochs, times. Of a body only the hash counts and its length is zero
+/// too, as the length of a missing body is unknown. States count by their hash, wherever they are
+/// stored. Parts of a batch that are not stored are no content: conditions and durability may
+/// differ when it is sent again. Neither are removals, whose frames may no longer exist by then, so
+/// that they could not be identified.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();

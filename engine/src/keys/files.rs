@@ -1,5 +1,5 @@
-//! The `.key` files of sealed segments: written whole beside their name and renamed, read as maps,
-//! believed only when they were made from the very segment they stand beside, made again otherwise.
+//! The `.key` files of sealed segments: written to a temporary file and renamed, read through maps,
+//! used only if they were made from the very segment they belong to, and rebuilt otherwise.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::recovery;
 /// The key index of a sealed segment.
 ///
 /// # Errors
-/// What the files answered when the index is lost and the segment cannot be read either.
+/// The I/O error, when the index is lost and the segment cannot be read either.
 pub(super) fn load(env: &Env, segment: &Segment) -> io::Result<KeyFile> {
     if let Some(file) = read(env, segment) {
         return Ok(file);
@@ -24,7 +24,7 @@ pub(super) fn load(env: &Env, segment: &Segment) -> io::Result<KeyFile> {
     let (held, whole) = recovery::keys_of(segment)?;
     let bytes = encode(env, segment, held.first_ms.unwrap_or(u64::MAX), &held);
     if whole {
-        // Without room for it the file is made once more by whoever asks next.
+        // If there is no room for the file, the next lookup rebuilds it.
         let _made_again = write(env, segment, &bytes);
     }
     let (_, file) = KeyFile::read(Bytes::from(bytes)).map_err(io::Error::other)?;
@@ -38,7 +38,7 @@ fn read(env: &Env, segment: &Segment) -> Option<KeyFile> {
     segment.owns(&header).then_some(file)
 }
 
-/// The bytes of the file.
+/// Encodes the file.
 pub(super) fn encode(env: &Env, segment: &Segment, first_ms: u64, held: &SegmentKeys) -> Vec<u8> {
     key_index::encode(&header_of(env, segment), first_ms, &held.keys, held.old_ids.iter())
 }

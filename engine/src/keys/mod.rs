@@ -1,6 +1,6 @@
-//! Idempotency keys, and the ids that imported frames had before. The log is the truth of both;
-//! here is what answers without reading it: the keys that count in memory, and for each segment
-//! what a `.key` file holds once the segment is sealed. It knows nothing of what a reader may see.
+//! Idempotency keys, and the ids that imported frames had before. The log is the source of truth
+//! for both; this index answers without reading it: the valid keys are in memory, and each segment
+//! has its own in a `.key` file once it is sealed. It knows nothing of visibility.
 
 mod content;
 mod files;
@@ -27,7 +27,7 @@ pub(crate) use content::{content_of, key_hash, short};
 use window::KeyWindow;
 pub(crate) use window::expires_ms;
 
-/// What one segment holds.
+/// The keys and old ids of one segment.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentKeys {
     /// The time in the id of its first frame.
@@ -40,17 +40,17 @@ pub(crate) struct SegmentKeys {
 /// The keys and old ids of a store.
 #[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
-    /// The keys that count. Only whoever commits waits for it, and whoever seals.
+    /// The valid keys. Only commits and sealing take this lock.
     window: Mutex<KeyWindow>,
-    /// Segments whose files are not written, by their bases. One that holds neither keys nor old
-    /// ids need not be here.
+    /// Segments whose files are not written, by base. A segment with neither keys nor old ids may
+    /// be missing.
     open: RwLock<BTreeMap<u64, SegmentKeys>>,
-    /// Some frame has an old id.
+    /// Whether some frame has an old id.
     has_old_ids: AtomicBool,
     sealed: Mutex<SealedOldIds>,
 }
 
-/// What is known of the old ids of sealed segments.
+/// A cache of the old ids of sealed segments.
 #[derive(Debug, Default)]
 struct SealedOldIds {
     ranges: HashMap<FileKey, Option<(FrameId, FrameId)>>,
@@ -58,18 +58,18 @@ struct SealedOldIds {
 }
 
 impl KeyIndex {
-    /// Takes over what opening read of the segments that are not sealed, by their bases, and
-    /// whether older ones have frames with old ids.
+    /// An index with the content of the unsealed segments, by base; `has_old_ids` tells whether
+    /// older segments have frames with old ids.
     pub(crate) fn new(open: BTreeMap<u64, SegmentKeys>, has_old_ids: bool) -> Self {
         let has_old_ids = has_old_ids || open.values().any(|held| !held.old_ids.is_empty());
         Self { open: RwLock::new(open), has_old_ids: has_old_ids.into(), ..Self::default() }
     }
 
-    /// Reads the keys that count: those of the open segments, and before them those of sealed ones
-    /// as far back as any can count.
+    /// Loads the valid keys: those of the open segments, and before them those of sealed ones as
+    /// far back as any can be valid.
     ///
     /// # Errors
-    /// What the files answered when a key file is lost and its segment cannot be read either.
+    /// The I/O error, when a key file is lost and its segment cannot be read either.
     pub(crate) fn load_window(
         &self,
         env: &Env,
@@ -94,10 +94,10 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Who used a key before, if it counts still.
+    /// The batch that used a key before, if the key is still valid.
     ///
     /// # Errors
-    /// [`AppendError::KeyReused`] when that batch held something else.
+    /// [`AppendError::KeyReused`] when that batch had other content.
     pub(crate) fn used(
         &self,
         key: &HashedKey,
@@ -111,19 +111,19 @@ impl KeyIndex {
         }
     }
 
-    /// Whether a key was used before and counts still, whatever that batch held.
+    /// Whether a key was used before and is still valid, whatever the content of that batch.
     pub(crate) fn is_used(&self, key: &HashedKey, now_ms: u64) -> bool {
         self.window.lock().find(&key.hash, now_ms).is_some()
     }
 
-    /// Whether the KEY record of a batch counts still: by the hash of its key and the id in it. One
-    /// that does not may go when its segment is written anew, and never counts again.
+    /// Whether the KEY record of a batch is still valid, by the hash of its key and its id. An
+    /// invalid one may be dropped when its segment is rewritten, and never becomes valid again.
     pub(crate) fn needs(&self, key: &[u8; 16], id: FrameId, now_ms: u64) -> bool {
         let used = self.window.lock().get(key);
         used.is_some_and(|used| used.id == id) && expires_ms(id) > now_ms
     }
 
-    /// Takes up what the newest batch brought to the segment with this base.
+    /// Adds the key and old ids of the newest batch, in the segment with this base.
     pub(crate) fn take_up(
         &self,
         base: u64,
@@ -152,7 +152,7 @@ impl KeyIndex {
     /// Writes the key file of a sealed segment.
     ///
     /// # Errors
-    /// What the files answered; all stays in memory then, and the next open makes the file.
+    /// The I/O error; everything then stays in memory, and the next open writes the file.
     pub(crate) fn seal(&self, env: &Env, index: &Index, segment: &Segment) -> io::Result<()> {
         let first_ms = index.first_ms(segment.base()).unwrap_or(u64::MAX);
         let now_ms = env.clock.now_ms();
@@ -171,13 +171,13 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Makes the key file of a segment that was written anew, in the place of some.
+    /// Writes the key file of a rewritten segment, which replaces some others.
     ///
     /// # Errors
-    /// What the files answered; who needs the file makes it then.
+    /// The I/O error; the next lookup then writes the file.
     pub(crate) fn make(&self, env: &Env, segment: &Segment) -> io::Result<()> {
         files::load(env, segment)?;
-        // Those of which no file could be made when they were sealed.
+        // Replaced segments whose files could not be written when they were sealed.
         self.open.write().retain(|base, _| !(segment.base()..segment.end()).contains(base));
         Ok(())
     }
@@ -185,7 +185,7 @@ impl KeyIndex {
     /// The offset, below `head`, of the newest frame that had an id before it was imported.
     ///
     /// # Errors
-    /// What the files answered when a key file is lost and its segment cannot be read either.
+    /// The I/O error, when a key file is lost and its segment cannot be read either.
     pub(crate) fn find_old(
         &self,
         env: &Env,

@@ -1,6 +1,6 @@
-//! The keys that still count: the newest so many, and of those the ones that have not expired. The
-//! key of a batch expires so long after the time in its first frame's id; ids ascend along the log,
-//! so what has expired is always the older part, and each key costs O(1) over its life.
+//! The valid keys: the newest N that have not expired. The key of a batch expires a fixed time
+//! after the time in its first frame's id; ids ascend along the log, so expired keys are always the
+//! oldest ones, and each key costs O(1) over its lifetime.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,17 +8,17 @@ use crate::format::key_index::UsedKey;
 use crate::limits::{KEY_MS, KEYS_MAX};
 use crate::value::FrameId;
 
-/// When a key may be forgotten, by the id of the first frame of its batch; in ms since 1970.
+/// When a key expires, by the id of the first frame of its batch; in ms since 1970.
 pub(crate) fn expires_ms(id: FrameId) -> u64 {
     id.time_ms().saturating_add(KEY_MS)
 }
 
-/// The keys that count.
+/// The valid keys.
 #[derive(Debug)]
 pub(crate) struct KeyWindow {
     /// In the order of the log.
     used: VecDeque<UsedKey>,
-    /// Where each is: its place in `used` and what was dropped from there.
+    /// The number of each key: its index in `used` plus the number of dropped keys.
     numbers: HashMap<[u8; 16], u64>,
     dropped: u64,
     max: usize,
@@ -35,8 +35,8 @@ impl KeyWindow {
         Self { used: VecDeque::new(), numbers: HashMap::new(), dropped: 0, max }
     }
 
-    /// Takes keys up that come before all others, newest first, as long as they count. Says whether
-    /// older ones can count.
+    /// Adds keys older than all others, newest first, as long as they are valid. Returns whether
+    /// older ones can be valid.
     pub(super) fn extend_back(
         &mut self,
         newest_first: impl Iterator<Item = UsedKey>,
@@ -51,15 +51,15 @@ impl KeyWindow {
         true
     }
 
-    /// Makes keys findable that [`Self::extend_back`] took up.
+    /// Indexes the keys that [`Self::extend_back`] added.
     pub(super) fn number(&mut self) {
-        // A key that is there twice expired between its uses, by a clock that ran back since: the
-        // later use counts.
+        // A key that occurs twice had expired between its uses, by a clock that went backwards
+        // since: the later use counts.
         let numbered = self.used.iter().zip(self.dropped..);
         self.numbers = numbered.map(|(used, number)| (used.key, number)).collect();
     }
 
-    /// Who used a key that counts.
+    /// The batch that used a key, if the key is valid.
     pub(super) fn find(&mut self, key: &[u8; 16], now_ms: u64) -> Option<UsedKey> {
         while self.used.front().is_some_and(|used| expires_ms(used.id) <= now_ms) {
             self.drop_oldest();
@@ -67,7 +67,7 @@ impl KeyWindow {
         self.get(key)
     }
 
-    /// Takes up the key of the newest batch.
+    /// Adds the key of the newest batch.
     pub(super) fn push(&mut self, used: UsedKey) {
         if self.used.len() >= self.max {
             self.drop_oldest();
@@ -90,7 +90,7 @@ impl KeyWindow {
         }
         self.dropped += 1;
         if self.used.is_empty() {
-            // A burst of keys is not paid for in memory ever after.
+            // Frees the memory that a burst of keys took.
             (self.used, self.numbers) = (VecDeque::new(), HashMap::new());
         }
     }
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((window.find(&[3; 16], 0), window.find(&[4; 16], 0)), (None, None));
         window.push(used(5, 9));
         assert!(!window.extend_back([used(6, 9)].into_iter(), KEY_MS));
-        // The older use of key 1 goes, the later one stays.
+        // The older use of key 1 is removed, the later one stays.
         window.push(used(6, 9));
         assert_eq!(window.find(&[1; 16], KEY_MS), Some(used(1, 9)));
     }

@@ -1,4 +1,4 @@
-//! The sealed segments that are open just now. A process may map only so many files; the least
+//! The sealed segments that are open. A process can map only a limited number of files; the least
 //! recently used are closed, and stay mapped only as long as a reader holds bytes of them.
 
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
-//! Backup, fork and restore: a store copied while it is in use, or one that lies on disk.
+//! Backup, fork and restore: copies of a store in use, or of one that is closed on disk.
 //!
-//! A backup keeps the uuid of its store, can be added to, and is not written; a fork and what is
-//! restored are stores of their own, with a uuid of their own and epochs that the store they come
-//! from never has, so that no resume point of its later life passes for one of theirs.
+//! A backup keeps the uuid of its store, can be added to, and is never written to by appends. A
+//! fork or a restored store is a store of its own, with its own uuid and with epochs that its
+//! source never uses, so that no resume point of the source's later life is valid for it.
 
 use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
@@ -32,18 +32,18 @@ use crate::store::{Inner, Store};
 
 /// Attempts at a copy whose files were replaced meanwhile.
 const ATTEMPTS: usize = 16;
-/// A store's epochs and those of its forks are at least so far apart.
+/// Minimum distance between a store's epochs and those of its forks.
 const EPOCH_GAP: u64 = 1 << 16;
 
 /// How a store is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopyOptions {
-    /// Give files that never change again a second name instead of copying them, where the
-    /// filesystem can. It takes no time and no room; but both names then share what a bad disk does
-    /// to the bytes.
+    /// Hard-link files that never change again instead of copying them, where the filesystem
+    /// supports that. It takes no time and no space; but damage to the bytes on disk then affects
+    /// both.
     pub link: bool,
-    /// Compare every blob that is copied with its hash. Files are compared with their CRC anyway.
+    /// Compare every copied blob with its hash. Files are compared with their CRC in any case.
     pub check_blobs: bool,
 }
 
@@ -54,7 +54,7 @@ impl CopyOptions {
         Self { link: false, check_blobs: true }
     }
 
-    /// For a sandbox: what can be linked is linked, and nothing is read to be checked.
+    /// For a sandbox: everything that can be linked is linked, and nothing is read for checks.
     #[must_use]
     pub const fn links() -> Self {
         Self { link: true, check_blobs: false }
@@ -71,9 +71,9 @@ pub struct CopyReport {
     pub source: [u8; 16],
     /// Offset of the next frame.
     pub head: u64,
-    /// Files that were there already.
+    /// Files that existed already.
     pub files_kept: u64,
-    /// Files that got a second name.
+    /// Files that were hard-linked.
     pub files_linked: u64,
     /// Files that were copied.
     pub files_copied: u64,
@@ -83,7 +83,7 @@ pub struct CopyReport {
     pub bytes: u64,
 }
 
-/// What a copy is to be.
+/// The kind of copy.
 enum Role {
     Backup,
     Store,
@@ -91,14 +91,14 @@ enum Role {
 
 impl Store {
     /// Copies the store as it is now into `dest`, which is empty, does not exist, or holds an
-    /// earlier backup of this store: then only what is new is copied. Appends go on meanwhile.
+    /// earlier backup of this store: then only what is new is copied. Appends continue meanwhile.
     /// `watch` is called for each file and stops the work by breaking.
     ///
-    /// The backup opens for reading. It becomes a store to write to by [`restore`].
+    /// The backup opens read-only. [`restore`] makes a writable store from it.
     ///
     /// # Errors
-    /// [`MaintainError`]; the destination is then what it was, or what it is to be when only the
-    /// last names could not be given. The next attempt takes up what this one has copied.
+    /// [`MaintainError`]; the destination is then unchanged, or complete except for final renames.
+    /// The next attempt reuses what this one has copied.
     pub fn backup(
         &self,
         dest: impl AsRef<Path>,
@@ -111,8 +111,8 @@ impl Store {
         self.inner.copy_to(dest, &to_files, &Role::Backup, options, watch)
     }
 
-    /// Makes a store of its own in `dest`, which is empty or does not exist, with all that this one
-    /// holds now.
+    /// Makes an independent store in `dest`, which is empty or does not exist, with the present
+    /// content of this one.
     ///
     /// # Errors
     /// [`MaintainError`]; there is no store in the destination then, whatever failed. Only where the
@@ -127,8 +127,8 @@ impl Store {
     }
 }
 
-/// Makes a store of its own in `dest`, which is empty or does not exist, from the backup or the
-/// store in `from` that nobody has open.
+/// Makes an independent store in `dest`, which is empty or does not exist, from a backup or a store
+/// in `from`, which must not be open.
 ///
 /// # Errors
 /// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
@@ -158,7 +158,7 @@ pub(super) fn lock(dir: &Path) -> Result<StoreLock, OpenError> {
     recovery::lock(dir, SystemClock.now_ms())
 }
 
-/// The lock of a store that is only read; nothing where not even a lock can be written.
+/// The lock of a store that is only read; `None` where not even a lock file can be written.
 pub(super) fn lock_to_read(dir: &Path) -> Result<Option<StoreLock>, OpenError> {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     match lock(dir) {
@@ -171,7 +171,7 @@ pub(super) fn lock_to_read(dir: &Path) -> Result<Option<StoreLock>, OpenError> {
     }
 }
 
-/// Refuses a destination that is the store, within it, or around it, by whatever names.
+/// Refuses a destination that is the store, lies within it, or contains it, after resolving links.
 pub(super) fn check_apart(store: &Path, dest: &Path) -> Result<(), MaintainError> {
     let resolve =
         |path: &Path| resolved(path).map_err(|error| MaintainError::io("resolve", path, error));
@@ -182,7 +182,7 @@ pub(super) fn check_apart(store: &Path, dest: &Path) -> Result<(), MaintainError
     }
 }
 
-/// Where a path leads, links resolved as far as it exists.
+/// The absolute path, with links resolved as far as it exists.
 fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     let whole = std::path::absolute(path)?;
     let mut there = PathBuf::new();
@@ -202,8 +202,8 @@ fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     Ok(there)
 }
 
-/// The files of a directory that is made if need be. They are written with `pwrite`: nothing of a
-/// copy is read through a map, and its filesystem may not allow for one.
+/// The files of a directory, which is created if necessary. They are written with `pwrite`: copies
+/// are never read through a map, and their filesystem may not support one.
 pub(super) fn target_files(dest: &Path) -> Result<Arc<dyn Files>, MaintainError> {
     let files: Arc<dyn Files> = Arc::new(Disk::new(MediaChoice::Positioned, dest));
     files.create_dir(dest).map_err(|error| MaintainError::io("make", dest, error))?;
@@ -211,7 +211,7 @@ pub(super) fn target_files(dest: &Path) -> Result<Arc<dyn Files>, MaintainError>
 }
 
 impl Inner {
-    /// A backup through files of the test's.
+    /// A backup through a test's files.
     #[cfg(test)]
     pub(crate) fn backup_on(
         &self,
@@ -244,7 +244,7 @@ impl Inner {
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     ) -> Result<CopyReport, MaintainError> {
         let _lock = lock(dest)?;
-        // Segments stay what they are meanwhile, and replaced packs stay where they are.
+        // Segments are not rewritten meanwhile, and replaced packs stay on disk.
         let _still = self.compaction.hold();
         let _hold = self.env.hold();
         let watch = &mut |progress: &Progress<'_>| match self.closed.load(Ordering::Acquire) {
@@ -257,10 +257,10 @@ impl Inner {
             let snapshot = Snapshot::of_durable(self)?;
             match copy(&copier, &snapshot, role, watch) {
                 Err(_) if self.closed.load(Ordering::Acquire) => return Err(MaintainError::Closed),
-                // It was replaced before this held it. What was copied is found again.
+                // It was replaced before this held it. The next attempt reuses what was copied.
                 Err(error) if has_gone(&error) => {
                     if let Some(reason) = &self.read_only {
-                        // Nothing is replaced there: it is missing.
+                        // Nothing is replaced in a read-only store: the file is missing.
                         return Err(MaintainError::ReadOnly(reason.clone()));
                     }
                     std::thread::sleep(Duration::from_millis(1 << attempt.min(9)));
@@ -327,7 +327,7 @@ fn copy(
     })
 }
 
-/// The manifest of a store of its own: a new uuid, and epochs of its own from here on.
+/// The manifest of an independent store: a new uuid, and its own epochs from here on.
 fn own(snapshot: &Snapshot) -> Result<SuperState, MaintainError> {
     let random = Random::new(&SystemEntropy);
     let random = random
@@ -339,7 +339,8 @@ fn own(snapshot: &Snapshot) -> Result<SuperState, MaintainError> {
     Ok(state)
 }
 
-/// Ends the epochs of the source at `head`, with a number that its later ones will not have.
+/// Ends the epochs of the source at `head`, and adds one with a number that its later ones will not
+/// have.
 pub(super) fn jump(state: &mut SuperState, head: u64, random: &Random) {
     let last = state.epochs.last().copied();
     let gaps = u64::from(u32::from_le_bytes(random.bytes()) >> 4);
@@ -352,7 +353,7 @@ pub(super) fn jump(state: &mut SuperState, head: u64, random: &Random) {
     state.epochs.drain(..over);
 }
 
-/// Refuses a directory that holds anything but what an attempt before this one left.
+/// Refuses a directory that holds anything except the leftovers of an earlier attempt.
 pub(super) fn check_empty(dir: &Path, files: &Arc<dyn Files>) -> Result<(), MaintainError> {
     let begun = begun_manifest(dir);
     if files.len_of(&begun).is_ok() {

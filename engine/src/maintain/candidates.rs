@@ -1,4 +1,4 @@
-//! Which files of a damaged store there are, whatever the manifest says, and what each of them is.
+//! Finds the files of a damaged store, whatever the manifest says, and identifies each.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,26 +16,26 @@ use crate::log::{SegmentKey, unmarked};
 use crate::media::{Media, is_lost};
 use crate::names;
 
-/// A file that is there, named by the manifest or not.
+/// An existing file, named by the manifest or not.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) base: u64,
     pub(super) generation: u32,
     named: bool,
-    /// It has its name with `.tmp` behind it: a switch of files was cut off.
+    /// It has its temporary name: a switch of files was interrupted.
     aside: bool,
 }
 
-/// A file that was opened, and its salt.
+/// An opened file and its salt.
 pub(super) type Opened = (Arc<dyn Media>, u32);
 
 impl Candidate {
-    /// Which file it is, being of this kind.
+    /// The key of the file, which is of this kind.
     pub(super) const fn file(&self, kind: FileKind) -> FileKey {
         FileKey { kind, base: self.base, generation: self.generation }
     }
 
-    /// What identifies a segment, but for its uuid.
+    /// The identity of a segment, without its uuid.
     pub(super) const fn key(&self, salt: u32) -> SegmentKey {
         SegmentKey { base: self.base, generation: self.generation, uuid: [0; 16], salt }
     }
@@ -63,7 +63,7 @@ impl Rescue<'_> {
             }
             let named = entry.is_some();
             self.bytes_total += self.from_files.len_of(&dir.join(&name)).unwrap_or(0);
-            // Of files that were set aside the older one is complete for sure.
+            // Of files with temporary names the older one is certainly complete.
             let rank = |named: bool, aside: bool, generation: u32| {
                 (named, !aside, if aside { u32::MAX - generation } else { generation })
             };
@@ -80,7 +80,7 @@ impl Rescue<'_> {
         FileEntry { kind, ..unmarked(&one.key(0)) }
     }
 
-    /// Opens a file and finds its salt. Nothing when nothing of it can be told.
+    /// Opens a file and finds its salt. `None` when it cannot be identified.
     pub(super) fn open(
         &mut self,
         kind: FileKind,

@@ -1,4 +1,4 @@
-//! Checks what is not the log: the manifest, the packs, and what else lies in the directories.
+//! Checks everything except the log: the manifest, the packs, and other files in the directories.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,11 +18,12 @@ use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX,
 use crate::media::{Media, is_lost, prefix};
 use crate::names::{MANIFESTS, TABLE, UNFINISHED, finished, unfinished};
 
-/// How often a file of a running store is looked for that is being replaced, and how long between.
+/// How often to retry opening a file of a running store that is being replaced, and the pause
+/// between tries.
 const ATTEMPTS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A file whose header is right, and its salt.
+/// A file with a valid header, and its salt.
 type Opened = (Arc<dyn Media>, u32);
 
 impl Checker<'_> {
@@ -45,7 +46,7 @@ impl Checker<'_> {
             self.report.bytes += bytes.len() as u64;
             match SuperState::decode(&bytes) {
                 Ok(_) => good += 1,
-                // A running store may write it just now.
+                // A running store may be writing it right now.
                 Err(_) if self.live => good += 1,
                 Err(error) => bad.push((path, error.to_string())),
             }
@@ -56,7 +57,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Looks for files that belong to nothing.
+    /// Reports files that do not belong to the store.
     pub(super) fn strangers(&mut self, files: &[FileEntry]) -> Result<(), MaintainError> {
         for kind in [FileKind::Segment, FileKind::Pack] {
             let dir = self.env.dir.join(kind.dir());
@@ -86,7 +87,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Checks a pack, and returns what a look for blobs in it needs.
+    /// Checks a pack, and returns what lookups in it need.
     pub(super) fn pack(&mut self, file: &FileEntry) -> Result<Option<LookedAt>, MaintainError> {
         let path = file.path_in(&self.env.dir);
         let before = self.report.findings_total;
@@ -96,7 +97,7 @@ impl Checker<'_> {
         };
         let state = self.env.manifest.state();
         let open_end = file.state == FileState::Unmarked && !state.clean;
-        // What a running store adds is not looked at.
+        // What a running store appends is not checked.
         let end = if open_end { media.len() } else { file.length };
         let media = prefix(media, end);
         let failed = |error| MaintainError::io("read", &path, error);
@@ -185,7 +186,7 @@ impl Checker<'_> {
                     _ => None,
                 };
                 if let Some(salt) = salt {
-                    // What is behind it is read with the salt of the batches or entries.
+                    // What is after the header is read with the salt of the batches or entries.
                     let (severity, problem) = (Severity::Derived, Problem::Header);
                     self.report.add(Finding::new(severity, problem, path, 0, error));
                     return Ok(Some((media, salt)));
@@ -198,8 +199,8 @@ impl Checker<'_> {
         Ok(None)
     }
 
-    /// Opens a file of the manifest, also under the name it has until a switch of files is
-    /// complete: the next open gives it its own.
+    /// Opens a file of the manifest, also under its temporary name while a switch of files is
+    /// incomplete: the next open renames it.
     fn open_named(&self, file: &FileEntry, path: &Path) -> io::Result<Arc<dyn Media>> {
         for _ in 0..ATTEMPTS {
             match self.env.files.open_scan(path) {
@@ -209,19 +210,19 @@ impl Checker<'_> {
             if !self.is_written() || self.is_replaced(file) {
                 break;
             }
-            // It is being replaced: the manifest will say so in a moment.
+            // It is being replaced: the manifest will say so soon.
             std::thread::sleep(PAUSE);
         }
         self.env.files.open_scan(&unfinished(path))
     }
 
-    /// Whether a file was sealed when the check began. The snapshot of a running store takes files
-    /// for sealed that were still written to, and does not know their CRC.
+    /// Whether a file was sealed when the check began. The snapshot of a running store marks files
+    /// as sealed that were still written to, and their CRC is unknown.
     pub(super) fn is_exact(&self, file: &FileEntry) -> bool {
         file.state == FileState::Sealed && !(self.live && file.crc == 0)
     }
 
-    /// All frames of a file are hit.
+    /// Extends a finding to all frames of a file.
     fn all_of(&self, file: &FileEntry, finding: Finding) -> Finding {
         let end = (file.state == FileState::Sealed).then(|| file.end());
         match file.kind {
@@ -239,7 +240,7 @@ impl Checker<'_> {
         FileHeader::decode(&head.map_err(|_| FormatError::Short)?, magic)
     }
 
-    /// Compares a sealed file with the CRC of the manifest. Called when all its parts verify.
+    /// Compares a sealed file with its CRC in the manifest. Called when all its parts verify.
     pub(super) fn file_crc(
         &mut self,
         file: &FileEntry,

@@ -23,34 +23,34 @@ use crate::media::Media;
 use crate::recovery::scan::scan;
 use crate::value::{BlobHash, Frame, FrameId};
 
-/// What is known of the log up to where the check is.
+/// State of the log up to the current position of the check.
 #[derive(Debug)]
 pub(super) struct LogState {
     last_id: FrameId,
-    /// Every batch with a lower seq was durable, in a store that was not closed in order.
+    /// In a store that was not closed cleanly: every batch with a lower seq was durable.
     durable_upto: u64,
     /// The end of the log was passed.
     torn: bool,
-    /// Where the unmarked segment before ends, when that can be told.
+    /// Where the previous unmarked segment ends, if known.
     ended: Option<Ended>,
-    /// Cursors whose last state so far is missing: a state that another followed may be gone.
+    /// Cursors whose latest state so far is missing: a superseded state may have been removed.
     stateless: BTreeMap<String, Finding>,
 }
 
-/// Where an unmarked segment ends, behind which its file is zero.
+/// Where an unmarked segment ends, after which its file is zero.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) path: PathBuf,
     pub(super) position: u64,
-    /// Number of the batch that follows it; nothing when it holds none.
+    /// Seq of the batch that follows it; `None` when it holds no batch.
     pub(super) seq: Option<u64>,
     /// The offset that follows it.
     pub(super) offset: u64,
 }
 
 impl Ended {
-    /// Whether what is missing between it and the first batch behind it was durable; nothing when
-    /// nothing is missing.
+    /// Whether what is missing between it and the next batch was durable; `None` when nothing is
+    /// missing.
     pub(super) fn lacks(&self, header: &BatchHeader, durable_upto: u64) -> Option<bool> {
         let (follows, was_durable) = match self.seq {
             Some(seq) => (header.seq <= seq, seq < durable_upto),
@@ -68,7 +68,7 @@ struct Segment {
     limit: Option<u64>,
     index: MemoryIndex,
     damaged: bool,
-    /// What is wrong with the stretch before, told once it is known where the next one begins.
+    /// A damaged stretch, reported once it is known where the next one begins.
     pending: Option<Stretch>,
 }
 
@@ -105,7 +105,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// What an unmarked segment knows of what was durable.
+    /// The highest `durable_upto` in an unmarked segment.
     fn durable_upto(&self, file: &FileEntry) -> u64 {
         let path = file.path_in(&self.env.dir);
         let Ok(media) = self.env.files.open_scan(&path) else { return 0 };
@@ -183,8 +183,8 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Reports what is missing between the end of an unmarked segment and the first batch behind
-    /// it, in the next one. Zeros at an end are no damage by themselves.
+    /// Reports what is missing between the end of an unmarked segment and the first batch of the
+    /// next one. Zeros at an end are no damage by themselves.
     fn gap(&mut self, stretch: &Stretch, state: &mut LogState) {
         let Some(ended) = state.ended.take() else { return };
         let Some(header) = stretch.header else { return };
@@ -199,7 +199,7 @@ impl Checker<'_> {
         self.report.add(finding.frames(ended.offset, upto.filter(|_| was_durable), None));
     }
 
-    /// Reports the end of a log that was not closed in order, once.
+    /// Reports the end of a log that was not closed cleanly, once.
     fn torn(&mut self, segment: &Segment, stretch: &Stretch, state: &mut LogState) {
         if !std::mem::replace(&mut state.torn, true)
             && let Some((position, why)) = &stretch.bad
@@ -210,8 +210,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports where the next open cuts the log before a whole batch, and says whether it does:
-    /// nobody can say that it was durable, and a blob that it names is not there.
+    /// Reports where the next open will cut the log before a whole batch, and returns whether it
+    /// will: the batch is not known to be durable, and it names a missing blob.
     fn report_cut(&mut self, path: &Path, stretch: &Stretch, state: &mut LogState) -> bool {
         if !stretch.is_doubtful(state.durable_upto) {
             return false;
@@ -316,7 +316,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports the stretch that waits, now that it is known where the next one begins.
+    /// Reports the pending stretch, now that it is known where the next one begins.
     fn tell(&mut self, segment: &mut Segment, next: Option<u64>) {
         let Some(stretch) = segment.pending.take() else { return };
         let Some((position, why)) = &stretch.bad else { return };
@@ -338,7 +338,7 @@ impl Checker<'_> {
         self.report.add(finding);
     }
 
-    /// The id of a damaged frame, if what stands there can be one.
+    /// The id of a damaged frame, if the bytes there can be one.
     fn peek_id(&self, segment: &mut Segment, stretch: &Stretch, at: u64) -> Option<FrameId> {
         const ID: Range<u64> = 16..32;
         if at == stretch.range.start {
@@ -355,7 +355,7 @@ impl Checker<'_> {
         (fits && id > FrameId::ZERO).then_some(id)
     }
 
-    /// Bytes behind the last batch.
+    /// Checks the bytes after the last batch.
     fn trailing(
         &mut self,
         file: &FileEntry,
@@ -390,9 +390,9 @@ fn missing_blob(path: &Path, record: &SoundRecord, hash: BlobHash) -> Finding {
     Finding::new(severity, problem, path, record.position, what).blob(Some(hash))
 }
 
-/// The offsets from the first frame of a stretch that cannot be read to the one after the last.
+/// The offsets from the first unreadable frame of a stretch to the one after the last.
 pub(super) fn missing(stretch: &Stretch, next: Option<u64>, saved: bool) -> Option<Range<u64>> {
-    // What is sound behind a damaged header is no use to readers, but can be saved.
+    // Sound records after a damaged header are invisible to readers, but can be saved.
     let there = |offset: u64| {
         (saved || stretch.header.is_some())
             && stretch.records.iter().any(|record| {
@@ -401,7 +401,7 @@ pub(super) fn missing(stretch: &Stretch, next: Option<u64>, saved: bool) -> Opti
             })
     };
     let end = match stretch.header {
-        // Its frames have no more offsets than it has records, but for what was compacted away.
+        // It has at most as many frames as records, apart from what was compacted away.
         Some(header) => {
             let own = stretch.base.saturating_add(u64::from(header.count));
             own.max(stretch.next_offset()).min(next.unwrap_or(u64::MAX))

@@ -26,10 +26,10 @@ use crate::planted::{Bug, is_planted};
 /// Bytes copied at a time.
 const PIECE_LEN: u64 = 1024 * 1024;
 
-/// Called as work proceeds; to break is to stop.
+/// Called as work proceeds; breaking stops it.
 pub(super) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
 
-/// What was done to the files of a copy.
+/// Counts of what was done with the files of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Counts {
     pub(super) kept: u64,
@@ -38,27 +38,27 @@ pub(super) struct Counts {
     pub(super) bytes_copied: u64,
 }
 
-/// Where files come from and go to.
+/// The source and the destination of a copy.
 pub(super) struct Copier<'a> {
     pub(super) from: &'a Path,
     pub(super) from_files: &'a Arc<dyn Files>,
     pub(super) to: &'a Path,
     pub(super) to_files: &'a Arc<dyn Files>,
-    /// Files that never change again get a second name instead of a copy, where that can be done.
+    /// Hard-link files that never change again, where that is possible.
     pub(super) link: bool,
-    /// What is copied is compared with its CRC and hashes.
+    /// Compare copies with their CRC and hashes.
     pub(super) check: bool,
     /// It is the store of whoever opens it, from the moment it is one.
     pub(super) is_own: bool,
 }
 
-/// Whether an entry of one manifest stands for the same bytes as that of another.
+/// Whether entries of two manifests describe the same bytes.
 fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
     let of = |file: &FileEntry| (file.key(), file.uuid, file.length);
     of(a) == of(b)
 }
 
-/// Whether all bytes of a file of the source are known by its CRC.
+/// Whether the CRC of a source file is known and covers all its bytes.
 fn is_known(file: &FileEntry) -> bool {
     file.state == FileState::Sealed && file.crc != 0
 }
@@ -76,7 +76,7 @@ impl From<io::Error> for Unwritten {
 }
 
 impl Copier<'_> {
-    /// Makes the copy what the snapshot says and its manifest `state`, but for the files.
+    /// Makes the copy match the snapshot, and its manifest `state`, except for the files.
     pub(super) fn run(
         &self,
         snapshot: &Snapshot,
@@ -106,7 +106,7 @@ impl Copier<'_> {
             }
             let there = before.files.iter().find(|old| is_same(old, file));
             let place = file.path_in(self.to);
-            // What stood in for a file that was lost may be cut off.
+            // A file that replaced a lost one may be truncated.
             let is_sound = |old: &FileEntry| {
                 !named.contains(&place) || (old.crc != 0 && self.sync_if_whole(&place, old))
             };
@@ -115,7 +115,7 @@ impl Copier<'_> {
                     counts.kept += 1;
                     FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
                 }
-                // It was sealed since, and nothing was appended to it before.
+                // It was sealed since then, without further appends.
                 Some(_) if file.crc != 0 && self.sync_if_whole(&place, file) => {
                     sealed.push(*file);
                     counts.kept += 1;
@@ -144,8 +144,8 @@ impl Copier<'_> {
         self.settle(&manifest.state(), &brought, &sealed)
     }
 
-    /// Gives the files of the manifest the names that an attempt before this one did not come to
-    /// give them, as an open does: what this one brings takes their other names. Returns those.
+    /// Renames temporary files that the manifest names, which an earlier attempt did not get to
+    /// rename, as an open does: this attempt needs the temporary names. Returns the final names.
     fn finish(&self, before: &SuperState) -> Result<HashSet<PathBuf>, MaintainError> {
         let aside = aside(&**self.to_files, self.to, before);
         for (path, unfinished) in &aside {
@@ -162,7 +162,7 @@ impl Copier<'_> {
         self.to_files.len_of(&path).is_ok_and(|len| len == file.length)
     }
 
-    /// Brings a file under its unfinished name and returns its entry.
+    /// Brings a file under its temporary name and returns its entry.
     fn bring(
         &self,
         file: &FileEntry,
@@ -170,11 +170,11 @@ impl Copier<'_> {
         counts: &mut Counts,
     ) -> Result<FileEntry, MaintainError> {
         let sealed = file.state == FileState::Sealed;
-        // The CRC of one that was unmarked a moment ago is not known yet.
+        // The CRC of a file that was just unmarked is not known yet.
         let expected = is_known(file).then_some(file.crc);
         let to = unfinished(&file.path_in(self.to));
         let mut file = *file;
-        // What is there was made from a shorter form of the file.
+        // Existing derived files were made from a shorter form of the file.
         file.kind.derived().iter().for_each(|kind| self.remove(&file.path_of(self.to, kind)));
         if self.link && expected.is_some() {
             match self.to_files.link(from, &to) {
@@ -185,7 +185,7 @@ impl Copier<'_> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(MaintainError::io("link", from, error));
                 }
-                // Another filesystem, or one without links.
+                // Another filesystem, or one without hard links.
                 Err(_) => {}
             }
         }
@@ -207,9 +207,9 @@ impl Copier<'_> {
         Ok(file)
     }
 
-    /// Checks what no CRC of the whole file covers: that it is the file it should be, the batches
-    /// of a segment that was not sealed, and the hashes of blobs. Counts the blobs of a pack that
-    /// was not sealed.
+    /// Checks what no CRC of the whole file covers: that it is the right file, the batches of a
+    /// segment that was not sealed, and the hashes of blobs. Counts the blobs of a pack that was
+    /// not sealed.
     fn check(
         &self,
         file: &mut FileEntry,
@@ -261,7 +261,7 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Makes a file that is there durable if it is the whole file that was sealed; whether it is.
+    /// Makes an existing file durable if it is the complete sealed file; returns whether it is.
     fn sync_if_whole(&self, path: &Path, file: &FileEntry) -> bool {
         let Ok(media) = self.to_files.open_scan(path) else { return false };
         let mut crc = crc32fast::Hasher::new();
@@ -306,9 +306,9 @@ impl Copier<'_> {
         Ok(crc.finalize())
     }
 
-    /// Brings the indexes made from a sealed file. They are made again when they do not come along,
-    /// and come when the file has its name: beside a shorter form of it they would tell of frames
-    /// and removals that are not in it.
+    /// Copies the derived files of a sealed file. Missing ones are rebuilt. They are copied once
+    /// the file has its final name: next to a shorter form of it they would list frames and
+    /// removals that it does not have.
     fn bring_derived(&self, file: &FileEntry) {
         for kind in file.kind.derived() {
             let (from, to) = (file.path_of(self.from, kind), file.path_of(self.to, kind));
@@ -331,9 +331,9 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Gives the files that were brought the names the manifest has for them and removes those it
-    /// does not name, and what an attempt that was cut off left beside one that was kept. An open
-    /// does the same when this did not come to its end.
+    /// Renames the copied files to their final names and removes files that the manifest does not
+    /// name, including leftovers of an interrupted attempt next to a kept file. If this is
+    /// interrupted, an open completes it.
     fn settle(
         &self,
         state: &SuperState,
@@ -366,12 +366,12 @@ impl Copier<'_> {
     }
 
     fn remove(&self, path: &Path) {
-        // What stays takes room and does no harm; an open removes it.
+        // If it remains, it takes space and does no harm; an open removes it.
         let _ = self.to_files.remove(path);
     }
 }
 
-/// Whether a file was replaced by another while it was to be copied.
+/// Whether a file was replaced by another before it could be copied.
 pub(super) fn has_gone(error: &MaintainError) -> bool {
     matches!(error, MaintainError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
 }

@@ -1,5 +1,5 @@
-//! Compares derived files with what they were made from. One that is missing is no finding: it is
-//! made when it is needed.
+//! Compares derived files with their sources. A missing one is no finding: it is rebuilt when
+//! needed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::format::topic_table::TableFile;
 use crate::index::MemoryIndex;
 use crate::names::{DEAD, KEYS, PACK_INDEX, SPARSE, TOPICS};
 
-/// Compares `.idx` and `.top` of a sealed segment with an index made from it.
+/// Compares `.idx` and `.top` of a sealed segment with an index built from it.
 pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &MemoryIndex) {
     let path = file.path_of(&checker.env.dir, SPARSE);
     if let Some(bytes) = checker.read_derived(&path) {
@@ -45,8 +45,8 @@ pub(super) fn segment(checker: &mut Checker<'_>, file: &FileEntry, made: &Memory
     }
 }
 
-/// Checks `.key` and `.dead`. What they hold depends on when they were made, so only that they are
-/// sound and made from this file.
+/// Checks `.key` and `.dead`. Their content depends on when they were made, so only checks that
+/// they are sound and belong to this file.
 pub(super) fn sound(checker: &mut Checker<'_>, file: &FileEntry) {
     let path = file.path_of(&checker.env.dir, KEYS);
     if let Some(bytes) = checker.read_derived(&path) {
@@ -58,7 +58,7 @@ pub(super) fn sound(checker: &mut Checker<'_>, file: &FileEntry) {
     }
 }
 
-/// Compares the entries of two topic indexes, but for what `last:n` of later frames removed.
+/// Compares the entries of two topic indexes, ignoring what `last:n` of later frames removed.
 fn says_the_same(header: &FileHeader, topics: &TopicFile, made: &MemoryIndex) -> bool {
     let Ok(made) = made.encode_topics(header) else { return true };
     let Ok((_, made)) = TopicFile::read(Bytes::from(made)) else { return true };
@@ -84,7 +84,7 @@ fn says_the_same(header: &FileHeader, topics: &TopicFile, made: &MemoryIndex) ->
     found.len() == expected.len() && found.iter().all(same)
 }
 
-/// Compares `.pidx` with where the blobs of its pack lie.
+/// Compares `.pidx` with the locations of the blobs in its pack.
 pub(super) fn pack(checker: &mut Checker<'_>, file: &FileEntry, entries: &[IndexEntry]) {
     let path = file.path_of(&checker.env.dir, PACK_INDEX);
     let Some(bytes) = checker.read_derived(&path) else { return };
@@ -125,8 +125,8 @@ fn judge(
     checker.report.add(Finding::new(Severity::Derived, problem, path, 0, what));
 }
 
-/// Checks a topic table by itself: it is made from many files, so there is nothing to compare
-/// it with.
+/// Checks a topic table by itself: it is made from many files, so there is nothing to compare it
+/// with.
 pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
     let Some(bytes) = checker.read_derived(path) else { return };
     if let Err(error) = TableFile::read(bytes) {

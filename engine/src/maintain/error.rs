@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
 
-/// Why a store could not be checked, copied or saved. What it was made from is as it was.
+/// Why a store could not be checked, copied or repaired. The source is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MaintainError {
-    /// The store, or what is to become one, cannot be opened.
+    /// The store, or the destination, cannot be opened.
     #[error("{0}")]
     Open(#[from] OpenError),
     /// There is no store in the directory.
@@ -31,8 +31,8 @@ pub enum MaintainError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The store and the destination are one directory, or one is within the other: a copy of the
-    /// store would be part of what it is made from, and go with it.
+    /// The store and the destination are the same directory, or one contains the other: a copy
+    /// would be part of its source, and would be deleted with it.
     #[error(
         "{dest} and the store {store} are one directory, or one lies within the other; name a \
          directory beside the store",
@@ -44,7 +44,7 @@ pub enum MaintainError {
         /// The destination, with links resolved.
         dest: PathBuf,
     },
-    /// A store on disk was not closed in order, so its end is not known.
+    /// A store on disk was not closed cleanly, so its end is not known.
     #[error("{dir} was not closed in order; open and close it once, then try again", dir = dir.display())]
     NotClosed {
         /// The directory.
@@ -53,21 +53,21 @@ pub enum MaintainError {
     /// The source is damaged: a copy of it would be damaged too.
     #[error("{0}; repair the store, or restore it from a backup")]
     Corrupt(Corruption),
-    /// The store opened for reading only, and a file that its manifest names is not what it should
-    /// be: a copy of it would not be whole.
+    /// The store opened read-only, and a file that its manifest names is missing or wrong: a copy
+    /// of it would be incomplete.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
     /// The operating system refused something.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: io::Error,
     },
-    /// Files came and went faster than they could be copied.
+    /// Files were replaced faster than they could be copied.
     #[error("the store's files change too fast to be copied; try again")]
     Changing,
     /// A write to the store failed, for this reason, so what it holds is not known.
@@ -76,7 +76,7 @@ pub enum MaintainError {
     /// The store was closed meanwhile.
     #[error("the store is closed")]
     Closed,
-    /// Whoever watches the progress asked to stop.
+    /// The `watch` callback asked to stop.
     #[error("stopped")]
     Stopped,
 }

@@ -1,4 +1,4 @@
-//! What a check of a store finds.
+//! The findings of a check of a store.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,32 +8,32 @@ use std::sync::Arc;
 use crate::limits::FINDINGS_MAX;
 use crate::value::{BlobHash, FrameId};
 
-/// What a finding costs.
+/// The impact of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Bytes that hold nothing: what a crash left behind, or a file nobody needs.
+    /// Bytes that hold nothing: what a crash left behind, or an unneeded file.
     Unused,
-    /// What is damaged is held elsewhere too: nothing is lost.
+    /// The damaged data also exists elsewhere: nothing is lost.
     Derived,
     /// Frames, cursors or blobs that were stored cannot be read.
     Lost,
 }
 
-/// What is wrong.
+/// The kind of problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Problem {
     /// A copy of the manifest does not verify.
     Manifest,
-    /// A file that the manifest names is not there.
+    /// A file that the manifest names does not exist.
     Missing,
-    /// A file does not have the length the manifest names.
+    /// A file does not have the length that the manifest says.
     Length,
-    /// The header of a file does not verify, or is that of another file.
+    /// The header of a file does not verify, or belongs to another file.
     Header,
     /// The file was written by another version of the format.
     Version,
-    /// The CRC of the whole file is not that of the manifest, though all parts of it verify.
+    /// The CRC of the whole file differs from the manifest's, though all its parts verify.
     FileCrc,
     /// A batch of the log does not verify.
     Batch,
@@ -41,45 +41,46 @@ pub enum Problem {
     Record,
     /// Ids do not increase with the offset.
     Order,
-    /// The end of a log that was not closed in order: the next open cuts it.
+    /// The end of a log that was not closed cleanly: the next open cuts it.
     TornTail,
-    /// An entry of a pack does not verify, or its bytes are not those of their hash.
+    /// An entry of a pack does not verify, or its bytes do not match their hash.
     Blob,
-    /// The disk does not give a place of a file, or a file. What is missing for it is told besides.
+    /// The disk cannot read a place of a file, or a whole file. What is missing because of it is
+    /// reported separately.
     Unreadable,
-    /// A blob that a frame or a cursor names is nowhere.
+    /// A blob that a frame or a cursor names does not exist.
     MissingBlob,
-    /// Bytes behind the end of a file that should be zero are not.
+    /// Bytes after the end of a file that should be zero are not.
     Trailing,
     /// A derived file does not verify.
     Index,
-    /// A derived file is sound and does not say what the log or the pack says.
+    /// A derived file is sound but contradicts the log or the pack.
     IndexContent,
-    /// A file that does not belong to the store, or an unfinished one.
+    /// A file that does not belong to the store, or a temporary one.
     Stranger,
 }
 
-/// Something that is wrong with a store.
+/// A problem found in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What it costs.
+    /// Its impact.
     pub severity: Severity,
-    /// What is wrong.
+    /// The kind of problem.
     pub problem: Problem,
     /// The file.
     pub path: PathBuf,
-    /// Where in the file, in bytes.
+    /// Position in the file, in bytes.
     pub position: u64,
-    /// The offset of the first frame that is hit, as far as that is known.
+    /// The offset of the first affected frame, if known.
     pub offset: Option<u64>,
-    /// The offset after the last frame that is hit, as far as that is known.
+    /// The offset after the last affected frame, if known.
     pub offset_end: Option<u64>,
-    /// The id of the first frame that is hit, as far as that is known.
+    /// The id of the first affected frame, if known.
     pub id: Option<FrameId>,
-    /// The blob that is hit, as far as that is known.
+    /// The affected blob, if known.
     pub blob: Option<BlobHash>,
-    /// What does not fit there.
+    /// What is wrong there.
     pub what: Arc<str>,
 }
 
@@ -146,25 +147,25 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How far a long piece of work is.
+/// The progress of a long operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress<'a> {
-    /// The file it is at.
+    /// The current file.
     pub path: &'a Path,
     /// Bytes done.
     pub bytes: u64,
-    /// Bytes there are to do, as far as known.
+    /// Total bytes, as far as known.
     pub bytes_total: u64,
 }
 
-/// What a check of a whole store found.
+/// The result of checking a whole store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// What is wrong, in the order it was found; the first [`FINDINGS_MAX`].
+    /// Findings in the order they were found; the first [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
-    /// How many things are wrong.
+    /// Number of findings.
     pub findings_total: u64,
     /// The highest severity among them.
     pub worst: Option<Severity>,
@@ -174,7 +175,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Sound frames.
     pub frames: u64,
-    /// Sound blobs, copies counted each.
+    /// Sound blobs, counting every copy.
     pub blobs: u64,
 }
 

@@ -1,6 +1,6 @@
-//! Looking after a store: checking every byte, copying it, saving what is left of it, telling how
-//! it is. Apart from `upgrade` nothing here changes what is stored. Looking at an open store seals
-//! its newest segment, and may sync it.
+//! Store maintenance: checking every byte, copying, repairing, statistics. Apart from `upgrade`
+//! nothing here changes what is stored. Checking an open store seals its newest segment, and may
+//! sync it.
 
 mod backup;
 mod candidates;

@@ -1,8 +1,8 @@
-//! Files of a store that is only looked at: whatever would change one is refused. One that was not
-//! closed in order is seen with what its journal holds in its place, and one whose files were being
-//! exchanged with all of them under their names, as an opening would put it. Places that the disk
-//! has lost are zeros, and told of; nothing is read through a map, where they would be the end of
-//! the process, but derived files that were read before.
+//! A read-only view of a store's files: every change is refused. A store that was not closed
+//! cleanly is seen with its journal applied, and one whose files were being switched with all of
+//! them under their final names, as an open would leave it. Unreadable places read as zeros and are
+//! reported; nothing is read through a map, where they would kill the process, except derived files
+//! that were read completely before.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -22,10 +22,10 @@ use crate::media::{Files, Holes, Media, is_lost, patched, tolerant};
 use crate::names::{JOURNAL, unfinished};
 use crate::recovery::is_meant;
 
-/// Bytes read at a time to see whether they can be.
+/// Bytes read at a time to check that they are readable.
 const PIECE_LEN: u64 = 1024 * 1024;
 
-/// The places of each file that cannot be read, as far as they were asked for.
+/// The unreadable places of each file, as far as it was read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unreadable(Arc<Mutex<BTreeMap<PathBuf, Arc<Holes>>>>);
 
@@ -35,38 +35,38 @@ impl Unreadable {
         Arc::clone(files.entry(path.to_owned()).or_default())
     }
 
-    /// What is to be told of a file, by the path it was opened under.
+    /// The findings for a file, by the path it was opened under.
     pub(super) fn findings(&self, path: &Path) -> Vec<Finding> {
         let holes = self.0.lock().get(path).map(|holes| holes.all()).unwrap_or_default();
         let tell = |(place, why): &(Range<u64>, String)| Finding::unreadable(path, place, why);
         holes.iter().map(tell).collect()
     }
 
-    /// What is to be told of all files.
+    /// The findings for all files.
     pub(super) fn all(&self) -> Vec<Finding> {
         let paths: Vec<PathBuf> = self.0.lock().keys().cloned().collect();
         paths.iter().flat_map(|path| self.findings(path)).collect()
     }
 }
 
-/// Files that can be read.
+/// A read-only view of files.
 #[derive(Debug)]
 pub(super) struct ReadOnlyFiles {
     files: Arc<dyn Files>,
     kept: Kept,
-    /// Files that the manifest names and that have another name yet, which is the second one.
+    /// Files that the manifest names and that still have a temporary name, mapped to that name.
     aside: HashMap<PathBuf, PathBuf>,
     unreadable: Unreadable,
 }
 
 impl ReadOnlyFiles {
-    /// Those of a store that is open: its journal is its own affair.
+    /// The files of an open store, which handles its journal itself.
     pub(super) fn of_open(files: Arc<dyn Files>) -> Self {
         let (kept, aside) = (Kept::default(), HashMap::new());
         Self { files, kept, aside, unreadable: Unreadable::default() }
     }
 
-    /// Those of the store in `dir` that nobody has open, with the manifest that it has.
+    /// The files of the store in `dir`, which must not be open, with its manifest.
     pub(super) fn of_closed(
         dir: &Path,
         files: Arc<dyn Files>,
@@ -82,17 +82,17 @@ impl ReadOnlyFiles {
         Ok(Self { kept, aside, ..seen })
     }
 
-    /// The places that cannot be read, told as they are met.
+    /// The unreadable places, recorded as they are met.
     pub(super) fn unreadable(&self) -> Unreadable {
         self.unreadable.clone()
     }
 
-    /// Where a file is.
+    /// The actual path of a file.
     fn at<'a>(&'a self, path: &'a Path) -> &'a Path {
         self.aside.get(path).map_or(path, PathBuf::as_path)
     }
 
-    /// What is to be told of the journal of the store in `dir`.
+    /// The finding for the journal of the store in `dir`.
     pub(super) fn finding(&self, dir: &Path) -> Option<Finding> {
         let path = dir.join(JOURNAL);
         let lost = |what| Finding::new(Severity::Lost, Problem::Missing, &path, 0, what);
@@ -109,7 +109,7 @@ impl ReadOnlyFiles {
     }
 }
 
-/// The files of a manifest that have not got their names yet, and where they are.
+/// The files of a manifest that still have a temporary name, mapped to it.
 pub(super) fn aside(
     files: &dyn Files,
     dir: &Path,
@@ -158,7 +158,7 @@ impl Files for ReadOnlyFiles {
 
     fn open_scan(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         let opened = match self.files.open_scan(self.at(path)) {
-            // What is in the cache may not be on the disk: it is read as it is.
+            // The cached bytes may differ from the disk's: they are read anyway.
             Err(error) if is_lost(&error) => self.files.open_unmapped(self.at(path)),
             opened => opened,
         };

@@ -1,8 +1,8 @@
-//! Saves what is left of a store into a new one. It trusts nothing but what verifies by itself:
-//! when neither copy of the manifest does, the files' own headers and names tell what they are, and
-//! when a header does not verify, the batches and entries behind it do.
+//! Saves what is left of a store into a new one. It trusts only what verifies by itself: if neither
+//! copy of the manifest does, the files' own headers and names identify them, and if a header does
+//! not verify, the batches and entries after it do.
 //!
-//! Frames keep their ids and offsets; where frames are lost the new log has a hole.
+//! Frames keep their ids and offsets; lost frames leave a gap in the new log.
 
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
@@ -31,20 +31,20 @@ use crate::names::{BLOB_DIR, LOG_DIR};
 use crate::options::{MediaChoice, StoreOptions};
 use crate::value::CursorName;
 
-/// What was saved, and what was not.
+/// The result of a repair.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// Uuid of the new store.
     pub uuid: [u8; 16],
-    /// Uuid of the old one, or zero when no file tells it.
+    /// Uuid of the old store, or zero when no file has it.
     pub source: [u8; 16],
-    /// Neither copy of the manifest verified: it was made anew from the files.
+    /// Neither copy of the manifest verified: it was rebuilt from the files.
     pub manifest_rebuilt: bool,
-    /// Offset of the next frame, which is that of the old store as far as it could be told, also
-    /// where the last frames before it are lost.
+    /// Offset of the next frame: that of the old store as far as known, even where the last frames
+    /// before it are lost.
     pub head: u64,
-    /// Frames that were saved. They kept their ids and offsets.
+    /// Frames that were saved, with their ids and offsets.
     pub frames: u64,
     /// Cursors that were saved.
     pub cursors: u64,
@@ -55,40 +55,40 @@ pub struct RepairReport {
     pub cursors_ahead: Vec<CursorName>,
     /// Blobs that were saved, copies counted each.
     pub blobs: u64,
-    /// Frames that are lost, as far as that can be told.
+    /// Frames that are lost, as far as known.
     pub frames_lost: u64,
     /// What is lost, by file; the first [`FINDINGS_MAX`].
     pub lost: Vec<Finding>,
-    /// How many things are lost.
+    /// Number of losses.
     pub lost_total: u64,
 }
 
-/// A saving under way.
+/// A repair in progress.
 pub(super) struct Rescue<'a> {
     pub(super) from: &'a Path,
     pub(super) from_files: Arc<dyn Files>,
     unreadable: Unreadable,
     /// The new store.
     pub(super) env: Arc<Env>,
-    /// What the old manifest says, if one copy verifies.
+    /// The old manifest, if one copy verifies.
     pub(super) known: Option<SuperState>,
     pub(super) report: RepairReport,
     pub(super) epochs: Vec<EpochStart>,
     pub(super) rotten: Rotten,
-    /// What readers of the old store would see, once it was asked.
+    /// What readers of the old store would see, computed on first use.
     pub(super) visible: OnceCell<Option<Visible>>,
     watch: Watch<'a>,
     bytes: u64,
     pub(super) bytes_total: u64,
 }
 
-/// Saves what is left of the store in `dir`, which nobody has open, into a new store in `into`,
+/// Saves what is left of the store in `dir`, which must not be open, into a new store in `into`,
 /// which is empty or does not exist. `watch` is called as the work proceeds and stops it by
 /// breaking. The old store is not changed.
 ///
 /// # Errors
-/// [`MaintainError`]; there is no store in `into` then. A store of a newer format version is
-/// refused, damage of any kind is not.
+/// [`MaintainError`]; there is then no store in `into`. A store of a newer format version is
+/// refused; damage never is.
 pub fn repair(
     dir: impl AsRef<Path>,
     into: impl AsRef<Path>,
@@ -103,7 +103,7 @@ pub fn repair(
     repair_files(dir, from_files, into, to_files, watch)
 }
 
-/// The same through given files, without locks.
+/// Repairs a store through the given files, without locks.
 pub(super) fn repair_files(
     dir: &Path,
     from_files: Arc<dyn Files>,
@@ -165,26 +165,26 @@ impl Rescue<'_> {
                 return Err(error);
             }
         };
-        // From here on the new store may be there: whatever fails, its files stay.
+        // From here on the new store may exist: on any failure its files stay.
         let written = self.env.manifest.update(|all| *all = state);
         written
             .map_err(|error| MaintainError::io("write the manifest in", &self.env.dir, error))?;
         Ok(self.report)
     }
 
-    /// Removes what was written of a store that will not be finished, so that the next attempt
-    /// finds the directory as this one did.
+    /// Removes what was written of an unfinished store, so that the next attempt finds the
+    /// directory as this one did.
     fn clear(&self) {
         for sub in [LOG_DIR, BLOB_DIR] {
             let dir = self.env.dir.join(sub);
             for name in self.env.files.list(&dir).unwrap_or_default() {
-                // What stays makes the next attempt ask for another directory.
+                // If a file remains, the next attempt demands another directory.
                 let _ = self.env.files.remove(&dir.join(name));
             }
         }
     }
 
-    /// Writes all files of the new store, durably. Returns what its manifest is to say.
+    /// Writes all files of the new store, durably. Returns the content of its manifest.
     fn save(&mut self) -> Result<SuperState, MaintainError> {
         let segments = self.candidates(FileKind::Segment)?;
         let packs = self.candidates(FileKind::Pack)?;
@@ -228,7 +228,7 @@ impl Rescue<'_> {
         Ok(state)
     }
 
-    /// Ends the log where the old one ended, by what the manifest says too.
+    /// Ends the log where the old one ended, also according to the manifest.
     fn end(&self, chain: &mut Chain) {
         if let Some(known) = &self.known {
             known.epochs.iter().for_each(|epoch| chain.reach(epoch.first_offset));
@@ -238,7 +238,7 @@ impl Rescue<'_> {
         chain.end();
     }
 
-    /// Lists the files that the manifest names and that are not there.
+    /// Reports the files that the manifest names and that do not exist.
     fn lose_missing(&mut self, segments: &[Candidate], packs: &[Candidate]) {
         let Some(known) = self.known.clone() else { return };
         for file in &known.files {
@@ -262,7 +262,7 @@ impl Rescue<'_> {
         }
     }
 
-    /// Lists the places that could not be read, but for those behind the end of a segment.
+    /// Reports the unreadable places, except those after the end of a segment.
     fn lose_unreadable(&mut self) {
         for finding in self.unreadable.all() {
             let is_behind = self.known.as_ref().is_some_and(|known| {
@@ -301,7 +301,7 @@ impl Rescue<'_> {
                 continue;
             };
             let path = media.path().to_owned();
-            // What an open leaves out of such a pack it misses from then on.
+            // What an open leaves out of such a pack is then missing for good.
             let is_mended = self.is_unclean(one);
             let mut lost = Vec::new();
             let saved = save_pack(&self.env, one.base, &media, salt, &mut |at, hash, bad| {
@@ -321,7 +321,7 @@ impl Rescue<'_> {
         }
         Ok(files)
     }
-    /// Whether a pack was neither sealed nor closed in order.
+    /// Whether a pack was neither sealed nor closed cleanly.
     fn is_unclean(&self, one: &Candidate) -> bool {
         let is_open = |file: &FileEntry| file.state == FileState::Unmarked;
         let line = self.known.as_ref().filter(|known| !known.clean);

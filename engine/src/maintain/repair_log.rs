@@ -1,6 +1,6 @@
 //! Saves the segments of a damaged store: which of their batches count, where the log ends, and
-//! what is missing of it. A file that is shorter than the manifest says, or whose end is blank, has
-//! lost what was there; only what was never known to be durable ends a log.
+//! what is missing. A file that is shorter than the manifest says, or whose end is blank, has lost
+//! data; only what was never known to be durable ends a log.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -25,19 +25,19 @@ use crate::limits::FINDINGS_MAX;
 use crate::recovery::scan::scan;
 use crate::value::{BlobHash, Frame};
 
-/// Segments at the end of the log that can know how far it was durable.
+/// Segments at the end of the log that may know how far it was durable.
 const TAIL_SEGMENTS: usize = 3;
 
-/// Blobs that are not in the packs, though an open would not miss them.
+/// Blobs that are not in the saved packs, though an open would not miss them.
 #[derive(Debug, Default)]
 pub(super) struct Rotten {
     blobs: HashSet<BlobHash>,
-    /// It is not known which they are.
+    /// It is unknown which they are.
     any: bool,
 }
 
 impl Rotten {
-    /// One is there and damaged; nothing when nobody knows which.
+    /// Adds a damaged blob; `None` when it is unknown which one.
     pub(super) fn note(&mut self, hash: Option<BlobHash>) {
         self.any |= hash.is_none() || self.blobs.len() >= FINDINGS_MAX;
         self.blobs.extend(hash.filter(|_| !self.any));
@@ -51,27 +51,27 @@ impl Rotten {
 
 /// Where a segment ends, as far as the manifest tells.
 struct End {
-    /// It was neither sealed nor closed in order: what was never durable ends the log.
+    /// It was neither sealed nor closed cleanly: what was never durable ends the log.
     is_open: bool,
-    /// An open would go on writing in it.
+    /// An open would append to it.
     is_unmarked: bool,
-    /// Where its last batch ends, if that is known.
+    /// Where its last batch ends, if known.
     length: Option<u64>,
-    /// The offset behind its last frame, or that of the segment behind it.
+    /// The offset after its last frame, or the base of the next segment.
     limit: Option<u64>,
-    /// Frames that are in it, if that is known.
+    /// Frames in it, if known.
     frames: Option<u64>,
 }
 
-/// What the walk through the log knows.
+/// State of the walk through the log.
 struct Log<'a> {
-    /// Every batch with a lower seq was durable once: what is damaged behind that was never
+    /// Every batch with a lower seq was durable at some point: damage after that hit nothing
     /// acknowledged, and ends the log.
     durable_upto: u64,
     view: &'a PackView,
     chain: &'a mut Chain,
     files: &'a mut Vec<FileEntry>,
-    /// Where the unmarked segment before ends.
+    /// Where the previous unmarked segment ends.
     ended: Option<Ended>,
 }
 
@@ -108,7 +108,7 @@ impl Rescue<'_> {
         Ok(())
     }
 
-    /// Saves a segment. Says whether the log goes on behind it.
+    /// Saves a segment. Returns whether the log continues after it.
     fn segment(
         &mut self,
         one: &Candidate,
@@ -119,8 +119,8 @@ impl Rescue<'_> {
         let path = media.path().to_owned();
         let failed = |error| MaintainError::io("save", &path, error);
         let (end, lost_before) = (self.end_of(one, next), self.report.frames_lost);
-        // Also what lies behind the end that the manifest tells, if it is sound: the copy of the
-        // manifest may be an old one.
+        // Including sound batches after the end that the manifest gives: this copy of the manifest
+        // may be stale.
         let bounds = (media.len(), false);
         let mut survey =
             Survey::new(Arc::clone(&media), (salt, one.base), bounds, !end.is_unmarked);
@@ -186,8 +186,8 @@ impl Rescue<'_> {
         }
     }
 
-    /// Whether the first stretch of a segment goes on where the unmarked one before it ends. What
-    /// is missing there, and was durable once, is lost; what was not ends the log.
+    /// Whether the first stretch of a segment continues where the previous unmarked one ends. What
+    /// is missing in between is lost if it was durable; otherwise it ends the log.
     fn connects(&mut self, stretch: &Stretch, log: &mut Log<'_>) -> bool {
         let Some(ended) = log.ended.take() else { return true };
         let Some(header) = stretch.header else { return true };
@@ -202,8 +202,8 @@ impl Rescue<'_> {
         was_durable
     }
 
-    /// Whether the log ends before a stretch, as an open would have it: it is damaged and was never
-    /// known to be durable, or that cannot be said and it names a blob that is not there.
+    /// Whether the log ends before a stretch, by the rules of an open: the stretch is damaged and
+    /// was never known to be durable, or its durability is unknown and it names a missing blob.
     fn ends(&self, stretch: &Stretch, end: &End, log: &Log<'_>) -> bool {
         let is_missing = |hash: BlobHash| !log.view.contains(&hash) && !self.rotten.may_hold(&hash);
         stretch.is_torn(log.durable_upto)
@@ -212,7 +212,7 @@ impl Rescue<'_> {
                 && stretch.blobs().any(|(_, hash)| is_missing(hash))
     }
 
-    /// Remembers epochs, and looks for the blobs of a stretch.
+    /// Records epochs, and checks the blobs of a stretch.
     fn note(&mut self, path: &Path, stretch: &Stretch, view: &PackView) {
         if let Some(header) = &stretch.header
             && self.epochs.last().is_none_or(|last| last.epoch < header.epoch)
@@ -238,8 +238,8 @@ impl Rescue<'_> {
         }
     }
 
-    /// Whether readers of the old store would see a frame: what is gone may have lost its blob.
-    /// With no manifest nobody can tell, and everything counts.
+    /// Whether readers of the old store would see a frame: a removed frame may have lost its blob.
+    /// Without a manifest this is unknown, and everything counts.
     fn is_visible(&self, frame: &Frame) -> bool {
         let visible = self.visible.get_or_init(|| {
             let files = ReadOnlyFiles::of_open(Arc::clone(&self.from_files));
@@ -249,7 +249,7 @@ impl Rescue<'_> {
         visible.as_ref().is_none_or(|visible| visible.sees(frame))
     }
 
-    /// Lists what a damaged stretch has lost, now that it is known where the next one begins.
+    /// Reports what a damaged stretch has lost, now that it is known where the next one begins.
     fn lose_stretch(
         &mut self,
         path: &Path,
@@ -273,8 +273,8 @@ impl Rescue<'_> {
         }
     }
 
-    /// Lists what is missing at the end of a segment whose length is known, from the frame `from`
-    /// on; with `is_told` damage before it was listed. `known` of its frames are accounted for.
+    /// Reports what is missing at the end of a segment of known length, from the frame `from` on;
+    /// with `is_told`, damage before it was reported. `known` of its frames are accounted for.
     fn lose_end(
         &mut self,
         path: &Path,
@@ -293,7 +293,7 @@ impl Rescue<'_> {
             let left = end.frames.map_or(u64::MAX, |frames| frames.saturating_sub(known));
             self.report.frames_lost += left.min(upto - from);
         }
-        // Behind a sealed one, whose end is known, nothing but cursors and keys can be missing.
+        // Before the known end of a sealed one, only cursors and keys can be missing.
         if upto.is_some() || end.limit.is_none() {
             finding = finding.frames(from, upto, None);
         }
@@ -301,7 +301,7 @@ impl Rescue<'_> {
     }
 }
 
-/// Sound frames of a stretch with an offset in a range.
+/// Number of sound frames of a stretch with an offset in a range.
 fn sound_in(stretch: &Stretch, range: &Range<u64>) -> u64 {
     let offset = |delta: u32| stretch.base.saturating_add(u64::from(delta));
     let frames = stretch.records.iter().filter(|r| r.prefix.kind == RecordKind::Frame);

@@ -1,5 +1,5 @@
-//! Writes segments of a store that is being saved: the records are those that were found, the
-//! batches around them new.
+//! Writes segments of a store that is being repaired: the records are those that were found, in new
+//! batches.
 
 use std::io;
 use std::ops::Range;
@@ -26,13 +26,13 @@ use crate::value::CursorName;
 
 /// Bytes collected before they are written.
 const BUFFER_LEN: usize = 1024 * 1024;
-/// Frames that no more than one segment can hold.
+/// No segment can hold more frames than this.
 const SEGMENT_FRAMES_MAX: u64 = SEGMENT_BYTES_MAX / PREFIX_LEN as u64;
 
-/// What goes from segment to segment.
+/// State carried from segment to segment.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
-    /// Number of the next batch.
+    /// Seq of the next batch.
     pub(super) next_seq: u64,
     /// Frames with a lower offset are written.
     pub(super) next_offset: u64,
@@ -40,7 +40,7 @@ pub(super) struct Chain {
     pub(super) tables: Tables,
     /// Offsets below the next one that no frame has.
     holes: Vec<Range<u64>>,
-    /// Frames with a lower offset were written once, whether or not they are saved.
+    /// Frames with a lower offset existed in the old log, saved or not.
     reached: u64,
 }
 
@@ -52,7 +52,7 @@ impl Chain {
         offset < self.next_offset && !in_hole
     }
 
-    /// Goes on behind a frame.
+    /// Advances past a frame.
     fn pass(&mut self, offset: u64) {
         if offset > self.next_offset {
             self.holes.push(self.next_offset..offset);
@@ -60,13 +60,13 @@ impl Chain {
         self.next_offset = offset + 1;
     }
 
-    /// Something tells that the old log had come as far as this.
+    /// Notes evidence that the old log reached this offset.
     pub(super) fn reach(&mut self, offset: u64) {
         self.reached = self.reached.max(offset);
     }
 
-    /// Ends the log where the old one ended, as far as that was told: whoever has seen its last
-    /// frames, as a cursor has that was saved, is not given new ones under their offsets.
+    /// Ends the log where the old one ended, as far as known: readers that have seen its last
+    /// frames, for example through a saved cursor, must not get new frames at those offsets.
     pub(super) fn end(&mut self) {
         let told = self.reached.max(self.next_offset);
         // A cursor can be any number. One that was saved by who had come there is in a segment that
@@ -108,12 +108,12 @@ pub(super) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a segment that will have at most `len_max` bytes.
+    /// Starts a segment of at most `len_max` bytes.
     pub(super) fn create(env: &Arc<Env>, base: u64, len_max: u64) -> io::Result<Self> {
         let (uuid, salt) = (env.random.bytes(), env.random.salt());
         let key = SegmentKey { base, generation: 0, uuid, salt };
         let path = env.log_path(base, 0, SEGMENT);
-        // A file that is cut in the padding of a record has that record whole.
+        // A file that is truncated within the padding of a record has that record whole.
         let len_max = len_max.max(FILE_HEADER_LEN as u64).next_multiple_of(8);
         let media = env.files.create(&path, len_max, false)?;
         Ok(Self {
@@ -130,9 +130,9 @@ impl SegmentWriter {
         })
     }
 
-    /// Writes the records of a stretch that are new as one batch. Returns the frames it kept.
+    /// Writes the new records of a stretch as one batch. Returns the number of frames kept.
     pub(super) fn add(&mut self, stretch: &Stretch, chain: &mut Chain) -> io::Result<u64> {
-        // Without a header this is a guess, but never too high a one.
+        // Without a header this is a guess, but never too high.
         chain.reach(stretch.base);
         let at = self.buffer.len();
         self.buffer.resize(at + BATCH_HEADER_LEN, 0);
@@ -150,7 +150,7 @@ impl SegmentWriter {
                 }
                 RecordKind::Tombstone => match tombstone_of(record) {
                     Some(offset) if chain.holds(offset) => self.tombstones = true,
-                    // What it hid is gone.
+                    // The frame it removed no longer exists.
                     _ => continue,
                 },
                 RecordKind::Checkpoint => {
@@ -192,7 +192,7 @@ impl SegmentWriter {
         Ok(frames)
     }
 
-    /// Appends a record as it is, but for the number of its batch in a checkpoint. Returns its CRC.
+    /// Appends a record unchanged, except for the seq in a checkpoint. Returns its CRC.
     fn record(&mut self, record: &SoundRecord, next_seq: u64) -> u32 {
         if let Some(checkpoint) = checkpoint_of(record) {
             let at = self.buffer.len();
@@ -217,15 +217,15 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Ends the segment where its last batch ends. Nothing stays of one with neither frames nor
-    /// tombstones: what else it held is restated behind the last one.
+    /// Truncates the segment after its last batch. A segment with neither frames nor tombstones is
+    /// removed: the last segment restates whatever else it held.
     pub(super) fn finish(mut self, chain: &mut Chain) -> io::Result<Option<FileEntry>> {
         if self.frames == 0 && !self.tombstones {
             self.env.files.remove(&self.path)?;
             return Ok(None);
         }
         if self.frames == 0 {
-            // Segments differ in their base: it takes an offset with it that no frame has.
+            // Segments differ in their base: it takes an offset that no frame has.
             chain.pass(self.key.base);
         }
         let span = chain.next_offset.saturating_sub(self.key.base);
@@ -263,14 +263,14 @@ fn checkpoint_of(record: &SoundRecord) -> Option<Checkpoint> {
 }
 
 /// Writes the last segment: it holds no frame and restates the tables, so that opening needs
-/// nothing of what may have been damaged.
+/// nothing that may have been damaged.
 pub(super) fn last_segment(env: &Arc<Env>, chain: &Chain) -> io::Result<FileEntry> {
     let (uuid, salt) = (env.random.bytes(), env.random.salt());
     let key = SegmentKey { base: chain.next_offset, generation: 0, uuid, salt };
     let path = env.log_path(key.base, 0, SEGMENT);
     let mut cursors: Vec<_> = chain.tables.cursors.iter().collect();
     cursors.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    // A batch header for each record is more than there will be.
+    // An upper bound: a batch header for each record, twice.
     let room = chain.tables.cursors.restated_bytes() + (cursors.len() + 4) * BATCH_HEADER_LEN * 2;
     let media = env.files.create(&path, (FILE_HEADER_LEN + room) as u64, false)?;
     let header = key.header(env.manifest.state().store);

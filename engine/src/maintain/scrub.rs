@@ -1,5 +1,5 @@
-//! The check of a whole store in the background, at a pace that leaves the disk to others. It knows
-//! where it is only in memory: a store that is opened begins with a new pass.
+//! The background check of a whole store, at a pace that leaves disk bandwidth to others. Its
+//! position is kept in memory only: an open starts a new pass.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -15,27 +15,27 @@ use crate::options::ScrubOptions;
 use crate::store::Inner;
 use crate::sys;
 
-/// What the scrub of a store is at, and what its last pass found.
+/// The state of a store's scrub, and the result of its last pass.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ScrubStats {
-    /// Passes that came to their end since the store was opened.
+    /// Completed passes since the store was opened.
     pub passes: u64,
-    /// The file that is read now.
+    /// The file being read.
     pub path: Option<PathBuf>,
-    /// Bytes that the present pass has read.
+    /// Bytes read in the present pass.
     pub bytes: u64,
-    /// Bytes that it has to read.
+    /// Bytes to read in it.
     pub bytes_total: u64,
-    /// What the last pass that came to its end found.
+    /// Result of the last completed pass.
     pub last: Option<VerifyReport>,
-    /// When it ended, in milliseconds since 1970.
+    /// When that pass ended, in milliseconds since 1970.
     pub last_ms: Option<u64>,
-    /// Why the last pass did not come to its end, if it did not.
+    /// Why the last pass was not completed, if so.
     pub failure: Option<Arc<str>>,
 }
 
-/// The thread, and what it tells.
+/// The thread and its published state.
 #[derive(Debug, Default)]
 pub(crate) struct Scrub {
     state: Mutex<State>,
@@ -66,16 +66,16 @@ impl Scrub {
         self.state.lock().stop = true;
         self.changed.notify_all();
         let thread = self.thread.lock().take();
-        // A panic there was a panic of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes all the same.
         let _ = thread.map(JoinHandle::join);
     }
 
-    /// What it tells.
+    /// A copy of the published state.
     pub(crate) fn stats(&self) -> ScrubStats {
         self.state.lock().stats.clone()
     }
 
-    /// Waits until so many passes have ended.
+    /// Waits until `passes` passes have ended.
     #[cfg(test)]
     pub(crate) fn wait_passes(&self, passes: u64) {
         let mut state = self.state.lock();
@@ -84,7 +84,7 @@ impl Scrub {
         }
     }
 
-    /// Sleeps so long; says whether to go on.
+    /// Sleeps; returns whether to continue.
     fn sleep(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.state.lock();
@@ -142,7 +142,7 @@ fn run(inner: &Inner, options: ScrubOptions) {
     }
 }
 
-/// How long so many bytes should take.
+/// How long this many bytes should take.
 fn time_of(bytes: u64, bytes_per_second: u64) -> Duration {
     let ms = u128::from(bytes) * 1000 / u128::from(bytes_per_second.max(1));
     Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))

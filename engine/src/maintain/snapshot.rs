@@ -1,5 +1,5 @@
-//! A store at one moment: its manifest as if it had just been closed, so that whoever copies the
-//! files it names, up to the lengths it names, has a store that was closed in order.
+//! A snapshot of a store: its manifest as if it had just been closed. Copying the files it names,
+//! up to the lengths it names, gives a store that was closed cleanly.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,24 +18,24 @@ use crate::media::{Files, Media};
 use crate::recovery::scan::scan;
 use crate::store::Inner;
 
-/// Attempts to see the manifest and the open files agree.
+/// Attempts to get the manifest and the open files consistent.
 const ATTEMPTS: usize = 64;
 
-/// A store at one moment.
+/// A snapshot of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    /// What the manifest would say after a clean close; the CRC of unmarked files is not known.
+    /// The manifest as after a clean close; the CRC of unmarked files is not known.
     pub(super) state: SuperState,
     /// Offset of the next frame.
     pub(super) head: u64,
-    /// Files that have not got their names yet, and where they are.
+    /// Files that still have a temporary name, mapped to it.
     aside: HashMap<PathBuf, PathBuf>,
-    /// It names a file that is missing, or is another than it should be.
+    /// It names a file that is missing or wrong.
     incomplete: bool,
 }
 
 impl Snapshot {
-    /// The present moment of an open store, all of it durable.
+    /// A snapshot of an open store, all of it durable.
     pub(super) fn of_durable(inner: &Inner) -> Result<Self, MaintainError> {
         let (snapshot, media) = Self::of_open(inner)?;
         if let Some(reason) = inner.read_only.clone().filter(|_| snapshot.incomplete) {
@@ -49,7 +49,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The present moment of an open store as readers see it.
+    /// A snapshot of an open store as readers see it.
     pub(super) fn of_open(inner: &Inner) -> Result<(Self, Vec<Arc<dyn Media>>), MaintainError> {
         for _ in 0..ATTEMPTS {
             if inner.closed.load(Ordering::Acquire) {
@@ -61,11 +61,11 @@ impl Snapshot {
             let (mut snapshot, lengths, media, deferred) = {
                 let writer = inner.writer.lock();
                 if inner.read_only.is_none() {
-                    // So that one segment is written to. What cannot be sealed now is taken as it
-                    // is.
+                    // So that only one segment is written to. If sealing fails, the segment is
+                    // taken as it is.
                     let _ = inner.sealing.seal_now(inner);
                 }
-                // While nobody writes, what is published is all that was written.
+                // Under the writer's lock, everything written is published.
                 let state = SuperState::clone(&inner.env.manifest.state());
                 let view = inner.log.view();
                 let waiting = inner.sealing.waiting();
@@ -87,17 +87,16 @@ impl Snapshot {
                 known.iter().find(|(key, _)| *key == file.key()).map(|(_, length)| *length)
             };
             if deferred {
-                // What waits for room leaves out the segments that readers do not see.
+                // The deferred recovery will drop the segments that readers do not see.
                 let seen = |file: &FileEntry| {
                     (file.kind, file.state) != (FileKind::Segment, FileState::Unmarked)
                         || length(file).is_some()
                 };
                 snapshot.state.files.retain(seen);
             }
-            // Of a store that only reads no file is sealed: those that are not open are missing, or
-            // are others than they should be.
+            // A read-only store seals no file: files that are not open are missing or wrong.
             if !snapshot.close(inner.env.clock.now_ms(), length) && inner.read_only.is_none() {
-                // A file was sealed between the two looks.
+                // A file was sealed between the two reads.
                 std::thread::yield_now();
                 continue;
             }
@@ -106,7 +105,7 @@ impl Snapshot {
         Err(MaintainError::Changing)
     }
 
-    /// A store that nobody has open and that was closed in order.
+    /// A snapshot of a store on disk that is not open and was closed cleanly.
     pub(super) fn of_closed(dir: &Path, files: &Arc<dyn Files>) -> Result<Self, MaintainError> {
         let manifest = Manifest::load(dir, Arc::clone(files))?;
         let manifest = manifest.ok_or_else(|| MaintainError::NoStore { dir: dir.to_owned() })?;
@@ -121,7 +120,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Where a file is, in the directory of the store.
+    /// The actual path of a file, in the directory of the store.
     pub(super) fn path_of(&self, dir: &Path, file: &FileEntry) -> PathBuf {
         let path = file.path_in(dir);
         self.aside.get(&path).cloned().unwrap_or(path)
@@ -146,8 +145,8 @@ impl Snapshot {
         Ok(scanned.next_offset)
     }
 
-    /// Sets the lengths of unmarked files and leaves out those that hold nothing. False when a
-    /// length is not known: such a file stays unmarked.
+    /// Sets the lengths of unmarked files and drops empty ones. Returns false when a length is
+    /// unknown: such a file stays unmarked.
     fn close(&mut self, now_ms: u64, length: impl Fn(&FileEntry) -> Option<u64>) -> bool {
         let mut unknown = Vec::new();
         for file in &mut self.state.files {
@@ -167,7 +166,7 @@ impl Snapshot {
         self.state.files.retain_mut(|file| match (file.kind, file.state) {
             _ if unknown.contains(&file.key()) => true,
             (FileKind::Pack, FileState::Unmarked) => {
-                // A pack stands for itself at any length, so it is a sealed one.
+                // A pack is valid at any length, so it counts as sealed.
                 (file.state, file.newest_ms) = (FileState::Sealed, now_ms);
                 file.length > FILE_HEADER_LEN as u64
             }

@@ -1,5 +1,5 @@
-//! What a store tells about itself in numbers. Counting frames by topic visits every topic and
-//! listing files every file, so this is for a person or a scraper that asks now and then.
+//! Statistics of a store. Counting frames by topic visits every topic, and listing files every
+//! file, so this is for occasional use by people or a metrics scraper.
 
 use super::scrub::ScrubStats;
 use crate::commit::CommitTimes;
@@ -17,7 +17,7 @@ use crate::value::TopicPatterns;
 pub struct CountBytes {
     /// How many.
     pub count: u64,
-    /// Bytes of all, as their lengths tell.
+    /// Total bytes, by file length.
     pub bytes: u64,
 }
 
@@ -27,20 +27,20 @@ pub struct CountBytes {
 pub struct FileStats {
     /// Copies of the manifest.
     pub manifests: CountBytes,
-    /// Segments that are or may be written to. They are made ahead of use, so they are longer than
-    /// what is in them.
+    /// Segments that are or may be written to. They are preallocated, so they are longer than their
+    /// content.
     pub segments_active: CountBytes,
     /// Segments that never change again.
     pub segments_sealed: CountBytes,
     /// Packs that are or may be written to.
     pub packs_active: CountBytes,
-    /// Packs that never change again, but for those of the next kind.
+    /// Packs that never change again, except for those counted in `packs_plain`.
     pub packs_sealed: CountBytes,
-    /// Packs that were sealed as they were written and are compressed once there is time.
+    /// Packs that were sealed as written and will be compressed later.
     pub packs_plain: CountBytes,
-    /// Files made from the others, which can be made again.
+    /// Derived files, which can be rebuilt.
     pub derived: CountBytes,
-    /// What is allocated ahead or not finished, or waits to go.
+    /// Files that are preallocated, temporary, or waiting to be deleted.
     pub other: CountBytes,
 }
 
@@ -48,16 +48,15 @@ pub struct FileStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct FrameStats {
-    /// Frames that are in the log, removed ones included until they are compacted away.
+    /// Frames in the log, including removed ones until they are compacted away.
     pub stored: u64,
-    /// Of those the ones that were not removed. Frames that expired count until they are compacted
-    /// away.
+    /// Those of them that were not removed. Expired frames count until they are compacted away.
     pub live: u64,
     /// Bytes of the log that readers see.
     pub log_bytes: u64,
 }
 
-/// What a store tells about itself in numbers.
+/// Statistics of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStats {
@@ -71,27 +70,27 @@ pub struct StoreStats {
     pub topics: u64,
     /// Cursors.
     pub cursors: u64,
-    /// Bytes that restating the cursors takes in each new segment, at most.
+    /// Upper bound of the bytes that restating the cursors takes in each new segment.
     pub cursors_bytes: u64,
-    /// Blobs in sealed packs, copies counted each.
+    /// Blobs in sealed packs, counting every copy.
     pub blobs_sealed: u64,
-    /// Files that this process has mapped, of all its stores.
+    /// Files mapped by this process, over all its stores.
     pub maps_open: u64,
     /// How long the stages of commits took.
     pub commit: CommitTimes,
-    /// What the scrub is at and found.
+    /// State and results of the scrub.
     pub scrub: ScrubStats,
 }
 
 impl Store {
-    /// What the store tells about itself in numbers. It visits every topic and lists every file.
+    /// Statistics of the store. Visits every topic and lists every file.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         let inner = &self.inner;
         let view = inner.log.view();
         let manifest = inner.env.manifest.state();
         let topics = self.topics(&TopicPatterns::everything());
-        // Not held any longer: whoever commits cursors waits for it, and holds the writer.
+        // Released at once: a commit of cursors waits for this lock while it holds the writer.
         let (cursors, cursors_bytes) = {
             let cursors = inner.cursors.read();
             (cursors.len() as u64, cursors.restated_bytes() as u64)
@@ -121,7 +120,7 @@ fn log_bytes(view: &LogView) -> u64 {
 }
 
 impl Inner {
-    /// Counts the files in the directories. One that goes meanwhile is not counted.
+    /// Counts the files in the directories. A file deleted meanwhile is not counted.
     fn file_stats(&self, named: &[FileEntry]) -> FileStats {
         let mut stats = FileStats::default();
         let env = &self.env;
@@ -166,7 +165,7 @@ impl Inner {
     }
 }
 
-/// The base and generation that a file's name tells.
+/// The base and generation in a file's name.
 fn key_of(name: &str, kind: FileKind) -> Option<FileKey> {
     let mut parts = name.split('.');
     let (base, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

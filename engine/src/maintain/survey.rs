@@ -1,6 +1,6 @@
-//! Walks a segment of the log from end to end whatever is in it: whole batches, what is sound of
-//! damaged ones, and places where none can be made out. Unlike the walk of recovery it goes on
-//! behind damage, and unlike that of readers it keeps what is not a frame.
+//! Walks a segment of the log from end to end, whatever it contains: whole batches, sound records
+//! of damaged ones, and places where nothing can be identified. Unlike the walk of recovery it
+//! continues after damage, and unlike that of readers it keeps records that are not frames.
 
 use std::io;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::recovery::scan::Readahead;
 use crate::value::BlobHash;
 
 const HEADER_LEN: u64 = BATCH_HEADER_LEN as u64;
-/// Bytes looked through at a time for the next batch; a multiple of 8.
+/// Bytes scanned at a time for the next batch; a multiple of 8.
 const SEARCH_LEN: u64 = 256 * 1024;
 
 /// A record that passed its CRC.
@@ -36,35 +36,35 @@ impl SoundRecord {
     }
 }
 
-/// A stretch of a segment that was written by one append, as far as it can be made out.
+/// A stretch of a segment that was written by one append, as far as it can be identified.
 #[derive(Debug)]
 pub(super) struct Stretch {
-    /// Where in the file.
+    /// Its range in the file.
     pub(super) range: Range<u64>,
     /// Its header, if that is sound.
     pub(super) header: Option<BatchHeader>,
-    /// The offset its deltas count from; without a header what it should be.
+    /// The offset its deltas count from; without a header, the expected one.
     pub(super) base: u64,
     pub(super) records: Vec<SoundRecord>,
-    /// Number of the batch behind it, as far as known.
+    /// Seq of the batch after it, as far as known.
     pub(super) seq_end: Option<u64>,
     /// What is wrong with it, and where.
     pub(super) bad: Option<(u64, BatchError)>,
 }
 
 impl Stretch {
-    /// Whether it is damaged and was never known to be durable: every batch with a lower number
-    /// than `durable_upto` was.
+    /// Whether it is damaged and was never known to be durable: every batch with a seq below
+    /// `durable_upto` was.
     pub(super) fn is_torn(&self, durable_upto: u64) -> bool {
         self.bad.is_some() && self.seq_end.is_some_and(|end| end > durable_upto)
     }
 
-    /// Whether nobody can say that it was durable.
+    /// Whether it is unknown if it was durable.
     pub(super) fn is_doubtful(&self, durable_upto: u64) -> bool {
         self.header.is_some_and(|header| header.seq >= durable_upto)
     }
 
-    /// The blobs that its frames and cursors name, and where the records are that do.
+    /// The blobs that its frames and cursors name, with the positions of those records.
     pub(super) fn blobs(&self) -> impl Iterator<Item = (u64, BlobHash)> + '_ {
         self.records.iter().filter_map(|record| Some((record.position, record.blob()?)))
     }
@@ -85,19 +85,19 @@ pub(super) struct Survey {
     end: u64,
     /// The last batch ends at `end`: zeros before it are a hole.
     is_exact: bool,
-    /// Where it is.
+    /// The current position.
     pub(super) position: u64,
-    /// What the next header must say to follow the one before it.
+    /// What the next header must contain to follow the previous one.
     expect: Expect,
-    /// Batches and frames may be missing: it may have been compacted.
+    /// Gaps in batches and frames are allowed: the segment may have been compacted.
     leaps: bool,
-    /// The offset of the next frame when none is missing.
+    /// The offset of the next frame if none is missing.
     pub(super) next_offset: u64,
 }
 
 impl Survey {
-    /// Reads below an end, which is published; with `is_exact` it is known that the last batch ends
-    /// there. `leaps` says that the segment is sealed and so may have been compacted.
+    /// Reads up to a published end; with `is_exact` the last batch is known to end there. `leaps`
+    /// means that the segment is sealed and so may have been compacted.
     pub(super) fn new(
         media: Arc<dyn Media>,
         (salt, base): (u32, u64),
@@ -116,8 +116,8 @@ impl Survey {
         }
     }
 
-    /// The next stretch, or nothing at the end: when the file ends or, unless that is known, when
-    /// only zeros follow.
+    /// The next stretch, or `None` at the end: at the end of the file or, unless the end is exact,
+    /// when only zeros follow.
     pub(super) fn next(&mut self) -> io::Result<Option<Stretch>> {
         if self.position >= self.end {
             return Ok(None);
@@ -137,7 +137,7 @@ impl Survey {
         Ok(Some(stretch))
     }
 
-    /// Number of the batch behind the last one, as far as known.
+    /// Seq of the batch after the last one, as far as known.
     pub(super) const fn next_seq(&self) -> Option<u64> {
         self.expect.seq
     }
@@ -154,7 +154,7 @@ impl Survey {
         let mut bad = header.check_records(&bytes).err().map(|error| (at, error));
         let records = sound_records(&bytes, from, &mut bad);
         if bad.is_none() {
-            // After damage was told, the batch behind it is not told again.
+            // After damage was reported, its consequence for the next batch is not reported again.
             bad = self.check_place(&header).err().map(|error| (at, error));
         }
         if bad.is_none() && header.base_offset < self.next_offset {
@@ -166,26 +166,26 @@ impl Survey {
         Ok(Stretch { range: at..end, header: Some(header), base, records, seq_end, bad })
     }
 
-    /// Whether a header follows the one before it.
+    /// Whether a header follows the previous one.
     fn check_place(&self, header: &BatchHeader) -> Result<(), BatchError> {
         let seq = self.expect.seq.filter(|_| !self.leaps);
         header.check_place(&Expect { seq, ..self.expect })?;
-        // Numbers do not fall; the floors at the end share that of the batch before them.
+        // Seqs do not decrease; the floors at the end have the seq of the batch before them.
         match self.expect.seq.is_some_and(|seq| header.seq.saturating_add(1) < seq) {
             true => Err(BatchError::Chain("sequence")),
             false => Ok(()),
         }
     }
 
-    /// A stretch without a header: goes on to the next one that is sound. Records behind a header
-    /// that is damaged can be sound all the same.
+    /// A stretch without a header: continues to the next sound header. Records after a damaged
+    /// header may be sound.
     fn hole(&mut self, at: u64, why: BatchError) -> io::Result<Stretch> {
         let end = self.find_header(at + 8)?;
         let from = (at + HEADER_LEN).min(end);
         let near = end.min(from + BATCH_BYTES_MAX as u64);
         let records = sound_records(&self.window.get(from..near)?, from, &mut None);
         let next = if end < self.end { self.header_at(end)?.ok() } else { None };
-        // The batch behind follows one that is not known.
+        // The next batch follows an unknown one.
         let at_least = self.expect.seq.map(|seq| seq.saturating_add(1));
         let seq_end = next.map(|header| header.seq).or(at_least);
         self.expect.seq = next.map(|header| header.seq);
@@ -198,7 +198,7 @@ impl Survey {
             seq_end,
             bad: Some((at, why)),
         };
-        // Which offsets they have is known only when they are all that is missing here.
+        // Their offsets are known only if nothing else is missing here.
         let fits = match next {
             Some(next) => stretch.next_offset() == next.base_offset,
             None => !self.leaps,
@@ -209,12 +209,12 @@ impl Survey {
         Ok(stretch)
     }
 
-    /// Bytes of the file as they are, as many of them as there are.
+    /// Raw bytes of the file, as many as exist.
     pub(super) fn peek(&mut self, range: Range<u64>) -> io::Result<Bytes> {
         self.window.get(range)
     }
 
-    /// Where the next sound header of this segment is, or the end.
+    /// The position of the next sound header of this segment, or the end.
     fn find_header(&mut self, from: u64) -> io::Result<u64> {
         let mut at = from;
         while at < self.end {
@@ -248,8 +248,9 @@ impl Survey {
     }
 }
 
-/// The records of `bytes`, which begin at `from` in the file, that pass their CRC. Where one does
-/// not, `bad` is moved to it, and the walk goes on where it says it ends, if a sound one is there.
+/// The records of `bytes`, which begin at `from` in the file, that pass their CRC. At a bad one,
+/// `bad` is set to it, and the walk continues where that record claims to end, if a sound one is
+/// there.
 fn sound_records(
     bytes: &Bytes,
     from: u64,
@@ -280,7 +281,7 @@ fn sound_records(
     records
 }
 
-/// Where behind a damaged record the next sound one begins.
+/// The position of the next sound record after a damaged one.
 fn next_sound(bytes: &Bytes, from: usize) -> usize {
     (from..bytes.len())
         .step_by(8)
@@ -292,7 +293,7 @@ fn next_sound(bytes: &Bytes, from: usize) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// The salt of a segment whose header is damaged, from the first batch that verifies.
+/// The salt of a segment with a damaged header, from the first batch that verifies.
 pub(crate) fn find_salt(media: &dyn Media) -> Option<u32> {
     let salt = |bytes: &[u8]| BatchHeader::read(bytes).ok().map(|header| header.salt);
     find_first(media, FILE_HEADER_LEN as u64, &BATCH_MAGIC, salt).ok().flatten()

@@ -1,6 +1,6 @@
-//! From an older format to the present one, a step for each version in between. There is no older
-//! version than 1, so there is no step; what is here is where one goes, and the refusal of newer
-//! versions by every kind of file.
+//! Upgrades a store from an older format to the present one, one step per version. There is no
+//! version before 1, so there are no steps yet; this is the place for them, and it refuses newer
+//! versions of any kind of file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::media::{Disk, Files};
 use crate::names::{self, BLOB_DIR, LOG_DIR};
 use crate::options::MediaChoice;
 
-/// Rewrites a store of one version as the next. It may be cut off anywhere and done again.
+/// Rewrites a store from one version to the next. It may be interrupted anywhere and repeated.
 type Step = fn(&Path, &Arc<dyn Files>) -> Result<(), MaintainError>;
 
-/// The steps by the version they begin with.
+/// The steps, keyed by the version they start from.
 const STEPS: &[(u32, Step)] = &[];
 
 /// What an upgrade did.
@@ -29,8 +29,8 @@ pub struct UpgradeReport {
     pub to: u32,
 }
 
-/// Brings the store in `dir`, which nobody has open, to the present format version. One that has it
-/// already is left as it is.
+/// Upgrades the store in `dir`, which must not be open, to the present format version. A store that
+/// has it already is left unchanged.
 ///
 /// # Errors
 /// [`OpenError::Version`] names the first file of a newer version, or of one that is too old for
@@ -62,7 +62,7 @@ fn upgrade_by(
     Ok(UpgradeReport { from, to })
 }
 
-/// The oldest version any file of the store has.
+/// The oldest version of any file of the store.
 fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainError> {
     let mut oldest = to;
     for sub in ["", LOG_DIR, BLOB_DIR] {
@@ -80,7 +80,7 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
                 }
                 Err(FormatError::Version { found }) => oldest = oldest.min(found),
                 Ok(_) => oldest = oldest.min(FORMAT_VERSION),
-                // Damage is for verify and repair.
+                // Damage is left to verify and repair.
                 Err(_) => {}
             }
         }
@@ -88,7 +88,7 @@ fn oldest(dir: &Path, files: &Arc<dyn Files>, to: u32) -> Result<u32, MaintainEr
     Ok(oldest)
 }
 
-/// What a file is by its name.
+/// The kind of a file, by its name.
 fn magic_of(name: &str) -> Option<Magic> {
     if names::is_manifest(name) {
         return Some(Magic::Super);

@@ -1,5 +1,5 @@
-//! Checks every byte of every file of a store and names what is wrong. It reports and never edits,
-//! reads front to back, and takes no more memory for a large store than for a small one.
+//! Checks every byte of every file of a store and reports what is wrong. It never edits, reads
+//! sequentially, and takes no more memory for a large store than for a small one.
 
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -31,29 +31,29 @@ use crate::value::{BlobHash, Frame};
 
 /// Bytes read at a time.
 pub(super) const PIECE_LEN: u64 = 1024 * 1024;
-/// The longest derived file that is read.
+/// Maximum length of a derived file that is read.
 const DERIVED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
-/// A check under way.
+/// A check in progress.
 pub(super) struct Checker<'a> {
-    /// The store as it was when the check began, for reading only.
+    /// The store as it was when the check began, read-only.
     pub(super) env: Arc<Env>,
-    /// The store that is open in this process, if it is.
+    /// The store, if it is open in this process.
     inner: Option<&'a Inner>,
     pub(super) live: bool,
     pub(super) report: VerifyReport,
     packs: Option<PackView>,
     pub(super) unreadable: Unreadable,
-    /// Places of packs cannot be read. The store that is open would look at them through its maps,
-    /// and end with them.
+    /// Places of packs cannot be read. The open store would read them through its maps, and be
+    /// killed.
     pub(super) is_blind: bool,
-    /// What readers of a store would see that nobody has open, once it was asked.
+    /// What readers of a closed store would see, computed on first use.
     visible: OnceCell<Visible>,
-    /// Blobs of which a copy is damaged: their being there proves nothing.
+    /// Blobs with a damaged copy: that they are found proves nothing.
     bad_blobs: HashSet<BlobHash>,
-    /// Those of which it is in a pack that the next open takes as it is.
+    /// Those whose damaged copy is in a pack that the next open uses as it is.
     pub(super) rotten: Rotten,
-    /// There are too many of them to remember each, or it is not known which they are.
+    /// There are too many to remember each, or it is unknown which they are.
     many_bad: bool,
     watch: Watch<'a>,
     bytes: u64,
@@ -61,11 +61,11 @@ pub(super) struct Checker<'a> {
 }
 
 impl Store {
-    /// Checks every byte of the store as it is now; appends go on meanwhile. `watch` is called as
-    /// the check proceeds, at least once for each batch and blob, and stops it by breaking.
+    /// Checks every byte of the store as it is now; appends continue meanwhile. `watch` is called
+    /// as the check proceeds, at least once for each batch and blob, and stops it by breaking.
     ///
     /// # Errors
-    /// [`MaintainError`] when the check cannot go on; what is wrong with the store is no error but
+    /// [`MaintainError`] when the check cannot continue; problems of the store are no error but are
     /// in the report.
     pub fn verify(
         &self,
@@ -75,13 +75,13 @@ impl Store {
     }
 }
 
-/// Checks every byte of the store in `dir`, which nobody has open. Nothing is changed, also not
-/// what the next open will clear away.
+/// Checks every byte of the store in `dir`, which must not be open. Nothing is changed, including
+/// what the next open will clean up.
 ///
 /// # Errors
-/// [`MaintainError`] when the check cannot go on: the store is open somewhere, there is none, or
-/// neither copy of its manifest tells which files it has. What is wrong with the store is no error
-/// but in the report.
+/// [`MaintainError`] when the check cannot continue: the store is open somewhere, there is none, or
+/// neither copy of its manifest is readable. Problems of the store are no error but are in the
+/// report.
 pub fn verify(
     dir: impl AsRef<Path>,
     watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
@@ -94,7 +94,7 @@ pub fn verify(
     verify_files(dir, Arc::new(Disk::new(MediaChoice::Positioned, dir)), watch)
 }
 
-/// The same through `files`, without the lock.
+/// Checks a store through `files`, without the lock.
 pub(crate) fn verify_files(
     dir: &Path,
     files: Arc<dyn Files>,
@@ -122,7 +122,7 @@ impl Inner {
     }
 }
 
-/// A store that is only looked at.
+/// An environment for a store that is only inspected.
 pub(super) fn looked_at(
     dir: &Path,
     files: ReadOnlyFiles,
@@ -174,7 +174,7 @@ impl<'a> Checker<'a> {
         self.strangers(&files)?;
         files.retain(|file| file.state != FileState::Dropped);
         let of = |kind| move |file: &&FileEntry| file.kind == kind;
-        // The packs first: the log is asked whether what it names is there.
+        // The packs first: checking the log looks up the blobs it names.
         let (mut sealed, mut open) = (Vec::new(), Vec::new());
         for file in files.iter().filter(of(FileKind::Pack)) {
             match self.pack(file)? {
@@ -192,7 +192,7 @@ impl<'a> Checker<'a> {
         Ok(self.report)
     }
 
-    /// Whether a blob is there and sound.
+    /// Whether a sound copy of a blob exists.
     pub(super) fn has_blob(&self, hash: &BlobHash) -> bool {
         let suspect = self.many_bad || self.bad_blobs.contains(hash);
         match (&self.packs, self.inner) {
@@ -201,7 +201,7 @@ impl<'a> Checker<'a> {
                     true => packs.contains_sound(hash),
                     false => packs.contains(hash),
                 };
-                // One that is not in these may be where they went.
+                // A blob that is not in these may be in a newer pack that replaced them.
                 there || self.has_new_packs()
             }
             (None, Some(inner)) if suspect => inner.blobs.contains_sound(hash),
@@ -216,8 +216,8 @@ impl<'a> Checker<'a> {
         self.live && packs.any(|file| self.is_replaced(file))
     }
 
-    /// Reports the places of a file that cannot be read: from `end` on it holds nothing. Says
-    /// whether there are any.
+    /// Reports the unreadable places of a file; from `end` on it holds nothing. Returns whether
+    /// there are any.
     pub(super) fn holes(&mut self, path: &Path, end: u64) -> bool {
         let mut findings = self.unreadable.findings(path);
         for finding in &mut findings {
@@ -230,13 +230,13 @@ impl<'a> Checker<'a> {
         found
     }
 
-    /// Remembers a blob of which a copy is damaged.
+    /// Records a blob with a damaged copy.
     pub(super) fn suspect(&mut self, hash: Option<BlobHash>) {
         self.many_bad |= hash.is_none() || self.bad_blobs.len() >= FINDINGS_MAX;
         self.bad_blobs.extend(hash.filter(|_| !self.many_bad));
     }
 
-    /// Whether readers may see a frame: what is gone may have lost its blob.
+    /// Whether readers may see a frame: a removed frame may have lost its blob.
     pub(super) fn is_visible(&self, frame: &Frame) -> bool {
         match self.inner {
             Some(inner) => inner.is_visible(frame, inner.log.head()),
@@ -244,7 +244,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether files come and go beside the check.
+    /// Whether files are created and deleted during the check.
     pub(super) fn is_written(&self) -> bool {
         self.inner.is_some_and(|inner| inner.read_only.is_none())
     }
@@ -254,14 +254,14 @@ impl<'a> Checker<'a> {
         self.inner.is_some_and(|inner| inner.env.manifest.state().file(file.key()).is_none())
     }
 
-    /// Counts bytes that were read, and asks whether to go on.
+    /// Counts bytes read, and checks whether to stop.
     pub(super) fn advance(&mut self, path: &Path, bytes: u64) -> Result<(), MaintainError> {
         self.report.bytes += bytes;
         self.bytes += bytes;
         self.pace(path)
     }
 
-    /// Asks whether to go on.
+    /// Checks whether to stop.
     pub(super) fn pace(&mut self, path: &Path) -> Result<(), MaintainError> {
         let (bytes, bytes_total) = (self.bytes, self.bytes_total.max(self.bytes));
         match (self.watch)(&Progress { path, bytes, bytes_total }) {
@@ -270,7 +270,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The bytes of a derived file, if it is there and can be read.
+    /// The bytes of a derived file, if it exists and can be read.
     pub(super) fn read_derived(&mut self, path: &Path) -> Option<Bytes> {
         let len = self.env.files.len_of(path).ok()?;
         if len > DERIVED_BYTES_MAX {

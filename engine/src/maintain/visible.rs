@@ -1,5 +1,5 @@
-//! What readers would see of a store that nobody has open: frames that were removed or have expired
-//! may have lost their blobs, and that is no damage.
+//! What readers would see of a store that is not open: frames that were removed or have expired may
+//! have lost their blobs, and that is no damage.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use crate::index::Index;
 use crate::recovery::segments_to_read;
 use crate::value::Frame;
 
-/// Tells the frames that are gone.
+/// Distinguishes visible frames from removed and expired ones.
 #[derive(Debug)]
 pub(super) struct Visible {
     now_ms: u64,
-    /// Nothing when the segments cannot be read: then everything counts.
+    /// `None` when the segments cannot be read: then everything counts.
     index: Option<Index>,
 }
 
 impl Visible {
-    /// Reads what a store says of dead frames.
+    /// Reads which frames of a store are dead.
     pub(super) fn of(env: &Arc<Env>) -> Self {
         let index = Index::open(Arc::clone(env), &segments_to_read(env), false).ok();
         Self { now_ms: env.clock.now_ms(), index }

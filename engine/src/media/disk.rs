@@ -218,7 +218,7 @@ mod tests {
         const LEN: u64 = 64 << 20;
         let dir = tempfile::tempdir().unwrap();
         if sys::is_memory(dir.path()) {
-            // There all is taken at once.
+            // A memory filesystem allocates everything at once.
             return;
         }
         for choice in [MediaChoice::Mapped, MediaChoice::Positioned] {

@@ -6,7 +6,7 @@ use super::Media;
 
 /// Bytes scanned at a time.
 const WINDOW_LEN: u64 = 1024 * 1024;
-/// Extra bytes available behind the window: no header is longer.
+/// Extra bytes available after the window: no header is longer.
 const OVERLAP_LEN: u64 = 128;
 
 /// The result of `read` at the first position from `from` on, in steps of 8, that begins with

@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// Whoever owns the directory of a store must get nothing of root's by it.
+    /// The owner of a store's directory must not gain access to root's files through it.
     #[test]
     fn links_are_not_followed_and_nothing_else_is_given_away() {
         let dir = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ mod tests {
             fs::remove_file(&path).unwrap();
             let _ = kept.map(|kept| fs::write(&path, kept).unwrap());
         }
-        // Nor is anything done behind a link in the place of a directory, unless anybody could.
+        // Nor does root do anything behind a link that replaces a directory.
         let elsewhere = dir.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
         let kept = ["00000000000000000099.0.idx", "spare.tmp"].map(|name| elsewhere.join(name));
@@ -152,7 +152,7 @@ mod tests {
             }
             drop(opened);
             fs::remove_file(&path).unwrap();
-            // To a place of its own it may lead where nobody else decides where that is.
+            // A link to the store's own directory works, except for root.
             std::os::unix::fs::symlink(&moved, &path).unwrap();
             let opened = crate::Store::open(&user, crate::testing::options(SyncPolicy::None));
             assert_eq!(opened.is_ok(), !is_root, "{name}");
@@ -160,7 +160,7 @@ mod tests {
             fs::remove_file(&path).unwrap();
             fs::rename(&moved, &path).unwrap();
         }
-        // What was there before is nobody's gift either.
+        // Nor is an existing directory given away, unless it is empty.
         fs::create_dir(user.join("empty")).unwrap();
         fs::create_dir(user.join("full")).unwrap();
         fs::write(user.join("full/file"), "").unwrap();
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Puts a link in the place of a directory when random bytes are asked for, which is while the
+    /// Replaces a directory by a link when random bytes are requested, which happens while the
     /// store is opened.
     #[derive(Debug)]
     struct Exchange {

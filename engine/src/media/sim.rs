@@ -105,7 +105,7 @@ impl Content {
     fn new(bytes: Arc<Vec<u8>>) -> io::Result<Arc<Self>> {
         let cache = File::from(rustix::fs::memfd_create("sim", MemfdFlags::CLOEXEC)?);
         cache.set_len(bytes.len() as u64)?;
-        // The hole behind the last non-zero sector reads as zeros and needs no memory.
+        // The hole after the last non-zero sector reads as zeros and needs no memory.
         let zero = |sector: &[u8]| sector == &[0; SECTOR][..sector.len()];
         let end = bytes.chunks(SECTOR).rposition(|sector| !zero(sector));
         let end = end.map_or(0, |last| ((last + 1) * SECTOR).min(bytes.len()));
@@ -610,7 +610,7 @@ mod tests {
         assert!(media.sync().is_err());
         media.write_at(512, &[2; 512]).unwrap();
         media.sync().unwrap();
-        // The cache has both, the disk has what became dirty after the failure.
+        // The cache has both writes, the disk only the one after the failure.
         media.publish(1024);
         assert_eq!(media.view(0..1024).unwrap()[..], [[1; 512], [2; 512]].concat()[..]);
         let left = disk.after_cut().read(Path::new(FILE), 4096).unwrap();

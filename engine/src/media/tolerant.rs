@@ -162,7 +162,7 @@ mod tests {
         want[16_384..].fill(0);
         assert_eq!(tolerant.view(0..4096).unwrap()[..], want[..4096]);
         assert!(holes.all().is_empty());
-        // A place within a piece, and then all of it from anywhere.
+        // A place within a piece, and then everything from any position.
         assert_eq!(tolerant.view(8990..9010).unwrap()[..], want[8990..9010]);
         for from in (0..20_000).step_by(777) {
             for upto in (from..=20_000).step_by(555) {
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(tolerant.view(0..20_000).unwrap()[..], want);
         let told: Vec<_> = holes.all().into_iter().map(|(place, _)| place).collect();
         assert_eq!(told, [4096..12_288, 16_384..20_000]);
-        // What is no place of the file is no hole in it.
+        // A range outside the file is an error, not a hole.
         assert!(tolerant.view(0..20_001).is_err() && tolerant.write_at(0, &[1]).is_err());
     }
 }

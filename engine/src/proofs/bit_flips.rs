@@ -1,6 +1,7 @@
-//! Every bit of a small store that was closed in order, turned one at a time. Each is told by
-//! whoever meets it, or made good from the truth, or stands where nothing is ever read; frames and
-//! bodies are never others than were stored, and the frames beside the damage stay readable.
+//! Flips every bit of a small, cleanly closed store, one at a time. Each flip is reported by any
+//! read that meets it, or repaired from the source of truth, or lies where nothing is ever read;
+//! frames and bodies never differ from what was stored, and the frames next to the damage stay
+//! readable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -22,7 +23,7 @@ const STEPS: usize = 44;
 /// Frames of the largest batch of the workload.
 const BATCH_MAX: usize = 5;
 
-/// A store, and everything it says.
+/// A store, and everything it should return.
 struct Subject {
     image: Image,
     manifest: SuperState,
@@ -35,14 +36,14 @@ struct Subject {
     blobs: Vec<(BlobHash, u64)>,
 }
 
-/// What became of a bit.
+/// The effect of a flipped bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
-    /// Whoever reads is told.
+    /// A read reports it.
     Told,
-    /// No reader meets it, but a check of the whole store does.
+    /// No read meets it, but a check of the whole store does.
     Verified,
-    /// Nothing was asked of it, and nothing was answered otherwise.
+    /// No answer changes.
     Silent,
 }
 
@@ -51,7 +52,7 @@ fn subject(rig: &Rig) -> Subject {
     let life = Life::new();
     let lived = life.live(rig, &disk, STEPS, |error| panic!("{error}"));
     assert!(lived.is_ok());
-    // An opening that reads everything makes what derived files were not made yet.
+    // An open that reads everything creates the derived files that are missing.
     let store = rig.open_quietly(&disk).unwrap();
     assert!(is_sound(&store));
     let holds = look(&store, "whole");
@@ -63,7 +64,7 @@ fn subject(rig: &Rig) -> Subject {
     let (_, tried) = life.bounds();
     let lone = life.steps()[tried].blobs.clone().into_iter();
     let lone = lone.map(|n| (BlobHash::of(&body(n, LONE_BLOB_LEN)), LONE_BLOB_LEN as u64));
-    // States of cursors, also those that were superseded: their blobs are still there.
+    // States of cursors, including superseded ones: their blobs still exist.
     let steps = life.steps();
     let states = steps.iter().flat_map(|step| step.cursors.values());
     let states = states.map(|(_, state)| (BlobHash::of(state), state.len() as u64));
@@ -73,7 +74,7 @@ fn subject(rig: &Rig) -> Subject {
     let blobs = blobs.chain(lone).chain(states).collect::<BTreeMap<_, _>>().into_iter().collect();
     let manifest = SuperState::clone(&store.inner.env.manifest.state());
     drop(store);
-    // The backup is a store of its own.
+    // The backup is an independent store.
     let mut image = disk.image();
     image.retain(|path, _| !path.starts_with(BACKUP));
     Subject { image, manifest, frames, holds, removed, by_topic, blobs }
@@ -92,7 +93,7 @@ fn is_sound(store: &Store) -> bool {
     checked.is_ok_and(|report| report.findings_total == 0)
 }
 
-/// Offsets of the frames of a topic, or nothing if a reader was told of damage.
+/// Offsets of the frames of a topic, or `None` if damage was reported.
 fn topic_frames(store: &Store) -> Option<Vec<u64>> {
     let found = frames(store, TopicPatterns::parse("a.b").unwrap());
     found.map(|frame| frame.ok().and_then(|frame| frame.offset())).collect()
@@ -120,7 +121,7 @@ impl Subject {
         }
     }
 
-    /// Ranges of a file whose bytes nobody ever reads.
+    /// Ranges of a file whose bytes are never read.
     fn unused(&self, path: &Path) -> Vec<Range<usize>> {
         let bytes = &self.image[path];
         if self.is_older_manifest(path) {
@@ -139,7 +140,7 @@ impl Subject {
         unused
     }
 
-    /// Opens the store with a bit turned and asks it everything.
+    /// Opens the store with a flipped bit and queries everything.
     fn ask(&self, rig: &Rig, disk: &SimDisk, what: &str) -> (Fate, usize) {
         let Ok(store) = rig.open_quietly(disk) else { return (Fate::Told, 0) };
         let (told, lost) = self.read(&store, what);
@@ -151,7 +152,7 @@ impl Subject {
         (fate, lost)
     }
 
-    /// Whether a reader is told, and frames that are missing.
+    /// Whether damage is reported, and frames that are missing.
     fn read(&self, store: &Store, what: &str) -> (bool, usize) {
         let info = store.info();
         let mut told = info.health != Health::Writable || !info.recovery.clean;
@@ -161,7 +162,7 @@ impl Subject {
                 Ok(frame) => {
                     let offset = frame.offset().unwrap();
                     if self.removed.contains(&(offset, number(frame.meta()))) {
-                        // What removed it is damaged; that must be told.
+                        // The tombstone is damaged; that must be reported.
                         back += 1;
                         continue;
                     }
@@ -232,7 +233,7 @@ fn unused_of_pack(bytes: &[u8]) -> Vec<Range<usize>> {
     unused
 }
 
-/// Turns every bit, or of every `step`th byte one.
+/// Flips every bit, or one bit of every `step`th byte.
 fn turn(media: MediaChoice, step: usize) {
     let rig = Rig::new(SyncPolicy::None, media);
     let subject = subject(&rig);

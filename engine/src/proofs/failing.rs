@@ -1,7 +1,7 @@
-//! Each operation of a workload fails in turn, once or for ever. What was acknowledged stays,
+//! Each operation of a workload fails in turn, once or permanently. What was acknowledged stays,
 //! nothing is acknowledged after a failure that leaves anything in doubt, and the next process,
-//! which sees the page cache as the kernel left it, acknowledges only what a power cut then cannot
-//! take.
+//! which sees the page cache as the kernel left it, acknowledges only what then survives a power
+//! cut.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -25,7 +25,7 @@ struct Fault {
     forever: bool,
 }
 
-/// One life with a fault in it. Whether the fault came.
+/// One run with a fault in it. Returns whether the fault occurred.
 fn live_through(rig: &Rig, media: MediaChoice, fault: Fault) -> bool {
     let what = format!("{} {media:?}: {fault:?}", rig.options.sync);
     let disk = rig.disk(&Image::new());
@@ -50,12 +50,12 @@ fn live_through(rig: &Rig, media: MediaChoice, fault: Fault) -> bool {
     disk.thaw();
     disk.heal();
     let (steps, bounds) = (life.steps(), life.bounds());
-    // The machine dies too.
+    // The machine crashes too.
     let left = rig.disk(&disk.moment().power_cut(fault.first));
     let after = format!("{what}, then a power cut ({errors:?})");
     check_backup(rig, &left, &steps, life.backed_up.load(Ordering::SeqCst), &after);
     drop(check(rig, &left, &steps, bounds, &after));
-    // The process alone dies. Its successor sees what the cache has, not what the disk has.
+    // Only the process dies. The next one sees the content of the cache, not of the disk.
     let (store, at) = check(rig, &disk, &steps, bounds, &format!("{what} ({errors:?})"));
     life.go_on_from(&steps, at, bounds);
     for _ in 0..3 {

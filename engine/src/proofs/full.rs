@@ -1,4 +1,4 @@
-//! Groups that meet a full disk: what is acknowledged of them is durable, and so is what was
+//! Groups that meet a full disk: what is acknowledged of them is durable, and so is what came
 //! before, although one of their batches found no room for the segment it needed.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::store::{Health, Store};
 use crate::testing::frame;
 use crate::value::{CursorChange, CursorValue, ExpectRevision, Meta, NewFrame};
 
-/// Bytes of a meta that soon needs another segment.
+/// Bytes of a meta that soon requires another segment.
 const LARGE: usize = 14_000;
 
 fn large(n: u64) -> Batch {
@@ -31,7 +31,7 @@ fn open(rig: &Rig, disk: &SimDisk, faults: &Arc<Faults>) -> Store {
     Store { inner: Arc::new(inner) }
 }
 
-/// A store that has room for short frames alone, and how many it holds.
+/// A store that has room for short frames only, and how many it holds.
 fn filled(rig: &Rig, disk: &SimDisk) -> (Store, u64) {
     let faults = Faults::none();
     let store = open(rig, disk, &faults);
@@ -74,14 +74,14 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
     }
 }
 
-/// A batch that sets a cursor and has no frame.
+/// A batch that only sets a cursor.
 fn cursor(n: u64) -> Batch {
     let set = Some(CursorValue { offset: 0, state: Bytes::from(n.to_string()) });
     let change = CursorChange { name: cursor_name(n % 3), expect: ExpectRevision::Any, set };
     Batch { cursors: vec![change], ..Batch::default() }
 }
 
-/// A store on a rig of its own, and what makes its disk full.
+/// A store on its own simulated disk, and what makes that disk full.
 struct Bench {
     rig: Rig,
     disk: SimDisk,
@@ -163,7 +163,7 @@ fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
             faults.only_space();
             assert_eq!(store.append(large(count)), Err(AppendError::StorageFull(Shortage::Space)));
             assert_eq!(files(), 1, "{media:?}");
-            // Another offset, and with that another name the next time.
+            // Another offset, and hence another file name the next time.
             store.append(frame("a", count).into()).unwrap();
             count += 1;
             faults.clear();
@@ -176,7 +176,7 @@ fn a_segment_there_is_no_room_to_name_gives_its_space_back() {
 #[test]
 fn derived_files_that_cannot_be_written_are_written_later() {
     for media in MEDIA {
-        // The operations of writing one segment's files, each of which fails in its turn.
+        // The operations of writing one segment's files, each of which fails in turn.
         for failing in 1.. {
             let Bench { rig, disk, faults, store } = Bench::new(media);
             let inner = &store.inner;

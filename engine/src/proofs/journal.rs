@@ -1,6 +1,6 @@
 //! Groups that only the journal made durable: the power is cut at every operation while its halves
-//! are filled over and over, with and without the thread that settles them, and no frame or body
-//! that was acknowledged is missing then.
+//! are filled repeatedly, with and without the thread that settles them, and no acknowledged frame
+//! or body is missing afterwards.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::store::{Health, Store};
 use crate::testing::{frame, tell};
 use crate::value::{Body, NewFrame};
 
-/// Frames appended, one a group: their entries fill the halves several times.
+/// Frames appended, one per group: their entries fill the halves several times.
 const FRAMES: u64 = 160;
 
 fn with_body(n: u64) -> NewFrame {
@@ -36,7 +36,7 @@ fn kill(disk: &SimDisk, store: Store) {
     disk.thaw();
 }
 
-/// The frames that are found are the first ones, and no fewer than were acknowledged.
+/// The frames found are the first ones, and at least the acknowledged ones.
 fn expect(store: &Store, acknowledged: u64, what: &str) -> u64 {
     assert_eq!(store.info().health, Health::Writable, "{what}");
     let Holds { frames, .. } = look(store, what);
@@ -102,7 +102,7 @@ fn a_group_behind_one_that_is_not_durable_is_synced_in_place() {
     }
 }
 
-/// Appends until an operation fails, if one does; how many groups were acknowledged.
+/// Appends until an operation fails, if one does; returns how many groups were acknowledged.
 fn fill(store: &Store) -> u64 {
     let failed = |n: &u64| store.append(with_body(*n).into()).is_err();
     (0..FRAMES).find(failed).unwrap_or(FRAMES)
@@ -115,7 +115,7 @@ fn bytes_that_a_failed_settling_lost_are_put_back() {
         let disk = rig.disk(&Image::new());
         assert_eq!(fill(&rig.open_quietly(&disk).unwrap()), FRAMES);
         let (all, mut poisoned) = (disk.count(), 0);
-        // In the second half every part of the journal is in use.
+        // In the second half of the run every part of the journal is in use.
         for failing in all / 2..all {
             let disk = rig.disk(&Image::new());
             disk.fail(failing..=failing, Errno::IO);
@@ -148,7 +148,7 @@ fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
     disk.freeze();
     drop(store);
     disk.thaw();
-    // Nothing but the journal reached the disk.
+    // Only the journal reached the disk.
     let left = rig.disk(&disk.moment().power_cut(1));
     let before = left.image();
     let go_on = &mut |_: &maintain::Progress<'_>| ControlFlow::Continue(());
@@ -157,8 +157,8 @@ fn whoever_looks_at_a_store_sees_what_its_journal_holds() {
     assert!(left.image() == before, "verify changed the store");
 }
 
-/// What a power cut leaves of a store of which nothing but the journal reached the disk, and how
-/// many frames it holds.
+/// What a power cut leaves of a store of which only the journal reached the disk, and how many
+/// frames it holds.
 fn journal_alone(rig: &Rig) -> (Image, u64) {
     const FRAMES: u64 = 12;
     let disk = rig.disk(&Image::new());
@@ -178,7 +178,7 @@ fn a_damaged_header_of_the_journal_takes_no_group_with_it() {
         for at in (0..FILE_HEADER_LEN).step_by(7) {
             let disk = rig.disk(&image);
             disk.flip(&path, at, 0x10);
-            // Without the manifest, as for a repair, the entries tell.
+            // Without the manifest, as in a repair, the entries identify the files.
             let kept = crate::journal::read(&disk, rig.path(), None).unwrap();
             assert_eq!((kept.groups, kept.trouble), (frames, None), "{media:?}, byte {at}");
             let store = rig.open_quietly(&disk).unwrap();
@@ -214,7 +214,7 @@ fn a_journal_that_is_lost_is_told_of() {
         let trouble = ReadOnlyReason::Files { path: path.clone(), what };
         assert_eq!(store.info().health, Health::ReadOnly(trouble));
     }
-    // One that was closed in order needs none.
+    // A store that was closed cleanly needs no journal.
     let disk = rig.disk(&image);
     let store = rig.open_quietly(&disk).unwrap();
     store.close().unwrap();
@@ -231,7 +231,7 @@ fn a_journal_that_is_made_anew_is_never_missed() {
         let store = rig.open_quietly(&disk).unwrap();
         (0..5).for_each(|n| drop(store.append(with_body(n).into()).unwrap()));
         let named = store.inner.env.manifest.state().journal;
-        // As after an entry there was no room for; what is there then cannot be read.
+        // As after an entry for which there was no room; what is there then cannot be read.
         store.inner.journal.give_up();
         store.inner.writer.lock().settle(&store.inner).unwrap();
         disk.flip(&rig.path().join("journal"), 9, 0x10);
@@ -263,8 +263,8 @@ fn a_manifest_in_doubt_for_the_journal_poisons_the_store() {
     for step in 1.. {
         let disk = rig.disk(&image);
         let store = rig.open_quietly(&disk).unwrap();
-        // That the store is written goes to one copy of the manifest, the journal to the other.
-        // The name of either may not be durable.
+        // One copy of the manifest records that the store is in use, the other one the journal. The
+        // name of either may not be durable.
         let failing = disk.count() + step;
         disk.fail(failing..=failing, Errno::IO);
         let done = store.append(with_body(1).into()).is_ok();

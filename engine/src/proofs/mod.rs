@@ -1,6 +1,6 @@
-//! Proofs that a store keeps its word: a workload, a model of what the store holds after each of
-//! its steps, and the check that what is found after a fault is what it held after one of them, not
-//! before the last that was acknowledged and not after the last that was tried.
+//! Proofs that a store keeps its guarantees: a workload, a model of the store's content after each
+//! step, and the check that what is found after a fault is the content after one of the steps, not
+//! before the last acknowledged one and not after the last attempted one.
 
 mod bit_flips;
 mod failing;
@@ -28,23 +28,23 @@ use crate::value::{BlobHash, CursorName, CursorSummary, FrameId, ReadOptions, To
 
 const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
 
-/// Whether the run has time: `scripts/test --long`.
+/// Whether this is a long run: `scripts/test --long`.
 fn is_long() -> bool {
     std::env::var_os("XS_TEST_LONG").is_some()
 }
 
-/// What a store holds, as far as the model goes.
+/// The content of a store, as far as it is modelled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Holds {
     /// Offsets and numbers of the frames.
     frames: Vec<(u64, u64)>,
-    /// The offset after the last frame there ever was.
+    /// The offset after the last frame that ever existed.
     head: u64,
     /// Offsets and states.
     cursors: BTreeMap<String, (u64, Vec<u8>)>,
     /// Number and offset of the newest frame that was sent with a key.
     keyed: Option<(u64, u64)>,
-    /// The step after which the newest backup was tried; 0 when none was. Not compared.
+    /// The step after which the newest backup was attempted; 0 when none was. Not compared.
     backup: usize,
     /// Blobs that no frame names. Not compared: they come and go outside the order of the log.
     blobs: Vec<u64>,
@@ -56,7 +56,7 @@ impl Holds {
     }
 }
 
-/// The body of the frame or blob with a number: bytes of which some compress and some do not.
+/// The body of the frame or blob with a number; some of these bytes compress and some do not.
 fn body(n: u64, len: usize) -> Vec<u8> {
     let mut seed = n;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -68,7 +68,7 @@ fn body(n: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a store holds. Panics when a frame is out of order, or has another body than it was given.
+/// The content of a store. Panics when a frame is out of order, or has the wrong body.
 fn look(store: &Store, what: &str) -> Holds {
     let everything = ReadOptions { topics: TopicPatterns::everything(), ..ReadOptions::default() };
     let mut holds = Holds { head: store.info().head, ..Holds::default() };
@@ -92,14 +92,14 @@ fn look(store: &Store, what: &str) -> Holds {
     holds
 }
 
-/// The number a meta begins with, which is `[n,"padding"]`.
+/// The number at the beginning of a meta `[n,"padding"]`.
 fn number(meta: &[u8]) -> u64 {
     let text = std::str::from_utf8(meta).unwrap();
     let digits = text.trim_start_matches('[').split(',').next();
     digits.unwrap().parse().unwrap()
 }
 
-/// What stores on simulated disks are opened with: the locks alone are on a real one.
+/// Options of stores on simulated disks: only the locks are on a real one.
 struct Rig {
     dir: TempDir,
     options: StoreOptions,
@@ -110,12 +110,12 @@ impl Rig {
         let clock = StillClock::at(1_700_000_000_000);
         let dir = fast_dir();
         std::fs::create_dir(workload::backup_dir(dir.path())).unwrap();
-        // One pack is sealed as it was written, as if there were no time; the next is not.
+        // One pack is sealed as written, as if the store were busy; the next is not.
         let compress = CompressOptions { busy_bytes_per_second: 0, backlog_bytes: 1 };
         Self { dir, options: StoreOptions { media, clock, compress, ..options(sync) } }
     }
 
-    /// The same with a small journal, from the first group on.
+    /// Options with a small journal, used from the first group on.
     fn journaled(media: MediaChoice) -> Self {
         let mut rig = Self::new(SyncPolicy::Sync, media);
         let half_bytes = JOURNAL_HALF_BYTES_MIN;
@@ -136,7 +136,7 @@ impl Rig {
         open_on(self.path(), self.options.clone(), Arc::new(disk.clone()))
     }
 
-    /// Opens without the thread that keeps house: nothing happens but what is asked for.
+    /// Opens without the housekeeping thread: nothing happens unless requested.
     fn open_quietly(&self, disk: &(impl Files + Clone + 'static)) -> Result<Store, OpenError> {
         let files = Arc::new(disk.clone());
         let inner: Inner = crate::recovery::open_with(self.path(), self.options.clone(), files)?;
@@ -144,7 +144,7 @@ impl Rig {
     }
 }
 
-/// Opens a store that must be fit to be used, and says after which of the model's steps it stands.
+/// Opens a store that must be usable, and returns the model's step that it is at.
 fn check(
     rig: &Rig,
     disk: &SimDisk,
@@ -178,7 +178,7 @@ fn check(
     (store, at)
 }
 
-/// Opens the backup on a disk, which is that of step `done` or a later one that was tried.
+/// Opens the backup on a disk; it must be that of step `done` or of a later one that was attempted.
 fn check_backup(rig: &Rig, disk: &SimDisk, steps: &[Holds], done: usize, what: &str) {
     let dir = workload::backup_dir(rig.path());
     if ["super.a", "super.b"].iter().all(|name| disk.len_of(&dir.join(name)).is_err()) {
@@ -192,7 +192,7 @@ fn check_backup(rig: &Rig, disk: &SimDisk, steps: &[Holds], done: usize, what: &
     let tried = steps.iter().map(|step| step.backup).max().unwrap_or(0);
     let at = (done..=tried).find(|&at| steps[at].is(&seen));
     assert!(at.is_some(), "{what}: {seen:?} is none of {done} to {tried}");
-    // One that was cut off at its very first is no backup yet, but an empty store.
+    // A backup that was cut off at its very beginning is no backup yet, but an empty store.
     let is_whole = backup.info().health == Health::ReadOnly(ReadOnlyReason::Backup);
     assert!(is_whole || done == 0 && seen.head == 0, "{what}: {:?}", backup.info().health);
 }

@@ -1,5 +1,5 @@
-//! The power is cut at every operation of a workload, and of the recovery after it, and any subset
-//! of what was not synced is on the disk then.
+//! The power is cut at every operation of a workload, and of the recovery after it, leaving any
+//! subset of the unsynced data on the disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::testing::tell;
 
 /// Steps of a workload: enough for several segments and packs, and for a close in the middle.
 const STEPS: usize = 40;
-/// Images of each operation of a life.
+/// Images per operation of a run.
 const CUTS: u64 = 8;
 
 /// What a power cut left, and what must be in it.
@@ -32,7 +32,7 @@ struct Case {
     what: String,
 }
 
-/// Runs a workload and hands out `cuts` images for each of its operations.
+/// Runs a workload and yields `cuts` images for each of its operations.
 fn live(
     rig: &Rig,
     media: MediaChoice,
@@ -44,7 +44,7 @@ fn live(
     let sync = rig.options.sync;
     let watcher = Arc::clone(&life);
     disk.watch(move |operation, moment| {
-        // The bounds first: what is acknowledged only now was not when the power went.
+        // The bounds first: what is acknowledged only now was not when the power was cut.
         let bounds = watcher.bounds();
         let seen = watcher.visible_head().filter(|_| sync == SyncPolicy::Sync).unwrap_or(0);
         for seed in first_seed..first_seed + cuts {
@@ -68,7 +68,8 @@ fn live(
     disk.count()
 }
 
-/// Opens what is left; every third time the power goes again while it is opened. Whether it did.
+/// Opens what is left; every third time the power is cut again during the open. Returns whether it
+/// was.
 fn examine(rig: &Rig, case: Case) -> bool {
     let Case { image, steps, bounds, seen, epoch, backed_up, seed, what } = case;
     let mut disk = rig.disk(&image);
@@ -84,7 +85,7 @@ fn examine(rig: &Rig, case: Case) -> bool {
     assert!(steps[at].head >= seen, "{what}: readers had seen {seen}, {} is left", steps[at].head);
     let now = store.info().epoch;
     assert!(now > epoch, "{what}: epoch {epoch} is used again, and with it the offsets it lost");
-    // It goes on, and a process that is killed loses nothing of it.
+    // It continues, and killing the process loses nothing.
     let life = Life::new();
     life.go_on_from(&steps, at, bounds);
     life.durable_step(&store).expect(&what);
@@ -100,7 +101,7 @@ fn examine(rig: &Rig, case: Case) -> bool {
 
 fn cut_while_opening(rig: &Rig, disk: &SimDisk, (cut_at, seed): (u64, u64)) -> (SimDisk, bool) {
     disk.cut_before(cut_at, seed);
-    // A crash image is all that counts of this opening; what it says is asked of the next one.
+    // Only the crash image counts of this opening; the next one reports its content.
     let store = rig.open_quietly(disk);
     disk.freeze();
     drop(store);
@@ -108,12 +109,12 @@ fn cut_while_opening(rig: &Rig, disk: &SimDisk, (cut_at, seed): (u64, u64)) -> (
     (disk.after_cut(), again)
 }
 
-/// Cuts the power in one life after the other until so many states were looked at. How many those
-/// are, and how many were left by a second cut.
+/// Cuts the power in one run after another until `states` states were examined. Returns their
+/// number, and how many came from a second cut.
 fn cut(rig: impl Fn() -> Rig, media: MediaChoice, wanted: u64) -> (u64, u64) {
     let (examined, twice) = (AtomicU64::new(0), AtomicU64::new(0));
     let (send, receive) = sync_channel::<Case>(8);
-    // Owned by those who receive: when a check failed nobody does, and sending ends.
+    // Owned by the receivers: when a check fails they are dropped, and sending ends.
     let receive: Arc<Mutex<Receiver<Case>>> = Arc::new(Mutex::new(receive));
     let rigs = [(); 3].map(|()| rig());
     let (lives, checks) = rigs.split_first().unwrap();
@@ -145,7 +146,7 @@ fn cut(rig: impl Fn() -> Rig, media: MediaChoice, wanted: u64) -> (u64, u64) {
     (examined.into_inner(), twice.into_inner())
 }
 
-/// Cuts the power so often that something is learned.
+/// Cuts the power often enough to be conclusive.
 fn cut_states(rig: impl Fn() -> Rig, media: MediaChoice, how: &str) {
     let (states, twice) = cut(rig, media, if is_long() { 250_000 } else { 5_000 });
     assert!(twice * 20 > states, "recovery is cut off too seldom: {twice} of {states}");

@@ -1,6 +1,6 @@
-//! The end of the log torn at every byte of its last records, with everything a disk may leave
-//! there: opening keeps exactly the whole batches before, goes on, and finds the same the next
-//! time.
+//! The end of the log is torn at every byte of its last records, with everything a disk may leave
+//! there: opening keeps exactly the whole batches before the tear, continues, and finds the same
+//! the next time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,14 +21,14 @@ use crate::value::{Meta, NewFrame, Topic};
 
 /// Records that are torn.
 const RECORDS: usize = 64;
-/// One in so many tears is looked at through the media of real files too.
+/// One tear in this many is also examined through the media of real files.
 const SIM_STEP: usize = 61;
-/// Bytes of their metas, in turn. Together with the four fillings that makes 250,000 states.
+/// Bytes of their metas, in turn. With the four fillings this makes 250,000 states.
 const META_LENS: [usize; 8] = [0, 6_600, 3, 100, 5, 317, 20, 60];
 /// Frames before them.
 const BEFORE: u64 = 4;
 
-/// The same uuids and salts each time, so that what is written can be compared.
+/// The same uuids and salts each time, so that written bytes can be compared.
 #[derive(Debug)]
 struct Seed(u8);
 
@@ -96,7 +96,7 @@ fn batches(segment: &[u8], head: u64) -> Vec<Whole> {
     found
 }
 
-/// What stands behind the tear.
+/// The content after the tear.
 #[derive(Debug, Clone, Copy)]
 enum Filling {
     Nothing,
@@ -116,8 +116,8 @@ fn fill(sound: &[u8], tear: usize, filling: Filling) -> Vec<u8> {
                 word.copy_from_slice(&random(&mut seed).to_le_bytes()[..word.len()]);
             });
         }
-        // Older batches of this segment, as a recycled block would hold, where a batch may begin
-        // and where none may.
+        // Older batches of this segment, as in a recycled block, at positions where a batch may
+        // begin and where none may.
         Filling::Stale => {
             let begin = if tear.is_multiple_of(3) { tear.next_multiple_of(8) } else { tear };
             let older = &sound[FILE_HEADER_LEN..];
@@ -129,21 +129,21 @@ fn fill(sound: &[u8], tear: usize, filling: Filling) -> Vec<u8> {
     bytes
 }
 
-/// Frames in the batches that are whole. The zeros that end a batch may stand behind the tear.
+/// Frames in the whole batches. The zero padding of a batch may lie after the tear.
 fn whole(left: &Left, torn: &[u8]) -> usize {
     let same =
         |batch: &&Whole| torn.get(batch.at..batch.end) == left.segment.get(batch.at..batch.end);
     left.batches.iter().take_while(same).last().map_or(0, |batch| batch.offset as usize)
 }
 
-/// The files of stores by the number of whole batches, once they were asked for in full.
+/// The files of stores by number of whole batches, cached after a full check.
 type Known = BTreeMap<usize, Image>;
 
-/// How to take the files of a disk as they are, and how to end all writing to it.
+/// Functions that snapshot the files of a disk, and that stop all writing to it.
 type Handle<D> = (fn(&D) -> Image, fn(&D));
 
-/// Opens a torn store and appends to it, on a disk that `disk` makes. What the files then say is
-/// told by their bytes: the same bytes are examined once.
+/// Opens a torn store and appends to it, on a disk that `disk` makes. Results are keyed by their
+/// bytes: the same bytes are examined once.
 fn open_torn<D: Files + Clone + 'static>(
     (rig, left, known): (&mut Rig, &Left, &mut Known),
     (tear, filling): (usize, Filling),
@@ -189,7 +189,7 @@ fn tear_everywhere(filling: Filling) {
         let what = (&mut rig, &left, &mut known);
         let memory = |rig: &Rig, image: &Image| MemoryDisk::new(image, rig.path());
         open_torn(what, (tear, filling), memory, (MemoryDisk::image, MemoryDisk::freeze));
-        // The media of real files, where it says more than that they read what was written.
+        // The media of real files, where that tests more than reading back what was written.
         if is_long() || tear % SIM_STEP == 0 {
             let what = (&mut rig, &left, &mut known_sim);
             what.0.options.media = MEDIA[tear / SIM_STEP % 2];

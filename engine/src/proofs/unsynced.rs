@@ -1,5 +1,5 @@
-//! What the page cache shows and the disk does not have, met on purpose: the shortest way into what
-//! the other proofs come upon among a thousand states.
+//! Data that the page cache has and the disk does not, provoked directly: the shortest path to what
+//! the other proofs meet once in a thousand states.
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -12,14 +12,14 @@ use crate::store::{Health, Store};
 use crate::testing::frame;
 use crate::value::{Body, Meta, NewFrame};
 
-/// Leaves the disk as a process that is killed does.
+/// Leaves the disk as a killed process does.
 fn kill(disk: &SimDisk, store: Store) {
     disk.freeze();
     drop(store);
     disk.thaw();
 }
 
-/// A frame whose record lies in sectors that it shares with no other.
+/// A frame whose record shares its sectors with no other.
 fn wide(n: u64) -> NewFrame {
     let meta = Meta::parse(format!("[{n},\"{}\"]", "x".repeat(3000))).unwrap();
     NewFrame { meta, ..frame("a", n) }
@@ -32,7 +32,7 @@ fn nothing_is_built_on_bytes_that_a_failed_sync_lost() {
         let disk = rig.disk(&Image::new());
         let store = rig.open_quietly(&disk).unwrap();
         store.append(wide(0).into()).unwrap();
-        // The write passes, the sync after it fails.
+        // The write succeeds, the sync after it fails.
         let sync = disk.count() + 2;
         disk.fail(sync..=sync, Errno::IO);
         let error = store.append(wide(1).into()).unwrap_err();
@@ -62,7 +62,7 @@ fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
             NewFrame { body, ..wide(n) }
         };
         store.append(with(0).into()).unwrap();
-        // Both writes pass, both syncs after them fail.
+        // Both writes succeed, both syncs after them fail.
         let sync = disk.count() + 3;
         disk.fail(sync..=sync + 1, Errno::IO);
         let error = store.append(with(1).into()).unwrap_err();
@@ -71,7 +71,7 @@ fn no_blob_is_found_in_bytes_that_a_failed_sync_lost() {
         disk.heal();
         let store = rig.open_quietly(&disk).unwrap();
         let mut holds = look(&store, "after the failure");
-        // The cache shows its body.
+        // The cache has its body.
         let appended = store.append(with(1).into()).unwrap();
         assert!(appended.durable);
         holds.frames.push((appended.frames[0].offset.unwrap(), 1));

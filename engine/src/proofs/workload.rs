@@ -1,4 +1,4 @@
-//! The workload: what is done to a store, and what it then holds.
+//! The workload: operations on a store, and the expected content after each.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ use crate::value::{
 /// Bytes of a blob that is put without a frame.
 pub(super) const LONE_BLOB_LEN: usize = 700;
 
-/// The directory of the backup, in that of the store.
+/// The directory of the backup, within that of the store.
 pub(super) const BACKUP: &str = "backup";
 
-/// What is done to the store; whether all before it and itself is durable then.
+/// An operation on the store; returns whether it and everything before it is durable then.
 type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 
-/// A step: changes the model, and says what to do to the store. The number is its own.
+/// A step: changes the model, and returns the operation on the store. It is passed its number.
 type Step = fn(&mut Holds, u64) -> Act;
 
-/// The steps, taken in turn. One line for each kind of thing a store can be asked for.
+/// The steps, taken in turn. One line for each kind of operation of a store.
 const STEPS: [Step; 18] = [
     small_frame,
     frame_with_body,
@@ -92,7 +92,7 @@ fn frame_with_long_body(holds: &mut Holds, n: u64) -> Act {
     append(frame(holds, n, 20, 40_000).into())
 }
 
-/// Several frames and bodies, of which all are there or none.
+/// Several frames and bodies, stored all or none.
 fn several_frames(holds: &mut Holds, n: u64) -> Act {
     let frames = (0..5).map(|i| frame(holds, n * 1000 + i, 300, i as usize * 900)).collect();
     append(Batch { frames, ..Batch::default() })
@@ -139,12 +139,12 @@ fn lone_blob(holds: &mut Holds, n: u64) -> Act {
     let bytes = body(n, LONE_BLOB_LEN);
     Box::new(move |store| {
         store.blob_put(&bytes)?;
-        // Under `sync` it is durable, and so was everything before it.
+        // Under `sync` it is durable, and so is everything before it.
         Ok(store.info().sync == SyncPolicy::Sync)
     })
 }
 
-/// A frame in the middle goes.
+/// Removes a frame in the middle.
 fn remove_frame(holds: &mut Holds, _: u64) -> Act {
     let (offset, _) = holds.frames.remove(holds.frames.len() / 3);
     holds.keyed = holds.keyed.filter(|(_, keyed)| *keyed != offset);
@@ -155,7 +155,7 @@ fn remove_frame(holds: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// What was removed leaves the log. What an error leaves undone the next compaction does.
+/// Compacts away removed frames. What an error leaves undone the next compaction does.
 fn compact(_: &mut Holds, _: u64) -> Act {
     let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
     Box::new(move |store| match store.compact(everything) {
@@ -164,8 +164,8 @@ fn compact(_: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// Packs are sealed as they were written and compressed after that. What an error leaves undone the
-/// store does by itself when there is time.
+/// Seals packs as written and compresses them afterwards. What an error leaves undone the store
+/// does later by itself.
 fn press(_: &mut Holds, _: u64) -> Act {
     Box::new(move |store| {
         store.inner.begin_changing()?;
@@ -176,7 +176,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// Blobs that nothing names go. What an error leaves undone the next collection does.
+/// Collects blobs that nothing names. What an error leaves undone the next collection does.
 fn collect(holds: &mut Holds, _: u64) -> Act {
     holds.blobs.clear();
     let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
@@ -186,42 +186,41 @@ fn collect(holds: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// A copy of the store is made, or the one there is added to.
+/// Makes a backup of the store, or adds to the existing one.
 fn back_up(holds: &mut Holds, n: u64) -> Act {
     holds.backup = n as usize + 1;
     Box::new(|store| {
         let (dir, files) = (backup_dir(&store.inner.env.dir), &store.inner.env.files);
         let go_on = &mut |_: &Progress<'_>| ControlFlow::Continue(());
         match store.inner.backup_on(&dir, files, CopyOptions::copies(), go_on) {
-            // It holds what is durable, and begins by making all durable.
+            // It holds what is durable, and begins by making everything durable.
             Ok(_) => Ok(true),
             Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
         }
     })
 }
 
-/// Where the backup of a store lies: on the disk of the store.
+/// The place of a store's backup, on the same disk.
 pub(super) fn backup_dir(home: &Path) -> PathBuf {
     home.join(BACKUP)
 }
 
-/// The blobs without a frame that must be there: a collection that was tried may have come to its
-/// end.
+/// The blobs without a frame that must exist: a collection that was attempted may have completed.
 pub(super) fn wanted_blobs(steps: &[Holds], (acknowledged, tried): (usize, usize)) -> Vec<u64> {
     let stays = |n: &&u64| steps[tried].blobs.contains(n);
     steps[acknowledged].blobs.iter().filter(stays).copied().collect()
 }
 
-/// How far a workload is: read by whoever looks at the disk meanwhile.
+/// The progress of a workload, read by threads that examine the disk meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Life {
-    /// Steps whose effects are durable, as the store says.
+    /// Steps whose effects are durable, according to the store.
     pub(super) acknowledged: AtomicUsize,
-    /// Steps that were begun.
+    /// Steps that were started.
     pub(super) tried: AtomicUsize,
-    /// The step after which the newest backup was made that is whole; 0 when there is none.
+    /// The step after which the newest complete backup was made; 0 when there is none.
     pub(super) backed_up: AtomicUsize,
-    /// What the store holds after each number of steps.
+    /// The content of the store after each number of steps.
     pub(super) steps: Mutex<Arc<Vec<Holds>>>,
     /// The store in use.
     pub(super) store: Mutex<Option<Weak<Inner>>>,
@@ -255,8 +254,8 @@ impl Life {
         *self.store.lock() = Some(Arc::downgrade(&store.inner));
     }
 
-    /// Takes the next step. An error that says that nothing was done is one here too, and the step
-    /// does not count.
+    /// Takes the next step. If the store reports that nothing was done, this returns that error,
+    /// and the step does not count.
     pub(super) fn step(&self, store: &Store) -> Result<(), AppendError> {
         let number = self.tried.load(Ordering::SeqCst);
         self.take(store, STEPS[number % STEPS.len()])
@@ -293,8 +292,8 @@ impl Life {
         }
     }
 
-    /// After a fault: the store was found after step `at`, and what comes next follows that. Of the
-    /// blobs without a frame those are there that were acknowledged and not collected.
+    /// After a fault: the store was found at step `at`, and the following steps continue from
+    /// there. Of the blobs without a frame those exist that were acknowledged and not collected.
     pub(super) fn go_on_from(&self, steps: &[Holds], at: usize, bounds: (usize, usize)) {
         let wanted = wanted_blobs(steps, bounds);
         let mut steps = steps[..=at].to_vec();
@@ -308,8 +307,8 @@ impl Life {
         self.take(store, durable_frame)
     }
 
-    /// A whole life: steps, a close in the middle, and one at the end. Ends at an error that is not
-    /// of one step alone, and with the store that cannot go on; `failed` hears of the others.
+    /// A whole run: steps, a close in the middle, and one at the end. Ends at an error that affects
+    /// more than one step, or when the store accepts no more; `failed` is called with the others.
     pub(super) fn live(
         &self,
         rig: &Rig,

@@ -18,8 +18,9 @@ use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
 use crate::value::Ttl;
 
-/// Frames with `last:n` that are told apart. More of them pass for one that keeps as few as the
-/// strictest and met what the oldest did, which leaves no more than each of them left.
+/// Maximum number of `last:n` frames tracked separately. Beyond that, frames are merged into one
+/// that keeps as few as the strictest and has counted what the oldest did, which keeps no more than
+/// each of them would.
 const ASKED_MAX: usize = 64;
 
 /// A frame with `last:n`.
@@ -27,31 +28,31 @@ const ASKED_MAX: usize = 64;
 struct Asked {
     offset: u64,
     time_ms: u64,
-    /// How many older frames stay, but for those that were met.
+    /// How many older frames it still keeps, beyond those counted already.
     left: u64,
 }
 
 impl Asked {
-    /// Whether an older frame was there when this one came.
+    /// Whether an older frame existed when this one was appended.
     fn found(&self, older: &Older) -> bool {
         older.expires_ms.is_none_or(|at| at > self.time_ms)
             && older.removed_since.is_none_or(|since| self.offset < since)
     }
 }
 
-/// What is to be known of a frame.
+/// The relevant properties of a frame.
 #[derive(Debug, Clone, Copy)]
 struct Older {
     offset: u64,
     time_ms: u64,
     ttl: Ttl,
     expires_ms: Option<u64>,
-    /// It was removed one by one before frames from this offset on came.
+    /// It was removed individually before the frames from this offset on were appended.
     removed_since: Option<u64>,
 }
 
-/// What `last:n` left of a topic, found from its newest frame down. Each frame with `last:n` kept
-/// so many of those that were there when it came, and what became of these since does not count.
+/// What `last:n` left of a topic, computed from its newest frame down. Each frame with `last:n`
+/// kept `n` of the frames that existed when it was appended; their later removal does not count.
 #[derive(Debug, Default)]
 struct Left {
     /// Newest first.
@@ -59,7 +60,7 @@ struct Left {
 }
 
 impl Left {
-    /// Counts the next older frame. True if it is the oldest one that `last:n` keeps.
+    /// Counts the next older frame. Returns true if it is the oldest one that `last:n` keeps.
     fn take_older(&mut self, older: &Older) -> bool {
         let mut is_last = false;
         for asked in self.asked.iter_mut().filter(|asked| asked.found(older)) {
@@ -67,7 +68,7 @@ impl Left {
             is_last |= asked.left == 0;
         }
         if let Ttl::Last(n) = older.ttl {
-            // Itself and those before it.
+            // `n` counts this frame too.
             let Older { offset, time_ms, .. } = *older;
             let own = Asked { offset, time_ms, left: n.get() - 1 };
             is_last |= own.left == 0;
@@ -167,7 +168,7 @@ mod tests {
         Older { offset, time_ms: offset * 10, ttl, expires_ms: None, removed_since: None }
     }
 
-    /// The number of the oldest frame that stays, of those from 1,000 on downwards.
+    /// The index of the oldest frame that stays, counting down from frame 1,000.
     fn oldest_left(frames: impl IntoIterator<Item = Older>) -> Option<usize> {
         let mut left = Left::default();
         frames.into_iter().position(|older| left.take_older(&older))
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(with(|older| older.expires_ms = Some(10_000)), Some(2), "expired by then");
         assert_eq!(with(|older| older.removed_since = Some(1001)), Some(1), "removed later");
         assert_eq!(with(|older| older.removed_since = Some(1000)), Some(2), "removed by then");
-        // One that was removed itself kept others when it came.
+        // A frame that was removed later still kept others when it was appended.
         let gone = Older { removed_since: Some(1001), ..older(1000, 2) };
         assert_eq!(oldest_left([gone, older(999, 0), older(998, 0)]), Some(1));
         let gone = Older { removed_since: Some(1001), ..older(1000, 1) };

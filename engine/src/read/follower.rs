@@ -1,7 +1,7 @@
-//! Following: the stored frames, one threshold, then what is appended, with no gap and no double.
+//! Following: the stored frames, one threshold, then what is appended, without gaps or duplicates.
 //!
-//! A follower is an offset and the number of the next ephemeral frame. It re-reads the log in
-//! stretches, so it may lag by any amount at no cost to anybody.
+//! A follower is an offset and the number of the next ephemeral frame. It reads the log in
+//! stretches, so it may lag by any amount at no cost to other threads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::store::Inner;
 use crate::tail::Ephemeral;
 use crate::value::{Bound, Frame, FrameId, ReadOptions, Start};
 
-/// Frames of the log behind which a follower looks for the state of things anew.
+/// Maximum length of a stretch in frames, after which a follower takes a new snapshot.
 const STRETCH: u64 = 1 << 20;
 
 /// What a [`Follower`] hands out.
@@ -21,28 +21,28 @@ const STRETCH: u64 = 1 << 20;
 pub enum FollowerEvent {
     /// A frame, stored or ephemeral.
     Frame(Frame),
-    /// All frames that were stored when the follower was made have been handed out; what comes now
-    /// is newer. Comes exactly once, also with [`Start::New`], unless the limit was reached before.
+    /// All frames that were stored when the follower was created have been yielded; what follows is
+    /// newer. Yielded exactly once, also with [`Start::New`], unless the limit is reached first.
     CaughtUp {
         /// The offset of the first frame that was not stored then.
         head: u64,
     },
-    /// So many ephemeral frames, of any topic, came faster than they were taken, and are gone.
+    /// Ephemeral frames, of any topic, that arrived faster than they were taken and are lost.
     Lost {
         /// How many.
         ephemeral: u64,
     },
 }
 
-/// Hands out stored frames and goes on with those appended later. Nobody waits for it.
+/// Yields stored frames and continues with those appended later. No writer waits for it.
 pub struct Follower {
     inner: Arc<Inner>,
     options: ReadOptions,
-    /// Frames with a lower id are not wanted; set when the start names an id or a time.
+    /// Frames with a lower id are skipped; set when the start names an id or a time.
     lowest: FrameId,
     position: u64,
     ephemeral: u64,
-    /// The end of the stretch that is being read.
+    /// The reader of the current stretch, and the end of that stretch.
     stretch: Option<(Reader, u64)>,
     threshold: Option<u64>,
     left: u64,
@@ -53,8 +53,8 @@ impl Follower {
         if options.reverse {
             return Err(ReadError::Options("reverse reads end at the oldest frame: do not follow"));
         }
-        // Ephemeral frames are counted before the head is read: one that comes in between stands
-        // at or after this head.
+        // The ephemeral position is taken before the head: an ephemeral frame that arrives in
+        // between is placed at or after this head.
         let ephemeral = inner.tail.next_ephemeral();
         let as_of = inner.as_of_now();
         let head = as_of.head;
@@ -158,7 +158,7 @@ impl Follower {
                     Err(error) => {
                         self.position = self.position.max(reader.next_offset());
                         if !matches!(error, ReadError::Corrupt(_)) {
-                            // The reader has ended there; what it has not read is read anew.
+                            // The reader has ended there; a new one rereads the rest.
                             self.stretch = None;
                         }
                         return Err(error);
@@ -176,13 +176,13 @@ impl Follower {
                 self.begin(threshold);
                 continue;
             }
-            // The head first: every ephemeral frame that stands before it is found afterwards.
+            // The head first: every ephemeral frame placed before it is then found.
             let head = self.inner.log.head();
             match self.inner.tail.ephemeral(self.ephemeral) {
                 Ephemeral::Frame(before, frame) if before <= self.position => {
                     self.ephemeral += 1;
                     let wanted = self.options.topics.matches(frame.topic());
-                    // One that stands before the start is as old as the frames that are left out.
+                    // A frame placed before the start is as old as the frames that are left out.
                     let live = if wanted { self.admit(frame) } else { None };
                     if live.is_some() {
                         return Ok(live);
@@ -200,7 +200,7 @@ impl Follower {
         Ok(None)
     }
 
-    /// Opens the next stretch, which goes up to `end` unless that is far.
+    /// Opens the next stretch, which ends at `end` or after the maximum length.
     fn begin(&mut self, end: u64) {
         let end = end.min(self.position.saturating_add(STRETCH));
         let range = self.position..end;
@@ -219,7 +219,7 @@ impl Follower {
         };
         if is_past || self.options.until_ms.is_some_and(|until| id.time_ms() >= until) {
             self.left = 0;
-            // Whoever goes on from here is to see it.
+            // A reader that resumes here must see it.
             self.position = frame.offset().unwrap_or(self.position).min(self.position);
             return None;
         }
@@ -230,13 +230,13 @@ impl Follower {
         Some(FollowerEvent::Frame(frame))
     }
 
-    /// Whether nothing will come any more: the limit, `before` or `until` has been reached.
+    /// Whether the follower has ended: the limit, `before` or `until` has been reached.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         self.left == 0
     }
 
-    /// The offset it reads next; every frame below was handed out or was not selected.
+    /// The offset it reads next; every frame below was yielded or was not selected.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         self.position
@@ -307,7 +307,7 @@ mod tests {
         assert!(seen.iter().copied().eq(0..FRAMES), "{} of {FRAMES}", seen.len());
     }
 
-    /// Reads in windows, each from where the one before ended.
+    /// Reads in windows, each from the end of the previous one.
     #[test]
     fn the_frame_that_ends_it_is_the_next_one_to_read() {
         let (dir, clock) = (fast_dir(), StillClock::at(1000));

@@ -1,4 +1,4 @@
-//! Single frames and what is known of topics without reading frames.
+//! Lookups of single frames, and of what the index alone knows of topics.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use crate::index::{Newest, SegmentIndex, TopicTotals};
 use crate::store::Inner;
 use crate::value::{Frame, FrameId, Topic, TopicPattern, TopicPatterns, TopicSummary};
 
-/// Tries of a lookup that a writer's `last:n` overtakes.
+/// Maximum tries of a lookup that races with appended `last:n` frames.
 const TRIES: usize = 8;
-/// Topics asked of the index at a time.
+/// Topics requested from the index at a time.
 const PAGE: usize = 1024;
 
 /// The id of the first frame of the batch at `position`, when it can be read.
@@ -25,9 +25,9 @@ fn first_id(of: &SegmentIndex, position: u64) -> Option<FrameId> {
     walk.frame(&found).ok().map(|frame| frame.id())
 }
 
-/// From which offset on frames that nobody knows of would change what was found of a page of
-/// topics, whose names come after `after` and up to `to`. With a pattern that is from the first one
-/// on: it may be the only one of its topic.
+/// The lowest offset at which frames missing from the index would change the result for a page of
+/// topics with names after `after` and up to `to`. With a pattern that is 0: a missing frame may be
+/// the only one of its topic.
 fn known_from(
     topics: &TopicPatterns,
     frames: &[Frame],
@@ -53,13 +53,13 @@ impl Inner {
         if offset >= head {
             return Ok(None);
         }
-        // As long as this is held, compaction does not forget what was removed from it.
+        // While this is held, compaction does not discard what was removed from it.
         let segments = self.index.segments();
         let found = self.stored_in(&segments, offset)?;
         Ok(found.filter(|frame| self.is_visible(frame, head)))
     }
 
-    /// The frame with an offset that is below the head, visible or not.
+    /// The frame with an offset below the head, visible or not.
     pub(crate) fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
         self.stored_in(&self.index.segments(), offset)
     }
@@ -87,7 +87,7 @@ impl Inner {
 
     pub(crate) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
-        // As long as this is held, compaction does not forget what was removed from it.
+        // While this is held, compaction does not discard what was removed from it.
         let segments = self.index.segments();
         let (found, damage) = self.seek(&segments, id, head)?;
         match (found, damage) {
@@ -101,7 +101,7 @@ impl Inner {
         }
     }
 
-    /// The newest visible frame that had an id before it was imported.
+    /// The newest visible frame that had this id before it was imported.
     fn get_by_old(&self, id: FrameId, head: u64) -> Result<Option<Frame>, ReadError> {
         let mut below = head;
         while let Some(offset) = self.old_offset(id, below)? {
@@ -119,8 +119,8 @@ impl Inner {
         found.map_err(|error| ReadError::io(&self.env.log_dir(), &error))
     }
 
-    /// The offsets of the frames with an id, or that had it before, that are in the log, visible or
-    /// not.
+    /// The offsets of the frames in the log that have this id, or had it before an import, visible
+    /// or not.
     pub(crate) fn stored_offsets(&self, id: FrameId) -> Result<Vec<u64>, ReadError> {
         let head = self.log.head();
         let (found, damage) = self.seek(&self.index.segments(), id, head)?;
@@ -137,7 +137,8 @@ impl Inner {
         Ok(offsets)
     }
 
-    /// The offset of the first frame with this id or a later one, `head` when there is none.
+    /// The offset of the first frame with this id or a higher one; `head` when there is none.
+    /// Damage counts as such a frame.
     pub(super) fn offset_of(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
         let (found, damage) = self.seek(&self.index.segments(), id, head)?;
         let lost = match damage {
@@ -148,14 +149,14 @@ impl Inner {
         Ok(lost.unwrap_or(found).min(found).min(head))
     }
 
-    /// The same, but the offset of the first such frame that can be read: where a range ends that
-    /// holds what damage took before it.
+    /// The offset of the first readable frame with this id or a higher one; `head` when there is
+    /// none. As the end of a range it includes the damage before that frame.
     pub(super) fn offset_found(&self, id: FrameId, head: u64) -> Result<u64, ReadError> {
         let (found, _) = self.seek(&self.index.segments(), id, head)?;
         Ok(found.and_then(|frame| frame.offset()).unwrap_or(head).min(head))
     }
 
-    /// The first frame with this id or a later one below `head`, and the damage met just before it.
+    /// The first frame below `head` with this id or a higher one, and the damage just before it.
     fn seek(
         &self,
         segments: &[Arc<SegmentIndex>],
@@ -172,8 +173,8 @@ impl Inner {
             if base >= head {
                 break;
             }
-            // Ids of one millisecond mostly share their prefix; between steps that do, the frames
-            // themselves decide.
+            // Ids of one millisecond mostly share their prefix; between steps with the same prefix
+            // the frames themselves decide.
             let step = self.index.step(of, |entry| match entry.id_prefix.cmp(&id.prefix()) {
                 Ordering::Equal => {
                     first_id(of, u64::from(entry.position)).is_some_and(|at| at < id)
@@ -201,7 +202,7 @@ impl Inner {
         Ok((None, damage))
     }
 
-    /// The last segment that begins before an id, or the first of all.
+    /// The last segment that begins before an id, or the first one.
     fn segment_of_id(
         &self,
         segments: &[Arc<SegmentIndex>],
@@ -210,7 +211,8 @@ impl Inner {
         let (mut low, mut high) = (0, segments.len());
         while low < high {
             let middle = low.midpoint(high);
-            // Segments without frames say nothing; the next one that has some speaks for them.
+            // A segment without frames has no id to compare; the next one with frames stands in for
+            // it.
             let mut at = middle;
             let mut first = None;
             while at < high && first.is_none() {
@@ -254,7 +256,7 @@ impl Inner {
                 let window = (&mut window, WINDOW_POINT);
                 frame = self.newest_frame(topic, &newest, floor..head, window)?;
             }
-            // Where damage kept frames out of the index a newer one may be among them.
+            // Damage may have kept a newer frame out of the index.
             let from = frame.as_ref().and_then(Frame::offset).unwrap_or_default();
             self.check_whole(&self.index.segments(), from)?;
             Ok((frame.is_some() || newest.is_none(), head, frame))
@@ -288,21 +290,21 @@ impl Inner {
         let (head, mut page) = self.index.page_as_of(topics, after, limit, || self.log.head());
         let last = page.last().filter(|_| page.len() >= limit);
         let next = last.and_then(|(name, _)| Topic::parse(name).ok());
-        // In the order of the log, so that one window serves many.
+        // In log order, so that one window serves many frames.
         page.sort_unstable_by_key(|(_, totals)| totals.last_offset);
         let (mut window, mut frames) = (None, Vec::with_capacity(page.len()));
         for (name, totals) in &page {
             let newest = Newest::of(totals);
             let window = (&mut window, WINDOW_VISIT);
             let mut found = self.newest_frame(name, &newest, totals.floor..head, window)?;
-            // What `last:n` removed since may be compacted away.
+            // What `last:n` has removed since may be compacted away.
             let is_newest = |now: Newest| now.offset == newest.offset;
             if found.is_none() && !self.index.newest(name).is_some_and(is_newest) {
                 found = self.newest_now(name)?;
             }
             frames.extend(found);
         }
-        // Where damage kept frames out of the index newer ones may be among them.
+        // Damage may have kept newer frames out of the index.
         if self.index.is_partial() {
             let from = known_from(topics, &frames, after, next.as_ref().map(Topic::as_str));
             self.check_whole(&self.index.segments(), from)?;
@@ -311,9 +313,9 @@ impl Inner {
         Ok((frames, next))
     }
 
-    /// The newest frame of a topic that a reader sees of a range that begins at the topic's floor:
-    /// mostly the one that the index names. The window is kept for the next one, which may be in
-    /// the same segment.
+    /// The newest visible frame of a topic in a range that begins at the topic's floor: usually the
+    /// one that the index names. The window is kept for the next lookup, which may be in the same
+    /// segment.
     fn newest_frame(
         self: &Arc<Self>,
         topic: &str,
@@ -330,8 +332,8 @@ impl Inner {
             }
             if let Some((_, window)) = window {
                 let frame = window.frame_at(newest.position, newest.offset)?;
-                // Another one, or none, stands there when the segment was rewritten meanwhile, or
-                // is damaged.
+                // If the segment was rewritten meanwhile or is damaged, another frame or none is
+                // there.
                 let frame = frame.filter(|frame| frame.id() == newest.id);
                 let removed = self.index.is_removed_for(newest.offset, range.end);
                 let frame = frame.filter(|frame| !removed && !self.is_expired(frame));
@@ -344,9 +346,8 @@ impl Inner {
         Reader::newest(self, &topic, range).next().transpose()
     }
 
-    /// Repeats a lookup that found less than it could, as long as the head it was made below moves
-    /// meanwhile: what a `last:n` frame published in between hides may be compacted away, and the
-    /// frame is itself beyond the old head.
+    /// Retries an incomplete lookup while the head moves: a `last:n` frame published meanwhile may
+    /// have let compaction remove what it hides, and is itself beyond the old head.
     fn unmoved<T>(
         &self,
         mut look: impl FnMut() -> Result<(bool, u64, T), ReadError>,
@@ -401,8 +402,8 @@ impl Inner {
         self.with_ends(summary, totals.floor, first_is_there)
     }
 
-    /// Corrects the first and the last frame of a topic where those in the table are gone. Nothing
-    /// when none can be found: all that is left has expired.
+    /// Corrects the first and the last frame of a topic where those in the table were removed.
+    /// `None` when there are none: everything left has expired.
     fn with_ends(
         self: &Arc<Self>,
         summary: TopicSummary,
@@ -486,7 +487,7 @@ mod tests {
     #[test]
     fn who_reads_for_long_sees_what_was_there_when_it_began() {
         sees_what_was_there(5000, 0);
-        // So few that no floors are looked up beforehand, and so many topics.
+        // With so few frames floors are not looked up in advance; then with many topics.
         sees_what_was_there(100, 0);
         sees_what_was_there(5000, 5000);
     }

@@ -1,5 +1,5 @@
-//! Reading: frames of a range or of topics, single frames, what topics there are, and following.
-//! A reader holds offsets, not places: whatever is rewritten beneath it, it goes on. It never waits
+//! Reading: ranges and topics, single frames, the list of topics, and following. A reader holds
+//! offsets, not file positions, so it continues while files under it are rewritten. It never waits
 //! for a writer, and a frame reaches it only after its CRC was checked.
 
 mod floor;
@@ -26,8 +26,8 @@ pub use reader::Reader;
 pub use resume::ResumePoint;
 
 impl Inner {
-    /// Whether a reader that sees frames below `head` may see a frame: it is neither expired nor
-    /// removed, by `last:n` or one by one.
+    /// Whether a frame is visible to a reader with this head: it has neither expired nor been
+    /// removed, by `last:n` or individually.
     pub(crate) fn is_visible(&self, frame: &Frame, head: u64) -> bool {
         if self.is_expired(frame) {
             return false;
@@ -47,7 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ReadError::Options`] for `follow`; [`ReadError`] when an index cannot be read. Damaged
-    /// frames are errors of the iterator, which goes on behind them.
+    /// frames are errors of the iterator, which continues after them.
     pub fn read(&self, options: &ReadOptions) -> Result<Reader, ReadError> {
         if options.follow {
             return Err(ReadError::Options("a read ends with what is stored: follow to go on"));
@@ -63,8 +63,8 @@ impl Store {
         Follower::new(&self.inner, options)
     }
 
-    /// The frame with an id, or the newest one that had it before it was imported under a new one;
-    /// nothing when there is none, or none any more.
+    /// The frame with this id, or the newest one that had it before it was imported under a new
+    /// one; `None` when there is none, or it no longer exists.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.
@@ -72,8 +72,8 @@ impl Store {
         self.inner.get(id)
     }
 
-    /// The frames in the log that have an id or had it before they were imported, also those that
-    /// nobody sees: expired, superseded or removed, and not compacted away yet.
+    /// The frames in the log that have this id or had it before they were imported, including
+    /// invisible ones: expired, superseded or removed, and not compacted away yet.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them may lie in a damaged place.
@@ -83,13 +83,13 @@ impl Store {
         frames.filter_map(Result::transpose).collect()
     }
 
-    /// The newest id that a frame of this store ever had, also one that was not stored or is gone;
-    /// [`FrameId::ZERO`] before the first. Waits for a commit under way.
+    /// The newest id that a frame of this store ever had, including frames that were not stored or
+    /// were removed; [`FrameId::ZERO`] before the first. Waits for a commit in progress.
     pub fn newest_id(&self) -> FrameId {
         self.inner.writer.lock().newest_id()
     }
 
-    /// The frame with an offset; nothing when there is none, or none any more.
+    /// The frame at an offset; `None` when there is none, or it no longer exists.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.
@@ -113,10 +113,10 @@ impl Store {
         self.inner.last_per_topic(topics)
     }
 
-    /// The newest frame of each of at most `limit` of the topics, those whose names come after
-    /// `after`, in log order: [`last_per_topic`](Self::last_per_topic) for whoever does not want a
-    /// million frames at once. The next page begins after the name that is returned; there is none
-    /// behind the last page.
+    /// The newest frame of each of at most `limit` of the topics, those with names after `after`,
+    /// in log order. It pages through [`last_per_topic`](Self::last_per_topic) for callers that
+    /// cannot hold a million frames at once. The next page begins after the returned name; the last
+    /// page returns none.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
@@ -129,16 +129,15 @@ impl Store {
         self.inner.last_per_topic_page(topics, after, limit)
     }
 
-    /// What the store holds of each of the topics, in byte order of their names.
+    /// A summary of each of the topics, in byte order of their names.
     #[must_use]
     pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicSummary> {
         self.inner.topics(topics)
     }
 
-    /// What the store holds of each of at most `limit` of the topics, those whose names come after
-    /// `after`, in byte order: [`topics`](Self::topics) for whoever does not want a million of them
-    /// at once. The next page begins after the name that is returned; there is none behind the last
-    /// page.
+    /// A summary of each of at most `limit` of the topics, those with names after `after`, in byte
+    /// order. It pages through [`topics`](Self::topics) for callers that cannot hold a million of
+    /// them at once. The next page begins after the returned name; the last page returns none.
     #[must_use]
     pub fn topics_page(
         &self,
@@ -149,8 +148,8 @@ impl Store {
         self.inner.topics_page(topics, after, limit)
     }
 
-    /// Calls `waker` after each publish, on the thread that published, until the hook is dropped.
-    /// It should do no more than set something off.
+    /// Calls `waker` after each publish, on the publishing thread, until the hook is dropped. It
+    /// should only wake something else.
     pub fn on_publish(&self, waker: Arc<dyn Fn() + Send + Sync>) -> PublishHook {
         self.inner.tail.on_publish(waker)
     }

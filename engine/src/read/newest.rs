@@ -1,6 +1,6 @@
 //! The newest visible frame of topics, for the writer: what `last` would answer, at a cost that
-//! follows the topics and not the log. Frames that expired or were removed are passed over once and
-//! remembered: what is gone stays gone as long as the clock does not run back.
+//! depends on the topics and not on the log. Expired and removed frames are skipped once and
+//! remembered: a frame stays invisible as long as the clock does not go backwards.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::limits::{CONDITION_FRAMES_MAX, CONDITION_TOPICS_MAX};
 use crate::store::Inner;
 use crate::value::{Frame, TopicPattern, TopicPatterns};
 
-/// Topics of which gone frames are remembered.
+/// Maximum topics whose skipped frames are remembered.
 const TOPICS_MAX: usize = CONDITION_TOPICS_MAX;
 
 /// For each topic a range of offsets in which it had no visible frame, and when.
@@ -46,13 +46,13 @@ impl Gone {
     }
 }
 
-/// What is looked at for the conditions of a group.
+/// The work done for the conditions of a group.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
-    /// Topics that the batch may still look at.
+    /// Topics that the batch may still examine.
     left: usize,
-    /// The visible frames of the end of the log, newest first, once a condition needed them, and
-    /// the head they lie below.
+    /// The visible frames at the end of the log, newest first, and the head they lie below; read
+    /// once a condition needs them.
     near: Option<(u64, Near)>,
 }
 
@@ -60,16 +60,16 @@ pub(crate) struct Looks {
 type Near = Vec<(u64, Box<str>)>;
 
 impl Looks {
-    /// Begins another batch.
+    /// Resets the budget for another batch.
     pub(crate) const fn renew(&mut self) {
         self.left = CONDITION_TOPICS_MAX;
     }
 }
 
-/// Why the newest frame is not known.
+/// Why the newest frame is unknown.
 #[derive(Debug)]
 pub(crate) enum NotFound {
-    /// More topics than there are looks left.
+    /// The budget of topics is exhausted.
     TooWide,
     Read(ReadError),
 }
@@ -81,8 +81,8 @@ impl From<ReadError> for NotFound {
 }
 
 impl Inner {
-    /// The offset of the newest visible frame of the topics, if it is at least `from`. Of very many
-    /// topics it may be another visible frame from there on.
+    /// The offset of the newest visible frame of the topics, if it is at least `from`. For very
+    /// many topics it may be another visible frame at or above `from`.
     ///
     /// # Errors
     /// [`NotFound`] when a frame that matters cannot be read, or there are too many topics.
@@ -94,7 +94,7 @@ impl Inner {
     ) -> Result<Option<u64>, NotFound> {
         let head = self.log.head();
         if head <= from {
-            // No topic has one, and nobody need add up what each of them has.
+            // No topic has one, so the topics need not be counted.
             return Ok(None);
         }
         let near = from.max(head.saturating_sub(CONDITION_FRAMES_MAX));
@@ -118,7 +118,7 @@ impl Inner {
         }
         let segments = self.index.segments();
         self.check_whole(&segments, from)?;
-        // From the topic with the newest frame on: mostly the first one decides.
+        // Topics in order of their newest frame: usually the first one decides.
         recent.sort_unstable_by_key(|(last, _)| Reverse(*last));
         let (mut from, mut newest) = (from, None);
         for (last, name) in recent {
@@ -134,7 +134,8 @@ impl Inner {
     }
 
     /// The newest visible frame of the topics in a range of at most [`CONDITION_FRAMES_MAX`]
-    /// offsets that ends at the head. All of them are read, once for all conditions of a group.
+    /// offsets that ends at the head. All frames near the head are read, once for all conditions of
+    /// a group.
     fn newest_near(
         &self,
         topics: &TopicPatterns,
@@ -155,7 +156,7 @@ impl Inner {
             looks.near = read.is_ok().then_some((head, near));
         }
         let Some((_, near)) = &looks.near else {
-            // Damage, which may lie below what is asked for.
+            // Damage, which may lie below the requested range.
             let mut newest = None;
             let wanted = |topic: &str| topics.matches(topic);
             self.each_newest(range, &wanted, |frame| {
@@ -168,8 +169,8 @@ impl Inner {
         Ok(near.find(|(_, topic)| topics.matches(topic)).map(|(offset, _)| *offset))
     }
 
-    /// Reads all frames in a range of offsets and hands on the visible ones of the wanted topics,
-    /// newest first, until it is enough.
+    /// Reads all frames in a range of offsets and passes on the visible ones of the wanted topics,
+    /// newest first, until `is_enough` returns true.
     fn each_newest(
         &self,
         range: Range<u64>,
@@ -213,7 +214,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The same for one topic.
+    /// The offset of the newest visible frame of one topic, if it is at least `from`.
     fn newest_of(
         &self,
         segments: &[Arc<SegmentIndex>],
@@ -232,8 +233,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// Looks for the newest visible frame of a topic in a range of offsets, but for `gone`, and
-    /// says whether it passed over any that is not.
+    /// Searches for the newest visible frame of a topic in a range of offsets, skipping `gone`.
+    /// Also returns whether it passed over invisible frames.
     fn walk_down(
         &self,
         segments: &[Arc<SegmentIndex>],
@@ -283,8 +284,8 @@ impl Inner {
         Ok((None, passed))
     }
 
-    /// Damage that kept frames with an offset of `from` or more out of the postings is an error: it
-    /// could be any topic's.
+    /// Fails if damage kept frames at or above `from` out of the postings: they could belong to any
+    /// topic.
     pub(super) fn check_whole(
         &self,
         segments: &[Arc<SegmentIndex>],
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(found, Some(2 * CONDITION_FRAMES_MAX + 1), "another head is looked at anew");
     }
 
-    /// A store in whose segment the frame at offset 3 is damaged, opened after that.
+    /// A store with a damaged frame at offset 3, opened after the damage.
     fn damaged() -> (TempDir, Store) {
         let dir = fast_dir();
         let store = open(dir.path(), SyncPolicy::None);
@@ -373,7 +374,7 @@ mod tests {
         (dir, store)
     }
 
-    /// Nor does it let an older one pass for the newest.
+    /// A damaged frame does not let an older one pass for the newest.
     #[test]
     fn a_damaged_frame_is_not_passed_over_by_the_one_before_it() {
         let (_dir, store) = damaged();
@@ -383,7 +384,8 @@ mod tests {
         assert_eq!(last("c").unwrap().len(), 1, "this one is behind it");
     }
 
-    /// Nor where the newest of several topics are asked for, nor does it hide a topic.
+    /// A damaged frame does not let an older one pass for the newest of several topics, nor does it
+    /// hide a topic.
     #[test]
     fn a_damaged_frame_is_not_passed_over_by_the_newest_of_each_topic() {
         let (_dir, store) = damaged();

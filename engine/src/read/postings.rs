@@ -1,5 +1,5 @@
-//! Reading the frames of chosen topics by their postings: one access for each frame that matches,
-//! however long the log. The topics are merged, so the order is that of the offsets.
+//! Reading the frames of selected topics by their postings: one access per matching frame, whatever
+//! the length of the log. The topics are merged in order of offset.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,37 +15,37 @@ use crate::index::{Runs, SegmentIndex};
 use crate::store::Inner;
 use crate::value::{Frame, FrameRef};
 
-/// A topic, and the segments that hold it.
+/// A topic and the segments that hold it.
 pub(super) struct Lane {
     pub(super) topic: Arc<str>,
     pub(super) runs: Runs,
-    /// The first offset of the topic that `last:n` left, for this reader.
+    /// The floor of the topic, for this reader.
     pub(super) floor: u64,
 }
 
-/// Postings that are taken at a time. What they name lies far apart: their records come from memory
-/// together, and not one after the other.
+/// Postings fetched at a time. Their records lie far apart, so their cache misses overlap instead
+/// of following one another.
 const AHEAD: usize = 32;
-/// Bytes that come from memory together.
+/// Bytes of a cache line.
 const LINE_LEN: u64 = 64;
-/// Lines at the beginning of a record that are asked for.
+/// Cache lines prefetched at the beginning of a record.
 const LINES: u64 = 3;
 
-/// The postings of a topic in a segment, within bounds that are offset deltas.
+/// The postings of a topic in a segment, bounded by offset deltas.
 struct Places {
     chunks: vec::IntoIter<Chunk>,
     run: Run,
     bounds: Range<u64>,
 }
 
-/// A chunk that is being read.
+/// Iterates over a chunk.
 enum Run {
     None,
     Up(Forward),
     Down(Backward),
 }
 
-/// The frames of some topics by their postings.
+/// The frames of some topics, found by their postings.
 pub(super) struct ByPostings {
     store: Arc<Inner>,
     segments: Arc<[Arc<SegmentIndex>]>,
@@ -53,7 +53,7 @@ pub(super) struct ByPostings {
     start: u64,
     end: u64,
     reverse: bool,
-    /// Where to look for the next segment to open: an offset at or before it in the order.
+    /// An offset from which to look for the next segment, in reading order.
     at: Option<u64>,
     open: Option<Visited>,
 }
@@ -62,12 +62,12 @@ pub(super) struct ByPostings {
 struct Visited {
     base: u64,
     window: Window,
-    /// Postings that are left, for each topic in it.
+    /// Remaining postings of each topic in it.
     places: Vec<(Arc<str>, Places)>,
-    /// The next posting of each topic, when there are several. The key makes the heap give the
-    /// lowest offset, or the highest when going down.
+    /// The next posting of each topic, when there are several. The key orders the heap by lowest
+    /// offset, or by highest when reading backward.
     heap: BinaryHeap<(Reverse<u32>, u32, Posting)>,
-    /// Postings that come next, each with the number of its topic, and how many of them are done.
+    /// Prefetched postings, each with the number of its topic, and how many of them are consumed.
     ahead: Vec<(u32, Posting)>,
     done: usize,
 }
@@ -100,7 +100,7 @@ impl ByPostings {
         }
     }
 
-    /// The next frame, or an error for a damaged one; the next call goes on behind it.
+    /// The next frame, or an error for a damaged one; the next call continues after it.
     pub(super) fn next(&mut self) -> Option<Result<Frame, ReadError>> {
         loop {
             let Some(open) = &mut self.open else {
@@ -125,8 +125,8 @@ impl ByPostings {
         }
     }
 
-    /// Hands the frames that follow in this segment to `visit`, until it breaks. What is left then,
-    /// and whatever is not a sound frame, is for [`Self::next`].
+    /// Passes the next frames of this segment to `visit`, until it breaks. Remaining frames, and
+    /// anything that is not a sound frame, are left to [`Self::next`].
     pub(super) fn visit(
         &mut self,
         mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
@@ -254,7 +254,7 @@ impl Visited {
         Some((lane, posting))
     }
 
-    /// The next posting and the number of its topic; it is the next one until it is done.
+    /// The next posting and the number of its topic. It stays the next one until it is consumed.
     #[inline]
     fn next(&mut self, reverse: bool) -> Option<(u32, Posting)> {
         if self.done == self.ahead.len() {
@@ -263,8 +263,7 @@ impl Visited {
         self.ahead.get(self.done).copied()
     }
 
-    /// Takes the next postings, and asks for the bytes they name before the first of them is
-    /// needed.
+    /// Fetches the next postings, and prefetches the bytes they point to.
     fn look_ahead(&mut self, reverse: bool) {
         self.ahead.clear();
         self.done = 0;

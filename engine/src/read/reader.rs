@@ -1,4 +1,4 @@
-//! A bounded read: options become a range of offsets and a way through it.
+//! A bounded read: turns options into a range of offsets and a strategy to read it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,27 +14,26 @@ use crate::value::{
     Bound, Frame, FrameId, FrameRef, ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 
-/// Topics whose floors one read remembers, and above which merging their postings costs more than
-/// reading everything.
+/// Maximum topics whose floors one read caches; above it, merging postings costs more than a scan.
 const TOPICS_MAX: usize = 4096;
-/// A share of all frames (one in so many) from which on reading everything costs less.
+/// A scan is cheaper than postings once more than one in this many of all frames is selected.
 const SCAN_SHARE: u64 = 6;
 /// Tries to see head and segments of one moment, which a rewrite overtakes.
 const TRIES: usize = 8;
 /// Frames up to which nothing is gained by asking the index.
 const SCAN_FRAMES: u64 = 64;
 
-/// The frames a read selects, oldest first or, with `reverse`, newest first. An error for a damaged
-/// place names it; the next call goes on behind it.
+/// The frames a read selects, oldest first or, with `reverse`, newest first. A damaged place is an
+/// error that names it; the next call continues after it.
 pub struct Reader {
     inner: Arc<Inner>,
     way: Way,
     as_of: AsOf,
     left: u64,
-    /// Offsets that are left; with `reverse` it shrinks from its end.
+    /// Offsets that are left; with `reverse` the range shrinks from its end.
     rest: Range<u64>,
     reverse: bool,
-    /// Floors of topics met, so that each is looked up once.
+    /// Cached floors of topics.
     floors: HashMap<Arc<str>, u64>,
 }
 
@@ -42,7 +41,7 @@ enum Way {
     Forward(Forward),
     Backward(Backward),
     Postings(ByPostings),
-    /// The log could not be read; what follows cannot be either.
+    /// The log could not be read, and reading cannot continue.
     Ended,
 }
 
@@ -58,7 +57,7 @@ pub(super) struct Limits {
 #[derive(Debug, Clone)]
 pub(super) struct AsOf {
     pub(super) head: u64,
-    /// How often frames had been compacted away.
+    /// Number of compactions that had removed frames.
     pub(super) rewrites: u64,
     /// Hold what was there then, whatever is compacted since.
     pub(super) segments: Arc<[Arc<SegmentIndex>]>,
@@ -144,15 +143,14 @@ impl Reader {
         Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
 
-    /// The offset to go on from: behind what was handed out and the damage that was told of, and
-    /// the end of what was asked for once there is no more. With `reverse` the lowest offset looked
-    /// at.
+    /// The offset to resume from: after the frames yielded and the damage reported, or the end of
+    /// the requested range once there is no more. With `reverse`, the lowest offset examined.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         if self.reverse { self.rest.end } else { self.rest.start }
     }
 
-    /// All up to `offset` was looked at.
+    /// Marks everything up to `offset` as examined.
     const fn pass(&mut self, offset: u64) {
         match self.reverse {
             true => self.rest.end = offset,
@@ -160,7 +158,7 @@ impl Reader {
         }
     }
 
-    /// After damage it goes on behind what that took; after any other error it has ended.
+    /// After damage the read continues after it; after any other error it has ended.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(corruption) = error else {
             self.way = Way::Ended;
@@ -175,18 +173,19 @@ impl Reader {
         }
     }
 
-    /// Hands the frames to `visit` as they lie in the log, until there are no more or it breaks;
-    /// says which. For who looks at each frame and keeps none: it costs a fraction of taking them.
+    /// Passes the frames to `visit` as they lie in the log, until there are no more or it breaks;
+    /// returns which. For callers that inspect each frame and keep none: it costs a fraction of
+    /// taking them.
     ///
     /// # Errors
-    /// [`ReadError`] for a damaged place; the next call goes on behind it.
+    /// [`ReadError`] for a damaged place; the next call continues after it.
     pub fn visit(
         &mut self,
         mut visit: impl FnMut(&FrameRef<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ReadError> {
         loop {
-            // What may be hidden is looked up one by one. A removal that comes now is of no
-            // concern: this read began before it.
+            // Frames that may be hidden are checked individually, below. A removal published from
+            // here on is irrelevant: this read began before it.
             if self.left > 0 && !self.inner.index.hides_any() {
                 let (clock, left) = (&self.inner.env.clock, &mut self.left);
                 let (mut flow, mut seen) = (ControlFlow::Continue(()), None);
@@ -220,9 +219,9 @@ impl Reader {
         }
     }
 
-    /// The next frame, after a bounded number of looks: each frame that is looked at takes one from
-    /// `looks`, selected or not. With none left nothing is returned although there may be more;
-    /// [`Self::next_offset`] tells how far it came.
+    /// The next frame, after a bounded amount of work: each frame examined, selected or not, takes
+    /// one from `looks`. At 0 it returns `None` although there may be more; [`Self::next_offset`]
+    /// tells how far it came.
     #[inline]
     pub fn next_within(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.left > 0 && *looks > 0 {
@@ -264,7 +263,7 @@ impl Reader {
 
     #[inline]
     fn is_visible(&mut self, frame: &Frame) -> bool {
-        // In most stores nothing is hidden, and nothing is looked up.
+        // In most stores nothing is hidden, so there is no lookup.
         !(self.inner.is_expired(frame) || self.inner.index.hides_any() && self.is_hidden(frame))
     }
 
@@ -274,7 +273,7 @@ impl Reader {
         if index.is_removed_for(offset, self.as_of.head) {
             return true;
         }
-        // By postings it begins at the floors.
+        // A read by postings begins at the floors.
         if matches!(self.way, Way::Postings(_)) || !index.may_have_floor(topic) {
             return false;
         }
@@ -345,7 +344,7 @@ impl Inner {
             Start::After(Bound::Id(FrameId::MAX)) | Start::New => head,
             Start::After(Bound::Id(id)) => self.offset_of(id.next(), head)?,
         };
-        // What damage took before the end is told of.
+        // Damage before the end is reported.
         let mut end = match options.before {
             None => head,
             Some(Bound::Offset(offset)) => offset.min(head),
@@ -360,7 +359,7 @@ impl Inner {
         Ok(start..end.max(start))
     }
 
-    /// Where the newest `n` visible frames of the topics begin.
+    /// The offset of the oldest of the newest `n` visible frames of the topics.
     pub(super) fn start_of_last(
         self: &Arc<Self>,
         topics: &TopicPatterns,
@@ -373,7 +372,7 @@ impl Inner {
         for frame in Reader::over(self, topics, range, true, limits) {
             match frame {
                 Ok(frame) => start = frame.offset().unwrap_or(start),
-                // Reported where it belongs in the order, when the frames are read upwards.
+                // The forward read reports it, in its place.
                 Err(ReadError::Corrupt(corruption)) => start = corruption.offset.unwrap_or(start),
                 Err(error) => return Err(error),
             }
@@ -381,8 +380,8 @@ impl Inner {
         Ok(start)
     }
 
-    /// The topics that are selected, with their floors for readers below `head`; nothing when they
-    /// are too many, or when asking for them costs more than it tells.
+    /// The selected topics, with their floors for readers with this snapshot; `None` when they are
+    /// too many, or when the lookup costs more than it saves.
     fn selected(
         &self,
         topics: &TopicPatterns,
@@ -390,7 +389,8 @@ impl Inner {
         as_of: &AsOf,
     ) -> Option<Vec<(Arc<str>, TopicTotals)>> {
         let frames = range.end.saturating_sub(range.start);
-        // All of them are read whatever there is; who does so for long knows the floors before.
+        // A read of all topics scans in any case; only a long one benefits from knowing the floors
+        // beforehand.
         let least = match takes_all(topics) {
             true if self.index.has_floors() => TOPICS_MAX as u64,
             true => u64::MAX,
@@ -403,8 +403,8 @@ impl Inner {
         if found.len() > TOPICS_MAX {
             return None;
         }
-        // The floors are those of now. Where frames came since, what they removed is still to be
-        // seen.
+        // These are the current floors. For a topic that got frames after the snapshot, what they
+        // removed is still visible.
         let is_overtaken =
             |totals: &TopicTotals| totals.floor > 0 && totals.last_offset >= as_of.head;
         for (name, totals) in found.iter_mut().filter(|(_, totals)| is_overtaken(totals)) {
@@ -413,8 +413,7 @@ impl Inner {
         Some(found)
     }
 
-    /// Whether postings name all frames. Damage can keep one out of them; reading everything
-    /// reports it.
+    /// Whether postings name all frames. Damage can keep one out of them; a scan reports it.
     fn is_whole(&self, segments: &[Arc<SegmentIndex>]) -> bool {
         !self.index.is_partial() || segments.iter().all(|of| self.index.is_whole(of))
     }
@@ -424,7 +423,7 @@ fn takes_all(topics: &TopicPatterns) -> bool {
     topics.as_slice().contains(&TopicPattern::All)
 }
 
-/// The first id of a time.
+/// The first id of a millisecond.
 fn first_of(time_ms: u64) -> FrameId {
     const ID_MS_MAX: u64 = (1 << 48) - 1;
     if time_ms > ID_MS_MAX { FrameId::MAX } else { FrameId::first_of_ms(time_ms) }
@@ -446,7 +445,7 @@ mod tests {
     };
     use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
-    /// The offsets that a read says it goes without, and those of the frames it hands out.
+    /// The offsets that a read reports as missing, and those of the frames it yields.
     fn gaps(store: &Store, options: &ReadOptions) -> (Vec<Range<u64>>, Vec<u64>) {
         let (mut gaps, mut seen) = (Vec::new(), Vec::new());
         let mut reader = store.read(options).unwrap();
@@ -489,8 +488,8 @@ mod tests {
     #[test]
     fn whatever_is_missing_was_told_of_whichever_way_is_read() {
         let damages: [fn(&mut [u8], usize, usize); 5] = [
-            // The header; a record; its length, so that it takes in the next one, the rest of the
-            // batch, and more than there is.
+            // The header; a record; its length, so that it includes the next record, the rest of
+            // the batch, and more than the batch has.
             |bytes, batch, _| bytes[batch + 20] ^= 1,
             |bytes, _, record| bytes[record + 20] ^= 1,
             |bytes, _, record| lengthen(bytes, record, 1),
@@ -535,7 +534,7 @@ mod tests {
         crate::format::record::RecordPrefix::read(&bytes[record..]).unwrap().stride()
     }
 
-    /// Has a record take in so many that follow it and are as long.
+    /// Lengthens a record by `by` of the records that follow it, which are as long.
     fn lengthen(bytes: &mut [u8], record: usize, by: u32) {
         let at = record + 4..record + 8;
         let len = u32::from_le_bytes(bytes[at.clone()].try_into().unwrap());
@@ -569,11 +568,11 @@ mod tests {
         let (mut downwards, seen) = gaps(&ReadOptions { reverse: true, ..ReadOptions::default() });
         downwards.reverse();
         assert_eq!((&downwards[..], seen), (&whole[..], count - 2 * TOGETHER));
-        // Whoever begins within the damage is not led to where it began.
+        // A read that starts within the damage is not led back to its start.
         let start = Start::From(Bound::Offset(middle + 3));
         let (from_within, _) = gaps(&ReadOptions { start, ..ReadOptions::default() });
         assert_eq!(from_within, [middle + 3..middle + TOGETHER, whole[1].clone()]);
-        // Whoever goes on below it does not meet it again.
+        // A read that resumes below the damage does not meet it again.
         let before = Some(Bound::Offset(middle));
         let below = ReadOptions { before, reverse: true, ..ReadOptions::default() };
         assert_eq!(gaps(&below), (Vec::new(), middle));
@@ -589,7 +588,7 @@ mod tests {
         assert_eq!(found, whole);
     }
 
-    /// Between taking its head and asking for floors a read may be overtaken by any number of
+    /// Between taking its head and looking up floors, a read may be overtaken by any number of
     /// frames.
     #[test]
     fn a_read_that_is_overtaken_as_it_begins_misses_nothing() {
@@ -619,8 +618,8 @@ mod tests {
         }
     }
 
-    /// What `last:n` had removed when the read began stays removed, whatever has become since of
-    /// the frames that had been kept.
+    /// Frames that `last:n` had removed when the read began stay removed, whatever has happened
+    /// since to the frames that were kept.
     #[test]
     fn a_read_that_is_overtaken_as_it_begins_sees_nothing_that_was_gone() {
         let (dir, clock) = (fast_dir(), StillClock::at(1_000_000));
@@ -760,7 +759,7 @@ mod tests {
             let before = std::iter::once(from).chain(pauses.iter().copied());
             before.zip(pauses).all(|(before, &at)| before.abs_diff(at) <= LOOKS as u64)
         };
-        // Superseded, of other topics, cursors, and downwards.
+        // Superseded frames, frames of other topics, cursors, and backwards.
         let (pauses, first) = read("*", false);
         assert!(all_short(0, &pauses) && pauses.len() >= 9, "{pauses:?}");
         assert_eq!(first, MANY - 1);

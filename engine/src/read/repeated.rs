@@ -1,4 +1,4 @@
-//! What a batch was answered whose key was used before, from the log as it is now.
+//! The answer to a batch whose key was used before, from the current log.
 
 use super::scan::{segment_of, walk_to};
 use super::walk::WINDOW_POINT;
@@ -8,8 +8,8 @@ use crate::store::Inner;
 use crate::value::{FrameId, NewFrame, Stamp, Ttl};
 
 impl Inner {
-    /// The frames of the batch that used a key first; `batch` is the same once more. The first one
-    /// alone when the others cannot be told: ephemeral ones are nowhere, others may be gone.
+    /// The stamps of the batch that used a key first; `batch` is its repetition. Only the first
+    /// stamp when the others are unknown: ephemeral frames are not stored, others may be removed.
     pub(crate) fn first_stamps(&self, batch: &Batch, used: &UsedKey) -> Vec<Stamp> {
         let stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
         let starts_stored = batch.frames.first().is_some_and(stored);
@@ -25,7 +25,7 @@ impl Inner {
         std::iter::once(first).chain(stamps).collect()
     }
 
-    /// The ids of so many frames in a row, if all can be read.
+    /// The ids of `count` consecutive frames, if all can be read.
     fn ids_from(&self, from: u64, count: usize) -> Option<Vec<FrameId>> {
         let segments = self.index.segments();
         let of = segments.get(segment_of(&segments, from)?)?;

@@ -1,5 +1,5 @@
-//! Resume points: offsets that are good only for the epoch they were seen in. After a loss, or in a
-//! copy of the store, an offset can stand for another frame than the one it stood for.
+//! Resume points: offsets that are valid only for the epoch they were seen in. After a loss, or in
+//! a copy of the store, an offset can name another frame than before.
 
 use super::follower::Follower;
 use super::reader::Reader;
@@ -7,10 +7,10 @@ use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::value::{Bound, ReadOptions, Start};
 
-/// Where a reader goes on, and which epoch of which store it was seen in.
+/// Where a reader resumes, and in which epoch of which store that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// Uuid of the store; `None` when the caller makes sure itself that it is this one.
+    /// Uuid of the store; `None` when the caller guarantees that it is this one.
     pub store: Option<[u8; 16]>,
     /// The epoch in which the frame before it, or nothing, was seen.
     pub epoch: u64,
@@ -19,15 +19,15 @@ pub struct ResumePoint {
 }
 
 impl Store {
-    /// The point from which a reader goes on later that has seen every frame below `offset`.
+    /// The point from which a reader resumes that has seen every frame below `offset`.
     #[must_use]
     pub fn resume_point(&self, offset: u64) -> ResumePoint {
         let store = self.inner.env.manifest.state().store;
         ResumePoint { store: Some(store), epoch: self.inner.epoch, offset }
     }
 
-    /// Whether a reader can go on from a point without missing anything or taking a new frame for
-    /// one that it saw.
+    /// Whether a reader can resume from a point without missing anything or mistaking a new frame
+    /// for one that it saw.
     ///
     /// # Errors
     /// [`ReadError::CursorAhead`] when frames that the reader may have seen are lost,
@@ -36,11 +36,10 @@ impl Store {
         self.inner.check_resume(point)
     }
 
-    /// The stored frames that `options` select, from `point` on; the start in `options` does not
-    /// count.
+    /// The stored frames that `options` select, from `point` on; the start in `options` is ignored.
     ///
     /// # Errors
-    /// As [`check_resume`](Self::check_resume) and [`read`](Self::read).
+    /// As for [`check_resume`](Self::check_resume) and [`read`](Self::read).
     pub fn read_from(
         &self,
         point: &ResumePoint,
@@ -50,10 +49,10 @@ impl Store {
     }
 
     /// The stored frames that `options` select, from `point` on, then those appended later; the
-    /// start in `options` does not count.
+    /// start in `options` is ignored.
     ///
     /// # Errors
-    /// As [`check_resume`](Self::check_resume) and [`follow`](Self::follow).
+    /// As for [`check_resume`](Self::check_resume) and [`follow`](Self::follow).
     pub fn follow_from(
         &self,
         point: &ResumePoint,
@@ -85,8 +84,7 @@ impl Inner {
         let end = epochs.get(next).map_or(head, |later| later.first_offset).min(head);
         let is_known = point.epoch == self.epoch
             || epochs.binary_search_by_key(&point.epoch, |known| known.epoch).is_ok()
-            // The oldest epochs are forgotten; what they wrote is below the first one that is
-            // known.
+            // The oldest epochs are dropped from the manifest; they end below the first known one.
             || next == 0;
         match is_known && point.offset <= end {
             true => Ok(()),

@@ -1,5 +1,5 @@
-//! Reading every frame of a range of offsets, upwards or downwards, and picking those of some
-//! topics. Checks the CRC of frames it passes over too: a damaged topic must not hide a frame.
+//! Scans every frame of a range of offsets, forward or backward, and selects those of some topics.
+//! Also checks the CRC of frames it skips: a damaged topic must not hide a frame.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::value::{Frame, FrameRef, TopicPatterns};
 
 pub(super) const FIRST_BATCH: u64 = FILE_HEADER_LEN as u64;
 
-/// The place in `segments` of the one that holds `offset`, if any can.
+/// The index in `segments` of the one that covers `offset`, if any.
 pub(super) fn segment_of(segments: &[Arc<SegmentIndex>], offset: u64) -> Option<usize> {
     segments.partition_point(|of| of.segment().base() <= offset).checked_sub(1)
 }
 
-/// A walk that stands at or before the frame with `offset`.
+/// A walk positioned at or before the frame at `offset`.
 pub(super) fn walk_to(
     index: &Index,
     of: &SegmentIndex,
@@ -36,12 +36,12 @@ pub(super) fn walk_to(
     Ok(walk)
 }
 
-/// What both directions share.
+/// State common to both directions.
 pub(super) struct Range {
     pub(super) store: Arc<Inner>,
     pub(super) segments: Arc<[Arc<SegmentIndex>]>,
     pub(super) topics: TopicPatterns,
-    /// `*` is among them.
+    /// `*` is among the topics.
     pub(super) takes_all: bool,
     /// The first offset wanted.
     pub(super) start: u64,
@@ -52,13 +52,13 @@ pub(super) struct Range {
 impl Range {
     #[inline]
     fn takes(&self, topic: &[u8]) -> bool {
-        // Most reads take all that is not reserved; they need not look at the topic as text.
+        // Most reads take everything that is not reserved, and need not decode the topic as text.
         (self.takes_all && !topic.starts_with(b"xs"))
             || std::str::from_utf8(topic).is_ok_and(|topic| self.topics.matches(topic))
     }
 }
 
-/// Upwards.
+/// The forward scan.
 pub(super) struct Forward {
     range: Range,
     at: usize,
@@ -71,9 +71,8 @@ impl Forward {
         Self { range, at, walk: None }
     }
 
-    /// The next frame, or an error for a damaged place; the next call goes on behind it. Each
-    /// record that is passed over takes one from `looks`; with none left nothing is returned, and
-    /// the next call goes on.
+    /// The next frame, or an error for a damaged place; the next call continues after it. Each
+    /// skipped record takes one from `looks`; at 0 it returns `None`, and the next call continues.
     #[inline]
     pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.range.start < self.range.end {
@@ -82,7 +81,7 @@ impl Forward {
                 none => {
                     let of = self.range.segments.get(self.at)?;
                     match walk_to(&self.range.store.index, of, self.range.start, WINDOW_SCAN) {
-                        // What is not a frame is passed over here, where it is counted.
+                        // Records that are not frames are skipped here, where they are counted.
                         Ok(walk) => none.insert(walk.with_controls()),
                         Err(error) => return Some(Err(error)),
                     }
@@ -121,12 +120,12 @@ impl Forward {
         None
     }
 
-    /// The next offset that is looked at.
+    /// The next offset to examine.
     pub(super) const fn position(&self) -> u64 {
         self.range.start
     }
 
-    /// Goes on behind damage: where the next frames are, or the next segment begins.
+    /// Continues after damage: at the next frames, or at the next segment.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(_) = error else { return };
         let behind = self.walk.as_mut().and_then(Walk::resumes);
@@ -139,8 +138,8 @@ impl Forward {
 }
 
 impl Forward {
-    /// Hands the frames that follow in this segment to `visit`, until it breaks. What is left then,
-    /// and whatever is not a sound frame, is for [`Self::next`].
+    /// Passes the next frames of this segment to `visit`, until it breaks. Remaining frames, and
+    /// anything that is not a sound frame, are left to [`Self::next`].
     #[inline]
     pub(super) fn visit(
         &mut self,
@@ -177,7 +176,7 @@ impl Forward {
     }
 }
 
-/// Whether damage that ends before `next` concerns only frames before `start`.
+/// Whether damage that ends before `next` affects only frames before `start`.
 pub(super) fn is_before(error: &ReadError, next: u64, start: u64) -> bool {
     begin(error).is_some_and(|from| from < next && next <= start)
 }
@@ -190,8 +189,8 @@ const fn begin(error: &ReadError) -> Option<u64> {
     }
 }
 
-/// The same damage as one that takes all below an offset: the walk finds by itself where the next
-/// record is, and what lies between was not found.
+/// Extends damage up to an offset: the walk has found the next record there, and nothing in
+/// between.
 fn reaching(error: ReadError, until: u64) -> ReadError {
     match error {
         ReadError::Corrupt(corruption) => {
@@ -201,7 +200,7 @@ fn reaching(error: ReadError, until: u64) -> ReadError {
     }
 }
 
-/// Whether damage concerns only frames from `end` on.
+/// Whether damage affects only frames from `end` on.
 fn is_behind(error: &ReadError, end: u64) -> bool {
     begin(error).is_some_and(|at| at >= end)
 }
@@ -217,11 +216,10 @@ fn take(walk: &mut Walk, found: &FoundRecord, range: &Range) -> Result<Option<Fr
     }
 }
 
-/// Downwards: a step of the sparse index is walked upwards and handed out from its end.
+/// The backward scan: walks a step of the sparse index forward and yields it from its end.
 pub(super) struct Backward {
     range: Range,
-    /// The lowest offset that was looked at: all from there on was handed out, passed over or told
-    /// of.
+    /// The lowest offset examined: everything from there on was yielded, skipped or reported.
     lowest: u64,
     pending: Vec<Result<FoundRecord, ReadError>>,
     window: Option<Window>,
@@ -233,13 +231,13 @@ impl Backward {
         Self { range, lowest, pending: Vec::new(), window: None }
     }
 
-    /// The lowest offset that was looked at.
+    /// The lowest offset examined.
     pub(super) const fn position(&self) -> u64 {
         self.lowest
     }
 
-    /// The next lower frame, or an error for a damaged place; the next call goes on below it. A
-    /// frame that is passed over takes one from `looks`, as in [`Forward::next`].
+    /// The next lower frame, or an error for a damaged place; the next call continues below it. A
+    /// skipped frame takes one from `looks`, as in [`Forward::next`].
     pub(super) fn next(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         loop {
             let above = self.lowest;
@@ -302,7 +300,7 @@ impl Backward {
                 Ok(_) | Err(_) => {}
             }
         }
-        // One window over the whole step, so that going down in it takes no further read.
+        // One window over the whole step, so that reading it backward needs no further read.
         let mut window = Window::new(of.segment().clone(), WINDOW_SCAN);
         let found = || self.pending.iter().filter_map(|entry| entry.as_ref().ok());
         if let (Some(first), Some(last)) = (found().next(), found().next_back()) {
@@ -310,7 +308,7 @@ impl Backward {
             window.get(first.position, end - first.position)?;
         }
         self.window = Some(window);
-        // Above it is what was looked at, and what was compacted away.
+        // Everything above it was examined or compacted away.
         self.lowest = self.lowest.min(self.range.end);
         self.range.end = lowest;
         Ok(true)

@@ -1,8 +1,8 @@
-//! A walk over the batches of one segment, forward from any batch, up to what is published.
+//! A walk over the batches of one segment, forward from any batch up to the published length.
 //!
 //! It steps by batch headers, whose CRC it checks, and by record lengths, which it does not trust:
-//! whoever takes a record checks its CRC. Behind damage it finds the next batch by itself, so one
-//! bad place hides no more than itself. It knows nothing of topics and of what a reader may see.
+//! the code that takes a record checks its CRC. Behind damage it finds the next batch by itself, so
+//! a damaged place hides only itself. It knows neither topics nor visibility.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
@@ -17,18 +17,18 @@ use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Segment;
 use crate::value::Frame;
 
-/// Bytes taken from the file at a time by whoever reads on and on.
+/// Bytes fetched at a time by a sequential scan.
 pub(crate) const WINDOW_SCAN: u64 = 256 * 1024;
-/// Bytes taken by whoever visits chosen frames in order.
+/// Bytes fetched to visit selected frames in order.
 pub(crate) const WINDOW_VISIT: u64 = 32 * 1024;
-/// Bytes taken by the same from a segment that is mapped: all of them.
+/// Bytes fetched to visit selected frames of a mapped segment: all of it.
 pub(crate) const WINDOW_MAPPED: u64 = SEGMENT_BYTES_MAX;
-/// Bytes taken by whoever wants one frame.
+/// Bytes fetched to read one frame.
 pub(crate) const WINDOW_POINT: u64 = 4 * 1024;
 
 const HEADER: u64 = BATCH_HEADER_LEN as u64;
 
-/// A part of a segment's published bytes, moved along as it is read.
+/// A window over a segment's published bytes, moved along as it is read.
 #[derive(Debug)]
 pub(crate) struct Window {
     segment: Arc<Segment>,
@@ -44,7 +44,7 @@ impl Window {
         Self { segment, bytes: Bytes::new(), at: 0, size, limit }
     }
 
-    /// The bytes of a range, or nothing when it is not published as a whole.
+    /// The bytes of a range, or `None` when it is not published as a whole.
     #[inline]
     pub(crate) fn get(&mut self, position: u64, len: u64) -> Result<Option<&[u8]>, ReadError> {
         let Some(end) = position.checked_add(len).filter(|&end| end <= self.limit) else {
@@ -59,21 +59,21 @@ impl Window {
         Ok(self.bytes.get(from..from + len as usize))
     }
 
-    /// The same bytes as [`Self::get`] gave, sharing the file's memory.
+    /// The bytes that [`Self::get`] returned, sharing the file's memory.
     #[inline]
     fn share(&self, position: u64, len: u64) -> Bytes {
         let from = (position - self.at) as usize;
         self.bytes.slice(from..from + len as usize)
     }
 
-    /// A byte, if it is at hand.
+    /// A byte, if the window holds it.
     #[inline]
     pub(crate) fn peek(&self, position: u64) -> u8 {
         let from = position.wrapping_sub(self.at) as usize;
         self.bytes.get(from).copied().unwrap_or_default()
     }
 
-    /// The record that begins at `position`, its CRC checked, or nothing when there is none.
+    /// The record that begins at `position`, its CRC checked, or `None` when there is none.
     #[inline]
     pub(crate) fn record_at(
         &mut self,
@@ -88,7 +88,7 @@ impl Window {
         Ok(sound.map(|record| (prefix, record)))
     }
 
-    /// The frame whose record begins at `position`, checked, or nothing when there is none.
+    /// The frame whose record begins at `position`, checked, or `None` when there is none.
     pub(crate) fn frame_at(
         &mut self,
         position: u64,
@@ -128,10 +128,10 @@ struct AtHand {
     seq: u64,
 }
 
-/// A record that was reached but not checked: a FRAME, unless others were asked for too.
+/// A record that was reached but not checked: a FRAME, unless other kinds were requested too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FoundRecord {
-    /// Its offset, if the batch has no gaps; sure once the record was checked.
+    /// Its offset, if the batch has no gaps; certain once the record was checked.
     pub(crate) offset: u64,
     /// Where the record begins in the file.
     pub(crate) position: u64,
@@ -151,23 +151,23 @@ pub(crate) struct Walk {
     batch: Option<AtHand>,
     /// Offset of the next frame when nothing is missing.
     next: u64,
-    /// Whether records that are not frames are handed out too.
+    /// Whether records that are not frames are yielded too.
     controls: bool,
 }
 
 impl Walk {
-    /// Begins at a batch. `next` is the offset of the first frame at or after it, as far as known.
+    /// Starts at a batch. `next` is the offset of the first frame at or after it, as far as known.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, next: u64, window: u64) -> Self {
         let window = Window::new(segment, window);
         Self { window, position, batch: None, next, controls: false }
     }
 
-    /// The same walk, which hands out records of every kind.
+    /// Makes the walk yield records of every kind.
     pub(crate) fn with_controls(self) -> Self {
         Self { controls: true, ..self }
     }
 
-    /// The number of the batch that the record found last belongs to.
+    /// The seq of the batch that holds the last record found.
     pub(crate) fn batch_seq(&self) -> u64 {
         self.batch.map_or(0, |batch| batch.seq)
     }
@@ -177,7 +177,7 @@ impl Walk {
         self.next
     }
 
-    /// After damage: the offset from which on frames are found again, as far as this segment tells.
+    /// After damage: the offset at which the next frames are found, as far as this segment tells.
     pub(super) fn resumes(&mut self) -> Option<u64> {
         if self.batch.is_some_and(|batch| self.position < batch.end) {
             return Some(self.next);
@@ -185,14 +185,14 @@ impl Walk {
         let salt = self.window.segment.salt();
         match self.header_at(self.position, salt) {
             Ok(Some(header)) => Some(header.base_offset.max(self.next)),
-            // More damage, which is told of next.
+            // More damage, which the next call reports.
             Ok(None) if self.position + HEADER <= self.window.limit => Some(self.next),
             Ok(None) | Err(_) => None,
         }
     }
 
-    /// The next FRAME record, nothing at the end of what is published, or an error for a damaged
-    /// place; the walk goes on behind it.
+    /// The next FRAME record, `None` at the end of what is published, or an error for a damaged
+    /// place; the walk continues after it.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Result<FoundRecord, ReadError>> {
         loop {
@@ -211,9 +211,9 @@ impl Walk {
         }
     }
 
-    /// Hands the frames that follow in this batch to `visit` with their offsets, their CRCs
-    /// checked, until it breaks or one is not below `end`. Stops before whatever [`Self::next`] has
-    /// to decide about, and before a record that `visit` refuses.
+    /// Passes the next frames of this batch to `visit` with their offsets, their CRCs checked,
+    /// until it breaks or one is not below `end`. Stops before anything that [`Self::next`] has to
+    /// decide about, and before a record that `visit` rejects.
     #[inline]
     pub(crate) fn visit(
         &mut self,
@@ -245,8 +245,8 @@ impl Walk {
         Ok(flow)
     }
 
-    /// Goes into the next batch if the one at hand was read to its end. Says whether it did: not
-    /// within one, and not at the end of what is published.
+    /// Enters the next batch if the current one was read to its end. Returns whether it did: not
+    /// within a batch, and not at the end of what is published.
     #[inline]
     pub(crate) fn enter(&mut self) -> Result<bool, ReadError> {
         match self.batch {
@@ -255,9 +255,9 @@ impl Walk {
         }
     }
 
-    /// Passes over whole batches that end before `offset`: those that are followed by one that does
-    /// not begin beyond it. How far a batch reaches its own header does not say, as frames may have
-    /// been compacted away from it.
+    /// Skips whole batches that end before `offset`: those followed by one that does not begin
+    /// beyond it. A batch's own header does not tell how far it reaches, as frames may have been
+    /// compacted away from it.
     pub(crate) fn skip_to(&mut self, offset: u64) -> Result<(), ReadError> {
         self.batch = None;
         let salt = self.window.segment.salt();
@@ -276,7 +276,7 @@ impl Walk {
         Ok(self.window.get(position, HEADER)?.and_then(|bytes| read_header(bytes, salt)))
     }
 
-    /// The record of a frame that was found, checked.
+    /// The frame of a record that was found, checked.
     #[inline]
     pub(crate) fn frame(&mut self, found: &FoundRecord) -> Result<Frame, ReadError> {
         let record = self.window.share(found.position, u64::from(found.prefix.len));
@@ -289,19 +289,19 @@ impl Walk {
         }
     }
 
-    /// The bytes of a frame that was found, for whoever decides whether to take it.
+    /// The bytes of a record that was found, to decide whether to take it.
     #[inline]
     pub(crate) fn peek(&self, found: &FoundRecord) -> &[u8] {
         let from = (found.position - self.window.at) as usize;
         self.window.bytes.get(from..from + found.prefix.len as usize).unwrap_or_default()
     }
 
-    /// The error for a record that was found and is not what it should be.
+    /// The error for a record that was found and is damaged.
     pub(crate) fn damaged(&self, found: &FoundRecord) -> ReadError {
         self.window.damaged(found.position, found.offset)
     }
 
-    /// Checks the CRC of a frame that is not taken, so that damage cannot hide a frame by changing
+    /// Checks the CRC of a frame that is skipped, so that damage cannot hide a frame by changing
     /// its topic.
     #[inline]
     pub(crate) fn pass(&mut self, found: &FoundRecord) -> Result<(), ReadError> {
@@ -361,8 +361,8 @@ impl Walk {
         }
         let offset = batch.base.saturating_add(u64::from(prefix.offset_delta));
         let found = FoundRecord { offset, position, batch: batch.at, base: batch.base, prefix };
-        // A delta that leaves a gap may be right in a compacted segment; it is only believed after
-        // its CRC, as a wrong one could pass a wanted frame off as one before or behind.
+        // A delta that leaves a gap may be right in a compacted segment; it is believed only after
+        // its CRC is checked, as a wrong one could move a wanted frame before or after the range.
         if offset != self.next && found.prefix.verify(self.peek(&found)).is_err() {
             let expected = FoundRecord { offset: self.next, ..found };
             self.next += 1;
@@ -372,13 +372,13 @@ impl Walk {
         Ok(Some(found))
     }
 
-    /// A record that says it is no frame fails its CRC: an error when it may have been one, whose
-    /// kind was damaged. It was none when what follows goes on with the offset that is next.
+    /// Handles a non-frame record that fails its CRC: an error if it may have been a frame whose
+    /// kind was damaged. It was none if the following frame has the next expected offset.
     #[cold]
     fn doubt(&mut self, batch: AtHand, found: &FoundRecord) -> Result<(), ReadError> {
         let error = self.bad_record(found);
         let follows = self.following(batch)?;
-        // Looking ahead may have moved the window.
+        // Reading ahead may have moved the window.
         self.window.get(found.position, batch.end - found.position)?;
         if follows == Some(self.next) {
             return Ok(());
@@ -387,8 +387,8 @@ impl Walk {
         Err(error)
     }
 
-    /// The offset of the next sound frame of a batch, or where the one after it begins; nothing
-    /// when neither can be told.
+    /// The offset of the next sound frame of a batch, or of the batch after it; `None` when neither
+    /// is known.
     fn following(&mut self, batch: AtHand) -> Result<Option<u64>, ReadError> {
         let mut position = self.position;
         while position < batch.end {
@@ -407,8 +407,8 @@ impl Walk {
         Ok(self.header_at(batch.end, segment.salt())?.map(|header| header.base_offset))
     }
 
-    /// The error for a record that fails its CRC. Its length may be wrong too, so the walk goes on
-    /// with the next record only when the strides of the whole batch add up.
+    /// The error for a record that fails its CRC. Its length may be wrong too, so the walk
+    /// continues with the next record only if the strides of the whole batch add up.
     fn bad_record(&mut self, found: &FoundRecord) -> ReadError {
         if let Some(batch) = self.batch
             && !self.strides_fit(batch)
@@ -434,8 +434,8 @@ impl Walk {
         count == batch.count
     }
 
-    /// Moves to the first place from `position` on where a batch of this segment begins, or to the
-    /// end. The salt, which nobody outside knows, keeps content from passing for a batch.
+    /// Moves to the first position from `position` on where a batch of this segment begins, or to
+    /// the end. The salt, which is secret, keeps content from passing for a batch.
     fn find_batch(&mut self, mut position: u64) -> Result<(), ReadError> {
         let salt = self.window.segment.salt();
         while let Some(bytes) = self.window.get(position, HEADER)? {

@@ -1,5 +1,5 @@
-//! Compares the files of the log with what the manifest says, and clears away what a crash left.
-//! Every step may be repeated: a crash between any two leads to the same end.
+//! Compares the files of the log with the manifest, and removes what a crash left. Every step is
+//! idempotent: a crash between any two leads to the same end.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::maintain::find_salt;
 use crate::media::{Files, Media, find_first};
 use crate::names::{self, SEGMENT};
 
-/// What is said of a file that may hold something and that the manifest does not name.
+/// The reported fault of a file that may hold data and that the manifest does not name.
 pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 
 /// The segments the manifest names, in the order of their offsets.
@@ -24,11 +24,11 @@ pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 pub(super) struct LogFiles {
     pub(super) sealed: Vec<Arc<Segment>>,
     pub(super) unmarked: Vec<FileEntry>,
-    /// Something is missing or too much: nothing may be written.
+    /// A file is missing or superfluous: nothing may be written.
     pub(super) trouble: Option<ReadOnlyReason>,
 }
 
-/// Looks at the directory of the log.
+/// Examines the directory of the log.
 pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, OpenError> {
     let dir = env.log_dir();
     let state = env.manifest.state();
@@ -36,7 +36,7 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
     listed.sort_unstable_by_key(FileEntry::key);
     let is_listed = |key| listed.iter().any(|file| file.key() == key);
-    // Of what a backup was before it was added to. Whoever adds to it the next time removes it.
+    // Left from before the backup was added to. The next run that adds to it removes it.
     let is_left = |base| state.backup && listed.last().is_some_and(|last| base < last.base);
     let mut found = LogFiles::default();
     let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;
@@ -45,7 +45,7 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
         let derived = names::parse(name, FileKind::Segment.derived());
         let Some((base, generation)) = derived else { continue };
         if !is_listed(FileKey::segment(base, generation)) {
-            // Of a segment that was rewritten. One that stays is in nobody's way.
+            // Of a segment that was rewritten. If it remains, it does no harm.
             let _ = env.files.remove(&dir.join(name));
         }
     }
@@ -91,8 +91,8 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
     Ok(found)
 }
 
-/// A file the manifest names gets its name if a crash came before that; other unfinished files are
-/// removed.
+/// Renames temporary files that the manifest names, where a crash came before the rename; other
+/// temporary files are removed.
 fn finish_renames(env: &Env, listed: &[FileEntry], found: &[String]) -> io::Result<()> {
     let dir = env.log_dir();
     let mut changed = false;
@@ -110,9 +110,9 @@ fn finish_renames(env: &Env, listed: &[FileEntry], found: &[String]) -> io::Resu
     if changed { env.files.sync_dir(&dir) } else { Ok(()) }
 }
 
-/// Whether an unfinished file is the one the manifest names: nothing has the name yet, or what has
-/// it is not the file that is meant. That is a shorter form of it, as in a backup that was added
-/// to, or another file: numbers of packs that are gone are given again.
+/// Whether a temporary file is the one the manifest names: no file has the final name yet, or the
+/// file that has it is a different one. That is a shorter form of it, as in a backup that was added
+/// to, or another file: numbers of removed packs are reused.
 pub(crate) fn is_meant(
     files: &dyn Files,
     dir: &Path,
@@ -121,7 +121,7 @@ pub(crate) fn is_meant(
 ) -> bool {
     match files.len_of(&dir.join(place)) {
         Ok(len) => {
-            // Where a header does not tell, only the length does.
+            // If the header is unreadable, the length decides.
             let is_other = |name| {
                 let uuid = uuid_of(files, &dir.join(name), named.kind);
                 uuid.is_some_and(|uuid| uuid != named.uuid)
@@ -148,16 +148,16 @@ fn uuid_of(files: &dyn Files, path: &Path, kind: FileKind) -> Option<[u8; 16]> {
 
 /// What a segment is that the manifest does not name.
 enum Stray {
-    /// It was made and never used.
+    /// It was created and never used.
     Unused,
-    /// Its naming was lost.
+    /// It was used, and the manifest entry was lost.
     Used,
     /// It has this newer version of the format.
     Newer(u32),
 }
 
-/// Looks through a segment that the manifest does not name for a batch of its own, the first of
-/// which may be damaged. What a file has of an earlier use of its space has another salt.
+/// Scans a segment that the manifest does not name for a batch of its own; the first may be
+/// damaged. Bytes from an earlier use of the file's space have another salt.
 fn stray(env: &Env, path: &Path) -> io::Result<Stray> {
     let media = env.files.open_scan(path)?;
     let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64))?;
@@ -175,8 +175,8 @@ fn stray(env: &Env, path: &Path) -> io::Result<Stray> {
 }
 
 /// The identity of a segment's file, which must be the one the manifest names, and what is wrong
-/// with its header. Of a header that does not verify the manifest knows all but the salt, and that
-/// is in each batch as well.
+/// with its header. If a header does not verify, the manifest has everything but the salt, and that
+/// is in each batch too.
 pub(super) fn key_of(
     env: &Env,
     file: &FileEntry,
@@ -212,7 +212,7 @@ pub(super) fn path_of(env: &Env, file: &FileEntry) -> PathBuf {
     env.log_path(file.base, file.generation, SEGMENT)
 }
 
-/// An unmarked segment, for reading only: what is whole in it, also behind a damaged place.
+/// An unmarked segment, read-only: everything whole in it, including batches after damage.
 pub(super) fn as_found(
     key: SegmentKey,
     path: PathBuf,
@@ -224,7 +224,7 @@ pub(super) fn as_found(
     Arc::new(Segment::sealed_file(key, path, end, frames, Arc::clone(open_files)))
 }
 
-/// The segments that the manifest names, in order, for reading only: as many as tell what they are.
+/// The segments that the manifest names, in order and read-only: those that can be identified.
 pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
     let unmarked = |file: &FileEntry| {
@@ -249,11 +249,11 @@ pub(crate) fn segments_to_read(env: &Env) -> Vec<Arc<Segment>> {
     listed.into_iter().filter_map(segment).collect()
 }
 
-/// A sealed segment and what is wrong with its header, or why it is not the one that is meant.
+/// A sealed segment with the fault of its header, or why it is not the expected file.
 type Sealed = Result<(Arc<Segment>, Option<ReadOnlyReason>), ReadOnlyReason>;
 
-/// Looks at a sealed segment. One that the system does not open is no damage: nothing could be put
-/// back, and it may be there the next time.
+/// Examines a sealed segment. A file that the system cannot open does not count as damage: there is
+/// nothing to restore, and the next attempt may succeed.
 fn sealed(env: &Env, file: &FileEntry, open_files: &Arc<OpenFiles>) -> Result<Sealed, OpenError> {
     let path = path_of(env, file);
     let trouble = |what| Ok(Err(ReadOnlyReason::Files { path: path.clone(), what }));

@@ -10,10 +10,11 @@ use crate::format::record::{FLAG_OLD_ID, FrameLayout, RecordKind};
 use crate::keys::{SegmentKeys, key_hash, short};
 use crate::log::Segment;
 
-/// What a sealed segment holds, and whether it was read to its end. Behind damage nothing is read.
+/// The keys and old ids of a sealed segment, and whether it was read to its end. Reading stops at
+/// damage.
 ///
 /// # Errors
-/// What the file answered.
+/// The I/O error.
 pub(crate) fn keys_of(segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
     let media = segment.media()?;
     let mut held = SegmentKeys::default();
@@ -21,7 +22,7 @@ pub(crate) fn keys_of(segment: &Segment) -> io::Result<(SegmentKeys, bool)> {
     Ok((held, reached.position == segment.published_len()))
 }
 
-/// Takes up what a batch holds.
+/// Adds what a batch holds.
 pub(super) fn take(held: &mut SegmentKeys, batch: &WholeBatch) {
     if held.first_ms.is_some() && !batch.kinds.has_keys() {
         return;

@@ -1,10 +1,10 @@
-//! Opening a store: which files there are, how far the log is whole, what to do about the rest. See
-//! docs/recovery.md for the table of what is found and what is done.
+//! Opening a store: which files exist, how far the log is whole, and what to do with the rest. The
+//! table of cases is in docs/recovery.md.
 //!
 //! D is the highest `durable_upto` of any header that verifies: all batches below it were
-//! acknowledged as durable or could have been. A bad batch below D is damage: nothing is cut, the
-//! store opens for reading. A bad batch at or above D is the end of the log: a write that a crash
-//! tore, and whatever lies behind it was never acknowledged either.
+//! acknowledged as durable or could have been. A bad batch below D is damage: nothing is cut, and
+//! the store opens read-only. A bad batch at or above D is the end of the log: a write that a crash
+//! tore, and nothing after it was acknowledged either.
 
 mod files;
 mod keys;
@@ -47,15 +47,15 @@ struct Examined {
     scanned: Scanned,
 }
 
-/// The log as it will be used.
+/// The log in the form in which it will be used.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
-    /// Those that were not sealed when the store was opened.
+    /// Segments that were not sealed when the store was opened.
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// Of those the ones that are sealed now; their derived files are not written yet.
+    /// Those of them that are sealed now; their derived files are not written yet.
     pub(crate) sealed_now: Vec<Arc<Segment>>,
     pub(crate) active: Option<Active>,
-    /// The disk was too full to make the log fit to be written.
+    /// What is left to do because the disk was too full to make the log writable.
     deferred: Option<Plan>,
     next_seq: u64,
     next_offset: u64,
@@ -73,13 +73,13 @@ impl Recovered {
 pub(crate) fn open(dir: &Path, options: StoreOptions) -> Result<Inner, OpenError> {
     options.check()?;
     let made = |error| OpenError::io("make", dir, error);
-    // The directory must exist before its filesystem can be told.
+    // The directory must exist before its filesystem can be determined.
     Disk::new(options.media, dir).create_dir(dir).map_err(made)?;
     let files: Arc<dyn Files> = Arc::new(Disk::new(options.media, dir));
     open_with(dir, options, files)
 }
 
-/// Opens the store in `dir`, which exists, through `files`.
+/// Opens the store in the existing directory `dir`, through `files`.
 pub(crate) fn open_with(
     dir: &Path,
     options: StoreOptions,
@@ -90,7 +90,7 @@ pub(crate) fn open_with(
     hold_dirs(&env)?;
     let clean = env.manifest.state().clean;
     let journal = match clean {
-        // It was removed, or holds nothing that is not in its place.
+        // It was removed, or everything in it is applied.
         true => Kept { there: env.files.len_of(&env.journal_path()).is_ok(), ..Kept::default() },
         false => journal::replay(&env).map_err(|error| not_put_back(&env, error))?,
     };
@@ -109,14 +109,14 @@ pub(crate) fn open_with(
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();
     let inner = opening.finish(found, trouble, lock)?;
     if inner.read_only.is_none() {
-        // One that was not finished; one that stays is in nobody's way.
+        // An unfinished journal; if it remains, it does no harm.
         let _ = inner.env.files.remove(&journal::unfinished(&inner.env));
     }
     Ok(inner)
 }
 
-/// Keeps the directories of the store open as long as it is. One that cannot be opened for another
-/// reason than want of a descriptor may be missing: what that means is found out later.
+/// Keeps the directories of the store open. One that cannot be opened for another reason than a
+/// lack of descriptors may be missing, which is handled later.
 fn hold_dirs(env: &Env) -> Result<(), OpenError> {
     for dir in [env.dir.clone(), env.log_dir(), env.blob_dir()] {
         match env.files.hold_dir(&dir) {
@@ -124,11 +124,11 @@ fn hold_dirs(env: &Env) -> Result<(), OpenError> {
             _ => {}
         }
     }
-    // Whoever owns the store may have put one there since the lock was taken.
+    // The owner of the store may have placed a link since the lock was taken.
     check_links(&env.dir)
 }
 
-/// Refuses a store one of whose directories is a link that root must not follow.
+/// Refuses a store with a directory that is a link which root must not follow.
 fn check_links(dir: &Path) -> Result<(), OpenError> {
     let mut subs = [LOG_DIR, BLOB_DIR].map(|sub| dir.join(sub)).into_iter();
     match subs.find(|sub| leads_away(sub)) {
@@ -137,8 +137,8 @@ fn check_links(dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Why the groups of the journal are not in their places. Where a filesystem copies what is written
-/// over, that takes space; done again it ends in the same.
+/// The error when the journal cannot be applied. On a copy-on-write filesystem overwriting takes
+/// space; a retry gives the same result.
 fn not_put_back(env: &Env, error: io::Error) -> OpenError {
     let path = env.journal_path();
     match Shortage::of(&error) {
@@ -147,7 +147,7 @@ fn not_put_back(env: &Env, error: io::Error) -> OpenError {
     }
 }
 
-/// Takes the lock of the store in `dir`, which comes before anything else that is done there.
+/// Takes the lock of the store in `dir`, before anything else is done there.
 pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
     check_links(dir)?;
     let path = dir.join(LOCK);
@@ -159,7 +159,7 @@ pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
     })
 }
 
-/// The manifest, made if there is no store yet, and all that goes with it.
+/// The environment with the manifest, which is created if there is no store yet.
 fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Result<Env, OpenError> {
     let random = Random::new(&*options.entropy)
         .map_err(|error| OpenError::io("seed ids for", dir, error))?;
@@ -174,7 +174,8 @@ fn environment(dir: &Path, options: StoreOptions, files: Arc<dyn Files>) -> Resu
             for sub in [LOG_DIR, BLOB_DIR] {
                 files.create_dir(&dir.join(sub)).map_err(made)?;
             }
-            // A store is what has a manifest, so that comes last. Nothing is in it: it is clean.
+            // The manifest makes a directory a store, so it comes last. The new store is empty,
+            // hence clean.
             let store = random.bytes();
             let state = SuperState { store, clean: true, ..SuperState::default() };
             Manifest::create(dir, Arc::clone(&files), state).map_err(made)?

@@ -1,4 +1,4 @@
-//! An opening under way: from the files that were found to a store in use.
+//! A store being opened: from the files found to a usable store.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,19 +33,19 @@ use crate::tail::Tail;
 use crate::upkeep::Upkeep;
 use crate::value::FrameId;
 
-/// An opening under way.
+/// A store being opened.
 pub(super) struct Opening {
     pub(super) env: Arc<Env>,
     pub(super) blobs: Blobs,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) clean: bool,
-    /// There is a file of the journal.
+    /// The journal file exists.
     pub(super) journal: bool,
     pub(super) report: RecoveryReport,
 }
 
 impl Opening {
-    /// From the files that were found to a store in use.
+    /// Turns the files found into a usable store.
     pub(super) fn finish(
         mut self,
         found: LogFiles,
@@ -70,13 +70,13 @@ impl Opening {
             },
             Some(_) => self.as_found(examined),
         };
-        // A damaged segment is read by the index itself, which goes on behind the damage.
+        // The index itself reads a damaged segment, as it continues after the damage.
         let (indexed, noted) = match trouble {
             Some(_) => (sealed.iter().chain(&tail.segments).cloned().collect(), false),
             None => (sealed.clone(), true),
         };
         let index = Index::open(Arc::clone(&self.env), &indexed, trouble.is_none())?;
-        // Nothing is written where frames that were removed may be back.
+        // No writes to a store in which removed frames may have reappeared.
         trouble = trouble.or_else(|| index.doubt().cloned().map(ReadOnlyReason::Corrupt));
         let mut held = BTreeMap::new();
         for segment in &tail.segments {
@@ -89,16 +89,16 @@ impl Opening {
             loaded.map_err(|error| OpenError::io("read keys in", &self.env.log_dir(), error))?;
         }
         for segment in &tail.sealed_now {
-            // Derived: what cannot be written now is tried again.
+            // Derived files: what cannot be written now is retried.
             let _ = index.seal(segment);
             let _ = keys.seal(&self.env, &index, segment);
         }
         Ok(self.build(sealed, (tail, epoch), tables, (index, keys), trouble, lock))
     }
 
-    /// Scans the unmarked segments. In a store that was not closed in order, what may not be
-    /// durable is scanned again behind the page cache: after a failed sync it holds what the disk
-    /// never got.
+    /// Scans the unmarked segments. In a store that was not closed cleanly, what may not be durable
+    /// is scanned again with the page cache dropped: after a failed sync the cache holds what the
+    /// disk never got.
     fn examine(
         &self,
         unmarked: &[FileEntry],
@@ -144,8 +144,8 @@ impl Opening {
         Ok((examined, trouble))
     }
 
-    /// Scans again what may not be durable. How far the log was durable once is true wherever it is
-    /// read; that a batch is there is true only of the disk.
+    /// Scans again what may not be durable. A claim that the log was durable up to a point is true
+    /// wherever it is read; that a batch is there is only true of the disk.
     fn look_behind_the_cache(&self, examined: &mut [Examined]) -> Result<(), OpenError> {
         let durable_upto = examined.iter().map(|one| one.scanned.durable_upto).max();
         let durable_upto = durable_upto.unwrap_or_default();
@@ -159,8 +159,8 @@ impl Opening {
         Ok(())
     }
 
-    /// The tables before the first unmarked segment, read from the last sealed one when that first
-    /// one does not restate them whole. Returns the seq and offset that follow, when known.
+    /// The tables before the first unmarked segment, read from the last sealed one unless the first
+    /// unmarked one restates them completely. Returns the seq and offset that follow, when known.
     fn tables_before(
         &self,
         sealed: &[Arc<Segment>],
@@ -177,7 +177,7 @@ impl Opening {
         let media = self.env.files.open_sealed(path).map_err(failed)?;
         let reached = replay_sealed(&media, last, |batch| tables.take(batch)).map_err(failed)?;
         if reached.position < last.published_len() {
-            // The tables are as of the damage, and so is the number of the next batch.
+            // The tables are as of the damage, and so is the seq of the next batch.
             let walk = Scan::new(media, &last.key(), last.published_len()).sealed();
             let why = walk.from(reached).next().map_err(failed)?.err();
             let why = why.unwrap_or(BatchError::Absent);
@@ -187,7 +187,7 @@ impl Opening {
         Ok(reached.seq.map(|seq| (seq, reached.offset)))
     }
 
-    /// Whether acknowledged data is damaged.
+    /// The damage to acknowledged data, if any.
     fn damage(&self, examined: &[Examined], before: Option<(u64, u64)>) -> Option<Corruption> {
         let durable_upto = examined.iter().map(|one| one.scanned.durable_upto).max()?;
         let (mut seq, mut offset) = match before {
@@ -213,8 +213,8 @@ impl Opening {
         (seq < durable_upto && !is_planted(Bug::CutAtDamage)).then_some(corrupt)
     }
 
-    /// Recovers a log that was not closed in order. On a full disk it is opened as it is; that it
-    /// is made fit to be written waits for the first append that finds room.
+    /// Recovers a log that was not closed cleanly. On a full disk it is opened as it is; making it
+    /// writable is deferred to the first append that finds room.
     fn recover(
         &mut self,
         examined: Vec<Examined>,
@@ -229,7 +229,7 @@ impl Opening {
         }
     }
 
-    /// Goes on in the segment that a clean close left.
+    /// Resumes writing in the segment that a clean close left.
     fn go_on(
         &self,
         examined: Vec<Examined>,
@@ -246,8 +246,8 @@ impl Opening {
         Ok(Recovered { next_seq, next_offset, durable_upto: next_seq, ..recovered })
     }
 
-    /// The unmarked segments as they are, for reading only: what is whole in them, also behind a
-    /// damaged place.
+    /// The unmarked segments as they are, read-only: everything whole in them, including batches
+    /// after damage.
     fn as_found(&self, examined: Vec<Examined>) -> Recovered {
         let (mut next_seq, mut next_offset) = (0, 0);
         let mut segments = Vec::new();
@@ -272,7 +272,7 @@ impl Opening {
         tables.begin_segment();
         let media = self.env.files.open_sealed(segment.path()).map_err(failed)?;
         let walk = Scan::new(media, &segment.key(), segment.published_len());
-        // What is taken up for the index was scanned; a segment in trouble may hold anything.
+        // What goes into the index was scanned; a segment in trouble may hold anything.
         let walk = if index.is_some() { walk.trusting() } else { walk };
         let read = replay_on(walk, |batch| {
             tables.take(batch);
@@ -289,7 +289,7 @@ impl Opening {
         OpenError::io("read", &files::path_of(&self.env, file), error)
     }
 
-    /// Puts the parts together. `written` is the highest epoch that the end of the log tells of.
+    /// Assembles the store. `written` is the highest epoch found at the end of the log.
     fn build(
         self,
         sealed: Vec<Arc<Segment>>,
@@ -299,7 +299,7 @@ impl Opening {
         read_only: Option<ReadOnlyReason>,
         lock: StoreLock,
     ) -> Inner {
-        // The manifest may have lost its newest copy, and with it the last epoch.
+        // The newest copy of the manifest may be lost, and with it the last epoch.
         let last = self.env.manifest.state().epochs.last().map_or(0, |last| last.epoch);
         let is_new = last == 0 || !is_planted(Bug::ReuseEpoch);
         let epoch = last.max(written).saturating_add(u64::from(is_new));

@@ -1,4 +1,4 @@
-//! Goes through whole batches in order and takes up what they say: tables, ids, index.
+//! Replays whole batches in order into tables, ids and the index.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -14,27 +14,27 @@ use crate::log::{Segment, position_of};
 use crate::media::Media;
 use crate::value::FrameId;
 
-/// What the log says, as far as it was read.
+/// The state of the log up to the point read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
     pub(crate) cursors: Cursors,
     pub(crate) last_id: Option<FrameId>,
-    /// Some frame has an old id.
+    /// Whether some frame has an old id.
     pub(crate) has_old_ids: bool,
-    /// The restatement that is being read: records to come, and what they said so far.
+    /// The restatement being read: number of records to come, and the cursors so far.
     restating: Option<(u64, Cursors)>,
-    /// A checkpoint was complete since [`begin_segment`](Self::begin_segment).
+    /// Whether a checkpoint was completed since [`begin_segment`](Self::begin_segment).
     pub(crate) complete: bool,
 }
 
 impl Tables {
-    /// A new segment begins, and with it should a checkpoint.
+    /// Starts a new segment, which should begin with a checkpoint.
     pub(crate) fn begin_segment(&mut self) {
         self.restating = None;
         self.complete = false;
     }
 
-    /// Takes up the records of a batch that are not frames, and the ids of those that are.
+    /// Applies the records of a batch that are not frames, and the ids of its frames.
     pub(crate) fn take(&mut self, batch: &WholeBatch) {
         // Ids ascend.
         self.last_id = self.last_id.max(batch.last_frame().and_then(frame_id));
@@ -46,7 +46,7 @@ impl Tables {
             if prefix.kind == RecordKind::Frame {
                 continue;
             }
-            // A record of a sound batch that cannot be read was not written by us.
+            // An undecodable record in a sound batch was not written by us.
             let Ok(control) = control::decode(record, &prefix) else { continue };
             let restated = prefix.flags & FLAG_RESTATED != 0;
             match (control, &mut self.restating) {
@@ -86,13 +86,13 @@ pub(super) fn replay_sealed(
     })
 }
 
-/// Walks the batches that are left of a walk, until `visit` breaks. Says where it stood.
+/// Walks the remaining batches until `visit` breaks. Returns where it stopped.
 pub(super) fn replay_on(
     mut walk: Scan,
     mut visit: impl FnMut(&WholeBatch) -> ControlFlow<()>,
 ) -> io::Result<Spot> {
     loop {
-        // A copy of the place, as a batch that is refused was not passed.
+        // A copy of the position, as a rejected batch was not passed.
         let before = walk.at;
         let Ok(batch) = walk.next()? else { return Ok(walk.at) };
         if visit(&batch).is_break() {
@@ -101,10 +101,10 @@ pub(super) fn replay_on(
     }
 }
 
-/// Whether every blob that the frames of a batch name is there; one that is damaged is.
+/// Whether every blob that the frames of a batch name exists; damaged blobs exist.
 ///
 /// # Errors
-/// That of a pack which cannot be read: it may hold the blob.
+/// That of a pack that cannot be read: it may hold the blob.
 pub(crate) fn has_blobs(batch: &WholeBatch, blobs: &Blobs) -> io::Result<bool> {
     for (_, prefix, record) in batch.records() {
         let Some(hash) = control::named_blob(record, &prefix) else { continue };
@@ -117,7 +117,7 @@ pub(crate) fn has_blobs(batch: &WholeBatch, blobs: &Blobs) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Tells the index of the frames and the tombstones of a batch.
+/// Adds the frames and the tombstones of a batch to the index.
 pub(crate) fn note(index: &Index, segment: &Arc<Segment>, batch: &WholeBatch) {
     let mut notes = index.notes(segment);
     if batch.kinds.has(RecordKind::Tombstone) {

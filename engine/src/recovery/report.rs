@@ -1,4 +1,4 @@
-//! What opening a store found and did.
+//! The report of opening a store.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use crate::error::Corruption;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// The store had been closed in order, or was new: nothing had to be recovered.
+    /// The store was closed cleanly, or was new: nothing had to be recovered.
     pub clean: bool,
-    /// Groups that the journal held; those that had not reached their place are there now.
+    /// Groups in the journal; those not applied to the log and packs yet are applied now.
     pub journal_groups: u64,
     /// Batches that were whole and not known to be durable; they were kept and are durable now.
     pub batches_kept: u64,
-    /// Where the log was cut: what follows was never acknowledged as durable.
+    /// Where the log was cut: nothing from there on was acknowledged as durable.
     pub cut: Option<Cut>,
-    /// Where packs that were not closed in order had something that does not verify, and that was
-    /// left out: blobs that were torn and never acknowledged as durable, or that are damaged and
-    /// lost. At most 4,096 of each pack.
+    /// Places in packs that were not closed cleanly where something did not verify and was left
+    /// out: torn blobs that were never acknowledged as durable, or damaged blobs that are lost. At
+    /// most 4,096 for each pack.
     pub blobs_dropped: Vec<Corruption>,
 }
 
@@ -28,7 +28,7 @@ pub struct RecoveryReport {
 pub struct Cut {
     /// The file.
     pub path: PathBuf,
-    /// Where in the file, in bytes.
+    /// Position in the file, in bytes.
     pub position: u64,
     /// Offset of the first frame that could be lost.
     pub offset: u64,

@@ -1,12 +1,12 @@
-//! Makes a log that was not closed in order fit to be written: what is whole is kept and made
-//! durable, the rest is gone for good.
+//! Makes a log that was not closed cleanly writable: what is whole is kept and made durable, the
+//! rest is removed.
 //!
-//! Batches that may not be durable are not trusted where they lie: after a failed sync the disk may
-//! have less than the page cache shows, and no later sync would write it. So they are written once
-//! more, the same bytes to the same places, zeros over what is behind them, and then synced. Cut
-//! off anywhere it leaves what it found, or the same with fewer bytes that count for nothing. Old
-//! files to be dropped are renamed to a name that ends in `.tmp` first, so at every moment the
-//! manifest tells which files are meant.
+//! Batches that may not be durable are not trusted in place: after a failed sync the disk may have
+//! less than the page cache shows, and no later sync would write it. So they are written again, the
+//! same bytes to the same places, with zeros over what is after them, and then synced. A crash at
+//! any point leaves the same content, or the same with less that does not count. Old files to be
+//! dropped are renamed to a name that ends in `.tmp` first, so the manifest identifies the valid
+//! files at every moment.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -30,31 +30,31 @@ use crate::planted::{Bug, is_planted};
 /// Bytes read or written at a time.
 const PIECE_LEN: u64 = 1024 * 1024;
 
-/// What becomes of an unmarked segment.
+/// The decision about an unmarked segment.
 #[derive(Debug)]
 enum Fate {
-    /// It is written to again, through the medium it was mended through if it was.
+    /// Write to it again, through the medium that mended it, if it was mended.
     GoOn(Option<Arc<dyn Media>>),
-    /// It ends where its last batch does, and is sealed.
+    /// Truncate it after its last batch and seal it.
     Seal { crc: u32 },
-    /// Nothing in it counts.
+    /// Drop it: nothing in it counts.
     Drop,
 }
 
-/// What is to be done about the unmarked segments. It is done when the store is opened, or, if the
-/// disk is too full for that, before the first append that finds room.
+/// What to do with the unmarked segments. It is done when the store is opened, or, if the disk is
+/// too full for that, before the first append that finds room.
 #[derive(Debug)]
 pub(crate) struct Plan {
     examined: Vec<Examined>,
-    /// The last segment that is kept: it goes on being written to. Those after it are dropped.
+    /// The last segment to keep, which becomes the active one. Those after it are dropped.
     last: Option<usize>,
     durable_upto: u64,
     next_seq: u64,
     next_offset: u64,
 }
 
-/// Decides about the unmarked segments; nothing is changed on disk. `before` is the seq and offset
-/// they begin with, when what is in them does not say so.
+/// Decides about the unmarked segments; changes nothing on disk. `before` is the seq and offset
+/// they begin with, where their content does not say so.
 pub(super) fn plan(
     opening: &mut Opening,
     mut examined: Vec<Examined>,
@@ -81,7 +81,7 @@ impl Plan {
         blobs: &Blobs,
         open_files: &Arc<OpenFiles>,
     ) -> io::Result<Recovered> {
-        // What frames that are kept refer to becomes durable with them.
+        // The blobs that kept frames refer to become durable with them.
         blobs.sync()?;
         let mut fates = Vec::new();
         for (index, one) in self.examined.iter().enumerate() {
@@ -99,7 +99,7 @@ impl Plan {
         Ok(Recovered { next_seq, next_offset, durable_upto: next_seq, ..recovered })
     }
 
-    /// The log as it can be read before the plan was carried out.
+    /// The log as it can be read before the plan is carried out.
     pub(super) fn deferred(self, env: &Env, open_files: &Arc<OpenFiles>) -> Recovered {
         let kept = self.last.map_or(&[][..], |last| &self.examined[..=last]);
         let segment = |one: &Examined| {
@@ -119,8 +119,8 @@ impl Plan {
     }
 }
 
-/// Finds out how many of the segments, from the first on, belong to the log, and cuts the last of
-/// them where the log ends. Nothing is changed on disk.
+/// Determines how many of the segments, from the first on, belong to the log, and cuts the last of
+/// them where the log ends. Changes nothing on disk.
 fn keep(
     opening: &mut Opening,
     examined: &mut [Examined],
@@ -148,8 +148,8 @@ fn keep(
     Ok(kept)
 }
 
-/// Cuts a segment before the first batch that names a missing blob, and before a checkpoint that is
-/// not complete. Says whether all that was whole in it stays.
+/// Cuts a segment before the first batch that names a missing blob, and before an incomplete
+/// checkpoint. Returns whether everything whole in it is kept.
 fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Result<bool> {
     let mut doubtful = 0;
     let walk = one.scanned.doubtful(&one.media, &one.key, durable_upto)?;
@@ -182,7 +182,7 @@ fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Res
     Ok(whole)
 }
 
-/// Notes where the log was cut, if anything was behind that.
+/// Reports where the log was cut, if anything was after that.
 fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
     let Some(last) = kept.checked_sub(1).map(|index| &examined[index]) else { return };
     let dropped = &examined[kept..];
@@ -202,7 +202,7 @@ fn report(opening: &mut Opening, examined: &[Examined], kept: usize) {
     });
 }
 
-/// Decides about one segment, and mends it if it must be.
+/// Decides about one segment, and mends it if necessary.
 fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Result<Fate> {
     let scanned = &one.scanned;
     if !is_last && scanned.next_offset == one.key.base && !scanned.tombstones {
@@ -219,13 +219,13 @@ fn decide(env: &Env, one: &Examined, is_last: bool, durable_upto: u64) -> io::Re
         return Ok(Fate::GoOn(mended));
     }
     if !durable {
-        // What is behind its end is cut.
+        // Sealing cuts what is after its end.
         mend(env, one, durable_upto, scanned.end)?;
     }
     Ok(Fate::Seal { crc: crc_of(one)?.finalize() })
 }
 
-/// Makes the whole batches durable that may not be, and what is behind them zero, up to `upto`.
+/// Makes all whole batches durable, and zeroes what is after them, up to `upto`.
 fn mend(env: &Env, one: &Examined, durable_upto: u64, upto: u64) -> io::Result<Arc<dyn Media>> {
     let media = env.files.open_append(&path_of(env, &one.file))?;
     let mut at = one.scanned.doubtful(&one.media, &one.key, durable_upto)?.at.position;
@@ -244,7 +244,7 @@ fn mend(env: &Env, one: &Examined, durable_upto: u64, upto: u64) -> io::Result<A
     Ok(media)
 }
 
-/// CRC of the file up to where its last batch ends.
+/// CRC of the file up to the end of its last batch.
 fn crc_of(one: &Examined) -> io::Result<crc32fast::Hasher> {
     if let Some(crc) = &one.scanned.crc {
         return Ok(crc.clone());
@@ -259,7 +259,7 @@ fn crc_of(one: &Examined) -> io::Result<crc32fast::Hasher> {
     Ok(crc)
 }
 
-/// Carries the decisions out. The manifest changes once, in the middle, if at all.
+/// Carries the decisions out. The manifest changes at most once, in the middle.
 fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
     if fates.iter().all(|fate| matches!(fate, Fate::GoOn(_))) {
         return Ok(());
@@ -274,7 +274,7 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
                 entries.push(sealed(one, *crc));
             }
             Fate::Drop => match env.files.rename(&path, &unfinished(&path)) {
-                // Renamed by an earlier attempt, which a full disk ended.
+                // Renamed by an earlier attempt, which failed on a full disk.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other?,
             },
@@ -282,14 +282,14 @@ fn apply(env: &Env, examined: &[Examined], fates: &[Fate]) -> io::Result<()> {
     }
     env.files.sync_dir(&env.log_dir())?;
     env.manifest.update(|state| {
-        // By key: done again, the line may be the one of the first time.
+        // By key: in a retry the entry may be the one of the first attempt.
         let gone = |file: &FileEntry| examined.iter().any(|one| one.file.key() == file.key());
         state.files.retain(|file| !gone(file));
         state.files.append(&mut entries);
     })?;
     let dropped = examined.iter().zip(fates).filter(|(_, fate)| matches!(fate, Fate::Drop));
     for (one, _) in dropped {
-        // What stays is removed at the next open.
+        // What remains is removed by the next open.
         let _ = env.files.remove(&unfinished(&path_of(env, &one.file)));
     }
     Ok(())
@@ -301,7 +301,7 @@ fn sealed(one: &Examined, crc: u32) -> FileEntry {
     FileEntry { state: FileState::Sealed, length, crc, count, ..unmarked(&one.key) }
 }
 
-/// Opens what a segment has become.
+/// Opens a segment according to the decision.
 fn settle(
     env: &Env,
     open_files: &Arc<OpenFiles>,
@@ -324,7 +324,7 @@ fn settle(
     Ok(())
 }
 
-/// Opens a segment to write on behind its last batch, unless it is open already.
+/// Opens a segment to append after its last batch, unless it is open already.
 pub(super) fn reopen(
     env: &Env,
     one: &Examined,

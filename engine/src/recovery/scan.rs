@@ -1,5 +1,5 @@
-//! Walks a segment and finds out how much of it is whole. What lies behind the first bad batch is
-//! looked through for headers that verify: they may know of durable batches before them.
+//! Walks a segment and determines how much of it is whole. The bytes after the first bad batch are
+//! searched for headers that verify: they may prove that earlier batches were durable.
 
 use std::io;
 use std::ops::Range;
@@ -18,9 +18,9 @@ use crate::media::Media;
 #[cfg(xs_planted)]
 use crate::planted::{Bug, is_planted};
 
-/// Bytes read at a time, when nothing needs more. They and their copy fit into a cache.
+/// Minimum bytes read at a time. They and their copy fit into a cache.
 const WINDOW_LEN: u64 = 256 * 1024;
-/// Bytes between two places that a scan can be begun at again.
+/// Bytes between two marks at which a scan can restart.
 const SPOT_BYTES: u64 = 16 * 1024;
 
 /// Reads a file front to back in large pieces.
@@ -38,7 +38,7 @@ impl Readahead {
         Self { media, end, start: 0, bytes: Bytes::new() }
     }
 
-    /// A range of the file, as much of it as lies below the end.
+    /// A range of the file, up to the end.
     pub(crate) fn get(&mut self, range: Range<u64>) -> io::Result<Bytes> {
         let end = range.end.min(self.end);
         let start = range.start.min(end);
@@ -59,17 +59,17 @@ pub(crate) struct WholeBatch {
     pub(crate) header: BatchHeader,
     pub(crate) position: u64,
     pub(crate) records: Bytes,
-    /// Which kinds of records are in it.
+    /// The kinds of its records.
     pub(crate) kinds: Kinds,
 }
 
-/// Frames of a batch, and which other kinds of records it has.
+/// Number of frames of a batch, and which other kinds of records it has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Kinds {
     pub(crate) frames: u64,
-    /// Where among the records the last of them begins.
+    /// Where the last frame begins in the records.
     last_frame_at: u32,
-    /// A bit for each other kind that is there.
+    /// One bit for each other kind.
     others: u8,
     pub(crate) old_ids: bool,
 }
@@ -91,17 +91,17 @@ impl Kinds {
         self.others & 1 << kind as u8 != 0
     }
 
-    /// Whether there is nothing but frames.
+    /// Whether it has only frames.
     pub(crate) const fn is_frames_alone(&self) -> bool {
         self.others == 0
     }
 
-    /// Whether there are idempotency keys or old ids.
+    /// Whether it has idempotency keys or old ids.
     pub(crate) const fn has_keys(&self) -> bool {
         self.old_ids || self.has(RecordKind::Key)
     }
 
-    /// Those of the records of a batch, whose CRCs need not be compared.
+    /// The kinds of a batch's records, whose CRCs need not be checked.
     pub(crate) fn of(records: &[u8]) -> Self {
         let mut kinds = Self::default();
         Records::new(records).flatten().for_each(|(at, prefix)| kinds.add(at, &prefix));
@@ -126,7 +126,7 @@ impl WholeBatch {
     }
 }
 
-/// A place between two batches.
+/// A position between two batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spot {
     pub(crate) position: u64,
@@ -134,26 +134,26 @@ pub(crate) struct Spot {
     pub(crate) seq: Option<u64>,
     /// CRC of the header before it.
     pub(crate) prev_crc: u32,
-    /// Its base offset.
+    /// Offset of the next frame.
     pub(crate) offset: u64,
 }
 
-/// Walks the batches of a segment as long as they are whole and in their places.
+/// Walks the batches of a segment as long as they are whole and in sequence.
 #[derive(Debug)]
 pub(crate) struct Scan {
     window: Readahead,
     salt: u32,
     pub(crate) at: Spot,
-    /// Batches and frames may be missing: it may have been compacted.
+    /// Gaps in batches and frames are allowed: the segment may have been compacted.
     leaps: bool,
-    /// The CRCs of records were compared by an earlier walk.
+    /// Record CRCs are not checked: an earlier walk did.
     trusts: bool,
-    /// CRC of the file up to where the walk is, if it is kept.
+    /// CRC of the file up to the walk's position, if it is kept.
     crc: Option<crc32fast::Hasher>,
 }
 
 impl Scan {
-    /// Begins behind the file header. `end` is published.
+    /// Starts after the file header. `end` is published.
     pub(crate) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
         let position = FILE_HEADER_LEN as u64;
         let at = Spot { position, seq: None, prev_crc: 0, offset: key.base };
@@ -161,22 +161,22 @@ impl Scan {
         Self { window, salt: key.salt, at, leaps: false, trusts: false, crc: None }
     }
 
-    /// The same for a sealed segment, which may have been compacted.
+    /// Adapts the walk to a sealed segment, which may have been compacted.
     pub(crate) fn sealed(self) -> Self {
         Self { leaps: true, ..self }
     }
 
-    /// The same from another place on.
+    /// Moves the walk to another position.
     pub(crate) fn from(self, at: Spot) -> Self {
         Self { at, ..self }
     }
 
-    /// The same over records whose CRCs were compared before.
+    /// Makes the walk skip the check of record CRCs, which an earlier walk did.
     pub(crate) fn trusting(self) -> Self {
         Self { trusts: true, ..self }
     }
 
-    /// The next batch, or what is wrong where it should be.
+    /// The next batch, or what is wrong at its position.
     pub(crate) fn next(&mut self) -> io::Result<Result<WholeBatch, BatchError>> {
         let seq = self.at.seq.filter(|_| !self.leaps);
         let expect = Expect { salt: self.salt, seq, prev_crc: self.at.prev_crc };
@@ -191,7 +191,7 @@ impl Scan {
         }
         if self.leaps {
             let header = &batch.header;
-            // Neither falls; the floors at the end share the number of the batch before them.
+            // Neither decreases; the floors at the end have the seq of the batch before them.
             if self.at.seq.is_some_and(|seq| header.seq.saturating_add(1) < seq) {
                 return Ok(Err(BatchError::Chain("sequence")));
             }
@@ -213,7 +213,7 @@ impl Scan {
         Ok(Ok(batch))
     }
 
-    /// Goes to the next whole batch of this segment behind a bad one: a bug on purpose.
+    /// Moves to the next whole batch of this segment after a bad one: a planted bug.
     #[cfg(xs_planted)]
     fn find_behind(&mut self) -> io::Result<bool> {
         let mut position = self.at.position + 8;
@@ -230,7 +230,7 @@ impl Scan {
         Ok(false)
     }
 
-    /// The batch at a position, whole, wherever in a chain it belongs, and all its bytes.
+    /// The batch at a position, whole but not checked against its neighbours, and all its bytes.
     fn read(&mut self, position: u64) -> io::Result<Result<(WholeBatch, Bytes), BatchError>> {
         let records_at = position + BATCH_HEADER_LEN as u64;
         let header = match BatchHeader::read(&self.window.get(position..records_at)?) {
@@ -249,40 +249,40 @@ impl Scan {
     }
 }
 
-/// What a scan found out about a segment.
+/// The result of scanning a segment.
 #[derive(Debug)]
 pub(crate) struct Scanned {
-    /// Where the first bad batch is, or nothing begins.
+    /// Position of the first bad batch, or of the end.
     pub(crate) end: u64,
     pub(crate) prev_crc: u32,
     /// Seq of its first batch, if that is whole.
     pub(crate) first_seq: Option<u64>,
-    /// Seq of the batch at `end`, if any is known.
+    /// Seq of the batch at `end`, if known.
     pub(crate) next_seq: Option<u64>,
     /// Offset of the frame at `end`.
     pub(crate) next_offset: u64,
     /// What is wrong at `end`.
     pub(crate) why: BatchError,
-    /// Whether there is a tombstone in it.
+    /// Whether it holds a tombstone.
     pub(crate) tombstones: bool,
-    /// Where the checkpoint at its beginning is complete, if it is.
+    /// Where the checkpoint at its beginning ends, if it is complete.
     pub(crate) complete_at: Option<u64>,
-    /// Behind this all is zero, from `end` on.
+    /// From here on everything is zero; at least `end`.
     pub(crate) zero_from: u64,
     /// The highest `durable_upto` of any header in it.
     pub(crate) durable_upto: u64,
     /// The highest epoch of any whole batch with a frame in it.
     pub(crate) epoch: u64,
-    /// Where the last whole batch ends that lies behind `end`, and the offset after it.
+    /// End of the last whole batch after `end`, and the offset after it.
     pub(crate) beyond: Option<(u64, u64)>,
     /// CRC of the file up to `end`.
     pub(crate) crc: Option<crc32fast::Hasher>,
-    /// Places on the way, about [`SPOT_BYTES`] apart, with what was known there.
+    /// Restart points, about [`SPOT_BYTES`] apart, with the state there.
     marks: Vec<Mark>,
     len: u64,
 }
 
-/// A place that a scan may be begun at again.
+/// A position at which a scan can restart.
 #[derive(Debug, Clone)]
 struct Mark {
     spot: Spot,
@@ -295,7 +295,7 @@ pub(crate) fn scan(media: &Arc<dyn Media>, key: &SegmentKey, len: u64) -> io::Re
     begin(media, key, (len, media.zero_from().min(len)))
 }
 
-/// The same when all from `zero_from` on is known to be zero.
+/// Scans the first `len` bytes of a segment, of which all from `zero_from` on are zero.
 fn begin(
     media: &Arc<dyn Media>,
     key: &SegmentKey,
@@ -327,17 +327,18 @@ fn begin(
 }
 
 impl Scanned {
-    /// Where what is whole ends, also behind a damaged place, and the offset of the frame after it.
+    /// The end of everything whole, including what is after damage, and the offset of the frame
+    /// after it.
     pub(crate) fn reach(&self) -> (u64, u64) {
         self.beyond.unwrap_or((self.end, self.next_offset))
     }
 
-    /// Whether all behind the end is zero.
+    /// Whether everything after the end is zero.
     pub(crate) const fn rest_is_zero(&self) -> bool {
         self.zero_from <= self.end
     }
 
-    /// Cuts it at a place before its end.
+    /// Cuts it at a position before its end.
     pub(crate) fn cut(&mut self, at: Spot) {
         self.zero_from = self.zero_from.max(self.end);
         let Spot { position, seq, prev_crc, offset } = at;
@@ -346,13 +347,13 @@ impl Scanned {
         self.marks.retain(|mark| mark.spot.position <= position);
     }
 
-    /// The last known place before the first batch that may not be durable, or before the end.
+    /// The last mark before the first batch that may not be durable, or before the end.
     fn mark_before(&self, durable_upto: u64) -> Option<&Mark> {
         let durable = |mark: &Mark| mark.spot.seq.is_none_or(|seq| seq <= durable_upto);
         self.marks.partition_point(durable).checked_sub(1).and_then(|at| self.marks.get(at))
     }
 
-    /// Walks the whole batches from the first one of `durable_upto` or more on.
+    /// Walks the whole batches with a seq of at least `durable_upto`.
     pub(crate) fn doubtful(
         &self,
         media: &Arc<dyn Media>,
@@ -372,8 +373,8 @@ impl Scanned {
         }
     }
 
-    /// The bytes that are not believed: from a place before the first batch that may not be durable
-    /// to where all is zero.
+    /// The bytes to distrust: from a mark before the first batch that may not be durable to where
+    /// everything is zero.
     pub(crate) fn disbelieved(&self, durable_upto: u64) -> Option<Range<u64>> {
         let all_durable = self.next_seq.is_none_or(|next| next <= durable_upto);
         if all_durable && self.rest_is_zero() {
@@ -383,8 +384,8 @@ impl Scanned {
         Some(from..self.zero_from.max(self.end))
     }
 
-    /// Scans what was not believed again, after the cache was made to forget it. How far the log
-    /// was durable once, as it was told, is kept.
+    /// Scans the distrusted bytes again, after their cached pages were dropped. Keeps the
+    /// durability claims that the first scan found.
     pub(crate) fn again(
         &mut self,
         media: &Arc<dyn Media>,
@@ -405,12 +406,12 @@ impl Scanned {
         self.go_on(walk)
     }
 
-    /// Scans from where the walk is. What is known of the batches before stays.
+    /// Scans from the walk's position. What is known of earlier batches is kept.
     fn go_on(&mut self, mut walk: Scan) -> io::Result<()> {
         let mut tables = Tables::default();
         let mut next_mark = walk.at.position + SPOT_BYTES;
         self.why = loop {
-            // None within a checkpoint, which is read whole or not at all.
+            // No marks within a checkpoint, which is read whole or not at all.
             if walk.at.position >= next_mark
                 && self.complete_at.is_some()
                 && let Some(crc) = &walk.crc
@@ -441,13 +442,14 @@ impl Scanned {
     }
 
     fn note_epoch(&mut self, batch: &WholeBatch) {
-        // A mark may be of an opening that wrote nothing else, and whose number the next one has.
+        // A MARK may come from an opening that wrote nothing else, and whose epoch the next one
+        // reuses.
         if batch.kinds.frames > 0 {
             self.epoch = self.epoch.max(batch.header.epoch);
         }
     }
 
-    /// Looks through what lies behind the first bad batch.
+    /// Searches the bytes after the first bad batch.
     fn resync(&mut self, walk: &mut Scan) -> io::Result<()> {
         let len = self.zero_from;
         self.zero_from = self.end;
@@ -468,7 +470,7 @@ impl Scanned {
         Ok(())
     }
 
-    /// Learns from what may be a batch behind the end.
+    /// Evaluates a possible batch after the end.
     fn meet(&mut self, walk: &mut Scan, position: u64) -> io::Result<()> {
         let header = walk.window.get(position..position + BATCH_HEADER_LEN as u64)?;
         match BatchHeader::read(&header) {
@@ -486,11 +488,11 @@ impl Scanned {
     }
 }
 
-/// The place of the last byte that is not zero.
+/// The position of the last byte that is not zero.
 fn last_non_zero(bytes: &[u8]) -> Option<usize> {
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut pieces = bytes.chunks(ZEROS.len()).enumerate().rev();
-    // Whole pieces are compared, which takes a small part of the time of looking at each byte.
+    // Comparing whole pieces takes a fraction of the time of checking each byte.
     let (number, piece) = pieces.find(|(_, piece)| **piece != ZEROS[..piece.len()])?;
     Some(number * ZEROS.len() + piece.iter().rposition(|&byte| byte != 0)?)
 }

@@ -19,7 +19,7 @@ use crate::testing::{
 use crate::value::{BlobHash, Body, NewFrame};
 use crate::{Problem, Severity};
 
-/// A store under `sync`, of which a crash image is taken after `count` appends.
+/// The crash image of a store with the sync policy `sync`, taken after `count` appends.
 fn image(sync: SyncPolicy, count: u64) -> tempfile::TempDir {
     let dir = fast_dir();
     let faults = Faults::none();
@@ -34,7 +34,7 @@ fn range(upto: u64) -> Vec<u64> {
     (0..upto).collect()
 }
 
-/// Opens a crash image, appends to what is there, and opens it again.
+/// Opens a crash image, appends to it, and opens it again.
 fn check_usable(dir: &Path, expected: u64) {
     let faults = Faults::none();
     let store = open_faulty(dir, options(SyncPolicy::None), &faults).unwrap();
@@ -80,7 +80,7 @@ fn a_torn_tail_is_cut_at_every_byte() {
     for fill in fills {
         for at in (first..end).step_by(3) {
             let torn = crash(image.path());
-            // A batch ends in zeros: it is torn where a byte of it is not what it was.
+            // A batch ends in zeros, so it is torn only where a byte differs.
             let mut same = None;
             edit(&torn.path().join(path.strip_prefix(image.path()).unwrap()), |bytes| {
                 let before = bytes.clone();
@@ -99,7 +99,7 @@ fn a_tail_is_mended_where_it_lies() {
     let image = image(SyncPolicy::None, 200);
     let path = segment_files(image.path()).remove(0);
     let places = batches(&path);
-    // Two batches beyond the place where a scan can be begun again, and bytes behind them.
+    // Two batches beyond the point where a scan can resume, with garbage after them.
     let end = places[places.len() - 3];
     assert!(end > 16 * 1024, "{end}");
     edit(&path, |bytes| bytes[end..end + 100].fill(7));
@@ -212,7 +212,7 @@ fn a_damaged_segment_that_the_tables_are_read_from_is_named() {
     store.inner.sealing.seal_now(&store.inner).unwrap();
     let image = crash_now(dir.path(), &faults);
     let [first, second] = <[_; 2]>::try_from(segment_files(image.path())).unwrap();
-    // Of the second one only the header got to the disk.
+    // Only the header of the second segment reached the disk.
     let start = batches(&second)[0];
     edit(&second, |bytes| bytes[start..].fill(0));
     let whole = crash(image.path());
@@ -269,7 +269,7 @@ fn removed_in_a_sealed_segment() -> (tempfile::TempDir, std::path::PathBuf) {
     store.close().unwrap();
     drop(store);
     let path = segment_files(dir.path()).remove(0);
-    // Behind the checkpoint and ten frames stands the tombstone.
+    // The tombstone follows the checkpoint and ten frames.
     let at = batches(&path)[11];
     edit(&path, |bytes| bytes[at + 64 + 20] ^= 1);
     (dir, path)
@@ -283,7 +283,7 @@ fn a_removed_frame_stays_hidden_when_its_tombstone_is_damaged() {
         if let Some(kind) = lost {
             edit(&path.with_extension(kind), |bytes| bytes[100] ^= 1);
         }
-        // Whoever meets the damaged file puts it away, and what is said about dead frames stays.
+        // The first open sets the damaged file aside, and the record of dead frames stays.
         for _ in 0..2 {
             let store = open(dir.path(), SyncPolicy::None);
             assert_eq!(numbers(&store), there, "{lost:?}");
@@ -348,7 +348,7 @@ fn what_recovery_leaves_out_of_a_pack_is_told() {
     let mut packs = packs.filter(|path| find(&fs::read(path).unwrap()).is_some());
     let pack = packs.next().unwrap();
     edit(&pack, |bytes| {
-        // In the header of its entry; what lies behind it is whole.
+        // In the header of its entry; everything after it is intact.
         let at = find(bytes).unwrap() - 30;
         bytes[at] ^= 1;
     });
@@ -379,7 +379,7 @@ fn a_missing_or_foreign_segment_is_named() {
     let found = numbers(&store);
     assert!(found.starts_with(&[0, 1]) && found.ends_with(&[2999]) && found.len() < 3000);
     drop(store);
-    // An older manifest does not make acknowledged frames into rubbish.
+    // An older manifest does not make acknowledged frames removable.
     fs::copy(&paths[1], &lost).unwrap();
     fs::copy(&paths[1], image.path().join("log/00000000000000009999.0.seg")).unwrap();
     let store = open(image.path(), SyncPolicy::None);
@@ -404,7 +404,7 @@ fn a_tail_frame_without_its_blob_counts_as_torn() {
         let at = find(bytes).unwrap();
         bytes[at..].fill(0);
     });
-    // So the others say, who change nothing.
+    // The read-only checks report the same.
     let report = crate::verify(image.path(), &mut |_| ControlFlow::Continue(())).unwrap();
     let torn: Vec<_> = report.findings.iter().filter(|f| f.problem == Problem::TornTail).collect();
     assert_eq!((report.worst, torn.len()), (Some(Severity::Unused), 1), "{report:#?}");
@@ -422,7 +422,7 @@ fn a_tail_frame_whose_blob_is_damaged_is_kept() {
     let store = open(dir.path(), SyncPolicy::None);
     let body = |n: u64| crate::testing::noise(n, 100_000);
     for n in 0..2 {
-        // Each in a pack of its own, which is sealed from the start.
+        // Each in a pack of its own, which is sealed at once.
         let body = Body::Inline(body(n));
         store.append(crate::NewFrame { body, ..frame("a", n) }.into()).unwrap();
     }
@@ -533,7 +533,7 @@ fn a_lost_copy_of_the_manifest_takes_no_frame_with_it() {
             store.close().unwrap();
             continue;
         }
-        // That the store was opened and written stands in one of the copies only.
+        // Only one of the copies records that the store was opened and written.
         let image = crash(dir.path());
         drop(store);
         for name in ["super.a", "super.b"] {

@@ -219,7 +219,7 @@ fn a_head_that_was_asked_for_is_the_offset_of_the_first_frame() {
         .map(|stamp| stamp.id)
         .collect();
     assert!(store.inner.writer.lock().secure(&store.inner, true).unwrap());
-    // The segment holds tombstones and no frame: who leaves it leaves out an offset.
+    // The segment contains tombstones and no frame; rolling from it skips an offset.
     let mut removed = 0;
     while store.inner.writer.lock().appender().fill_percent() < 85 {
         store.remove(ids[removed]).unwrap();
@@ -258,7 +258,7 @@ fn a_failed_write_or_sync_poisons_the_store() {
     let faults = Faults::none();
     let store = open_faulty(dir.path(), options(SyncPolicy::Sync), &faults).unwrap();
     store.append(frame("a", 0).into()).unwrap();
-    // The write succeeds, its sync does not.
+    // The write succeeds, its sync fails.
     faults.set(2, 2, Errno::IO);
     let Err(AppendError::Indeterminate(why)) = store.append(frame("a", 1).into()) else {
         panic!("it was written")
@@ -338,7 +338,7 @@ fn bodies_count_towards_the_bytes_that_are_synced_at_once() {
             std::thread::yield_now();
         }
     };
-    // The first is synced as it comes, and the next not before so many bytes came.
+    // The first append is synced at once, the next only after enough bytes.
     append(0);
     synced(1);
     (1..40).for_each(append);
@@ -352,7 +352,7 @@ fn a_full_disk_keeps_nothing_from_being_synced() {
     let sync = SyncPolicy::Interval { ms: 1, bytes: u64::MAX };
     let store = open_faulty(dir.path(), options(sync), &faults).unwrap();
     store.append(frame("a", 0).into()).unwrap();
-    // The next segment cannot be made ready.
+    // The next segment cannot be prepared.
     faults.set(1, u64::MAX, Errno::NOSPC);
     faults.only_space();
     let mut count = 1;
@@ -380,8 +380,8 @@ fn a_full_disk_refuses_and_passes() {
     store.append(frame("a", 0).into()).unwrap();
     faults.set(1, u64::MAX, Errno::NOSPC);
     let mut count = 1;
-    // What was allocated before the disk was full is written to without harm: writes of the log
-    // itself cannot fail for space, and are let through here.
+    // Space that was allocated before the disk was full can still be written: writes to the log
+    // itself cannot fail for lack of space, and are let through here.
     faults.only_space();
     let refused = loop {
         match store.append(frame("a", count).into()) {
@@ -399,7 +399,7 @@ fn a_full_disk_refuses_and_passes() {
     let image = crash_now(dir.path(), &faults);
     faults.clear();
     assert_eq!(store.append(frame("a", count).into()).unwrap().frames[0].offset, Some(count));
-    // A store may be opened on a full disk: it is read, and written once there is room.
+    // A store can be opened on a full disk: it can be read, and written once there is space.
     faults.set(1, u64::MAX, Errno::NOSPC);
     faults.only_space();
     let store = open_faulty(image.path(), options(SyncPolicy::None), &faults).unwrap();
@@ -417,8 +417,8 @@ fn a_full_disk_refuses_and_passes() {
     assert_eq!(numbers(&store), range(count + 1000));
 }
 
-/// The copies of the manifest are named in turn, and the directory is synced for each: with no
-/// descriptor for that nobody could tell which copy the next open finds.
+/// The copies of the manifest are renamed into place in turn, and the directory is synced for each:
+/// without a descriptor for that it would be unknown which copy the next open finds.
 #[test]
 fn no_sync_of_a_directory_needs_a_descriptor() {
     let dir = fast_dir();

@@ -113,7 +113,7 @@ pub(crate) fn drop_cache(file: &File, part: Range<u64>) -> io::Result<()> {
 /// Maximum extents to look up; a file with more is treated as full of data.
 const STRETCHES_MAX: usize = 256;
 
-/// Where the data of a file of `len` bytes ends: behind it is a hole, or space that is allocated
+/// Where the data of a file of `len` bytes ends: after it is a hole, or space that is allocated
 /// but unwritten, and both read as zeros. `len` where the filesystem cannot tell.
 pub(crate) fn data_end(file: &File, len: u64) -> u64 {
     let mut end = 0;

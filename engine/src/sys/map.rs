@@ -84,7 +84,7 @@ impl Map {
         let end = range.end.min(self.raw.len() as u64);
         let Some(len) = end.checked_sub(range.start) else { return };
         // SAFETY: the range lies in the map. The map is shared, so the pages are those of the file:
-        // none of their bytes changes, whoever reads or writes them meanwhile.
+        // none of their bytes changes, whichever thread reads or writes them meanwhile.
         let released = unsafe {
             let advice = UncheckedAdvice::DontNeed;
             self.raw.unchecked_advise_range(advice, range.start as usize, len as usize)

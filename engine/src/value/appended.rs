@@ -1,8 +1,8 @@
-//! What becomes of a batch.
+//! The result of a batch.
 
 use super::FrameId;
 
-/// What a frame became.
+/// The id and offset that a frame got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Its id.
@@ -11,12 +11,12 @@ pub struct Stamp {
     pub offset: Option<u64>,
 }
 
-/// What became of a frame that was to be removed.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// It was there and is gone now, on every path.
+    /// The frame existed and is removed now, for every way of reading.
     Removed,
-    /// It was not there: it never was, or was removed before, has expired, or was ephemeral.
+    /// The frame did not exist: it never did, was removed before, has expired, or was ephemeral.
     /// Nothing was stored for it.
     Absent,
 }
@@ -24,18 +24,17 @@ pub enum Removal {
 /// The acknowledgement of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
-    /// One for each frame, in order. When it is repeated and the others can no longer be told, the
-    /// first frame's alone.
+    /// One for each frame, in order. For a repeated batch whose other stamps are no longer known,
+    /// only the first frame's.
     pub frames: Vec<Stamp>,
-    /// The new revision of each cursor, in order; 0 for one that was removed. Empty when it is
-    /// repeated.
+    /// The new revision of each cursor, in order; 0 for a removed one. Empty for a repeated batch.
     pub cursors: Vec<u64>,
-    /// The batch was stored before, under the same key; this is what it became then.
+    /// The batch was stored before, under the same key; this is its result from then.
     pub repeated: bool,
-    /// What became of each frame that was to be removed, in order.
+    /// The result of each removal, in order.
     pub removed: Vec<Removal>,
-    /// Whether a power cut can no longer take the batch.
+    /// Whether the batch survives a power cut from here on.
     pub durable: bool,
-    /// Offset of the next frame after those that are visible now, these included.
+    /// Offset of the next frame, after everything that is visible now, including this batch.
     pub head: u64,
 }

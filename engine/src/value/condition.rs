@@ -4,16 +4,16 @@ use std::fmt;
 
 use super::TopicPatterns;
 
-/// What must hold for a batch to be appended. It is checked by the writer, behind every batch that
-/// was appended before, and sees what a read of the newest frame would: frames that expired or were
-/// removed do not count, nor do ephemeral ones.
+/// What must hold for a batch to be appended. The writer checks it after every earlier batch was
+/// appended. It sees what a read of the newest frame would: expired, removed and ephemeral frames
+/// do not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// No frame of the topics has a higher offset.
     LastAtMost {
         /// The topics.
         topics: TopicPatterns,
-        /// The highest offset that is no obstacle.
+        /// The highest offset allowed.
         offset: u64,
     },
     /// The topics hold no frame.

@@ -13,7 +13,7 @@ use crate::limits::NAME_BYTES_MAX;
 pub struct CursorName(Arc<str>);
 
 impl CursorName {
-    /// Checks `text` and keeps it.
+    /// Validates and copies `text`.
     ///
     /// # Errors
     /// [`ValueError::CursorName`] when it is empty, too long or holds a control character.
@@ -43,7 +43,7 @@ impl fmt::Debug for CursorName {
     }
 }
 
-/// What a cursor holds.
+/// The content of a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// 1 for the first value, one more for each change.
@@ -58,18 +58,18 @@ pub struct Cursor {
     pub state: Bytes,
 }
 
-/// A change of one cursor, made durable in the same batch as the frames beside it.
+/// A change of one cursor, made durable together with the frames of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorChange {
     /// Which cursor.
     pub name: CursorName,
-    /// What the cursor must be like for the batch to be accepted.
+    /// The condition on the cursor for the batch to be accepted.
     pub expect: ExpectRevision,
-    /// What the cursor becomes; `None` removes it.
+    /// The new value of the cursor; `None` removes it.
     pub set: Option<CursorValue>,
 }
 
-/// What a cursor is set to.
+/// The new value of a cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CursorValue {
     /// The first frame not yet handled.
@@ -78,7 +78,7 @@ pub struct CursorValue {
     pub state: Bytes,
 }
 
-/// A condition on a cursor's present revision.
+/// A condition on a cursor's current revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectRevision {
     /// No condition.

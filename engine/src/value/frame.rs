@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::{BlobHash, FrameId, Meta, Topic, Ttl};
 use crate::format::record::{FrameFields, FrameLayout, RecordError, RecordPrefix, encode_frame};
 
-/// Where a derived frame comes from. Only a Host may set it.
+/// Where a frame derived by a processor comes from. Only a Host may set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// Id of the `xs.<kind>.<name>.create` frame of the processor that made the frame.
     pub processor: FrameId,
-    /// Id of the frame it was made in answer to.
+    /// Id of the frame it responds to.
     pub input: Option<FrameId>,
     /// Offset of that frame, if it was a stored one.
     pub input_offset: Option<u64>,
@@ -23,10 +23,10 @@ pub struct Origin {
 /// The body of a frame about to be appended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Body {
-    /// No body: no hash. Zero bytes are the same.
+    /// No body and no hash. Zero bytes count as no body.
     #[default]
     None,
-    /// Bytes to be kept as a blob in the same group as the frame.
+    /// Bytes that are stored as a blob in the same group as the frame.
     Inline(Bytes),
     /// A blob that the store already has.
     Stored(BlobHash),
@@ -48,14 +48,14 @@ pub struct NewFrame {
 }
 
 impl NewFrame {
-    /// A frame with a topic and nothing else.
+    /// A frame with only a topic.
     #[must_use]
     pub fn new(topic: Topic) -> Self {
         Self { topic, meta: Meta::none(), body: Body::None, ttl: Ttl::Forever, origin: None }
     }
 }
 
-/// One stored event: its FRAME record as it is in the log, checked, and its offset. Clones are
+/// One stored event: its FRAME record as it is in the log, verified, and its offset. Clones are
 /// cheap and share the bytes, which may be part of a mapped segment.
 #[derive(Clone)]
 pub struct Frame {
@@ -76,7 +76,7 @@ impl Frame {
         Self::of_prefix(record, &prefix, base_offset)
     }
 
-    /// The same for whoever has read the prefix of this record already.
+    /// Checks a FRAME record whose prefix was read already, and keeps it.
     #[inline]
     pub(crate) fn of_prefix(
         record: Bytes,
@@ -95,7 +95,7 @@ impl Frame {
         Ok(Self { record, layout, offset })
     }
 
-    /// Makes the frame that `new` becomes under an id and an offset. Its record has an offset delta
+    /// Builds the frame that `new` becomes with this id and offset. Its record has an offset delta
     /// of 0. `body` is the length and hash of its body.
     ///
     /// # Errors
@@ -180,7 +180,7 @@ impl Frame {
         &self.record
     }
 
-    /// What its record adds to the batch's base to make its offset.
+    /// The difference between its offset and the batch's base.
     #[must_use]
     pub const fn offset_delta(&self) -> u32 {
         self.layout.offset_delta()
@@ -188,13 +188,13 @@ impl Frame {
 }
 
 impl Frame {
-    /// The same frame, borrowed.
+    /// Borrows the frame.
     pub(crate) fn borrow(&self) -> FrameRef<'_> {
         FrameRef { record: &self.record, layout: self.layout, offset: self.offset }
     }
 }
 
-/// A frame that is looked at where it lies: its FRAME record, checked, and its offset.
+/// A borrowed frame: its FRAME record, verified, and its offset.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameRef<'a> {
     record: &'a [u8],
@@ -265,7 +265,8 @@ impl<'a> FrameRef<'a> {
 }
 
 impl PartialEq for Frame {
-    /// Two frames are equal when all a reader can see of them is; their place in a batch is not.
+    /// Two frames are equal when everything a reader can see of them is; their place in a batch
+    /// does not count.
     fn eq(&self, other: &Self) -> bool {
         let key = |frame: &Self| {
             (frame.id(), frame.offset, frame.ttl(), frame.hash(), frame.body_len(), frame.origin())

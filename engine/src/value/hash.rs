@@ -1,4 +1,4 @@
-//! Blob hashes: SHA-256, written as browsers and cross.stream write it.
+//! Blob hashes: SHA-256, in the notation of browsers (SRI) and cross.stream.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,13 +34,13 @@ impl BlobHash {
         &self.0
     }
 
-    /// The first 8 bytes as a number, which orders hashes as far as it goes.
+    /// The first 8 bytes as a number, which orders hashes up to ties.
     #[must_use]
     pub fn prefix(&self) -> u64 {
         self.0[..8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
     }
 
-    /// Reads `sha256-` and 44 characters of base64.
+    /// Parses `sha256-` and 44 characters of base64.
     ///
     /// # Errors
     /// [`ValueError::BlobHash`] when `text` is anything else.

@@ -28,13 +28,13 @@ impl FrameId {
         &self.0
     }
 
-    /// Milliseconds since 1970 that the id carries.
+    /// The time in the id, in milliseconds since 1970.
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.prefix() >> 16
     }
 
-    /// The first 8 bytes as a number, which orders ids as far as it goes.
+    /// The first 8 bytes as a number, which orders ids up to ties.
     #[must_use]
     pub fn prefix(&self) -> u64 {
         self.0[..8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
@@ -54,7 +54,7 @@ impl FrameId {
         Self(scru128::Id::from_u128(number.saturating_add(1)).to_bytes())
     }
 
-    /// Reads the 25 digits, in either case.
+    /// Parses the 25 digits, in either case.
     ///
     /// # Errors
     /// [`ValueError::FrameId`] when `text` is anything else.

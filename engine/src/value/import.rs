@@ -1,13 +1,13 @@
-//! Frames that come from elsewhere with the ids they had there.
+//! The ids of imported frames.
 
 use super::FrameId;
 
-/// The ids that the frames of an imported batch had where they come from, one for each, in order.
+/// The ids that the frames of an imported batch had in their source, one for each, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Import {
-    /// The frames keep them. They must ascend and lie above every id the store gave.
+    /// The frames keep them. They must ascend and be above every id that the store has given.
     Verbatim(Vec<FrameId>),
-    /// The frames get new ids; the old ones are kept with them, and a frame is found by either. A
+    /// The frames get new ids; the old ones are stored with them, and a frame is found by either. A
     /// ttl of `time` counts from the new id.
     NewIds(Vec<FrameId>),
 }

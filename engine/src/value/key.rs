@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::{ValueError, shorten};
 use crate::limits::NAME_BYTES_MAX;
 
-/// The name a client gives to a batch, so that sending it again stores nothing twice: 1 to 255
-/// bytes of UTF-8 without control characters.
+/// The key of a batch, with which sending it again stores nothing twice: 1 to 255 bytes of UTF-8
+/// without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
-    /// Checks `text` and keeps it.
+    /// Validates and copies `text`.
     ///
     /// # Errors
     /// [`ValueError::IdempotencyKey`] when it is empty, too long or holds a control character.

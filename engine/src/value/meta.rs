@@ -1,4 +1,4 @@
-//! A frame's meta: JSON text, checked once and kept as it was written.
+//! A frame's meta: JSON text, validated once and kept as written.
 
 use std::fmt;
 
@@ -59,10 +59,10 @@ impl fmt::Debug for Meta {
     }
 }
 
-/// The deepest nesting of brackets outside strings, or more than that. For text that is not JSON
-/// the answer means nothing, and the syntax check that follows refuses it.
+/// An upper bound of the nesting of brackets outside strings, exact for deep text. For text that is
+/// not JSON the result is meaningless, and the syntax check that follows rejects it.
 fn depth(text: &[u8]) -> usize {
-    // Most text has too few brackets to be too deep, and to count them takes no branches.
+    // Most text has too few brackets to be too deep, and counting them is branch-free.
     let open = text.iter().filter(|&&byte| byte == b'{' || byte == b'[').count();
     if open <= META_DEPTH_MAX {
         return open;

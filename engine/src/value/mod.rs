@@ -1,5 +1,5 @@
 //! The values that callers, the log and the wire share: names, ids, hashes, frames. Each is valid
-//! from the moment it exists: parsing is validating. No file is touched here.
+//! by construction: parsing validates. No file is accessed here.
 
 mod appended;
 mod condition;
@@ -32,7 +32,7 @@ pub use topic::{Topic, TopicPattern, TopicPatterns};
 pub use ttl::Ttl;
 pub use uuid::{parse_uuid, uuid_text};
 
-/// Why a value given as text or bytes is not one of ours.
+/// Why a value given as text or bytes is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueError {
@@ -47,9 +47,9 @@ pub enum ValueError {
     /// A list of patterns is empty or too long.
     #[error("{count} topic patterns, between 1 and {max} are allowed")]
     PatternCount {
-        /// How many there are.
+        /// The number given.
         count: usize,
-        /// How many there may be.
+        /// The limit.
         max: usize,
     },
     /// Not a frame id.
@@ -71,13 +71,13 @@ pub enum ValueError {
     MetaBytes {
         /// Its length.
         bytes: usize,
-        /// The longest allowed.
+        /// The limit.
         max: usize,
     },
     /// The meta is nested too deeply.
     #[error("meta is nested deeper than {max} levels")]
     MetaDepth {
-        /// The deepest allowed.
+        /// The limit.
         max: usize,
     },
     /// An idempotency key is empty, too long or holds control characters.
@@ -85,7 +85,7 @@ pub enum ValueError {
     IdempotencyKey {
         /// The key as given, shortened.
         key: String,
-        /// The longest allowed, in bytes.
+        /// The limit, in bytes.
         max: usize,
     },
     /// A cursor name is empty, too long or holds control characters.
@@ -93,12 +93,12 @@ pub enum ValueError {
     CursorName {
         /// The name as given, shortened.
         name: String,
-        /// The longest allowed, in bytes.
+        /// The limit, in bytes.
         max: usize,
     },
 }
 
-/// Text for an error message, cut where it would flood it.
+/// Text for an error message, truncated to a readable length.
 pub(crate) fn shorten(text: &str) -> String {
     const CHARS_MAX: usize = 80;
     match text.char_indices().nth(CHARS_MAX) {

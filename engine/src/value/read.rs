@@ -1,8 +1,9 @@
-//! What a reader asks for.
+//! The options of a read.
 
 use super::{FrameId, TopicPatterns};
 
-/// A place in the log, by offset or by id. An id need not exist: it stands between its neighbours.
+/// A position in the log, by offset or by id. An id need not exist: its position is between its
+/// neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// The frame with this offset.
@@ -21,13 +22,13 @@ pub enum Start {
     From(Bound),
     /// With the frame after this one.
     After(Bound),
-    /// With the newest so many matching frames, in log order.
+    /// With the newest N matching frames, in log order.
     Last(u64),
     /// With the first frame appended from now on.
     New,
 }
 
-/// What a reader asks for. The default reads every frame that is not reserved, once.
+/// The options of a read. The default reads every frame that is not reserved, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
     /// The topics.
@@ -40,13 +41,12 @@ pub struct ReadOptions {
     pub since_ms: Option<u64>,
     /// Only frames whose id has less than this time, in milliseconds since 1970.
     pub until_ms: Option<u64>,
-    /// At most so many frames, stored and live together.
+    /// Maximum number of frames, stored and live together.
     pub limit: Option<u64>,
-    /// Newest first; cannot be followed.
+    /// Newest first; cannot be combined with following.
     pub reverse: bool,
-    /// After the stored frames go on with those appended later. This is for whoever takes either,
-    /// as a subscription does: what only reads what is stored refuses it, what only follows does so
-    /// without it.
+    /// Continue after the stored frames with those appended later. For APIs that do both, such as a
+    /// subscription: a read of stored frames refuses it, and a follower does it in any case.
     pub follow: bool,
 }
 

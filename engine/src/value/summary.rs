@@ -1,4 +1,4 @@
-//! What listings tell.
+//! The entries of listings.
 
 use super::{CursorName, FrameId, Topic};
 
@@ -19,16 +19,16 @@ pub struct CursorSummary {
     pub state_bytes: u64,
 }
 
-/// What a store holds of one topic. Frames that expired may count until they are compacted away;
-/// all others that are gone do not.
+/// The content of a store for one topic. Expired frames may count until they are compacted away;
+/// frames removed otherwise do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSummary {
     /// The topic.
     pub topic: Topic,
     /// Frames.
     pub count: u64,
-    /// Bytes of the records and bodies in the store, those of frames that are gone too as long as
-    /// they are not compacted away.
+    /// Bytes of the records and bodies in the store, including those of removed frames until they
+    /// are compacted away.
     pub bytes: u64,
     /// Id of the oldest frame.
     pub first: FrameId,

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::{ValueError, shorten};
 use crate::limits::{PATTERNS_MAX, TOPIC_BYTES_MAX};
 
-/// The name frames are filed under: 1 to 255 bytes of `a-z A-Z 0-9 _ - .`, beginning with a letter
-/// or `_`, without `..` and without a `.` at the end. Dots make a hierarchy.
+/// The name of a frame's topic: 1 to 255 bytes of `a-z A-Z 0-9 _ - .`, beginning with a letter or
+/// `_`, without `..` and without a `.` at the end. Dots make a hierarchy.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// Checks `text` and keeps it.
+    /// Validates and copies `text`.
     ///
     /// # Errors
     /// [`ValueError::Topic`] names the rule that is broken.
@@ -28,7 +28,7 @@ impl Topic {
         &self.0
     }
 
-    /// Whether the topic belongs to xs itself (`xs` or `xs.` and more).
+    /// Whether the topic belongs to xs itself (`xs`, or begins with `xs.`).
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)
@@ -39,7 +39,7 @@ fn is_reserved(topic: &str) -> bool {
     topic == "xs" || topic.starts_with("xs.")
 }
 
-/// The rules of a topic, without keeping it.
+/// Checks the rules of a topic.
 pub(crate) fn check(text: &str) -> Result<(), ValueError> {
     let fail = |rule| Err(ValueError::Topic { topic: shorten(text), rule });
     let bytes = text.as_bytes();
@@ -65,7 +65,7 @@ pub(crate) fn check(text: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// Whether bytes are a topic: the rules of [`check`] in one pass, for whoever reads many.
+/// Whether bytes are a topic: the rules of [`check`] in one pass, for code that checks many.
 #[inline]
 pub(crate) fn is_topic(bytes: &[u8]) -> bool {
     const DOT: u8 = 1;
@@ -84,11 +84,11 @@ pub(crate) fn is_topic(bytes: &[u8]) -> bool {
         }
         classes
     };
-    // Without a branch for each byte, which costs more than looking at bytes behind a wrong one.
+    // Without a branch per byte, which would cost more than scanning the bytes after a wrong one.
     let (mut wrong, mut before) = (0, DOT);
     for &byte in bytes {
         let class = CLASSES[usize::from(byte)];
-        // A dot is wrong behind another one, and at the beginning.
+        // A dot is wrong after another one, and at the beginning.
         wrong |= class & (before | WRONG);
         before = class;
     }
@@ -116,7 +116,7 @@ impl FromStr for Topic {
     }
 }
 
-/// What one pattern selects.
+/// A pattern of topics.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TopicPattern {
     /// `a.b`: that topic.
@@ -128,7 +128,7 @@ pub enum TopicPattern {
 }
 
 impl TopicPattern {
-    /// Reads one pattern.
+    /// Parses one pattern.
     ///
     /// # Errors
     /// [`ValueError::Topic`] names the rule that is broken.
@@ -147,7 +147,7 @@ impl TopicPattern {
         }
     }
 
-    /// Whether `topic` is selected. `*` and patterns that do not begin with `xs.` leave out `xs.*`.
+    /// Whether it selects `topic`. `*` and patterns that do not begin with `xs.` exclude `xs.*`.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         match self {
@@ -181,7 +181,7 @@ impl TopicPatterns {
         Self(Arc::from([TopicPattern::All]))
     }
 
-    /// Every topic, reserved ones too: `*,xs,xs.*`.
+    /// Every topic, including reserved ones: `*,xs,xs.*`.
     ///
     /// # Panics
     /// Never: the pattern is a constant that parses.
@@ -190,16 +190,17 @@ impl TopicPatterns {
         Self::parse("*,xs,xs.*").expect("a constant that parses")
     }
 
-    /// Reads a comma-separated list; empty elements are ignored.
+    /// Parses a comma-separated list; empty elements are ignored.
     ///
     /// # Errors
-    /// [`ValueError`] for a pattern that breaks a rule, for none at all and for too many.
+    /// [`ValueError`] for a pattern that breaks a rule, for an empty list and for too many
+    /// patterns.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         Self::new(parts.map(TopicPattern::parse).collect::<Result<_, _>>()?)
     }
 
-    /// Keeps a list of patterns.
+    /// Creates a list of patterns.
     ///
     /// # Errors
     /// [`ValueError::PatternCount`] when there are none or more than [`PATTERNS_MAX`].

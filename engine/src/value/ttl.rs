@@ -14,10 +14,10 @@ pub enum Ttl {
     Forever,
     /// Delivered to live readers and never stored: it has an id and no offset.
     Ephemeral,
-    /// For so many milliseconds from the time in its id.
+    /// For this many milliseconds from the time in its id.
     TimeMs(u64),
-    /// Each frame that comes with it leaves so many of its topic, the newest ones, itself
-    /// included, whatever the others came with. Frames with another ttl remove nothing.
+    /// Each frame with this ttl keeps only the N newest frames of its topic, itself included,
+    /// whatever the ttl of the others. Frames with another ttl remove nothing.
     Last(NonZeroU64),
 }
 
@@ -31,8 +31,8 @@ impl Ttl {
         }
     }
 
-    /// Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead, one
-    /// of ms, s, m, h, d (24 hours) and w: `time:3d`.
+    /// Parses `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead,
+    /// one of ms, s, m, h, d (24 hours) and w: `time:3d`.
     ///
     /// # Errors
     /// [`ValueError::Ttl`] when `text` is anything else, `last:0` and `time:0` included.
@@ -58,7 +58,7 @@ impl Ttl {
     }
 }
 
-/// Milliseconds of a unit; of none, one.
+/// Milliseconds of a unit; without a unit, 1.
 fn unit_ms(unit: &str) -> Option<u64> {
     const SECOND: u64 = 1000;
     const DAY: u64 = 24 * 60 * 60 * SECOND;

@@ -1,4 +1,4 @@
-//! Uuids of stores as text, which is the same wherever one is told.
+//! Uuids of stores as text, in the same form everywhere.
 
 /// 32 hexadecimal digits, in the order of the bytes.
 #[must_use]
@@ -6,7 +6,7 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
     uuid.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads what [`uuid_text`] writes.
+/// Parses the output of [`uuid_text`].
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let mut uuid = [0; 16];

@@ -1,4 +1,4 @@
-//! What each role and each limited token may do, op by op.
+//! The rights of each role and each limited token, op by op.
 
 use bytes::Bytes;
 use xs_engine::{
@@ -40,7 +40,7 @@ fn call(name: &str) -> Request {
     Request::Call { credit: 1, call: CallRequest::new(topic(name)) }
 }
 
-/// Reads of some topics by every op that names topics.
+/// Reads of some topics, with every op that names topics.
 fn reads(topics: &str) -> [Request; 4] {
     let topics = TopicPatterns::parse(topics).unwrap();
     let options = ReadOptions { topics: topics.clone(), ..ReadOptions::default() };
@@ -98,7 +98,8 @@ fn reserved_topics_are_for_admins_and_hosts() {
     assert_eq!(allowed(&call("xs.a")), [false; 4]);
 }
 
-/// The host of one processor reads what others read, and writes what is its own.
+/// The host of one processor reads what others read, and writes only what belongs to that
+/// processor.
 #[test]
 fn a_host_of_one_processor_keeps_to_it() {
     let access = Access::alone(&"a.b".into());
@@ -193,8 +194,8 @@ fn cursors_of_processors_are_reserved() {
     }
 }
 
-/// Each op has a role here. One that is not known to this test is an admin's until somebody decides
-/// otherwise, here and in docs/wire.md.
+/// Each op has its roles here. An op unknown to this test is for admins until that is changed here
+/// and in docs/wire.md.
 #[test]
 fn every_op_has_its_roles() {
     let hash = BlobHash::of(b"x");
@@ -221,7 +222,7 @@ fn every_op_has_its_roles() {
             Op::BlobPut => (Request::BlobPut, writers),
             Op::BlobGet => (Request::BlobGet(BlobGetRequest { hash, credit: 1 }), readers),
             Op::Call => (call("a"), writers),
-            // The session takes these, or a server sends them.
+            // The session handles these, or a server sends them.
             Op::Ping => (Request::Ping(Bytes::new()), readers),
             Op::Credit => (Request::Credit(1), readers),
             Op::Unsubscribe => (Request::Unsubscribe, readers),

@@ -1,7 +1,7 @@
-//! The blobs that a connection with a limited scope may use. A blob has no topic, and asking for
-//! one by its hash must not tell whether others have stored these bytes, nor attaching it to a
-//! frame of one's own make it readable. So such a connection may use what it has put, and what
-//! frames that were sent to it name; everything else is, to it, not there.
+//! The blobs that a connection with a limited scope may use. A blob has no topic. A lookup by hash
+//! must not reveal whether someone else stored these bytes, and attaching a foreign blob to an own
+//! frame must not make it readable. So such a connection may use only the blobs that it uploaded
+//! and those named by frames that were sent to it; to it, no other blob exists.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,10 +9,10 @@ use xs_engine::BlobHash;
 
 use crate::limits::KNOWN_BLOBS_MAX;
 
-/// Blobs that a connection has put or was told of; those it met longest ago are forgotten.
+/// Blobs that a connection may use; the least recently used are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct KnownBlobs {
-    /// When each was met last.
+    /// The sequence number of the last use of each.
     known: HashMap<BlobHash, u64>,
     order: BTreeMap<u64, BlobHash>,
     met: u64,
@@ -49,7 +49,7 @@ mod tests {
         blobs.add(hash(0));
         assert!(blobs.has(&hash(1)));
         blobs.add(hash(KNOWN_BLOBS_MAX));
-        // The one that was met again is among the newest.
+        // The one that was used again is among the newest.
         assert!(!blobs.has(&hash(1)) && blobs.has(&hash(0)) && blobs.has(&hash(KNOWN_BLOBS_MAX)));
         assert_eq!((blobs.known.len(), blobs.order.len()), (KNOWN_BLOBS_MAX, KNOWN_BLOBS_MAX));
     }

@@ -1,6 +1,6 @@
-//! The tokens of a store, kept in one small text file of its directory: a first line that names the
-//! version, then a line for each token. It can be read and edited by hand; `xs token` replaces it
-//! whole, so that a server sees either the old file or the new one.
+//! The tokens of a store, kept in one small text file in its directory: a version line, then one
+//! line for each token. It can be read and edited by hand; `xs token` replaces it atomically, so
+//! that a server sees either the old file or the new one.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
@@ -19,10 +19,10 @@ use crate::message::Role;
 pub const TOKENS_NAME: &str = "tokens";
 /// The first line of a file of this version.
 const HEADER: &str = "xs tokens 1";
-/// Permissions of everybody but the owner.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// What is wrong with tokens or their file.
+/// An error in tokens or their file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
@@ -31,10 +31,10 @@ pub enum TokenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
-    /// Others than its owner may open the file.
+    /// Users other than its owner may access the file.
     #[error("{path} has mode {mode:03o}: others could read or change it; chmod 600 it")]
     Exposed {
         /// The file.
@@ -42,13 +42,13 @@ pub enum TokenError {
         /// Its permissions.
         mode: u32,
     },
-    /// The file is of another version, or not one of tokens.
+    /// The file has another version, or is not a token file.
     #[error("{path} does not begin with the line {HEADER:?}: it is of a newer xs, or no tokens")]
     Version {
         /// The file.
         path: PathBuf,
     },
-    /// A line of the file is wrong.
+    /// A line of the file is invalid.
     #[error("{path}, line {line}: {what}")]
     Line {
         /// The file.
@@ -58,7 +58,7 @@ pub enum TokenError {
         /// What is wrong with it.
         what: String,
     },
-    /// The file is, or would become, longer than it may be.
+    /// The file is, or would become, longer than the limit.
     #[error("tokens may take {TOKENS_BYTES_MAX} bytes and be {TOKENS_MAX}; revoke some")]
     TooMany,
     /// A token of that name exists.
@@ -75,7 +75,7 @@ pub enum TokenError {
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What people call it.
+    /// Its name.
     pub name: String,
     /// Its role.
     pub role: Role,
@@ -83,14 +83,14 @@ pub struct Token {
     pub read: Scope,
     /// Topics it may append to.
     pub append: Scope,
-    /// When it was made, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_ms: u64,
-    /// When it ends, in milliseconds since 1970; `None`: never.
+    /// When it expires, in milliseconds since 1970; `None`: never.
     pub expires_ms: Option<u64>,
     hash: TokenHash,
 }
 
-/// What is asked for when a token is made.
+/// The parameters of a new token.
 #[derive(Debug, Clone)]
 pub struct NewToken {
     /// 1 to 64 of `a-z A-Z 0-9 _ - .`; unique in the store.
@@ -103,15 +103,15 @@ pub struct NewToken {
     pub append: Option<Scope>,
     /// Now, in milliseconds since 1970.
     pub created_ms: u64,
-    /// When it ends, in milliseconds since 1970; `None`: never.
+    /// When it expires, in milliseconds since 1970; `None`: never.
     pub expires_ms: Option<u64>,
 }
 
 impl NewToken {
-    /// Whether a token can be what is asked for.
+    /// Checks the parameters.
     ///
     /// # Errors
-    /// [`TokenError::Invalid`] says what it cannot be.
+    /// [`TokenError::Invalid`] says which parameter is wrong.
     pub fn check(&self) -> Result<(), TokenError> {
         let Self { name, role, read, append, .. } = self;
         let invalid = |text: String| Err(TokenError::Invalid(text));
@@ -139,7 +139,7 @@ impl Token {
         Access { role: self.role, read, append, token: Some(self.hash), alone: None }
     }
 
-    /// Whether it has ended.
+    /// Whether it has expired.
     #[must_use]
     pub fn is_expired(&self, now_ms: u64) -> bool {
         self.expires_ms.is_some_and(|at| at <= now_ms)
@@ -156,7 +156,7 @@ impl TokenFile {
     /// Reads the file; `None` when there is none.
     ///
     /// # Errors
-    /// [`TokenError`] when it cannot be read, others may open it, or it is not well-formed.
+    /// [`TokenError`] when it cannot be read, other users may access it, or it is malformed.
     pub fn load(path: impl AsRef<Path>) -> Result<Option<Self>, TokenError> {
         let path = path.as_ref();
         let failed = |error| TokenError::Io { path: path.to_owned(), error };
@@ -196,13 +196,13 @@ impl TokenFile {
         Ok(file)
     }
 
-    /// The tokens, in the order they were made.
+    /// The tokens, in order of creation.
     #[must_use]
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
     }
 
-    /// Makes a token and keeps its hash in the store in `dir`. The secret is nowhere else.
+    /// Creates a token and stores its hash in the store in `dir`. The secret is stored nowhere.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -215,10 +215,10 @@ impl TokenFile {
         Ok((token, secret))
     }
 
-    /// Takes a token away from the store in `dir`.
+    /// Removes a token from the store in `dir`.
     ///
     /// # Errors
-    /// [`TokenError::Unknown`] when there is none of that name.
+    /// [`TokenError::Unknown`] when no token has that name.
     pub fn revoke(dir: impl AsRef<Path>, name: &str) -> Result<Token, TokenError> {
         let dir = dir.as_ref();
         edit(dir, |file| match file.tokens.iter().position(|token| token.name == name) {
@@ -227,8 +227,8 @@ impl TokenFile {
         })
     }
 
-    /// The token of a hash. All are compared, whichever is the one, and none in less time because
-    /// more of its hash is wrong: how long it takes tells how many tokens there are.
+    /// Finds the token with a hash. It compares with every token, each in constant time, so the
+    /// duration reveals only how many tokens there are.
     pub(super) fn find(&self, hash: &TokenHash) -> Option<&Token> {
         self.find_by(|kept| kept.is(hash))
     }
@@ -277,14 +277,14 @@ impl fmt::Display for TokenFile {
     }
 }
 
-/// Changes the file of a store: one at a time, and from any reader's view at once.
+/// Edits the token file of a store: under a lock, and atomically for readers.
 fn edit<T>(
     dir: &Path,
     change: impl FnOnce(&mut TokenFile) -> Result<T, TokenError>,
 ) -> Result<T, TokenError> {
     let path = dir.join(TOKENS_NAME);
     let failed = |error| TokenError::Io { path: path.clone(), error };
-    // The lock of the directory itself: the store's is held by its server.
+    // The lock is on the directory itself: the store's lock is held by its server.
     let held = File::open(dir).map_err(failed)?;
     held.lock().map_err(failed)?;
     let mut file = TokenFile::load(&path)?.unwrap_or_default();
@@ -303,7 +303,7 @@ fn edit<T>(
         let mut to = OpenOptions::new();
         let mut to = to.write(true).create_new(true).mode(0o600).open(&unfinished)?;
         to.write_all(text.as_bytes())?;
-        // Whoever serves the store must be able to read it, also when root changes it.
+        // The user that serves the store must be able to read it, even when root edits it.
         let (made, dir) = (to.metadata()?, held.metadata()?);
         if (made.uid(), made.gid()) != (dir.uid(), dir.gid()) && made.uid() == 0 {
             fchown(&to, Some(dir.uid()), Some(dir.gid()))?;
@@ -345,7 +345,7 @@ fn read_line(line: &str) -> Result<Token, TokenError> {
     let invalid = |text: String| TokenError::Invalid(text);
     let mut fields = Fields::default();
     for field in line.split_ascii_whitespace() {
-        // The word is not repeated: it may be a secret that was pasted by mistake.
+        // The word is not repeated in the error: it may be a secret that was pasted by mistake.
         let (key, value) = field
             .split_once('=')
             .ok_or_else(|| invalid("a word that is no key=value".to_owned()))?;

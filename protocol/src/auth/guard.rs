@@ -1,5 +1,5 @@
-//! Asks for tokens: answers who may come in, notices when the file of tokens changes, and says of a
-//! connection that is in whether it may stay.
+//! Checks tokens: decides who may connect, notices when the token file changes, and decides whether
+//! an open connection may stay.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -27,24 +27,24 @@ pub struct TokenGuard {
 
 #[derive(Debug)]
 struct State {
-    /// The file that was looked at last, also when it could not be taken.
+    /// The version of the file that was read last, even if it was invalid.
     seen: Option<FileVersion>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
-    /// The last moment for which expiries were looked at.
+    /// The time of the last check for expired tokens.
     checked_ms: u64,
-    /// Whether the last file that was looked at was taken.
+    /// Whether the file that was read last was valid.
     is_current: bool,
-    /// Grows when connections must be looked at anew.
+    /// Incremented when connections must be checked again.
     version: u64,
 }
 
-/// Whether a client may come in.
+/// Whether a client may connect.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It may do this.
+    /// Yes, with these rights.
     Granted(Access),
-    /// It may not, and is told so at that moment.
+    /// No; the refusal is to be sent at this instant.
     Refused(Refusal, Instant),
 }
 
@@ -52,7 +52,7 @@ impl TokenGuard {
     /// Reads the tokens of the store in `dir`, if it has any.
     ///
     /// # Errors
-    /// [`TokenError`] when there is a file that cannot be taken.
+    /// [`TokenError`] when the file exists and is invalid.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, TokenError> {
         let dir = dir.as_ref();
         let path = dir.join(TOKENS_NAME);
@@ -63,7 +63,7 @@ impl TokenGuard {
         Ok(Self { path, state, throttle, refused: AtomicU64::new(0) })
     }
 
-    /// How many tokens there are that have not ended.
+    /// Number of tokens that have not expired.
     #[must_use]
     pub fn usable(&self) -> usize {
         let now = now_ms();
@@ -72,22 +72,22 @@ impl TokenGuard {
         tokens.iter().filter(|token| !token.is_expired(now)).count()
     }
 
-    /// Whether the tokens in use are those of the file. They are not while the file is damaged;
-    /// then the last good ones hold.
+    /// Whether the tokens in use are those of the file. They are not while the file is invalid; the
+    /// last valid ones stay in use then.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.state.read().is_current
     }
 
-    /// How many clients were refused since the store was opened.
+    /// Number of clients refused since the store was opened.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Looks whether the file has changed. What it returns has grown when connections must be
-    /// looked at anew, because of that or because a token has ended; several may ask, each on its
-    /// own.
+    /// Checks whether the file has changed. Returns a version that has grown when connections must
+    /// be checked again, because the file has changed or a token has expired. It may have several
+    /// callers, each of which compares with the version it saw last.
     pub fn refresh(&self) -> u64 {
         let (found, now) = (FileVersion::of(&self.path), now_ms());
         let mut state = self.state.write();
@@ -116,8 +116,7 @@ impl TokenGuard {
         state.version
     }
 
-    /// Whether a client with a token may come in. `or`: what it may do where the store has no file
-    /// of tokens.
+    /// Whether a client with a token may connect. `or`: its role if the store has no token file.
     pub(crate) fn admit(
         &self,
         token: &str,
@@ -159,7 +158,7 @@ impl TokenGuard {
         }
     }
 
-    /// Whether a client that came in with `access` may stay.
+    /// Whether a client that connected with `access` may stay.
     pub(crate) fn recheck(&self, access: &Access, or: Option<Role>) -> Result<(), Refusal> {
         let state = self.state.read();
         let text = match (&state.tokens, access.token) {

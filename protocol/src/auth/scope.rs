@@ -13,14 +13,14 @@ use crate::message::Role;
 pub enum Scope {
     /// Every topic, `xs.*` too.
     Everything,
-    /// The topics that patterns select, never one of `xs.*`.
+    /// The topics that patterns match, never one of `xs.*`.
     Topics(TopicPatterns),
-    /// None.
+    /// No topic.
     Nothing,
 }
 
 impl Scope {
-    /// What a role has unless its token says otherwise: `xs.*` is for admins and hosts.
+    /// The default scope of a role, unless its token limits it: `xs.*` is for admins and hosts.
     #[must_use]
     pub fn of(role: Role) -> Self {
         match role {
@@ -29,7 +29,7 @@ impl Scope {
         }
     }
 
-    /// Whether a topic is in it.
+    /// Whether it contains a topic.
     #[must_use]
     pub fn holds(&self, topic: &str) -> bool {
         match self {
@@ -39,7 +39,7 @@ impl Scope {
         }
     }
 
-    /// Whether all topics outside `xs.*` are in it.
+    /// Whether it contains all topics outside `xs.*`.
     pub(crate) fn is_whole(&self) -> bool {
         match self {
             Self::Everything => true,
@@ -48,17 +48,17 @@ impl Scope {
         }
     }
 
-    /// Whether all that patterns select is in it.
+    /// Whether it contains everything that patterns match.
     pub(crate) fn covers(&self, asked: &TopicPatterns) -> bool {
         self.narrow(asked).is_ok_and(|left| {
             asked.as_slice().iter().all(|pattern| left.as_slice().contains(pattern))
         })
     }
 
-    /// The part of what a reader asks for that is in the scope. A wildcard selects among what may
-    /// be read, so a reader of `*` sees what its token shows it, and never an error for topics it
-    /// need not know of. A topic asked for by its name is refused instead: an empty answer would
-    /// hide a mistake for good.
+    /// The part of a reader's patterns that lies in the scope. A wildcard matches only what may be
+    /// read, so a reader of `*` sees the topics of its token and gets no error for topics it need
+    /// not know of. A topic requested by name is refused instead: an empty answer would hide a
+    /// mistake for good.
     ///
     /// # Errors
     /// [`Code::Denied`] for a named topic outside, and when nothing is left.
@@ -77,7 +77,7 @@ impl Scope {
         for pattern in asked.as_slice() {
             match pattern {
                 TopicPattern::Exact(topic) if own.matches(topic.as_str()) => keep(pattern.clone()),
-                // Whoever asks for everything names no topic by that.
+                // A request for everything does not name a topic.
                 TopicPattern::Exact(_) if asked == &TopicPatterns::everything() => {}
                 TopicPattern::Exact(topic) => {
                     return Err(denied(format!("{topic} cannot be read with this token")));
@@ -99,12 +99,11 @@ impl Scope {
     }
 }
 
-/// What two patterns have in common: the narrower of them, or nothing.
+/// The intersection of two patterns: the narrower of them, or nothing.
 fn both(own: &TopicPattern, asked: &TopicPattern) -> Option<TopicPattern> {
     let narrower = |pattern: &TopicPattern, other: &TopicPattern| match pattern {
         TopicPattern::Exact(topic) => other.matches(topic.as_str()),
-        // What lies below a prefix is selected as a whole when something below it is, for no
-        // pattern selects one part of a topic's name alone.
+        // A wildcard that matches the prefix matches everything below it too.
         TopicPattern::Below(prefix) => {
             other == pattern
                 || (!matches!(other, TopicPattern::Exact(_)) && other.matches(prefix.as_str()))
@@ -172,7 +171,7 @@ mod tests {
         assert_eq!(Scope::Nothing.narrow(&all).unwrap_err().code, Code::Denied);
     }
 
-    /// What is left selects exactly the topics that both select.
+    /// The remaining patterns match exactly the topics that both match.
     #[test]
     fn what_is_left_is_what_both_select() {
         let patterns = ["*", "a.*", "a.b.*", "a.b", "a", "b.*", "xs.*", "xs.a.*"];

@@ -1,4 +1,4 @@
-//! A token's secret and what is kept of it.
+//! A token's secret and the hash that is stored of it.
 
 use std::fmt;
 use std::io;
@@ -9,21 +9,21 @@ use rustls::crypto::aws_lc_rs;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// What every token begins with, so that people and scanners of leaked secrets know one.
+/// The prefix of every token, so that people and leak scanners recognize one.
 const PREFIX: &str = "xst_";
 /// Random bytes in a token.
 const SECRET_BYTES: usize = 32;
 
-/// The text of a token: `xst_` and 43 characters. Never printed by `Debug`, and there is nothing to
-/// compare two by: hashes are compared.
+/// The text of a token: `xst_` and 43 characters. Never printed by `Debug`, and not comparable:
+/// compare hashes instead.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A new one, from 256 random bits of the kernel's.
+    /// Generates a secret from 256 random bits of the kernel's generator.
     ///
     /// # Errors
-    /// When there is no randomness to be had.
+    /// When the system has no randomness.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = [0; SECRET_BYTES];
         let random = aws_lc_rs::default_provider().secure_random;
@@ -31,18 +31,18 @@ impl Secret {
         Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))))
     }
 
-    /// What a client has shown.
+    /// The secret that a client presented.
     pub(crate) const fn shown(text: String) -> Self {
         Self(text)
     }
 
-    /// What its owner must be given, once.
+    /// The text, to be shown to its owner once.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What is sent to a server.
+    /// The text to send to a server.
     pub(crate) fn into_text(self) -> String {
         self.0
     }
@@ -53,7 +53,7 @@ impl Secret {
 }
 
 impl From<String> for Secret {
-    /// A token that its owner was given.
+    /// A token that was issued before.
     fn from(text: String) -> Self {
         Self(text)
     }
@@ -65,12 +65,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What is kept of a token: the SHA-256 of its text.
+/// The stored form of a token: the SHA-256 of its text.
 ///
-/// Slow, salted hashes (Argon2, bcrypt) make guessing a password dear, because passwords come from
-/// few guesses. A token is 256 random bits: nobody guesses one with any hash, there is no table of
-/// them, and no two are equal. One fast hash is all that is needed to keep a reader of the file
-/// from using what it holds, and it leaves an attacker no slow computation to ask the server for.
+/// Slow, salted hashes (Argon2, bcrypt) make guessing a password expensive, because passwords are
+/// drawn from few candidates. A token is 256 random bits: it cannot be guessed with any hash, there
+/// is no table of them, and no two are equal. One fast hash is enough to keep a reader of the file
+/// from using what it holds, and it gives an attacker no slow computation to trigger on the server.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenHash([u8; 32]);
 
@@ -79,7 +79,7 @@ impl TokenHash {
         Self(Sha256::digest(text.as_bytes()).into())
     }
 
-    /// Reads 64 digits of base 16.
+    /// Parses 64 hexadecimal digits.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         let mut hash = [0; 32];
@@ -92,8 +92,8 @@ impl TokenHash {
         Some(Self(hash))
     }
 
-    /// Equality in a time that does not depend on where the difference lies. It is all that there
-    /// is to compare hashes by.
+    /// Constant-time equality, independent of where the difference lies. The only way to compare
+    /// hashes.
     pub(super) fn is(&self, other: &Self) -> subtle::Choice {
         self.0.ct_eq(&other.0)
     }

@@ -1,6 +1,6 @@
-//! How long an answer to a wrong token is held back: for each address, and with a bounded memory of
-//! them. Nobody guesses 256 bits; what this slows is the load and the noise of those who try. A
-//! right token is never held back, or anyone behind the same address could lock its owner out.
+//! How long the answer to a wrong token is delayed: per address, and with a bounded number of
+//! addresses. Guessing 256 bits is hopeless anyway; this limits the load and the noise of attempts.
+//! A valid token is never delayed, or anyone behind the same address could lock its owner out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,7 +11,7 @@ use crate::limits::{
     THROTTLE_PEERS_MAX,
 };
 
-/// What is known of the failures of addresses.
+/// Recent failures by address.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     peers: HashMap<IpAddr, Failures>,
@@ -21,7 +21,7 @@ pub(super) struct Throttle {
 struct Failures {
     count: u32,
     last: Instant,
-    /// Answers that are held back at present end by then.
+    /// All answers that are delayed at present are due by then.
     busy_until: Instant,
     waiting: u32,
 }
@@ -29,9 +29,9 @@ struct Failures {
 /// When a failure may be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Not before that moment.
+    /// Not before this instant.
     At(Instant),
-    /// At once, and without saying whether the token was right: too many are held back already.
+    /// At once, without saying whether the token was valid: too many answers are delayed already.
     TooMany,
 }
 
@@ -65,7 +65,7 @@ impl Throttle {
         Answer::At(at)
     }
 
-    /// Forgets what is old, or else the address that failed longest ago.
+    /// Forgets expired entries, or else the address that failed longest ago.
     fn make_room(&mut self, now: Instant) {
         self.peers.retain(|_, failures| now.duration_since(failures.last) <= FAILURE_MEMORY);
         if self.peers.len() >= THROTTLE_PEERS_MAX
@@ -77,7 +77,7 @@ impl Throttle {
     }
 }
 
-/// Whoever has one address of version 6 has the 64 bits behind it too.
+/// Groups IPv6 addresses by their /64, which a single host controls.
 pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {

@@ -1,4 +1,4 @@
-//! Blobs, in pieces both ways: neither side ever holds more than a window of one.
+//! Blob uploads and downloads in pieces: neither side holds more than a window of a blob.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::error::{ClientError, Code};
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::message::{BlobGetRequest, PeerLimits, Request, Response, StreamEvent};
 
-/// An upload under way.
+/// An upload in progress.
 struct Upload {
     handle: Arc<Handle>,
     line: Line,
@@ -39,7 +39,8 @@ impl Upload {
         Self { handle: Arc::clone(handle), line, reply, window }
     }
 
-    /// Sends a piece when there is room for it. An error is the server's refusal of the whole.
+    /// Sends a piece once the window has room for it. An error means that the server refused the
+    /// upload.
     async fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), ClientError> {
         while (bytes.len() as u64) > self.window {
             tokio::select! {
@@ -61,13 +62,13 @@ impl Upload {
 
     async fn end(mut self) -> Result<(BlobHash, u64), ClientError> {
         let stored = (&mut self.reply).await;
-        // Answered either way: there is nothing to take back.
+        // Answered either way: there is no stream to cancel.
         self.line.refused();
         stored
     }
 }
 
-/// Puts what a reader yields.
+/// Uploads what a reader yields.
 pub(super) async fn put<R: AsyncRead + Send>(
     handle: &Arc<Handle>,
     limits: &PeerLimits,
@@ -91,7 +92,7 @@ pub(super) async fn put<R: AsyncRead + Send>(
     }
 }
 
-/// Puts bytes that are in memory.
+/// Uploads bytes that are in memory.
 pub(super) async fn put_bytes(
     handle: &Arc<Handle>,
     limits: &PeerLimits,
@@ -108,7 +109,7 @@ pub(super) async fn put_bytes(
     }
 }
 
-/// Bytes of the pieces of an upload, whatever the server says.
+/// Piece size of an upload in bytes, clamped to a sane range whatever the server advertises.
 fn chunk_len(limits: &PeerLimits) -> usize {
     (limits.chunk_bytes.min(limits.upload_window) as usize).clamp(1, CHUNK_BYTES_MAX)
 }
@@ -134,15 +135,15 @@ pub(super) async fn get(
     }
 }
 
-/// A blob being fetched. Dropping it ends the download. What comes is compared with its hash: an
-/// error instead of the last piece tells of other bytes.
+/// A blob being downloaded. Dropping it cancels the download. The bytes are verified against the
+/// hash: if they differ, an error comes instead of the last piece.
 pub struct BlobStream {
     line: Line,
     hash: BlobHash,
     len: u64,
-    /// Bytes that are still to come.
+    /// Bytes still to be received.
     left: u64,
-    /// Of what has come.
+    /// Hash of what was received so far.
     sum: Sha256,
 }
 
@@ -172,17 +173,17 @@ impl BlobStream {
     /// The next bytes; `None` after the last.
     ///
     /// # Errors
-    /// [`ClientError::Integrity`] instead of the last piece when the bytes are not the blob's, any
-    /// other when the download has ended.
+    /// [`ClientError::Integrity`] instead of the last piece when the bytes do not match the hash;
+    /// any other error when the download failed.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
         poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    /// All that is left of it.
+    /// All remaining bytes.
     ///
     /// # Errors
-    /// [`ClientError::OverLimit`] when the blob has more than `max` bytes, before any are taken;
-    /// those of [`chunk`](Self::chunk).
+    /// [`ClientError::OverLimit`] when the blob is longer than `max` bytes, before any are taken;
+    /// otherwise the errors of [`chunk`](Self::chunk).
     pub async fn bytes(mut self, max: usize) -> Result<Bytes, ClientError> {
         if self.len > max as u64 {
             return Err(ClientError::OverLimit {
@@ -192,7 +193,7 @@ impl BlobStream {
                 advice: "read it in chunks",
             });
         }
-        // The first piece is the whole of a small blob, and is not copied.
+        // The first piece of a small blob is the whole blob: return it without a copy.
         let Some(first) = self.chunk().await else { return Ok(Bytes::new()) };
         let first = first?;
         if first.len() as u64 == self.len {

@@ -1,6 +1,6 @@
 //! The connection under a [`Client`](super::Client): the state that its handles share, and the task
-//! that reads. Whoever makes a request writes it to the socket at once when nothing else is under
-//! way; otherwise the task writes all that is queued in one go.
+//! that reads. A caller writes its request to the socket itself when no other request is pending;
+//! otherwise the task writes all queued requests in one go.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -25,11 +25,11 @@ use crate::message::{
 };
 use crate::session::{ClientEvent, ClientSession};
 
-/// Bytes read before other tasks have their turn: another connection of the same thread may have an
-/// answer that is waited for.
+/// Bytes read before the task yields, so that another connection on the same thread can receive an
+/// answer.
 const TURN_BYTES: usize = 128 * 1024;
 
-/// What comes on a stream.
+/// An item received on a stream.
 #[derive(Debug)]
 pub(super) enum Item {
     Deliver { list: FrameList, cost: usize },
@@ -40,7 +40,7 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// Whether nothing comes behind it.
+    /// Whether the item is the last of its stream.
     pub(super) const fn is_last(&self) -> bool {
         match self {
             Self::Failed(_) => true,
@@ -52,13 +52,13 @@ impl Item {
 }
 
 type Answer = oneshot::Sender<Result<Response, ClientError>>;
-/// Where an answer will come.
+/// Receives the answer to a request.
 pub(super) type Answered = oneshot::Receiver<Result<Response, ClientError>>;
 
 /// A stream whose request was sent.
 pub(super) struct Opened {
     pub(super) sub: u32,
-    /// What comes on it.
+    /// Receives the items of the stream.
     pub(super) outlet: Outlet,
     pub(super) answered: Result<Answered, ClientError>,
 }
@@ -70,11 +70,11 @@ struct Core {
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     /// Wakes the task.
     task: Option<Waker>,
-    /// Why nothing more can be asked.
+    /// Why the connection is closed; no request is accepted then.
     closed: Option<ClientError>,
-    /// The last handle is gone.
+    /// The last handle was dropped.
     unused: bool,
-    /// What the server said when it began to stop.
+    /// The server's GOAWAY, sent when it begins to stop.
     going_away: Option<GoAway>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Shared {
     closed: watch::Sender<Option<ClientError>>,
 }
 
-/// A share in the connection. When the last is dropped the connection closes.
+/// A shared handle to the connection. When the last is dropped the connection closes.
 pub(super) struct Handle(Arc<Shared>);
 
 impl Drop for Handle {
@@ -94,7 +94,8 @@ impl Drop for Handle {
     }
 }
 
-/// A connection that has sent its HELLO, and the future of its answer. The task is running.
+/// Starts the task of a connection and queues its HELLO; returns the handle and the future of the
+/// answer.
 pub(super) fn start<R, W>(
     reader: R,
     writer: W,
@@ -131,7 +132,7 @@ where
 }
 
 impl Handle {
-    /// Heeds what the server said in HELLO.
+    /// Applies the limits and ops from the server's HELLO.
     pub(super) fn heed(&self, limits: PeerLimits, ops: &[OpRange]) {
         let session = &mut self.0.core.lock().session;
         session.set_limits(limits);
@@ -148,7 +149,7 @@ impl Handle {
         self.0.core.lock().ask(|session| session.append(batch))
     }
 
-    /// Sends a message that is not answered; a closed connection swallows it.
+    /// Sends a message that has no answer; does nothing on a closed connection.
     pub(super) fn tell(&self, message: &Request, sub: u32) -> Result<(), ClientError> {
         let mut core = self.0.core.lock();
         if core.closed.is_none() {
@@ -158,7 +159,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Grants the server so many bytes more on a stream.
+    /// Grants the server `bytes` more credit on a stream.
     pub(super) fn grant(&self, sub: u32, bytes: u64) {
         if let Some(stream) = self.0.core.lock().streams.get_mut(&sub) {
             stream.grant(bytes);
@@ -167,14 +168,15 @@ impl Handle {
         let _ = self.tell(&Request::Credit(bytes), sub);
     }
 
-    /// Sends a request that opens a stream with so much credit. In one step: a server ends the
-    /// connection when streams are not opened in the order of their numbers, whoever opens them.
+    /// Sends a request that opens a stream with `credit` bytes of credit. The number is assigned
+    /// and the request queued under one lock: a server closes a connection whose streams are not
+    /// opened in the order of their numbers.
     pub(super) fn open(&self, request: &Request, credit: u32) -> Opened {
         let (inlet, outlet) = pipe(credit);
         let mut core = self.0.core.lock();
         let sub = match core.session.new_sub() {
             Ok(sub) => sub,
-            // Nothing is asked, and no stream has the number 0.
+            // Nothing is sent; no stream has the number 0.
             Err(error) => return Opened { sub: 0, outlet, answered: Err(error) },
         };
         core.streams.insert(sub, inlet);
@@ -183,7 +185,7 @@ impl Handle {
         Opened { sub, outlet, answered }
     }
 
-    /// Forgets a stream; the server is told when it does not know.
+    /// Forgets a stream; with `tell`, unsubscribes it at the server as well.
     pub(super) fn forget(&self, sub: u32, tell: bool) {
         self.0.core.lock().streams.remove(&sub);
         if tell && sub != 0 {
@@ -196,7 +198,7 @@ impl Handle {
         self.0.core.lock().going_away.clone()
     }
 
-    /// Waits until the connection is closed, and says why.
+    /// Waits until the connection is closed, and returns the reason.
     pub(super) async fn closed(&self) -> ClientError {
         let mut closed = self.0.closed.subscribe();
         let why = closed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
@@ -204,7 +206,7 @@ impl Handle {
     }
 }
 
-/// The error of a connection whose end has no better reason.
+/// The error for a connection that ended without a better reason.
 pub(super) fn gone() -> ClientError {
     ClientError::Disconnected("the connection is closed".to_owned())
 }
@@ -224,7 +226,8 @@ impl Core {
         let (sender, receiver) = oneshot::channel();
         let corr = queue(&mut self.session)?;
         self.answers.insert(corr, sender);
-        // Alone, a request is fastest written here. Among others it is better gathered with them.
+        // A single request is fastest written here; with others pending it is better batched with
+        // them.
         self.flush(waiting == 0);
         Ok(receiver)
     }
@@ -235,10 +238,10 @@ impl Core {
         }
     }
 
-    /// Has what is queued written: here and now, or by the task.
+    /// Writes what is queued: right here, or by waking the task.
     fn flush(&mut self, here: bool) {
         if here {
-            // The task repeats a write that cannot go on and waits properly.
+            // On a partial write the task retries and waits for the socket.
             let mut cx = Context::from_waker(Waker::noop());
             if self.write(&mut cx).is_ok_and(|all| all) {
                 return;
@@ -247,7 +250,8 @@ impl Core {
         self.wake();
     }
 
-    /// Writes what is queued; whether all of it is on its way. TLS may hold some back.
+    /// Writes what is queued; returns whether all of it was written and flushed. TLS may hold some
+    /// back.
     fn write(&mut self, cx: &mut Context<'_>) -> std::io::Result<bool> {
         while !self.session.output().is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -267,7 +271,7 @@ impl Core {
         let (sub, item) = match event {
             ClientEvent::Answer { corr, result } => {
                 if let Some(answer) = self.answers.remove(&corr) {
-                    // Nobody has to wait for an answer.
+                    // The caller may have dropped its reply.
                     let _ = answer.send(result.map_err(ClientError::Refused));
                 }
                 return Ok(());
@@ -281,8 +285,8 @@ impl Core {
             ClientEvent::Chunk { sub, bytes, last } => (sub, Item::Chunk { bytes, last }),
             ClientEvent::Granted { sub, bytes } => (sub, Item::Granted(bytes)),
         };
-        // What was on its way when a stream was given up, and what comes behind its end, belongs to
-        // nobody.
+        // Items that were in flight when a stream was dropped, or that follow its end, are
+        // discarded.
         if let Some(stream) = self.streams.get_mut(&sub)
             && stream.put(item)?
         {
@@ -292,14 +296,14 @@ impl Core {
     }
 }
 
-/// Reads, and writes what others left.
+/// Reads from the server, and writes what callers left queued.
 struct Task<R> {
     shared: Arc<Shared>,
     reader: R,
     codec: Codec,
     inbox: BytesMut,
     last_read: usize,
-    /// Kept for its memory.
+    /// Kept to reuse its allocation.
     incoming: Vec<Incoming>,
 }
 
@@ -308,13 +312,13 @@ impl<R: AsyncRead + Unpin> Task<R> {
         let why = loop {
             match poll_fn(|cx| self.poll(cx)).await {
                 Some(why) => break why,
-                // Behind news of other sockets too, and those who take what came.
+                // Yield to other sockets and to the readers of what was received.
                 None => tokio::task::yield_now().await,
             }
         };
         let (answers, streams, told) = {
             let mut core = self.shared.core.lock();
-            // HELLO alone is answered by what ends the connection.
+            // Only HELLO fails with the reason itself; a request fails with it converted.
             let is_met = core.session.is_met();
             let told = if is_met { why.clone().of_request() } else { why.clone() };
             core.closed = Some(told.clone());
@@ -324,7 +328,7 @@ impl<R: AsyncRead + Unpin> Task<R> {
             let _ = answer.send(Err(told.clone()));
         }
         for mut stream in streams.into_values() {
-            // The end costs nothing.
+            // The end costs no credit.
             let _ = stream.put(Item::Failed(why.clone()));
         }
         poll_fn(|cx| {
@@ -336,7 +340,7 @@ impl<R: AsyncRead + Unpin> Task<R> {
         self.shared.closed.send_replace(Some(why));
     }
 
-    /// Has a turn; why the connection has ended, if it has.
+    /// One turn of the task; returns why the connection has ended, if it has.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<ClientError>> {
         let mut taken = 0;
         while taken < TURN_BYTES {
@@ -367,7 +371,7 @@ impl<R: AsyncRead + Unpin> Task<R> {
         Poll::Ready(None)
     }
 
-    /// Takes in what has come whole. Records are checked before the lock is taken.
+    /// Handles every complete message in the buffer. Records are checked before the lock is taken.
     fn take_in(&mut self) -> Result<(), ClientError> {
         let read = self.decode();
         let mut core = self.shared.core.lock();

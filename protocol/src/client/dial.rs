@@ -1,4 +1,4 @@
-//! From an address to a stream: what is connected to, and whom it is trusted to be.
+//! Connects to an address and yields a stream; over TLS it also verifies the server.
 
 use std::io;
 
@@ -20,8 +20,8 @@ pub(super) enum Dialled {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects, and over TLS finds out with whom. A token that could be read on its way is an error
-/// before anything is sent.
+/// Connects, and over TLS verifies the server. Refuses, before anything is sent, to send a token
+/// that could be read on the way.
 pub(super) async fn dial(
     address: &Address,
     options: &ClientOptions,
@@ -63,7 +63,7 @@ pub(super) async fn dial(
     }
 }
 
-/// Nobody could be connected to in time.
+/// The error for a connect timeout.
 pub(super) fn late(address: &Address) -> ClientError {
     failed(address, &io::ErrorKind::TimedOut.into())
 }

@@ -1,5 +1,5 @@
-//! An export: a subscription that ends with what is stored, in pieces that an import takes as they
-//! are. It has no op of its own.
+//! An export: a subscription that ends at the end of the stored frames and yields batches that an
+//! import accepts as they are. It has no op of its own.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::error::ClientError;
 use crate::limits::BODY_WITH_FRAME_MAX;
 use crate::message::{Delivered, Gap, Resume, SubEvent, SubscribeOptions};
 
-/// Frames on their way to another store. Dropping it ends it.
+/// A stream of frames for another store. Dropping it cancels the export.
 pub struct Export {
     subscription: Subscription,
     gaps: VecDeque<Gap>,
@@ -42,8 +42,9 @@ impl Export {
         Ok(Self { subscription, gaps: VecDeque::new() })
     }
 
-    /// The next frames, never none; `None` at the end. One whose body is longer than
-    /// [`BODY_WITH_FRAME_MAX`], or cannot be read, comes without it: the blob is moved on its own.
+    /// The next batch of frames, never empty; `None` at the end. A frame whose body is longer than
+    /// [`BODY_WITH_FRAME_MAX`], or cannot be read, comes without it: the blob is transferred
+    /// separately.
     pub async fn next(&mut self) -> Option<Result<Vec<Delivered>, ClientError>> {
         loop {
             return Some(match self.subscription.next().await? {
@@ -60,7 +61,7 @@ impl Export {
         }
     }
 
-    /// Keeps a gap; neighbours become one, so that a damaged stretch is a single one.
+    /// Records a gap; adjacent corrupt gaps are merged, so that a damaged stretch is reported once.
     fn note(&mut self, gap: Gap) {
         match (self.gaps.back_mut(), gap) {
             (Some(Gap::Corrupt { to: end, .. }), Gap::Corrupt { from, to }) if *end == from => {
@@ -70,12 +71,12 @@ impl Export {
         }
     }
 
-    /// What could not be read among the frames that came so far; each is told once.
+    /// The next gap among the frames received so far; each is reported once.
     pub fn gap(&mut self) -> Option<Gap> {
         self.gaps.pop_front()
     }
 
-    /// The offset to go on from after the frames that came so far.
+    /// The offset to resume from after the frames received so far.
     #[must_use]
     pub const fn position(&self) -> Option<u64> {
         self.subscription.position()

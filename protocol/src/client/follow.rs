@@ -1,6 +1,6 @@
-//! Following over lost connections: a subscription, and another one from where it was when its
-//! connection is gone. It keeps nothing on disk; [`Follow::point`] is for whoever goes on in
-//! another process.
+//! Following across lost connections: a subscription that is reopened at its last position when its
+//! connection is lost. It keeps nothing on disk; [`Follow::point`] lets a caller resume in another
+//! process.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,44 +28,44 @@ pub struct FollowOptions {
     pub read: ReadOptions,
     /// How it is served.
     pub how: SubscribeOptions,
-    /// Go on from here, whatever `read` says of the start.
+    /// Resume from here; overrides the start in `read`.
     pub from: Option<ResumePoint>,
-    /// How to go on when the server is away.
+    /// How to retry while the server is unreachable or busy.
     pub retry: Retry,
 }
 
-/// What who follows is given.
+/// An event that [`Follow`] yields.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FollowEvent {
-    /// A frame: each that is stored once, in the order of the log.
+    /// A frame: each stored frame once, in log order.
     Frame(Delivered),
-    /// All that was stored at the beginning has been given; comes once.
+    /// All frames that were stored at the start have been yielded; comes once.
     CaughtUp {
-        /// The offset the next frame had then.
+        /// The offset of the next frame at that time.
         head: u64,
     },
-    /// The time asked for has passed.
+    /// The requested pulse interval has passed.
     Pulse,
     /// Frames are missing here.
     Gap(Gap),
-    /// The connection was lost, and it goes on over another one: no stored frame is missing or
-    /// comes twice, but ephemeral ones of the meantime are gone.
+    /// The connection was lost and the follow has resumed over another: no stored frame is missing
+    /// or repeated, but ephemeral frames sent in between are lost.
     Resumed {
-        /// Where it goes on; `None` when nothing had come before.
+        /// Where it resumed; `None` when nothing had been received before.
         offset: Option<u64>,
         /// What ended the connection.
         lost: ClientError,
     },
 }
 
-/// Stored frames, then those that come, over as many connections as that takes. Dropping it ends
-/// it. One message of the server, at most 2 MiB, and the credit of one subscription are all that
-/// waits here.
+/// Stored frames, then new ones as they are appended, over as many connections as it takes.
+/// Dropping it ends it. It buffers at most one server message, up to 2 MiB, and the credit of one
+/// subscription.
 pub struct Follow {
     address: Address,
     options: ClientOptions,
-    /// What there is still to read.
+    /// The rest of the read.
     rest: ReadOptions,
     how: SubscribeOptions,
     retry: Retry,
@@ -73,20 +73,21 @@ pub struct Follow {
     state: State,
     /// The newest connection.
     client: Client,
-    /// What came while it was opened.
+    /// The first event, received while the subscription was opened.
     first: Option<SubEvent>,
-    /// Frames that came and were not given yet.
+    /// Frames received and not yet yielded.
     frames: VecDeque<Delivered>,
-    /// The offset to go on from after all that came; `None` while it is the start that says so.
+    /// The offset to resume from after everything received; `None` while the start of `rest` still
+    /// decides.
     seen: Option<u64>,
-    /// The same after all that was given.
+    /// The offset to resume from after everything yielded.
     given: Option<u64>,
-    /// Where `seen` was seen.
+    /// The store and epoch in which `seen` holds.
     seen_in: Resume,
     is_caught_up: bool,
-    /// What ended the last connection, until there is another.
+    /// Why the last connection was lost, until there is another.
     lost: Option<ClientError>,
-    /// When it ended, until something comes.
+    /// When the connection was lost, until something is received.
     silent_since: Option<Instant>,
 }
 
@@ -110,18 +111,18 @@ impl fmt::Debug for Follow {
 }
 
 impl Follow {
-    /// Connects and subscribes: [`Start::New`] is from here on, and [`Start::Last`] counts from
-    /// here, whatever becomes of the connection. Must be called within a tokio runtime.
+    /// Connects and subscribes. [`Start::New`] and [`Start::Last`] are relative to this call, even
+    /// when the connection is lost later. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] when this first attempt fails: nobody has to wait for a wrong address or
-    /// token. Later ones are repeated.
+    /// [`ClientError`] when this first attempt fails, so that a wrong address or token is reported
+    /// at once. Later attempts are retried.
     pub async fn open(address: &Address, options: FollowOptions) -> Result<Self, ClientError> {
         let FollowOptions { client: options, read, how, from, retry } = options;
         let mut rest = ReadOptions { follow: true, ..read };
         let client = Client::connect(address, options.clone()).await?;
         let seen_in = client.server().resume();
-        // Said as an offset, it can be said again when this connection is lost before an answer.
+        // As an offset, the start can be sent again if this connection is lost before an answer.
         let now = || client.server().resume().point(client.server().head);
         let from = from.or_else(|| (rest.start == Start::New).then(now));
         let seen = from.map(|point| point.offset);
@@ -132,7 +133,8 @@ impl Follow {
             }
             None => client.subscribe(&rest, how).await?,
         };
-        // Which the last are is known with what comes first. Asked again later, others would be.
+        // The first event fixes which frames are the last ones. A later request would count from a
+        // later head.
         let first = match rest.start {
             Start::Last(_) => first_of(&mut subscription).await?,
             _ => None,
@@ -157,27 +159,27 @@ impl Follow {
         })
     }
 
-    /// What happens next; `None` after the end: the limit or a bound of the read was reached. May
-    /// be given up and called again: nothing is lost by it.
+    /// The next event; `None` after the end: the limit or a bound of the read was reached. Cancel
+    /// safe: the future may be dropped and `next` called again, and nothing is lost.
     ///
     /// # Errors
-    /// What cannot be mended by connecting again, after which nothing more comes: a refusal that is
-    /// no [`Class::Busy`], [`Code::TooSlow`] for whoever asked to be dropped, a server that breaks
-    /// the protocol or cannot be trusted; and whatever was the last when [`Retry::give_up`] has
+    /// An error that reconnecting cannot fix, after which nothing more comes: a refusal that is not
+    /// [`Class::Busy`], [`Code::TooSlow`] for a caller that asked to be dropped, a server that
+    /// breaks the protocol or cannot be trusted; or the last error when [`Retry::give_up`] has
     /// passed.
     pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// Where to go on after what was given so far, in this process or another; `None` before
-    /// anything is known.
+    /// The point to resume from after everything yielded so far, in this process or another; `None`
+    /// before anything is known.
     #[must_use]
     pub fn point(&self) -> Option<ResumePoint> {
         self.given.map(|offset| self.seen_in.point(offset))
     }
 
-    /// The newest connection, for example for bodies that are too long to come with their frames.
-    /// While the server is away, what it is asked for fails.
+    /// The newest connection, for example to fetch bodies that are too long to come with their
+    /// frames. While the server is unreachable, its requests fail.
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
@@ -285,8 +287,8 @@ impl Follow {
         Some(FollowEvent::Resumed { offset: self.seen, lost })
     }
 
-    /// Sets out for another connection after what ended the last, or an attempt at one; an error
-    /// when that would not help.
+    /// Schedules a reconnect after `error` ended the connection or an attempt; returns the error
+    /// when a retry would not help.
     fn part(
         &mut self,
         error: ClientError,
@@ -333,7 +335,7 @@ impl Stream for Follow {
     }
 }
 
-/// What a subscription brings first, other than pulses.
+/// The first event of a subscription other than a pulse.
 async fn first_of(subscription: &mut Subscription) -> Result<Option<SubEvent>, ClientError> {
     loop {
         match subscription.next().await.transpose()? {
@@ -343,8 +345,8 @@ async fn first_of(subscription: &mut Subscription) -> Result<Option<SubEvent>, C
     }
 }
 
-/// Whether another connection may do after this end of one. What a closing server says is its own
-/// state, so that only a lost right and a broken protocol are final.
+/// Whether to reconnect after this error ended a connection. What a closing server reports is its
+/// own state, so only a lost right and a broken protocol are final.
 fn is_cut(error: &ClientError) -> bool {
     match error {
         ClientError::Refused(refusal) => match refusal.code.class() {
@@ -356,7 +358,7 @@ fn is_cut(error: &ClientError) -> bool {
     }
 }
 
-/// Whether another attempt may do after this end of a subscription or failure to begin one.
+/// Whether to retry after this error ended a subscription or an attempt to open one.
 fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Refused(refusal) => {
@@ -367,12 +369,12 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
-/// Whether it is only the network that was too slow.
+/// Whether only the network was too slow.
 const fn is_late(code: Code) -> bool {
     matches!(code, Code::HelloTimeout | Code::Stalled)
 }
 
-/// How long the server asks to be left alone.
+/// The retry delay that the server asked for.
 fn retry_after(error: &ClientError) -> Duration {
     let ClientError::Refused(refusal) = error else { return Duration::ZERO };
     let ms = refusal.details.iter().find_map(|detail| match detail {
@@ -382,7 +384,7 @@ fn retry_after(error: &ClientError) -> Duration {
     Duration::from_millis(ms.unwrap_or(0).into())
 }
 
-/// What makes "each once, in order" hold whatever the server does.
+/// Checks the order, so that "each once, in order" holds whatever the server does.
 fn check_order(frames: &[Delivered], mut next: u64) -> Result<(), ProtocolError> {
     for offset in frames.iter().filter_map(|one| one.frame.offset()) {
         if offset < next {

@@ -1,5 +1,5 @@
-//! The connection's end of a stream, which holds the server to what it may send: what waits for a
-//! stream that nobody takes from is bounded by the credit that was granted.
+//! The connection's end of a stream. It holds the server to its credit, so that what is buffered
+//! for a stream without a reader stays bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,29 +11,29 @@ use crate::error::ProtocolError;
 use crate::limits::FREE_WAITING_MAX;
 use crate::message::StreamEvent;
 
-/// Where the connection puts what comes on a stream.
+/// The sending end of a stream: the connection puts received items here.
 pub(super) struct Inlet {
-    /// Bounded by the credit, and by the free messages that may wait.
+    /// Bounded by the credit and by the limit on items that cost no credit.
     items: mpsc::UnboundedSender<Item>,
-    /// Bytes the server may still send; below zero after a message that was longer.
+    /// Bytes the server may still send; negative after a message that exceeded it.
     credit: i64,
     waiting: Arc<Waiting>,
 }
 
-/// Where whoever has the stream takes it.
+/// The receiving end of a stream.
 pub(super) struct Outlet {
     pub(super) items: mpsc::UnboundedReceiver<Item>,
     waiting: Arc<Waiting>,
 }
 
-/// What costs no credit and was not taken yet.
+/// Items that cost no credit and were not taken yet.
 #[derive(Default)]
 struct Waiting {
     pulse: AtomicBool,
     others: AtomicUsize,
 }
 
-/// Both ends of a stream that begins with so many bytes of credit.
+/// Both ends of a stream that begins with `credit` bytes of credit.
 pub(super) fn pipe(credit: u32) -> (Inlet, Outlet) {
     let (sender, items) = mpsc::unbounded_channel();
     let waiting = Arc::default();
@@ -42,12 +42,12 @@ pub(super) fn pipe(credit: u32) -> (Inlet, Outlet) {
 }
 
 impl Inlet {
-    /// The server may send so many bytes more.
+    /// Lets the server send `bytes` more.
     pub(super) fn grant(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_add_unsigned(bytes);
     }
 
-    /// Takes what came; whether it is the last of the stream.
+    /// Queues a received item; returns whether it is the last of the stream.
     pub(super) fn put(&mut self, item: Item) -> Result<bool, ProtocolError> {
         let is_last = item.is_last();
         match &item {
@@ -63,7 +63,7 @@ impl Inlet {
                     return Err(ProtocolError::FlowControl("a piece of a blob beyond its credit"));
                 }
             }
-            // Whoever does not take them finds one.
+            // A reader that does not take pulses finds a single one.
             Item::Event(StreamEvent::Pulse) => {
                 if self.waiting.pulse.swap(true, Ordering::Relaxed) {
                     return Ok(false);
@@ -76,12 +76,12 @@ impl Inlet {
             }
             Item::Failed(_) => {}
         }
-        // Whoever gave the stream up meanwhile wants none of it.
+        // The reader may have dropped the stream meanwhile.
         let _ = self.items.send(item);
         Ok(is_last)
     }
 
-    /// A message is begun only while there is credit, and may then be longer.
+    /// A message may be started while any credit is left, and may exceed it.
     fn charge(&mut self, bytes: usize) -> Result<(), ProtocolError> {
         if self.credit <= 0 {
             return Err(ProtocolError::FlowControl("more was sent than the stream's credit"));

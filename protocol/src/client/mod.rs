@@ -39,11 +39,11 @@ use crate::tls::ClientTls;
 /// How to connect.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// What the server's log calls this client; at most 255 bytes.
+    /// The name of this client in the server's log; at most 255 bytes.
     pub name: String,
     /// A token, where the server asks for one.
     pub token: Option<Secret>,
-    /// Whom to trust over TLS; without it no server is.
+    /// Which servers to trust over TLS; without it none.
     pub tls: Option<ClientTls>,
     /// Time until the connection is made and HELLO answered.
     pub timeout: Duration,
@@ -61,7 +61,7 @@ impl Default for ClientOptions {
 }
 
 impl fmt::Debug for ClientOptions {
-    /// Options end up in logs: a token shows that it is there and no more.
+    /// Options may end up in logs: a token shows only that it is set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientOptions")
             .field("name", &self.name)
@@ -78,23 +78,23 @@ pub struct ServerInfo {
     pub uuid: [u8; 16],
     /// The store's epoch.
     pub epoch: u64,
-    /// The offset the next frame had at HELLO.
+    /// The offset of the next frame at the time of HELLO.
     pub head: u64,
     /// The server's name and version.
     pub name: String,
     /// The protocol version in use.
     pub version: u16,
-    /// What this connection may do.
+    /// The role of this connection.
     pub role: Role,
-    /// What the server accepts.
+    /// The server's limits.
     pub limits: PeerLimits,
-    /// The ops it knows.
+    /// The ops the server serves.
     pub ops: Vec<OpRange>,
 }
 
 impl ServerInfo {
-    /// Where the offsets that this connection tells were seen: what a later subscription that
-    /// starts from one of them names.
+    /// The store and epoch in which offsets of this connection hold. A later subscription that
+    /// starts at one of them passes it on.
     #[must_use]
     pub const fn resume(&self) -> Resume {
         Resume { store: self.uuid, epoch: self.epoch }
@@ -116,13 +116,13 @@ impl From<HelloReply> for ServerInfo {
     }
 }
 
-/// A connection to a server. Clones share it; it closes when the last clone and the last stream
-/// are gone. Requests may be made from any number of tasks.
+/// A connection to a server. Clones share it; it closes when the last clone and the last stream are
+/// dropped. Requests may be made from any number of tasks.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
     server: Arc<ServerInfo>,
-    /// Bytes of credit of calls and downloads.
+    /// Credit of calls and downloads, in bytes.
     credit: u32,
 }
 
@@ -130,7 +130,7 @@ impl Client {
     /// Connects to a server. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] when nobody listens there or HELLO fails.
+    /// [`ClientError`] when nothing listens there or HELLO fails.
     pub async fn connect(address: &Address, options: ClientOptions) -> Result<Self, ClientError> {
         let timeout = options.timeout;
         let connect = async {
@@ -152,8 +152,8 @@ impl Client {
         tokio::time::timeout(timeout, connect).await.map_err(|_| dial::late(address))?
     }
 
-    /// Speaks over a stream that is connected already, for example one end of a socket pair. Must
-    /// be called within a tokio runtime.
+    /// Uses a stream that is connected already, for example one end of a socket pair. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// [`ClientError`] when HELLO fails.
@@ -183,9 +183,9 @@ impl Client {
         }
     }
 
-    /// This connection with so many bytes of credit for each call and each blob that is fetched
-    /// through this handle: what the server may send ahead of what was taken. A subscription has
-    /// that of its [`SubscribeOptions`](crate::SubscribeOptions).
+    /// This connection with `credit` bytes of credit for each call and each download made through
+    /// this handle: how far the server may send ahead of the reader. A subscription has its own, in
+    /// [`SubscribeOptions`](crate::SubscribeOptions).
     #[must_use]
     pub const fn with_credit(mut self, credit: u32) -> Self {
         self.credit = credit;
@@ -198,13 +198,13 @@ impl Client {
         &self.server
     }
 
-    /// Waits until the connection is closed and says why. Requests that were under way, and
-    /// later ones, are told [`ClientError::Disconnected`], whatever that is.
+    /// Waits until the connection is closed and returns the reason. Pending requests, and later
+    /// ones, fail with [`ClientError::Disconnected`], whatever that is.
     pub async fn closed(&self) -> ClientError {
         self.handle.closed().await
     }
 
-    /// What the server said when it began to stop; `None` while it has not.
+    /// The server's GOAWAY, sent when it begins to stop; `None` before.
     #[must_use]
     pub fn going_away(&self) -> Option<GoAway> {
         self.handle.going_away()

@@ -1,6 +1,6 @@
-//! A connection to a server that another process speaks over, which is not told how to make one:
-//! HELLO, with the token in it, is said here, and the HELLO of the other process is answered here.
-//! From then on bytes are copied and not looked at.
+//! A connection to a server for another process that does not know how to make one: HELLO, with the
+//! token in it, is sent here, and the HELLO of the other process is answered here. From then on
+//! bytes are copied uninspected.
 
 use std::fmt;
 use std::io;
@@ -21,9 +21,9 @@ use crate::limits::{HELLO_BYTES_MAX, HELLO_WAIT, SERVER_MESSAGE_BYTES_MAX, SILEN
 use crate::message::{HostClaim, Incoming, Op, Response};
 use crate::session::ClientSession;
 
-/// Bytes on their way in one direction.
+/// Size of the copy buffer of each direction.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Time for the server to take what the other process said last, and to hang up.
+/// Time for the server to read the last bytes of the other process and to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,18 +32,18 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection whose HELLO is done, for a client in another process.
 pub struct Passage {
     server: Box<dyn Stream>,
-    /// What the server answered, for whoever comes.
+    /// The server's answer to HELLO, for the other process.
     welcome: Envelope,
-    /// What it said since.
+    /// Bytes the server sent after it.
     rest: BytesMut,
 }
 
 /// Why a [`Passage`] has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassageEnd {
-    /// The other process is done, or did not speak the protocol.
+    /// The other process closed, or did not speak the protocol.
     Process,
-    /// The server hung up, or is gone: what is known of it, for people.
+    /// The server closed or was lost: a description for people.
     Server(String),
 }
 
@@ -54,10 +54,10 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// Connects to a server as the Host of its modules, or as a part of it.
+    /// Connects to a server as the Host of its modules, or of a part of them.
     ///
     /// # Errors
-    /// [`ClientError`] when nobody listens there or HELLO fails.
+    /// [`ClientError`] when nothing listens there or HELLO fails.
     pub async fn open(
         address: &Address,
         options: ClientOptions,
@@ -97,15 +97,15 @@ impl Passage {
                     _ => return Err(unexpected()),
                 },
                 Incoming::Close(refusal) => return Err(refusal.into()),
-                // The server is stopping; it says so to the request too.
+                // The server is stopping; it reports that to the request too.
                 Incoming::GoAway(_) => {}
                 _ => return Err(unexpected()),
             }
         }
     }
 
-    /// Connects the other process to the server until either hangs up or the server is silent for
-    /// too long. When it returns, the server is hung up on, the process not yet.
+    /// Connects the other process to the server until either closes or the server is silent for too
+    /// long. On return the server's connection is closed, that of the process not yet.
     pub async fn carry<S>(self, process: &mut S) -> PassageEnd
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
@@ -132,7 +132,7 @@ impl Passage {
             }
         };
         if end == PassageEnd::Process {
-            // What was said last is on its way: hanging up at once could take it back.
+            // The last bytes are in flight: closing at once could discard them.
             let last = async {
                 to_server.shutdown().await?;
                 let mut rest = vec![0; BUFFER_BYTES];
@@ -145,16 +145,16 @@ impl Passage {
     }
 }
 
-/// Which side of a copy has ended it.
+/// Which side ended a copy.
 enum Ended {
-    /// What was read from: why, for people.
+    /// The source; with a description for people.
     Reading(String),
-    /// What was written to.
+    /// The destination.
     Writing,
 }
 
-/// Copies `first`, then what comes, until either side ends, or the one that is read from is silent
-/// for `patience`.
+/// Copies `first`, then everything received, until either side closes, or the source is silent for
+/// `patience`.
 async fn copy<R, W>(from: &mut R, to: &mut W, first: &[u8], patience: Option<Duration>) -> Ended
 where
     R: AsyncRead + Unpin,
@@ -182,8 +182,8 @@ where
     }
 }
 
-/// Takes the HELLO of the other process and answers it with what the server answered. What came
-/// behind it is returned; it fits in one buffer.
+/// Receives the HELLO of the other process and answers it with the server's answer. Returns the
+/// bytes that followed it; they fit in one buffer.
 async fn answer<R, W>(
     from: &mut R,
     to: &mut W,
@@ -221,7 +221,7 @@ async fn next<R: AsyncRead + Unpin>(
         if let Some(envelope) = codec.next(buffer)? {
             return Ok(Some(envelope));
         }
-        // Never more than fits in what the first copy takes.
+        // Never more than the buffer of the first copy holds.
         let room = BUFFER_BYTES.saturating_sub(buffer.len());
         let mut limited = (&mut *from).take(room as u64);
         match limited.read_buf(buffer).await {

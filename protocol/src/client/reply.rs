@@ -10,12 +10,12 @@ use super::core::{Answered, Awaited, Handle};
 use crate::error::{ClientError, ProtocolError};
 use crate::message::{Request, Response};
 
-/// The answer to a request that is on its way. Dropping it does not take the request back.
+/// The pending answer to a request. Dropping it does not cancel the request.
 #[must_use = "a request that is not awaited may have failed unseen"]
 pub struct Reply<T> {
     awaited: Awaited,
     convert: fn(Response) -> Option<T>,
-    /// The connection stays while an answer is awaited.
+    /// Keeps the connection open while an answer is awaited.
     _handle: Arc<Handle>,
 }
 

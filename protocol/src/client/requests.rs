@@ -1,4 +1,4 @@
-//! What a client can ask for.
+//! The requests of a client.
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
@@ -18,11 +18,11 @@ use crate::message::{
 };
 
 impl Client {
-    /// Appends a batch. The request is on its way when this returns, so batches are appended in the
+    /// Appends a batch. The request is queued when this returns, so batches are appended in the
     /// order of these calls, whenever their replies are awaited. The server stops reading at
-    /// [`PeerLimits::requests`](crate::PeerLimits::requests) without an answer; what is queued
-    /// beyond that is held here. When the connection is lost before the answer, a batch with a key
-    /// can be sent again as it is; one without may then be stored twice.
+    /// [`PeerLimits::requests`](crate::PeerLimits::requests) unanswered requests; further ones are
+    /// queued here. When the connection is lost before the answer, a batch with a key can be sent
+    /// again as it is; one without may then be stored twice.
     pub fn append(&self, batch: &AppendRequest) -> Reply<Appended> {
         let counts = [batch.frames.len(), batch.cursors.len(), batch.removes.len()];
         let records = counts.iter().sum::<usize>() + usize::from(batch.key.is_some());
@@ -35,7 +35,7 @@ impl Client {
         })
     }
 
-    /// Removes frames: all of them that are there, or none.
+    /// Removes frames: all of the given frames that exist, or none.
     pub fn remove(&self, request: &RemoveRequest) -> Reply<Appended> {
         if let Some(error) = self.over_batch(request.frames.len()) {
             return Reply::failed(&self.handle, error);
@@ -48,8 +48,8 @@ impl Client {
     }
 
     /// Appends frames of another store, as [`export`](Self::export) delivers them there. Imports of
-    /// one connection are done in the order of these calls. Sent again after a lost connection,
-    /// frames that were stored are there already.
+    /// one connection are done in the order of these calls. When an import is sent again after a
+    /// lost connection, frames that were stored are recognized.
     pub fn import(&self, request: &ImportRequest) -> Reply<Imported> {
         if let Some(error) = self.over_batch(request.frames.len()) {
             return Reply::failed(&self.handle, error);
@@ -61,8 +61,8 @@ impl Client {
         })
     }
 
-    /// Reads what is stored for another store: every frame with its body, or with the hash of a
-    /// body that is longer than a message carries. It ends with what is stored, also with
+    /// Reads the stored frames for another store: every frame with its body, or with the hash of a
+    /// body that is too long for a message. It ends with the stored frames, even with
     /// `options.follow`.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Client {
         Export::begin(self, options, resume).await
     }
 
-    /// What server and store tell about themselves: the JSON text of an object.
+    /// Statistics of the server and the store: the JSON text of an object.
     pub fn stats(&self) -> Reply<String> {
         Reply::ask(&self.handle, &Request::Stats, |response| match response {
             Response::Told(text) => Some(text),
@@ -83,7 +83,7 @@ impl Client {
         })
     }
 
-    /// Has work done on the store's files, which may take long: the JSON text of a report.
+    /// Runs maintenance on the store's files, which may take long: the JSON text of a report.
     pub fn maintain(&self, request: &MaintainRequest) -> Reply<String> {
         Reply::ask(&self.handle, &Request::Maintain(request.clone()), |response| match response {
             Response::Told(text) => Some(text),
@@ -91,7 +91,7 @@ impl Client {
         })
     }
 
-    /// The error for more records than one batch may have.
+    /// The error when a batch has too many records.
     fn over_batch(&self, records: usize) -> Option<ClientError> {
         let max = self.server.limits.batch_records.min(BATCH_RECORDS_MAX as u32);
         (records > max as usize).then_some(ClientError::OverLimit {
@@ -120,8 +120,8 @@ impl Client {
         self.subscribe_at(options.clone(), how, None).await
     }
 
-    /// Goes on where a subscription was, whatever `options` says of the start and `how` of the
-    /// resume. A [`Follow`](crate::Follow) does so by itself.
+    /// Resumes a subscription at `point`, which overrides the start in `options` and the resume in
+    /// `how`. A [`Follow`](crate::Follow) does so by itself.
     ///
     /// # Errors
     /// [`ClientError`] when the server refuses: with
@@ -186,7 +186,7 @@ impl Client {
         })
     }
 
-    /// Puts a blob, reading `source` as the server takes it; its hash and length.
+    /// Uploads a blob, reading `source` as the server takes it; returns its hash and length.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Source`] when `source` fails.
@@ -197,7 +197,7 @@ impl Client {
         blob::put(&self.handle, &self.server.limits, source).await
     }
 
-    /// Puts a blob whose bytes are in memory.
+    /// Uploads a blob whose bytes are in memory.
     ///
     /// # Errors
     /// [`ClientError`] when the server refuses.
@@ -267,7 +267,7 @@ impl Client {
         }
     }
 
-    /// Asks for a sign of life.
+    /// Checks that the server answers.
     pub fn ping(&self) -> Reply<()> {
         let request = Request::Ping(Bytes::new());
         Reply::ask(&self.handle, &request, |response| match response {

@@ -1,24 +1,24 @@
-//! How long to wait before the next attempt to reach a server. Knows no clock and no connection.
+//! Backoff: how long to wait before the next attempt to reach a server. Knows no clock and no
+//! connection.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-/// The longest that a server can make a client wait, whatever it asks for.
+/// Upper bound on the wait that a server can ask of a client.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// The shortest first wait, whatever is asked for: without any a lost server would be asked for
-/// without a pause.
+/// Lower bound on the first wait: without one a lost server would be retried in a busy loop.
 const FIRST_MIN: Duration = Duration::from_millis(1);
 
-/// How a [`Follow`](crate::Follow) goes on when its server is away or busy: it waits `first`, then
-/// twice as long, up to `most`, each time between half of it and all of it by chance, so that many
-/// clients of one server do not come back at the same moment.
+/// How a [`Follow`](crate::Follow) retries when its server is unreachable or busy: it waits
+/// `first`, then twice as long each time, up to `most`. Each wait is drawn between half of it and
+/// all of it, so that many clients of one server do not come back at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// The wait before the first attempt; at least 1 ms.
     pub first: Duration,
     /// The longest wait.
     pub most: Duration,
-    /// Give up when nothing came for so long; `None`: never.
+    /// Give up when nothing was received for this long; `None`: never.
     pub give_up: Option<Duration>,
 }
 
@@ -28,7 +28,7 @@ impl Default for Retry {
     }
 }
 
-/// The waits of one attempt after another.
+/// Backoff state: the waits of successive attempts.
 #[derive(Debug)]
 pub(super) struct Backoff {
     retry: Retry,
@@ -40,13 +40,13 @@ impl Backoff {
         Self { retry, next: retry.first.max(FIRST_MIN) }
     }
 
-    /// What was tried has worked.
+    /// An attempt succeeded: start over.
     pub(super) fn reset(&mut self) {
         *self = Self::new(self.retry);
     }
 
-    /// The wait before the next attempt: `at_least` is what the server asked for, `chance` any
-    /// number.
+    /// The wait before the next attempt. `at_least` is what the server asked for; `chance` is a
+    /// random number.
     pub(super) fn wait(&mut self, at_least: Duration, chance: u64) -> Duration {
         let half = self.next / 2;
         let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).saturating_add(1);

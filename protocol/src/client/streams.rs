@@ -1,5 +1,5 @@
 //! Streams of a client: subscriptions, calls, bounded reads. Each grants the server credit as its
-//! items are taken, and takes itself back when it is dropped.
+//! items are taken, and cancels itself when it is dropped.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,21 +21,21 @@ use crate::message::{
     Delivered, FetchRequest, Page, Request, Response, Resume, StreamEvent, SubEvent, after_page,
 };
 
-/// What all streams have in common.
+/// State that all streams share.
 pub(super) struct Line {
     handle: Arc<Handle>,
     pub(super) sub: u32,
     outlet: Outlet,
-    /// Credit it began with; half of it, taken, is granted anew.
+    /// Initial credit; whenever half of it was taken, that is granted again.
     credit: u32,
-    /// Bytes taken and not yet granted anew.
+    /// Bytes taken and not yet granted again.
     owed: u64,
-    /// The server knows that it is over.
+    /// The server knows that the stream is over.
     done: bool,
 }
 
 impl Line {
-    /// Opens a stream with a request, whose answer comes as the reply.
+    /// Opens a stream with a request; the reply resolves to its answer.
     pub(super) fn open<T>(
         handle: &Arc<Handle>,
         credit: u32,
@@ -63,7 +63,7 @@ impl Line {
         poll_fn(|cx| self.poll_item(cx)).await
     }
 
-    /// Bytes were taken: the server may send as many more.
+    /// Records that bytes were taken: the server may send as many more.
     pub(super) fn took(&mut self, bytes: usize) {
         self.owed += bytes as u64;
         if !self.done && self.owed >= u64::from(self.credit / 2) {
@@ -72,7 +72,7 @@ impl Line {
         }
     }
 
-    /// The request was refused: there is nothing to take back.
+    /// Records that the request was refused: there is nothing to cancel.
     pub(super) const fn refused(&mut self) {
         self.done = true;
     }
@@ -102,8 +102,8 @@ impl Subscription {
         Self { line, place, seen_in }
     }
 
-    /// What happens next; `None` after the end: the limit was reached, or it does not follow and
-    /// all was delivered. After an error nothing more comes.
+    /// The next event; `None` after the end: the limit was reached, or it does not follow and
+    /// everything was delivered. After an error nothing more comes.
     pub async fn next(&mut self) -> Option<Result<SubEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
@@ -116,9 +116,9 @@ impl Subscription {
         self.place.offset()
     }
 
-    /// The same with the store and the epoch it holds for:
-    /// [`Client::subscribe_from`](super::Client::subscribe_from) goes on from there, over another
-    /// connection or in another process. It is of no use for a read that goes backwards.
+    /// The position with the store and the epoch it holds for:
+    /// [`Client::subscribe_from`](super::Client::subscribe_from) resumes there, over another
+    /// connection or in another process. Meaningless for a read that goes backwards.
     #[must_use]
     pub fn point(&self) -> Option<ResumePoint> {
         self.position().map(|offset| self.seen_in.point(offset))
@@ -215,7 +215,7 @@ impl CallStream {
                     return Poll::Ready(Some(Err(refusal.into())));
                 }
                 Item::Failed(error) => return Poll::Ready(Some(Err(error.of_request()))),
-                // A call is followed from its own frame on: what else is said of it is no result.
+                // A call is followed from its own frame on; other events are not results.
                 Item::Event(_) => {}
                 Item::Chunk { .. } | Item::Granted(_) => {
                     return Poll::Ready(Some(Err(misplaced())));
@@ -233,10 +233,10 @@ impl Stream for CallStream {
     }
 }
 
-/// A bounded read. The next page is asked for while this one is taken.
+/// A bounded read. The next page is requested while the current one is read.
 pub struct FrameStream {
     handle: Arc<Handle>,
-    /// What the page on its way was asked with.
+    /// The options of the latest page request.
     options: ReadOptions,
     page: VecDeque<Frame>,
     coming: Option<Reply<Page>>,

@@ -1,4 +1,4 @@
-//! BLOB_PUT, BLOB_GET, BLOB_HAS, BLOB_CHUNK: blobs in pieces, both ways.
+//! BLOB_PUT, BLOB_GET, BLOB_HAS, BLOB_CHUNK: blobs in pieces, in both directions.
 
 use xs_engine::BlobHash;
 
@@ -34,7 +34,7 @@ pub(crate) fn read_has(mut body: Body) -> Result<BlobHash, DecodeError> {
     Ok(hash)
 }
 
-/// Adds the reply to BLOB_PUT.
+/// Writes the reply to BLOB_PUT.
 pub(crate) fn put_stored(out: &mut Gather, hash: &BlobHash, len: u64) {
     out.put_slice(hash.as_bytes());
     out.put_u64(len);

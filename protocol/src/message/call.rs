@@ -1,4 +1,4 @@
-//! CALL: ask a command, get its results as a stream.
+//! CALL: call a command and receive its results as a stream.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ pub struct CallRequest {
     pub body: Bytes,
     /// Time for the whole call; `None` leaves it to the command.
     pub deadline: Option<Duration>,
-    /// Bodies of results up to so many bytes travel with their frames.
+    /// Bodies of results up to this many bytes travel with their frames.
     pub bodies_up_to: u32,
-    /// The processor that calls, and of which input it does: a host's word, so that chains of
-    /// processors that call each other come to an end.
+    /// The processor that calls, and the input for which it does. Set by the host, so that chains
+    /// of processors that call each other end.
     pub origin: Option<Origin>,
 }
 
-/// The extension that tells the origin.
+/// The extension that carries the origin.
 const ORIGIN: u16 = 1;
 
 impl CallRequest {

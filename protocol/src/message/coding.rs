@@ -1,5 +1,5 @@
-//! Reading the parts of a body. Each method says what it wanted when the bytes are not there; no
-//! length is believed before it is compared with what is left.
+//! Reading the parts of a body. Each method takes the name of the part for its error; no length is
+//! trusted before it is compared with what is left.
 
 use bytes::{Buf, Bytes};
 use xs_engine::{BlobHash, Bound, FrameId, TopicPattern, TopicPatterns};
@@ -8,10 +8,10 @@ use crate::error::{Code, Detail, ProtocolError, Refusal};
 use crate::gather::Gather;
 use crate::limits::EXTENSIONS_MAX;
 
-/// Extensions from this tag on may be passed over by whoever does not know them.
+/// A receiver that does not know an extension with this tag or a higher one may ignore it.
 pub(crate) const TAG_OPTIONAL: u16 = 0x8000;
 
-/// Why a body has no value: the bytes are no message, or they ask for what cannot be.
+/// Why a body could not be decoded: it is malformed, or it holds an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
     /// The structure is wrong: the connection closes.
@@ -105,12 +105,12 @@ impl Body {
         Ok(self.bytes.split_to(count))
     }
 
-    /// All that is left.
+    /// All remaining bytes.
     pub(crate) fn rest(self) -> Bytes {
         self.bytes
     }
 
-    /// Text with a length of 16 bits before it.
+    /// Text after its 16-bit length.
     pub(crate) fn text(&mut self, what: &'static str) -> Result<Text, ProtocolError> {
         let len = self.u16(what)?;
         self.text_of(usize::from(len), what)
@@ -129,19 +129,18 @@ impl Body {
         }
     }
 
-    /// Nothing may be left.
+    /// Requires that nothing is left.
     pub(crate) fn end(self) -> Result<(), ProtocolError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(self.wrong("bytes after the end")) }
     }
 
-    /// The extensions at the end of a request that knows none: one that may not be passed over is
-    /// refused.
+    /// The extensions at the end of a request that knows none. One that is not optional is refused.
     pub(crate) fn extensions(self) -> Result<(), DecodeError> {
         self.extensions_with(|_, _| Ok(false))
     }
 
-    /// The extensions at the end of a request. `take` gets each and says whether it knows it; one
-    /// that nobody knows and that may not be passed over is refused.
+    /// The extensions at the end of a request. `take` gets each and returns whether it knows it; an
+    /// unknown one that is not optional is refused.
     pub(crate) fn extensions_with(
         mut self,
         mut take: impl FnMut(u16, Self) -> Result<bool, DecodeError>,
@@ -177,7 +176,7 @@ impl Body {
     /// A list of topic patterns.
     pub(crate) fn patterns(&mut self) -> Result<TopicPatterns, DecodeError> {
         let count = usize::from(self.u16("count of patterns")?);
-        // Checked before memory is taken; the constructor says the same in the end.
+        // Bounds the allocation; the constructor enforces the same limit at the end.
         let mut patterns = Vec::with_capacity(count.min(xs_engine::limits::PATTERNS_MAX));
         let mut bad = None;
         for _ in 0..count {
@@ -197,7 +196,7 @@ impl Body {
     }
 }
 
-/// UTF-8 that was checked, still in the message's bytes.
+/// Checked UTF-8 that still lives in the message's bytes.
 #[derive(Debug)]
 pub(crate) struct Text(Bytes);
 
@@ -207,7 +206,7 @@ impl Text {
     }
 }
 
-/// Adds an offset or an id.
+/// Writes an offset or an id.
 pub(crate) fn put_bound(out: &mut Gather, bound: Bound) {
     match bound {
         Bound::Offset(offset) => {
@@ -221,7 +220,7 @@ pub(crate) fn put_bound(out: &mut Gather, bound: Bound) {
     }
 }
 
-/// Adds a list of topic patterns.
+/// Writes a list of topic patterns.
 pub(crate) fn put_patterns(out: &mut Gather, patterns: &TopicPatterns) {
     out.put_u16(patterns.as_slice().len() as u16);
     for pattern in patterns.as_slice() {
@@ -229,7 +228,7 @@ pub(crate) fn put_patterns(out: &mut Gather, patterns: &TopicPatterns) {
     }
 }
 
-/// Adds an extension.
+/// Writes an extension.
 pub(crate) fn put_extension(out: &mut Gather, tag: u16, put: impl FnOnce(&mut Gather)) {
     out.put_u16(tag);
     out.put_u16(0);
@@ -240,5 +239,5 @@ pub(crate) fn put_extension(out: &mut Gather, tag: u16, put: impl FnOnce(&mut Ga
     out.patch_u32(mark, (out.message_len() - before) as u32);
 }
 
-/// The number that stands for none.
+/// The number that encodes an absent value.
 pub(crate) const NONE: u64 = u64::MAX;

@@ -15,7 +15,7 @@ const DETAIL_EXTENSION: u16 = 5;
 const DETAIL_CONDITION: u16 = 6;
 const DETAIL_FRAME: u16 = 7;
 
-/// Adds the body of a refusal; its code is in the header.
+/// Writes the body of a refusal; its code is in the header.
 pub(crate) fn put_refusal(out: &mut Gather, refusal: &Refusal) {
     out.put_str(cut(&refusal.message, REFUSAL_TEXT_MAX));
     for detail in &refusal.details {
@@ -59,7 +59,7 @@ pub(crate) fn put_refusal(out: &mut Gather, refusal: &Refusal) {
     }
 }
 
-/// Reads the body of a refusal. Details of unknown kinds are passed over.
+/// Reads the body of a refusal. Details of unknown kinds are skipped.
 pub(crate) fn read_refusal(code: u16, mut body: Body) -> Result<Refusal, ProtocolError> {
     let message = body.text("message")?.as_str().to_owned();
     let mut details = Vec::new();
@@ -102,7 +102,7 @@ pub(crate) fn read_ping(body: Body) -> Result<bytes::Bytes, DecodeError> {
     Ok(body.rest())
 }
 
-/// Reads CREDIT: how many bytes more.
+/// Reads CREDIT: the number of bytes granted.
 pub(crate) fn read_credit(mut body: Body) -> Result<u64, ProtocolError> {
     let bytes = body.u64("credit")?;
     body.end()?;

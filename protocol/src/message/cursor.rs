@@ -10,7 +10,7 @@ use crate::gather::Gather;
 const CURSOR_SET: u8 = 1;
 const CURSOR_EXPECT: u8 = 2;
 
-/// Adds a change.
+/// Writes a change.
 pub(crate) fn put_cursor_change(out: &mut Gather, change: &CursorChange) {
     let mut flags = if change.set.is_some() { CURSOR_SET } else { 0 };
     let mut expected = 0;
@@ -62,7 +62,7 @@ pub(crate) fn read_name(mut body: Body) -> Result<CursorName, DecodeError> {
     Ok(name)
 }
 
-/// Adds a cursor, if there is one.
+/// Writes a cursor, if there is one.
 pub(crate) fn put_cursor(out: &mut Gather, cursor: Option<&Cursor>) {
     let Some(cursor) = cursor else { return };
     for number in [cursor.revision, cursor.epoch, cursor.offset, cursor.time_ms] {
@@ -71,7 +71,7 @@ pub(crate) fn put_cursor(out: &mut Gather, cursor: Option<&Cursor>) {
     out.put_shared(&cursor.state);
 }
 
-/// Reads a cursor; an empty body is none.
+/// Reads a cursor; an empty body means none.
 pub(crate) fn read_cursor(mut body: Body) -> Result<Option<Cursor>, ProtocolError> {
     if body.left() == 0 {
         return Ok(None);
@@ -85,7 +85,7 @@ pub(crate) fn read_cursor(mut body: Body) -> Result<Option<Cursor>, ProtocolErro
     }))
 }
 
-/// Adds an entry of a list.
+/// Writes an entry of a list.
 pub(crate) fn put_cursor_summary(out: &mut Gather, cursor: &CursorSummary) {
     let CursorSummary { name, revision, epoch, offset, time_ms, state_bytes } = cursor;
     for number in [revision, epoch, offset, time_ms, state_bytes] {

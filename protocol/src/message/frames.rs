@@ -1,5 +1,5 @@
-//! A list of frames: their FRAME records, whole and unchanged, in runs that share a base offset,
-//! and the bodies that travel with them. The part that DELIVER, FETCH, GET and LAST have in common.
+//! A list of frames: their FRAME records, unchanged, in runs that share a base offset, and the
+//! bodies that travel with them. Used by DELIVER, FETCH, GET and LAST.
 
 use bytes::Bytes;
 use xs_engine::Frame;
@@ -14,16 +14,16 @@ use crate::gather::Gather;
 const RUN_HEAD_LEN: usize = 16;
 const BODY_HEAD_LEN: usize = 8;
 
-/// Frames as they travel.
+/// Frames as they are transmitted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct FrameList {
     /// The frames, in order, with the bodies that came with them.
     pub(crate) frames: Vec<Delivered>,
-    /// The offset to go on from after them.
+    /// The offset to resume from after them.
     pub(crate) scanned_to: u64,
 }
 
-/// Adds frames. `bodies` names the frames, by their place in the list, whose bodies go with them.
+/// Writes frames. `bodies` holds the bodies to send, each with the index of its frame in the list.
 pub(crate) fn put_frames(
     out: &mut Gather,
     frames: &[Frame],
@@ -62,7 +62,7 @@ fn base(frame: &Frame) -> u64 {
     frame.offset().map_or(NONE, |offset| offset - u64::from(frame.offset_delta()))
 }
 
-/// Reads a body that is frames and nothing else.
+/// Reads a body that holds a list of frames and nothing else.
 pub(crate) fn read_frames(mut body: Body) -> Result<FrameList, ProtocolError> {
     let list = read_list(&mut body)?;
     body.end()?;

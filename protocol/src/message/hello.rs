@@ -1,4 +1,4 @@
-//! HELLO: who is there, what both can do, how much is allowed.
+//! HELLO: who connects, what versions and ops both sides have in common, and the limits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,11 +17,11 @@ pub const VERSION: u16 = 1;
 /// The version of the FRAME record this build reads and sends: that of docs/format.md.
 pub const RECORD_VERSION: u16 = 1;
 
-/// Says that the client runs the modules of the store. Below the optional tags: a server that could
-/// not keep two Hosts apart must not take one.
+/// The extension by which a client claims to run the modules of the store. Its tag is below the
+/// optional range: a server that cannot tell two Hosts apart must refuse one.
 const HOST: u16 = 1;
 
-/// What a connection may do. How it came in decides: nothing in a message can raise it.
+/// The role of a connection. It depends on how it connected: no message can raise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Read everything.
@@ -66,7 +66,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Text that names no role.
+/// Text that is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a role: read, append, admin or host")]
 pub struct UnknownRole(String);
@@ -82,14 +82,14 @@ impl FromStr for Role {
     }
 }
 
-/// What one side accepts.
+/// The limits of one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
     /// Bytes of a message, header included.
     pub message_bytes: u32,
-    /// Requests without an answer; beyond it the server stops reading.
+    /// Unanswered requests; beyond that the server stops reading.
     pub requests: u32,
-    /// Subscriptions, uploads, downloads and calls at a time.
+    /// Concurrent subscriptions, uploads, downloads and calls.
     pub streams: u32,
     /// Bytes of a chunk of a blob.
     pub chunk_bytes: u32,
@@ -100,7 +100,7 @@ pub struct PeerLimits {
 }
 
 impl PeerLimits {
-    /// What this build's server accepts.
+    /// The limits of this build's server.
     pub(crate) const OURS: Self = Self {
         message_bytes: limits::MESSAGE_BYTES_MAX,
         requests: limits::REQUESTS_MAX,
@@ -111,7 +111,7 @@ impl PeerLimits {
     };
 }
 
-/// The versions of one op that a server speaks.
+/// The range of versions of one op that a server serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpRange {
     /// The op's number.
@@ -122,14 +122,14 @@ pub struct OpRange {
     pub max: u16,
 }
 
-/// What a client says in HELLO that runs the modules of the store: it is the Host, or the part of
-/// it that runs one processor.
+/// Sent in HELLO by a client that runs the modules of the store: it is the Host, or the part of it
+/// that runs one processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostClaim {
-    /// What the connections of one Host have in common, and no others: bytes drawn at random.
+    /// Random bytes that identify the Host: all its connections send the same, and no others do.
     pub instance: [u8; 16],
-    /// The processor that is run over this connection alone; `None`: all that no other connection
-    /// of the Host is for.
+    /// The processor that runs over this connection alone; `None`: all processors that have no
+    /// connection of their own.
     pub alone: Option<Topic>,
 }
 
@@ -151,27 +151,27 @@ impl HostClaim {
     }
 }
 
-/// A client's introduction.
+/// A client's HELLO.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HelloRequest {
-    /// Versions of the protocol it speaks: oldest, newest.
+    /// Oldest and newest version of the protocol it speaks.
     pub(crate) versions: (u16, u16),
-    /// Versions of the FRAME record it reads: oldest, newest.
+    /// Oldest and newest version of the FRAME record it reads.
     pub(crate) records: (u16, u16),
-    /// What else it can do; no bit has a meaning yet.
+    /// Feature bits; none has a meaning yet.
     pub(crate) features: u64,
     /// Bytes of the longest message it accepts.
     pub(crate) message_bytes: u32,
-    /// What to call it.
+    /// Its name in the server's log.
     pub(crate) name: String,
     /// Its token; empty when it has none.
     pub(crate) token: String,
-    /// Whether it runs modules, and which.
+    /// Its claim to run modules, if it has one.
     pub(crate) host: Option<HostClaim>,
 }
 
 impl fmt::Debug for HelloRequest {
-    /// Without the token: messages end up in logs.
+    /// Omits the token: messages may end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { versions, records, features, message_bytes, name, token, host } = self;
         f.debug_struct("HelloRequest")
@@ -219,7 +219,7 @@ impl HelloRequest {
         Ok(Self { versions, records, features, message_bytes, name, token, host })
     }
 
-    /// Refuses a client with which there is no common version.
+    /// Refuses a client that shares no version with the server.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         let speaks = |range: (u16, u16), ours| range.0 <= ours && ours <= range.1;
         if !speaks(self.versions, VERSION) || !speaks(self.records, RECORD_VERSION) {
@@ -234,7 +234,7 @@ impl HelloRequest {
     }
 }
 
-/// A server's introduction.
+/// A server's HELLO.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HelloReply {
     pub(crate) version: u16,

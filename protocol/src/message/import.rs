@@ -1,4 +1,4 @@
-//! IMPORT: frames of another store, as they were delivered there, with what became of each.
+//! IMPORT: frames of another store, as they were delivered there, and the outcome of each.
 
 use super::Delivered;
 use super::append::check_records;
@@ -15,40 +15,40 @@ const NEW_IDS: u8 = 2;
 const OUTCOME_NEW: u16 = 0;
 const OUTCOME_THERE: u16 = 1;
 
-/// Which ids imported frames get.
+/// How ids of imported frames are assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImportIds {
-    /// Those they had. They must ascend and lie above every id the store gave: in practice a new
-    /// store.
+    /// Keep the old ids. They must ascend and lie above every id that the store assigned: in
+    /// practice a new store.
     Verbatim,
-    /// New ones; the old are kept with them, and a frame is found by either.
+    /// Assign new ids; the old are kept with them, and a frame is found by either.
     New,
 }
 
-/// Frames to import. Bodies up to what a message can carry travel with them; longer ones were put
-/// as blobs before.
+/// Frames to import. Bodies that fit into a message travel with them; longer ones are uploaded as
+/// blobs before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportRequest {
-    /// The frames, in the order they had.
+    /// The frames, in their original order.
     pub frames: Vec<Delivered>,
-    /// Which ids they get.
+    /// How their ids are assigned.
     pub ids: ImportIds,
     /// Ask for an answer only after a sync, whatever the store's policy.
     pub durable: bool,
 }
 
-/// What became of one frame of an import.
+/// The outcome of one frame of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImportOutcome {
     /// It was stored.
     New,
     /// The store had it already.
     There,
-    /// It was not stored, and why. Others of the same import are.
+    /// It was not stored, and why. Other frames of the same import may be.
     Refused(Code),
 }
 
-/// How many frames of an import became what.
+/// Number of frames of an import by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImportCounts {
     /// Frames that are new.
@@ -59,7 +59,7 @@ pub struct ImportCounts {
     pub refused: usize,
 }
 
-/// What became of an import.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Imported {
     /// One for each frame, in order.
@@ -71,7 +71,7 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// How many frames became what.
+    /// Counts the frames by outcome.
     #[must_use]
     pub fn counts(&self) -> ImportCounts {
         let mut counts = ImportCounts::default();

@@ -1,4 +1,4 @@
-//! What a server may send: responses and pushes as values.
+//! Messages from a server: responses and pushes as values.
 
 use bytes::Bytes;
 use xs_engine::{Appended, BlobHash, Cursor, CursorSummary, Frame, FrameId, TopicSummary};
@@ -23,13 +23,13 @@ pub(crate) enum Incoming {
     Response { header: Header, result: Result<Response, Refusal> },
     /// Frames of a stream; `cost` counts against its credit.
     Deliver { sub: u32, list: FrameList, cost: usize },
-    /// Something else on a stream.
+    /// An event on a stream.
     Event { sub: u32, event: StreamEvent },
     /// A piece of a download.
     Chunk { sub: u32, bytes: Bytes, last: bool },
     /// More bytes of an upload may be sent.
     Credit { sub: u32, bytes: u64 },
-    /// To be sent back.
+    /// Must be answered with the same bytes.
     Ping(Bytes),
     /// The server is stopping.
     GoAway(GoAway),
@@ -132,7 +132,7 @@ impl Response {
         }
     }
 
-    /// About how many bytes it takes as a part of an answer that comes in several messages.
+    /// Approximate bytes it occupies as one part of a multi-message answer.
     pub(crate) fn part_bytes(&self) -> usize {
         match self {
             Self::Frames(all) => all.iter().map(|frame| frame.record().len()).sum(),
@@ -146,7 +146,7 @@ impl Response {
         }
     }
 
-    /// Adds the next part of an answer that comes in several messages.
+    /// Appends the next part of a multi-message answer.
     pub(crate) fn extend(&mut self, next: Self) -> Result<(), ProtocolError> {
         match (self, next) {
             (Self::Frames(all), Self::Frames(next)) => all.extend(next),

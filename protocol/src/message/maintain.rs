@@ -1,4 +1,4 @@
-//! MAINTAIN: work on the files of a store while it is served.
+//! MAINTAIN: maintenance of the files of a store while it is served.
 
 use std::time::Duration;
 
@@ -16,34 +16,34 @@ const FORK: u8 = 5;
 const FLAG_LINK: u8 = 1;
 const FLAG_DRY_RUN: u8 = 2;
 
-/// What is to be done. Paths are those of the machine of the server, absolute, and at most 4,096
-/// bytes long.
+/// The maintenance to do. Paths are absolute paths on the server's machine, at most 4,096 bytes
+/// long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MaintainRequest {
     /// Check every byte.
     Verify,
-    /// Rewrite segments without what is dead in them.
+    /// Rewrite segments without their dead records.
     Compact {
-        /// A segment is rewritten once so many percent of its bytes are dead, 1 to 100.
+        /// A segment is rewritten once this percentage of its bytes is dead, 1 to 100.
         dead_percent: u8,
     },
-    /// Remove blobs that nothing names.
+    /// Remove unreferenced blobs.
     Gc {
         /// Blobs younger than this stay, in whole milliseconds.
         grace: Duration,
-        /// A pack is rewritten once so many percent of its bytes are dead, 0 to 100.
+        /// A pack is rewritten once this percentage of its bytes is dead, 0 to 100.
         dead_percent: u8,
-        /// Only tell what would be done.
+        /// Only report what would be done.
         dry_run: bool,
     },
     /// Copy the store, or what is new since the last backup in the same place.
     Backup {
         /// The directory of the backup.
         to: String,
-        /// Give files that never change a second name instead of copying them.
+        /// Hard-link files that never change instead of copying them.
         link: bool,
     },
-    /// Make a store of its own with all that this one holds.
+    /// Create an independent store with the contents of this one.
     Fork {
         /// The new store's directory.
         to: String,
@@ -51,7 +51,7 @@ pub enum MaintainRequest {
 }
 
 impl MaintainRequest {
-    /// What people call it.
+    /// Its name.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl MaintainRequest {
         }
     }
 
-    /// Where files are written outside the store, if they are.
+    /// The path outside the store to which files are written, if any.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         match self {
@@ -113,7 +113,7 @@ impl MaintainRequest {
             ("a grace", !grace.is_zero(), is_gc),
             ("a path", !to.is_empty(), matches!(what, BACKUP | FORK)),
         ] {
-            // Whoever gives one means something by it that would not be done.
+            // A field that has no effect would mislead the caller, so it is refused.
             if is_set && !is_used && (VERIFY..=FORK).contains(&what) {
                 return invalid(format!("this maintenance has no use for {field}"));
             }
@@ -189,7 +189,7 @@ mod tests {
                 "{request:?}"
             );
         }
-        // What a kind of work does not use.
+        // Fields that a kind of maintenance does not use.
         for (what, dead_percent, grace, path) in [
             (VERIFY, 1, 0, ""),
             (VERIFY, 0, 1, ""),

@@ -1,5 +1,5 @@
-//! The messages: one file for each family of ops, values on one side and bytes on the other.
-//! Values are valid once they are decoded; nothing here waits, or knows what a store is.
+//! The messages: one file for each family of ops, between values and bytes. Decoded values are
+//! valid; nothing here waits, or knows what a store is.
 
 mod append;
 mod blob;

@@ -1,15 +1,15 @@
-//! The table of ops. docs/wire.toml holds the same for programs, and a test compares them.
+//! The table of ops. docs/wire.toml holds the same table for programs, and a test compares them.
 
 use super::OpRange;
 
-/// How a message of an op travels. An op may travel in several ways.
+/// The ways in which a message of an op travels; there may be several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
-    /// The client asks and gets an answer.
+    /// From the client, with an answer.
     pub request: bool,
-    /// The client says it and gets none.
+    /// From the client, without an answer.
     pub one_way: bool,
-    /// The server says it unasked.
+    /// From the server, unrequested.
     pub push: bool,
     /// The request opens a stream.
     pub stream: bool,
@@ -25,7 +25,7 @@ const BOTH_WAYS: Ways = Ways { push: true, ..ONE_WAY };
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal $ways:ident,)*) => {
-        /// What a message is about.
+        /// The kind of a message.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Op {
@@ -36,7 +36,8 @@ macro_rules! ops {
             /// Every op.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The ops and versions this build serves: of each the present and the previous one.
+            /// The ops and versions this build serves. A range has at most two versions: the
+            /// current and the previous one.
             pub const RANGES: &[OpRange] =
                 &[$(OpRange { op: $number, min: Self::VERSION, max: Self::VERSION },)*];
 
@@ -57,7 +58,7 @@ macro_rules! ops {
                 }
             }
 
-            /// How it travels.
+            /// The ways in which it travels.
             #[must_use]
             pub const fn ways(self) -> Ways {
                 match self {
@@ -69,13 +70,13 @@ macro_rules! ops {
 }
 
 ops! {
-    /// Introductions; first on every connection.
+    /// The first message on every connection, each way.
     Hello = 0x01 "HELLO" REQUEST,
-    /// A sign of life, asked for by either side.
+    /// Checks that the other side answers.
     Ping = 0x03 "PING" ASKED_AND_PUSHED,
     /// The server is stopping.
     GoAway = 0x04 "GOAWAY" PUSH,
-    /// The server closes the connection, and why.
+    /// The server closes the connection; carries the reason.
     Close = 0x05 "CLOSE" PUSH,
     /// Append a batch.
     Append = 0x10 "APPEND" REQUEST,
@@ -95,11 +96,11 @@ ops! {
     Subscribe = 0x30 "SUBSCRIBE" STREAM,
     /// Frames of a subscription or call.
     Deliver = 0x31 "DELIVER" PUSH,
-    /// More bytes may be sent on a stream.
+    /// Grants more bytes on a stream.
     Credit = 0x32 "CREDIT" BOTH_WAYS,
     /// End a stream.
     Unsubscribe = 0x33 "UNSUBSCRIBE" ONE_WAY,
-    /// Something other than frames on a stream.
+    /// An event on a stream.
     SubEvent = 0x34 "SUB_EVENT" PUSH,
     /// Change a cursor.
     CursorSet = 0x40 "CURSOR_SET" REQUEST,
@@ -113,18 +114,18 @@ ops! {
     BlobPut = 0x51 "BLOB_PUT" STREAM,
     /// Begin a download.
     BlobGet = 0x52 "BLOB_GET" STREAM,
-    /// A piece of a blob, either way.
+    /// A piece of a blob, in either direction.
     BlobChunk = 0x53 "BLOB_CHUNK" BOTH_WAYS,
     /// Call a command.
     Call = 0x60 "CALL" STREAM,
-    /// What server and store tell about themselves.
+    /// Statistics of the server and the store.
     Stats = 0x70 "STATS" REQUEST,
-    /// Work on the store's files.
+    /// Maintenance of the store's files.
     Maintain = 0x71 "MAINTAIN" REQUEST,
 }
 
 impl Op {
-    /// The version of every op of this build.
+    /// The version that this build speaks, of every op.
     pub const VERSION: u16 = 1;
 }
 

@@ -16,7 +16,7 @@ const UNTIL: u8 = 1 << 4;
 const LIMIT: u8 = 1 << 5;
 const READ_FLAGS: u8 = REVERSE | FOLLOW | BEFORE | SINCE | UNTIL | LIMIT;
 
-/// Adds what a reader asks for.
+/// Writes the options of a read.
 pub(crate) fn put_options(out: &mut Gather, options: &ReadOptions) {
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     out.put_u8(
@@ -51,7 +51,7 @@ pub(crate) fn put_options(out: &mut Gather, options: &ReadOptions) {
     put_patterns(out, &options.topics);
 }
 
-/// Reads what a reader asks for.
+/// Reads the options of a read.
 pub(crate) fn read_options(body: &mut Body) -> Result<ReadOptions, DecodeError> {
     let flags = body.u8("flags")?;
     if flags & !READ_FLAGS != 0 {
@@ -84,7 +84,7 @@ pub(crate) fn read_options(body: &mut Body) -> Result<ReadOptions, DecodeError> 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FetchRequest {
     pub(crate) options: ReadOptions,
-    /// Bytes of records wanted; the server may send fewer, and one record more.
+    /// Bytes of records wanted; the server may send fewer, or exceed it by one record.
     pub(crate) page_bytes: u32,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct Page {
     pub(crate) head: u64,
 }
 
-/// Adds the answer to a FETCH.
+/// Writes the answer to a FETCH.
 pub(crate) fn put_page(out: &mut Gather, frames: &[Frame], scanned_to: u64, more: bool, head: u64) {
     out.put_u64(head);
     out.put_u32(u32::from(more));
@@ -132,7 +132,7 @@ pub(crate) fn read_page(mut body: Body) -> Result<Page, ProtocolError> {
     Ok(Page { list: read_frames(body)?, more, head })
 }
 
-/// What to ask for after a page that had `taken` frames and says that there is more.
+/// The options of the next page after `page`, which had `taken` frames and has a successor.
 pub(crate) fn after_page(options: &ReadOptions, page: &Page, taken: u64) -> ReadOptions {
     let mut next = options.clone();
     let (at, head) = (Bound::Offset(page.list.scanned_to), Bound::Offset(page.head));
@@ -148,20 +148,20 @@ pub(crate) fn after_page(options: &ReadOptions, page: &Page, taken: u64) -> Read
         }
     } else {
         next.start = Start::From(at);
-        // What is appended while the pages go by is not part of the read.
+        // Frames appended while the pages are read are not part of the read.
         next.before = next.before.or(Some(head));
     }
     next
 }
 
-/// Which newest frames are wanted.
+/// A request for the newest frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastRequest {
-    /// Among which topics.
+    /// Among these topics.
     pub topics: TopicPatterns,
     /// How many; at most [`LAST_MAX`].
     pub n: u64,
-    /// So many of each topic instead of all together.
+    /// Return `n` frames of each topic instead of `n` in total.
     pub per_topic: bool,
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn read_topics_request(mut body: Body) -> Result<TopicPatterns, Decod
     Ok(topics)
 }
 
-/// Adds an entry of TOPICS.
+/// Writes an entry of TOPICS.
 pub(crate) fn put_topic_summary(out: &mut Gather, summary: &TopicSummary) {
     let TopicSummary { topic, count, bytes, first, last, last_offset } = summary;
     out.put_u64(*count);

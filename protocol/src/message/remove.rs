@@ -1,4 +1,4 @@
-//! REMOVE: frames that are to be gone on every path, and on demand also from the files.
+//! REMOVE: frames that no read may return any more, and optionally erased from the files.
 
 use xs_engine::{Bound, TopicPatterns};
 
@@ -10,22 +10,22 @@ use crate::gather::Gather;
 const FLAG_DURABLE: u8 = 1;
 const FLAG_NOW: u8 = 2;
 
-/// Frames to remove: all of them that are there, or none.
+/// Frames to remove: all of the given frames that exist, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemoveRequest {
-    /// Which; one that is not there is no error.
+    /// Which frames; a missing one is no error.
     pub frames: Vec<Bound>,
-    /// Nothing is removed when one of them has another topic.
+    /// If set, nothing is removed when a frame has another topic.
     pub within: Option<TopicPatterns>,
     /// Ask for an answer only after a sync, whatever the store's policy.
     pub durable: bool,
-    /// Ask for an answer only when none of their bytes is left in the log and the packs; what other
-    /// frames have in common with them stays.
+    /// Ask for an answer only when none of their bytes is left in the log and the packs; bytes
+    /// shared with other frames stay.
     pub now: bool,
 }
 
 impl RemoveRequest {
-    /// The batch that does it.
+    /// The batch that performs the removal.
     pub(crate) fn into_batch(self) -> AppendRequest {
         AppendRequest {
             removes: self.frames,

@@ -1,4 +1,4 @@
-//! What a client may send: every request as a value, to bytes and back.
+//! Messages from a client: every request as a value, with its encoding.
 
 use bytes::Bytes;
 use xs_engine::{BlobHash, Bound, CursorChange, CursorName, TopicPatterns};
@@ -81,7 +81,7 @@ impl Request {
         }
     }
 
-    /// Queues the message, unless it has more than `max` bytes: then how many it would have.
+    /// Queues the message. Fails with its size if it has more than `max` bytes.
     pub(crate) fn put(&self, corr: u32, sub: u32, max: u32, out: &mut Gather) -> Result<(), u64> {
         let (flags, code) = match self {
             Self::BlobChunk { last: false, .. } => (FLAG_MORE, Op::VERSION),
@@ -92,7 +92,7 @@ impl Request {
         put_within(header, max, out, |out| self.put_body(out))
     }
 
-    /// Queues an APPEND without taking the batch.
+    /// Queues an APPEND, borrowing the batch.
     pub(crate) fn put_append(
         batch: &AppendRequest,
         corr: u32,
@@ -127,7 +127,7 @@ impl Request {
         }
     }
 
-    /// Reads a message from a client in one of the versions that are served.
+    /// Reads a message from a client in one of the served versions.
     pub(crate) fn read(envelope: Envelope, served: &[OpRange]) -> Result<Self, DecodeError> {
         let Envelope { header, body } = envelope;
         let op = known(header, served)?;
@@ -228,7 +228,7 @@ fn read_cursor_set(mut body: Body) -> Result<CursorChange, DecodeError> {
     Ok(change)
 }
 
-/// Whether a message of this op asks for no answer, so that a refusal of it closes the connection.
+/// Whether messages of this op have no answer, so that a refusal closes the connection.
 pub(crate) const fn is_one_way(op: u8) -> bool {
     match Op::from_byte(op) {
         Some(op) => op.ways().one_way,
@@ -236,6 +236,6 @@ pub(crate) const fn is_one_way(op: u8) -> bool {
     }
 }
 
-/// A message that is not understood, on a one-way op.
+/// The error for an invalid message of a one-way op.
 pub(crate) const ONE_WAY: ProtocolError =
     ProtocolError::Malformed { op: "one-way message", what: "version or value" };

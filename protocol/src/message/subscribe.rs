@@ -1,4 +1,4 @@
-//! SUBSCRIBE, DELIVER, CREDIT, UNSUBSCRIBE, SUB_EVENT: frames as they come.
+//! SUBSCRIBE, DELIVER, CREDIT, UNSUBSCRIBE, SUB_EVENT: frames as they are appended.
 
 use std::time::Duration;
 
@@ -21,17 +21,17 @@ const SLOW_DROP: u8 = 2;
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscribeOptions {
-    /// Bytes the server may send ahead of what was taken.
+    /// Bytes the server may send ahead of the reader.
     pub credit: u32,
-    /// A [`SubEvent::Pulse`] so often.
+    /// Interval of [`SubEvent::Pulse`]; `None`: no pulses.
     pub pulse: Option<Duration>,
-    /// Bodies up to so many bytes travel with their frames.
+    /// Bodies up to this many bytes travel with their frames.
     pub bodies_up_to: u32,
-    /// What becomes of it when it takes frames more slowly than they come.
+    /// What happens when the reader is slower than the writers.
     pub slow: Slow,
-    /// Where the offset it starts from was seen: it is refused with
-    /// [`Code::CursorAhead`] when frames that were seen there are lost, so that others never pass
-    /// for them, and with [`Code::OtherStore`] when the offset is another store's.
+    /// The store and epoch in which the start offset was seen. The subscription is refused with
+    /// [`Code::CursorAhead`] when frames seen there are lost, so that others never pass for them,
+    /// and with [`Code::OtherStore`] when the offset is another store's.
     pub resume: Option<Resume>,
 }
 
@@ -42,28 +42,28 @@ impl Default for SubscribeOptions {
     }
 }
 
-/// What becomes of a subscription that takes frames more slowly than they come. It counts from
-/// CAUGHT_UP on: what was stored before is always delivered whole.
+/// What happens to a subscription whose reader is slower than the writers. Applies from CAUGHT_UP
+/// on: frames stored before are always delivered completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Slow {
-    /// It is waited for: it lags, and misses no stored frame.
+    /// The server waits: the subscription lags, and misses no stored frame.
     #[default]
     Wait,
-    /// When it is more than so many frames behind and can take some, it gets a
-    /// [`Gap::Conflated`] and of each topic the newest frame of the gap. It goes with none of the
-    /// bounds of a read but its start.
+    /// When it is more than `behind` frames behind and has credit again, it gets a
+    /// [`Gap::Conflated`] and the newest frame of each topic in the gap. Cannot be combined with
+    /// any bound of a read but its start.
     Latest {
         /// Frames it may be behind.
         behind: u64,
     },
-    /// When it is more than so many frames behind it is dropped, with the offset to go on from.
+    /// When it is more than `behind` frames behind it is dropped, with the offset to resume from.
     Drop {
         /// Frames it may be behind.
         behind: u64,
     },
 }
 
-/// In which opening of which store an offset was seen: what HELLO said then.
+/// The store and epoch in which an offset was seen, from HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Resume {
     /// The store's uuid.
@@ -73,14 +73,14 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// The same with an offset that was seen there: all that it takes to go on later.
+    /// Adds an offset that was seen there: the point to resume from later.
     #[must_use]
     pub const fn point(self, offset: u64) -> ResumePoint {
         ResumePoint { store: Some(self.store), epoch: self.epoch, offset }
     }
 }
 
-/// A frame, and its body when that was asked for and is small enough.
+/// A frame, and its body when that was requested and is small enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     /// The frame.
@@ -89,30 +89,30 @@ pub struct Delivered {
     pub body: Option<Bytes>,
 }
 
-/// What a subscription tells.
+/// An event of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubEvent {
-    /// Frames, in the order of the log.
+    /// Frames, in log order.
     Frames {
         /// The frames; may be none when only `scanned_to` moved.
         frames: Vec<Delivered>,
-        /// The offset to go on from after these frames.
+        /// The offset to resume from after these frames.
         scanned_to: u64,
     },
-    /// All that was stored at the beginning has been delivered; comes once.
+    /// All frames that were stored at the start have been delivered; comes once.
     CaughtUp {
-        /// The offset the next frame had then.
+        /// The offset of the next frame at that time.
         head: u64,
     },
-    /// The time asked for has passed.
+    /// The requested interval has passed.
     Pulse,
     /// Frames are missing here.
     Gap(Gap),
-    /// The server ended the subscription; go on from `resume`.
+    /// The server ended the subscription; resume from `resume`.
     Dropped {
         /// Why.
         refusal: Refusal,
-        /// The offset to go on from.
+        /// The offset to resume from.
         resume: u64,
     },
 }
@@ -127,13 +127,13 @@ pub enum Gap {
         /// The one after the last.
         to: u64,
     },
-    /// So many ephemeral frames came faster than they were taken.
+    /// Ephemeral frames came faster than they were read, and were dropped.
     Ephemeral {
         /// How many.
         count: u64,
     },
-    /// Of the frames `from..to` only the newest of each topic come; they are next. Ephemeral ones
-    /// do not.
+    /// Of the frames `from..to` only the newest of each topic are delivered, next. Ephemeral ones
+    /// are not.
     Conflated {
         /// The first.
         from: u64,
@@ -263,7 +263,7 @@ const GAP_CORRUPT: u8 = 1;
 const GAP_EPHEMERAL: u8 = 2;
 const GAP_CONFLATED: u8 = 3;
 
-/// What SUB_EVENT says.
+/// The content of a SUB_EVENT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StreamEvent {
     CaughtUp { head: u64 },
@@ -282,7 +282,7 @@ impl StreamEvent {
         }
     }
 
-    /// Whether the stream is over.
+    /// Whether it ends the stream.
     pub(crate) const fn is_last(&self) -> bool {
         matches!(self, Self::Dropped { .. } | Self::Ended { .. })
     }

@@ -1,5 +1,5 @@
-//! The tables of the protocol, three times: in the code, in docs/wire.toml for programs, in
-//! docs/wire.md for people. They say the same.
+//! Tests that the tables of the protocol agree in all three places: the code, docs/wire.toml for
+//! programs, and docs/wire.md for people.
 
 mod limits;
 

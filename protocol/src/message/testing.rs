@@ -1,11 +1,11 @@
-//! What the tests of the messages share.
+//! Helpers shared by the tests of the messages.
 
 use bytes::Bytes;
 
 use crate::codec::{HEADER_LEN, Header};
 use crate::gather::Gather;
 
-/// The body that `put` makes.
+/// The body that `put` writes.
 pub(crate) fn body_of(put: impl FnOnce(&mut Gather)) -> Bytes {
     let mut out = Gather::default();
     out.begin(Header::default());

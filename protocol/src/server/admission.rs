@@ -1,4 +1,4 @@
-//! How connections come in, and what that lets them do.
+//! How connections are admitted, and what they may do.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use super::door::DoorSlot;
 use crate::auth::TokenGuard;
 use crate::message::Role;
 
-/// What lets the connections of a listener in.
+/// The rule by which a listener admits connections.
 #[derive(Debug, Clone)]
 pub enum Admission {
-    /// Whoever can open the socket has the role.
+    /// Any process that can open the socket has this role.
     Role(Role),
-    /// It is the host of the processor of this name alone: of what begins with `xs.` it writes only
-    /// what is that one's.
+    /// The peer is the host of the processor with this name only: of topics that begin with `xs.`
+    /// it may write only those of that processor.
     Alone(Arc<str>),
-    /// A token of the guard's.
+    /// A token that the guard accepts.
     Token {
-        /// Whom to ask.
+        /// The guard that checks tokens.
         guard: Arc<TokenGuard>,
-        /// The role of those who come without one, while the store has no file of tokens.
+        /// The role of peers without a token, while the store has no file of tokens.
         or: Option<Role>,
     },
 }
@@ -30,12 +30,12 @@ impl From<Role> for Admission {
     }
 }
 
-/// A connection that has come in.
+/// An accepted connection.
 pub(super) struct Visitor {
     pub(super) admission: Admission,
     /// Its address, over TCP.
     pub(super) peer: Option<IpAddr>,
-    /// Where it waits until it has said HELLO.
+    /// Its place at the door until it has said HELLO.
     pub(super) slot: Option<DoorSlot>,
 }
 

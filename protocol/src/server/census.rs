@@ -1,6 +1,5 @@
-//! Who is connected and how far behind they are at present, for those who count: STATS and
-//! metrics. It keeps numbers only, and a connection never waits for whoever reads them. What adds
-//! up over time is the meter's.
+//! The current connections and their lag, for STATS and metrics. It keeps numbers only, and a
+//! connection never waits for readers of them. Cumulative counts are in the meter.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,11 +14,11 @@ use super::making::Makers;
 use super::meter::Meter;
 use super::shelf::Shelf;
 
-/// The connections of a server, and what they share.
+/// The connections of a server, and the state they share.
 #[derive(Default)]
 pub(crate) struct Connections {
     by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
-    /// Where their long work is done.
+    /// Runs their long work.
     pub(crate) lane: Arc<Lane>,
     /// Room for the lists that it makes.
     pub(crate) makers: Arc<Makers>,
@@ -28,24 +27,24 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// All of them, by number.
+    /// All connections, by number.
     pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Mailbox>>> {
         self.by_number.lock()
     }
 }
 
-/// What one connection tells about itself.
+/// Statistics of one connection.
 #[derive(Default)]
 pub(crate) struct Seat {
-    /// Requests without an answer.
+    /// Requests without a reply.
     pub(crate) requests: AtomicU64,
-    /// Streams that are open.
+    /// Open streams.
     pub(crate) streams: AtomicU64,
-    /// The subscriptions, as long as they last.
+    /// The open subscriptions.
     subscriptions: Mutex<Vec<Weak<SubscriptionOffset>>>,
 }
 
-/// Where a subscription is: the offset after what was sent on it.
+/// The position of a subscription: the offset after what was sent on it.
 #[derive(Default)]
 pub(crate) struct SubscriptionOffset(AtomicU64);
 
@@ -56,7 +55,7 @@ impl SubscriptionOffset {
 }
 
 impl Seat {
-    /// Counts a new subscription, until what this returns is dropped.
+    /// Counts a new subscription, until the returned value is dropped.
     pub(crate) fn subscribed(&self, offset: u64) -> Arc<SubscriptionOffset> {
         let counted = Arc::new(SubscriptionOffset(AtomicU64::new(offset)));
         let mut subscriptions = self.subscriptions.lock();
@@ -66,21 +65,21 @@ impl Seat {
     }
 }
 
-/// What the connections of a server come to.
+/// Totals over the connections of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Census {
     pub(super) connections: u64,
     requests: u64,
     pub(super) streams: u64,
     pub(super) subscriptions: u64,
-    /// Frames that the subscription furthest behind has before it.
+    /// Lag in frames of the subscription furthest behind.
     pub(super) lag_frames_max: u64,
-    /// Frames that all subscriptions have before them.
+    /// Total lag in frames of all subscriptions.
     lag_frames_total: u64,
 }
 
 impl Census {
-    /// Counts, given the offset of the next frame.
+    /// Computes the totals, given the offset of the next frame.
     pub(crate) fn of(connections: &Connections, head: u64) -> Self {
         let seats: Vec<_> = connections.lock().values().cloned().collect();
         let mut census = Self { connections: seats.len() as u64, ..Self::default() };
@@ -98,7 +97,7 @@ impl Census {
         census
     }
 
-    /// The text of STATS: these numbers, what was counted, and what the store says of itself.
+    /// The text of STATS: these numbers, the meter's counts, and the store's statistics.
     pub(crate) fn with_store(&self, meter: &Meter, store: &str) -> String {
         let (bytes_in, bytes_out) = meter.bytes();
         let mut text = String::from("{\"server\":{");

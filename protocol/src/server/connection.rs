@@ -1,6 +1,6 @@
-//! One connection: reads, serves, writes, all on one task, so that a request that the store can
-//! answer at once is answered without a hop. Blocking work goes to other threads and comes back
-//! through the mailbox.
+//! One connection: reads, serves and writes on one task, so that a request the store can answer at
+//! once is answered without a task switch. Blocking work runs on other threads and returns through
+//! the mailbox.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -23,43 +23,43 @@ use crate::gather::SLICES_MAX;
 use crate::limits::LINGER;
 use crate::service::Service;
 
-/// Rounds of reading, serving and writing before other tasks have their turn.
+/// Rounds of reading, serving and writing before the task yields.
 const ROUNDS: usize = 32;
-/// Bytes written before they have it: two who read all there is leave little of the processors to
-/// who appends.
+/// Bytes written before the task yields: two readers at full speed would otherwise leave little
+/// processor time for appends.
 const TURN_BYTES: usize = 256 * 1024;
-/// Time before they have it, when it is not bytes that take it.
+/// Time before the task yields, when it is not limited by bytes.
 const TURN_TIME: Duration = Duration::from_micros(500);
-/// How much more a byte that is read counts for than one that is written: requests are parsed and
-/// their frames stored, while what readers are sent is sent as it lies there.
+/// Weight of a byte read, relative to a byte written: requests are parsed and their frames stored,
+/// while outgoing frames are sent as they are.
 const READ_WEIGHT: usize = 4;
-/// Bytes written that a step of a stream or list counts for, which may look at much and send
+/// Bytes written that a step of a stream or list counts for; a step may examine much and send
 /// nothing.
 const STEP_WEIGHT: usize = 8 * 1024;
-/// Bytes of requests that wait to be served beyond which no more are read.
+/// Bytes of unserved requests beyond which no more are read.
 const UNSERVED_MAX: usize = 256 * 1024;
-/// Reads in one round before what they brought is answered.
+/// Reads per round before their requests are answered.
 const READS_PER_ROUND: usize = 4;
 
-/// What a turn has come to.
+/// The result of a turn.
 enum Turn {
-    /// There is more to do at once.
+    /// There is more to do right away.
     Again,
     /// The connection has ended.
     Over,
 }
 
-/// A connection: its socket and what is under way on it.
+/// A connection: its socket and its work in progress.
 pub(super) struct Connection<S> {
     io: Pin<Box<S>>,
     desk: Desk,
     inbox: BytesMut,
     last_read: usize,
-    /// The client sends nothing more.
+    /// The client has stopped sending.
     eof: bool,
-    /// What was written may still be in the hands of TLS.
+    /// Written bytes may still be buffered by TLS.
     unflushed: bool,
-    /// CLOSE is written and our direction shut.
+    /// CLOSE is written and our direction is shut down.
     shut: bool,
     timer: Pin<Box<Sleep>>,
 }
@@ -86,22 +86,23 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
     }
 
-    /// Runs until the connection has ended.
+    /// Runs until the connection ends.
     ///
     /// # Errors
     /// The error of the transport that ended it.
     pub(super) async fn run(mut self) -> io::Result<()> {
         let result = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                // Behind other tasks and behind news of sockets, for which a runtime that is woken
-                // at once looks only now and then.
+                // Yield to other tasks and to socket events, which a busy runtime polls only now
+                // and then.
                 Ok(Turn::Again) => tokio::task::yield_now().await,
                 Ok(Turn::Over) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
         if result.is_ok() && !self.shut {
-            // Over TLS a client tells an end that was meant from a cut by this last word.
+            // Over TLS this close_notify lets the client distinguish an intended end from a
+            // truncation.
             let shut = poll_fn(|cx| self.io.as_mut().poll_shutdown(cx));
             let _ = tokio::time::timeout(LINGER, shut).await;
         }
@@ -122,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             let (mut moved, read) = self.read(cx)?;
             moved |= self.desk.serve(&mut self.inbox, now());
             if self.eof {
-                // Each time: what is served after the end was read is to end, too.
+                // In each round: requests served after the end of input must end, too.
                 self.desk.hang_up();
             }
             moved |= self.desk.open_mail(now());
@@ -142,14 +143,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 break;
             }
         }
-        // The clock is heeded at rest; who is never at rest looks at it once in a turn.
+        // The timer is checked at rest; a busy connection checks the clock once per turn.
         if now() >= self.desk.session.deadline() {
             self.desk.expire(now());
         }
         Poll::Ready(Ok(Turn::Again))
     }
 
-    /// Reads what has come, as far as it may; whether that was something, and how many bytes.
+    /// Reads available bytes, as far as allowed; returns whether there were any, and how many.
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<(bool, usize)> {
         let (mut moved, mut bytes) = (false, 0);
         for _ in 0..READS_PER_ROUND {
@@ -157,13 +158,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 break;
             }
             if !self.desk.session.wants_input() {
-                // Whoever is not listened to is not silent.
+                // A client that is not being read does not count as silent.
                 self.desk.session.heard(now());
                 break;
             }
             if self.desk.has_unserved && self.inbox.len() >= UNSERVED_MAX {
-                // Nobody wakes whoever has not asked the socket: there is another round for that,
-                // once what there is was served.
+                // The socket was not polled, so nothing will wake the task: request another round,
+                // after the buffered requests were served.
                 moved = true;
                 break;
             }
@@ -189,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         Ok((moved, bytes))
     }
 
-    /// Writes as much as the socket takes; how many bytes that were.
+    /// Writes as much as the socket accepts; returns how many bytes.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
         let mut written = 0;
         while !self.desk.session.output().is_empty() {
@@ -215,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         Ok(written)
     }
 
-    /// Whether all that was to be said is written and nothing is waited for.
+    /// Whether everything is written and nothing is pending.
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let written = self.desk.session.output().is_empty() && !self.unflushed;
         let idle = self.desk.session.is_idle() && !self.desk.has_unserved;
@@ -229,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         Ok(gone || self.desk.session.is_over(now()))
     }
 
-    /// Heeds the clock; whether it brought something to do.
+    /// Checks the timer; returns whether there was something to do.
     fn time(&mut self, cx: &mut Context<'_>) -> bool {
         let deadline = Instant::from_std(self.desk.session.deadline());
         if deadline != self.timer.deadline() {
@@ -239,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return false;
         }
         if self.inbox.is_empty() {
-            // What a burst left is given back in the next quiet moment.
+            // Frees the buffer of a burst once the connection is quiet.
             (self.inbox, self.last_read) = (BytesMut::new(), 0);
         }
         self.desk.expire(now());
@@ -247,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 }
 
-/// The moment, as tests may drive it.
+/// The current time, which tests may control.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }

@@ -1,5 +1,4 @@
-//! What a connection has under way, without its socket: requests are served here and streams are
-//! kept going.
+//! The state of a connection, without its socket: serves requests and drives streams.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -34,16 +33,16 @@ use crate::message::{
 use crate::service::{HostGuard, Service, Wake};
 use crate::session::{Action, ServerSession, Ticket};
 
-/// Bytes that are queued before what there is of them is written.
+/// Bytes queued before they are written to the socket.
 const PUMP_BYTES: usize = 128 * 1024;
 
-/// Steps of streams and lists before that: one may look at much and find nothing to send.
+/// Maximum steps of streams and lists before that: a step may examine much and send nothing.
 const PUMP_STEPS: usize = 32;
 
-/// Requests that are served together, if so many have come: fewer are not worth a write.
+/// Minimum requests to serve together, if that many arrived: fewer are not worth a write.
 const PART_REQUESTS_MIN: usize = 4;
 
-/// A session and all it has under way.
+/// A session with all its work in progress.
 pub(super) struct Desk {
     pub(super) session: ServerSession,
     pub(super) visitor: Visitor,
@@ -51,29 +50,28 @@ pub(super) struct Desk {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) meter: Arc<Meter>,
     pub(super) works: HashMap<u32, Slot>,
-    /// Says that feeds may have more, and whether it was said.
+    /// Notifies that feeds may have more, and whether it was called.
     wake: Wake,
     was_woken: ReadyFlag,
-    /// Streams that may have something to do, in turn.
+    /// Queue of streams that may have something to do.
     ready: VecDeque<u32>,
     pub(super) listings: VecDeque<Listing>,
-    /// It is the turn of a list, when there is one.
+    /// Whether it is a list's turn, if there is one.
     is_lists_turn: bool,
     pub(super) long: Long,
-    /// Kept for their memory.
+    /// Kept to reuse its allocation.
     pub(super) mail: Vec<Mail>,
     scratch: Vec<Frame>,
-    /// Bytes of requests that were served together last.
+    /// Bytes of the requests that were last served together.
     last_part: usize,
-    /// When others are to have their turn: looks at the log take longer the more topics they are
-    /// for.
+    /// When the task should yield: reads of the log take longer the more topics they select.
     pub(super) turn_ends: Instant,
-    /// What has come may hold whole requests that are not served: a part of them was enough, or
-    /// the session takes none at present.
+    /// The buffer may hold complete requests that are not served yet: enough were served, or the
+    /// session accepts none at the moment.
     pub(super) has_unserved: bool,
     /// The version of the processor that a host runs alone whose origin was found right last.
     own_version: Option<FrameId>,
-    /// Says that it is the host of modules, while it is connected.
+    /// For the host of a single processor: the processor version whose origin was last verified.
     pub(super) host: Option<HostGuard>,
 }
 
@@ -114,22 +112,23 @@ impl Desk {
         }
     }
 
-    /// Tells those who count what is under way.
+    /// Updates the statistics of the connection.
     pub(super) fn tell(&self) {
         let (requests, streams) = self.session.under_way();
         self.mailbox.seat.requests.store(requests, Ordering::Relaxed);
         self.mailbox.seat.streams.store(streams, Ordering::Relaxed);
     }
 
-    /// Serves requests that have come whole: of many about half of those that the client keeps
-    /// under way. It takes the answers to that half and asks anew while the other half is served;
-    /// served all together they would have client and server wait for each other in turn.
+    /// Serves complete requests: of many, about half of those that the client keeps in flight. The
+    /// client takes the replies to that half and sends new requests while the other half is served;
+    /// if all were served at once, client and server would wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
         let (mut served, mut appended, mut is_late) = (0, false, false);
         let whole = inbox.len();
-        // What is under way is what came now, and what was answered last and asks anew by now.
+        // In flight are the requests that arrived now, and new ones in place of those answered
+        // last.
         let part = (self.last_part + whole) / 2;
-        // Pipelined requests are mostly of one op: a run of them is counted at once.
+        // Pipelined requests mostly have one op: a run of them is counted at once.
         let mut run = (Op::Ping, 0);
         self.has_unserved = false;
         while let Some(action) = self.session.receive(inbox, now) {
@@ -170,19 +169,19 @@ impl Desk {
             self.service.commit();
         }
         self.last_part = whole - inbox.len();
-        // Answers that the client has not taken yet keep it from being served.
+        // Replies that the client has not read yet block further requests.
         self.has_unserved |= !inbox.is_empty() && !self.session.wants_input();
         served > 0
     }
 
-    /// Hands on what the session has counted.
+    /// Passes the session's counts to the meter.
     pub(super) fn count_refusals(&mut self) {
         if let Some(counts) = self.session.take_refused() {
             self.meter.refused(&counts);
         }
     }
 
-    /// Lets a client in that shows a token, or none.
+    /// Admits a client that shows a token, or none.
     fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
         let Admission::Token { guard, or } = &self.visitor.admission else { return };
         match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
@@ -194,7 +193,7 @@ impl Desk {
         }
     }
 
-    /// The tokens have changed: a client whose token no longer lets it do what it may do goes.
+    /// The tokens have changed: closes the connection if its token no longer grants its access.
     pub(super) fn recheck(&mut self, now: Instant) {
         let Admission::Token { guard, or } = &self.visitor.admission else { return };
         if !self.session.is_open() {
@@ -205,13 +204,14 @@ impl Desk {
         }
     }
 
-    /// A request will never be answered: nobody is to wait for it, or behind it.
+    /// A request will never be answered: closes the connection, so that neither it nor requests
+    /// after it wait.
     pub(super) fn failed(&mut self, now: Instant) {
         let text = "the server failed at a request of this connection; its log says more";
         self.close(&Refusal::new(Code::Internal, text), now);
     }
 
-    /// Ends the connection and all it has under way.
+    /// Ends the connection and all its work.
     pub(super) fn close(&mut self, why: &Refusal, now: Instant) {
         self.works.clear();
         self.listings.clear();
@@ -219,7 +219,7 @@ impl Desk {
         self.session.close(why, now);
     }
 
-    /// Serves one request; whether it was an append.
+    /// Serves one request; returns whether it was an append.
     fn request(&mut self, ticket: Ticket, sub: u32, request: Request) -> bool {
         match request {
             Request::Append(batch) => return self.append(ticket, batch),
@@ -264,7 +264,7 @@ impl Desk {
             Request::Call { call, .. } => self.call(ticket, sub, call),
             Request::Stats => self.stats(ticket),
             Request::Maintain(maintain) => self.maintain(ticket, maintain),
-            // The session answers the others itself.
+            // The session itself answers the others.
             Request::Hello(_)
             | Request::Ping(_)
             | Request::Pong(_)
@@ -279,7 +279,7 @@ impl Desk {
         if !looks_back(&fetch.options) {
             return self.listings.push_back(Listing::Fetch(ticket, fetch));
         }
-        // Opened at once: a `last:n` frame that comes before its turn would hide what was found.
+        // Opened at once: a `last:n` frame appended before its turn would hide what was found.
         let head = self.service.head();
         if let Some(options) = last_few::begin(&fetch.options, &*self.service)
             && let Ok(page) = Page::open(
@@ -313,7 +313,7 @@ impl Desk {
     fn get(&mut self, ticket: Ticket, at: Bound) {
         match self.service.get(at) {
             Ok(frame) => {
-                // A frame that may not be read is, to this client, not there.
+                // A frame that this client may not read does not exist for it.
                 let read = &self.session.access().read;
                 let frame = frame.filter(|frame| read.holds(frame.topic()));
                 let next = frame.as_ref().and_then(Frame::offset).map_or(0, |at| at + 1);
@@ -353,7 +353,7 @@ impl Desk {
         if let Some(options) = last_few::begin(&request.options, &*self.service) {
             let request = SubscribeRequest { options, ..request.clone() };
             let result = open(&request, &*self.service);
-            // As for FETCH; who follows gets the frame that hides what was found.
+            // As for FETCH; a follower gets the frame that hides what was found.
             if request.options.follow || self.service.head() == head {
                 return self.subscribed(Subscribed { ticket, sub, request, result });
             }
@@ -364,15 +364,15 @@ impl Desk {
         });
     }
 
-    /// A subscription was opened, or could not be.
+    /// A subscription was opened, or failed to open.
     pub(super) fn subscribed(&mut self, subscribed: Subscribed) {
         let Subscribed { ticket, sub, request, result } = subscribed;
         let SubscribeRequest { options, how } = &request;
-        // Time may have passed since it was asked for.
+        // Time may have passed since the request.
         match result.and_then(|feed| self.session.check_open().map(|()| feed)) {
             Ok(feed) => {
                 self.session.reply(ticket, |_| {});
-                // One that was given up meanwhile is forgotten.
+                // It may have been cancelled meanwhile.
                 if self.session.has_stream(sub) {
                     let lag = (how.slow != Slow::Wait)
                         .then(|| Lag::new(how.slow, options, Arc::clone(&self.wake)));
@@ -417,7 +417,7 @@ impl Desk {
 
     fn maintain(&mut self, ticket: Ticket, request: MaintainRequest) {
         if request.path().is_some() && self.visitor.peer.is_some() {
-            // An admin of the events is not one of the machine.
+            // An admin of the store is not an admin of the machine.
             let text = "this writes files where the server runs: ask over its Unix socket";
             return self.session.refuse(ticket, &Refusal::new(Code::Denied, text));
         }
@@ -437,7 +437,7 @@ impl Desk {
         let call = self.service.call(call, wake);
         let mailbox = Arc::clone(&self.mailbox);
         tokio::spawn(async move {
-            // A panic was printed where it was; whoever waits for the answer is told too.
+            // A panic was printed where it happened; the waiting client is answered too.
             let result = AssertUnwindSafe(call).catch_unwind().await;
             mailbox.post(result.map_or(Mail::Failed, |result| Mail::Called {
                 ticket,
@@ -461,7 +461,8 @@ impl Desk {
         true
     }
 
-    /// Holds the host of one processor to its own origins: what these name only the store tells.
+    /// Restricts the host of one processor to its own origins; the store tells which processor an
+    /// origin names.
     fn check_origins(&mut self, origins: impl IntoIterator<Item = Origin>) -> Result<(), Refusal> {
         let access = self.session.access();
         if access.alone.is_none() {
@@ -482,7 +483,7 @@ impl Desk {
         self.mailbox.post_from(move || job(&*service));
     }
 
-    /// The same for what may take long.
+    /// Runs work on a blocking thread that may take long, one piece at a time for this connection.
     fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
         let service = Arc::clone(&self.service);
         self.long.add(0, move || job(&*service));
@@ -501,7 +502,7 @@ impl Desk {
         }
     }
 
-    /// Has feeds looked at for which a publish is news.
+    /// Queues the feeds for which a publish is news.
     pub(super) fn wake_feeds(&mut self) {
         self.was_woken.clear();
         let has_room = self.session.has_room();
@@ -529,7 +530,7 @@ impl Desk {
         }
     }
 
-    /// Ends the streams whose time is up.
+    /// Ends the streams whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         for sub in self.session.tick(now) {
             let resume = match self.works.remove(&sub) {
@@ -541,19 +542,19 @@ impl Desk {
         }
     }
 
-    /// The client sends nothing more. Its requests are answered, those that take long with what was
-    /// done so far; its streams could never get more credit, so they end.
+    /// The client has stopped sending. Its requests are answered, long ones with what was done so
+    /// far; its streams could never get more credit, so they end.
     pub(super) fn hang_up(&mut self) {
         self.mailbox.close();
-        // Calls that are still being opened have no work yet, and find their stream gone.
+        // Calls that are still being opened have no work yet, and will find their stream removed.
         self.session.forget_all();
         let subs: Vec<u32> = self.works.keys().copied().collect();
         subs.into_iter().for_each(|sub| self.cancel(sub));
     }
 
-    /// Sends what streams and long answers have, as far as there is room, and not much of it before
-    /// the socket has its turn; how many steps that took. They have turns, so that neither keeps
-    /// the other from being sent.
+    /// Sends what streams and long replies have, as far as there is room, and a limited amount
+    /// before the socket's turn; returns the number of steps. Lists and streams alternate, so that
+    /// neither starves the other.
     pub(super) fn pump(&mut self) -> usize {
         let mut steps = 0;
         let enough = self.session.output().len() + PUMP_BYTES;
@@ -571,12 +572,12 @@ impl Desk {
                 break;
             }
         }
-        // Frames keep the files they are in.
+        // Frames keep their files open.
         self.scratch.clear();
         steps
     }
 
-    /// Goes on with the first list; whether there is one.
+    /// Advances the first list; returns whether there is one.
     fn step_list(&mut self) -> bool {
         let Some(listing) = self.listings.pop_front() else { return false };
         if let Listing::Topics(ticket, page, patterns, Some(after)) = listing {
@@ -594,7 +595,7 @@ impl Desk {
         true
     }
 
-    /// Goes on with the next stream; whether there is one.
+    /// Advances the next stream; returns whether there is one.
     fn step_stream(&mut self) -> bool {
         let Some(sub) = self.ready.pop_front() else { return false };
         let Some(slot) = self.works.get_mut(&sub) else { return true };
@@ -622,7 +623,7 @@ impl Desk {
     }
 }
 
-/// The topics behind a name, as many as are sent at a time.
+/// One page of the topics after a name.
 fn topics_page(
     service: &dyn Service,
     ticket: Ticket,
@@ -633,12 +634,12 @@ fn topics_page(
     Mail::Topics { ticket, patterns, result }
 }
 
-/// Whether the beginning of a read must be looked for, as far back as that may be.
+/// Whether a read must search backward for its start, however far.
 const fn looks_back(options: &ReadOptions) -> bool {
     matches!(options.start, Start::Last(_)) && !options.reverse
 }
 
-/// Whether a request may look at the log where it is read.
+/// Whether a request may read the log on the connection's task.
 const fn looks(request: &Request) -> bool {
     matches!(request, Request::Fetch(_) | Request::Last(_) | Request::Subscribe(_))
 }

@@ -1,9 +1,10 @@
-//! The place in front of HELLO. Whoever has not said it yet has shown no token either, and costs a
-//! descriptor for as long as the time for HELLO, so only some of the connections that a server may
-//! have wait here, and of one address half of those. For a further one those give way that have had
-//! time to say it. A crowd that comes all at once, and means well, has not had it: it waits side by
-//! side as long as enough connections are free for others. So nobody is held up for a crowd: each
-//! is served as it comes, and what a crowd holds is bounded by what is free, and in time.
+//! The place of connections before HELLO. A connection that has not said HELLO has shown no token
+//! either, and may hold a descriptor for as long as the HELLO timeout, so only a part of a server's
+//! connections may wait here, and of one address half of that part. For a new one, the oldest
+//! connections that have had time to say HELLO give way. A well-meant burst of connections has not
+//! had that time: it waits as long as enough connections are free for others. So nobody is delayed
+//! by a burst: each connection is served as it arrives, and what a burst holds is bounded by what
+//! is free, and in time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
@@ -20,13 +21,13 @@ use crate::auth::network;
 use crate::error::{Code, Detail, Refusal};
 use crate::limits::{WAITING_MAX, WAITING_MIN, WAITING_TIME};
 
-/// When one that gave way may come again.
+/// When a connection that gave way may reconnect.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
-/// Connections that wait in front of HELLO.
+/// The connections that wait before HELLO.
 pub(super) struct Door {
     max: usize,
-    /// Connections that are left free for others than a crowd.
+    /// Connections reserved for others than a burst.
     spare: usize,
     waiting: Mutex<Waiting>,
 }
@@ -34,7 +35,7 @@ pub(super) struct Door {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    /// By number, and so in the order they came.
+    /// Keyed by number, hence in order of arrival.
     all: BTreeMap<u64, One>,
     by_peer: HashMap<IpAddr, BTreeSet<u64>>,
 }
@@ -45,7 +46,7 @@ struct One {
     since: Instant,
 }
 
-/// Tells a connection that it gives way, whatever it does.
+/// Signals a connection to give way, in any state.
 struct Bell {
     /// During the handshake of TLS.
     handshake: CancellationToken,
@@ -53,7 +54,7 @@ struct Bell {
     mailbox: Arc<Mailbox>,
 }
 
-/// Keeps a connection among those that wait, until this is dropped.
+/// Registers a waiting connection until it is dropped.
 pub(super) struct DoorSlot {
     door: Arc<Door>,
     number: u64,
@@ -61,14 +62,14 @@ pub(super) struct DoorSlot {
 }
 
 impl Door {
-    /// The door of a server that may have so many connections.
+    /// The door of a server with this limit of connections.
     pub(super) fn of(connections: usize) -> Arc<Self> {
         let max = (connections / 4).clamp(WAITING_MIN, WAITING_MAX);
         Arc::new(Self { max, spare: connections / 4, waiting: Mutex::default() })
     }
 
-    /// Has a connection wait, and others give way for it where they are too many; how many did.
-    /// `free` connections may come besides.
+    /// Adds a waiting connection, and makes others give way if there are too many; returns how many
+    /// did. `free` further connections are available.
     pub(super) fn enter(
         self: &Arc<Self>,
         peer: Option<IpAddr>,
@@ -95,8 +96,9 @@ impl Door {
         (DoorSlot { door: Arc::clone(self), number, bell }, give_way.len())
     }
 
-    /// Has one give way since the server may have no more connections; whether one did. `at_once`:
-    /// also one that has not had its time, of the address of which the most wait.
+    /// Makes one connection give way because the server has reached its limit; returns whether one
+    /// did. With `at_once`, that may be one that has not had its time, of the address with the most
+    /// waiting connections.
     pub(super) fn make_room(&self, at_once: bool, now: Instant) -> bool {
         let gives_way = {
             let mut waiting = self.waiting.lock();
@@ -123,13 +125,13 @@ impl Bell {
     }
 }
 
-/// Since when a listener has found no room, and when that was last.
+/// Since when a listener has found no room, and when it last did.
 #[derive(Default)]
 pub(super) struct Shortage(Option<(Instant, Instant)>);
 
 impl Shortage {
-    /// There is no room; whether that has been so for long. Whoever comes in has its time until
-    /// then, and after it a crowd that comes again and again keeps nobody waiting.
+    /// Notes that there is no room; returns whether that has lasted long. Until then new
+    /// connections have their time, and afterwards a recurring burst delays nobody.
     pub(super) fn is_long(&mut self, now: Instant) -> bool {
         let is_past = |at: Instant| now.saturating_duration_since(at) >= WAITING_TIME;
         let since = match self.0 {
@@ -142,7 +144,7 @@ impl Shortage {
 }
 
 impl Waiting {
-    /// Who is the first to give way for one more from an address, if they are too many.
+    /// The first connection to give way for one more from an address, if there are too many.
     fn oldest(&self, peer: Option<IpAddr>, max: usize) -> Option<u64> {
         let of_peer = peer.and_then(|peer| self.by_peer.get(&peer));
         match of_peer.filter(|numbers| numbers.len() >= max / 2) {
@@ -152,7 +154,7 @@ impl Waiting {
         }
     }
 
-    /// Whether one has had its time.
+    /// Whether a connection has had its time.
     fn is_late(&self, number: u64, now: Instant) -> bool {
         let one = self.all.get(&number);
         one.is_some_and(|one| now.saturating_duration_since(one.since) >= WAITING_TIME)
@@ -183,7 +185,7 @@ impl Waiting {
 }
 
 impl DoorSlot {
-    /// Comes to an end when a connection gives way; one that has no slot never does.
+    /// Completes when the connection must give way; without a slot, never.
     pub(super) async fn given_way(slot: Option<&Self>) {
         match slot {
             Some(slot) => slot.bell.handshake.cancelled().await,
@@ -199,9 +201,9 @@ impl Drop for DoorSlot {
 }
 
 impl Desk {
-    /// Others want to say HELLO, and this client has not said it for the longest.
+    /// Makes this client give way to others, as it has waited for HELLO the longest.
     pub(super) fn give_way(&mut self, now: Instant) {
-        // It may have been said meanwhile.
+        // HELLO may have been said meanwhile.
         if self.visitor.slot.take().is_some() {
             let text = "too many connections wait to say HELLO, and this one has the longest; \
                 connect again";
@@ -227,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Nothing is free for more than their share.
+    /// No connections are free beyond their share.
     const NONE: usize = 0;
 
     #[test]

@@ -1,6 +1,6 @@
-//! A subscription or call: frames are pulled as the client has credit, so a slow client costs a
-//! place in the log and at most one message of frames; one that wants the latest alone, the offset
-//! of the newest frame of each topic of a gap until it has taken them.
+//! A subscription or call: frames are pulled as the client grants credit, so a slow client costs a
+//! position in the log and at most one message of frames; with the policy `Latest`, also the offset
+//! of the newest frame of each topic of a gap until it was sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,31 +19,31 @@ use crate::message::{Gap, StreamEvent};
 use crate::service::{Feed, Pulled, Service};
 use crate::session::ServerSession;
 
-/// Newest frames of a gap that are looked up at a time.
+/// Newest frames of a gap looked up at a time.
 const LOOKS_MAX: usize = 1024;
 
 /// A subscription or call.
 pub(crate) struct FeedWork {
     feed: Box<dyn Feed>,
     bodies_up_to: u32,
-    /// A call is not ended by a drain: its results may still come in time.
+    /// Draining does not end a call: its results may still come in time.
     pub(crate) is_call: bool,
-    /// Frames that were pulled and not yet sent, and what comes after them.
+    /// Frames that were pulled and not sent yet, and what comes after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
-    /// Offsets of the newest frames of a gap, which come before what the feed has.
+    /// Offsets of the newest frames of a gap, which come before the feed's own.
     newest: Option<Kept<u64>>,
     /// Where the last gap ends.
     leapt_to: u64,
-    /// What is pulled was so before the stream ran out of credit: some may be gone since.
+    /// The pulled frames are from before the stream ran out of credit: some may be removed since.
     waited: bool,
-    /// Where a reader goes on after what was sent.
+    /// Where a reader resumes after what was sent.
     sent_to: u64,
-    /// The same for whoever counts; a call has none.
+    /// The published position; a call has none.
     counted: Option<Arc<SubscriptionOffset>>,
-    /// It goes from the newest frame down.
+    /// It reads backward from the newest frame.
     reverse: bool,
-    /// Only of a subscription that is not waited for.
+    /// Only for a subscription with a policy other than waiting.
     lag: Option<Box<Lag>>,
 }
 
@@ -66,7 +66,7 @@ impl FeedWork {
         }
     }
 
-    /// A subscription: it is counted, may go backwards, and may have a policy.
+    /// Makes it a subscription: it is counted, may read backward, and may have a policy.
     pub(crate) fn subscription(
         mut self,
         mailbox: &Mailbox,
@@ -78,13 +78,13 @@ impl FeedWork {
         self
     }
 
-    /// Where a reader goes on after what was sent.
+    /// Where a reader resumes after what was sent.
     pub(crate) const fn resume(&self) -> u64 {
         self.sent_to
     }
 
-    /// Something was published: a feed that has frames queued pulls again later, and one that
-    /// cannot send now has stalled.
+    /// Notes a publish: a feed with queued frames pulls again later, and one that cannot send now
+    /// is stalled.
     pub(crate) fn note_news(&mut self, may_send: bool) {
         if self.after == Pulled::Idle && self.has_more() {
             self.after = Pulled::More;
@@ -94,13 +94,13 @@ impl FeedWork {
         }
     }
 
-    /// Whether a publish is news for it: it has nothing and might send more, or it is watched.
+    /// Whether a publish is news for it: it is idle and might send more, or its lag is watched.
     pub(crate) fn waits(&self, credit: i64) -> bool {
         (credit > 0 && self.after == Pulled::Idle && !self.has_more())
             || self.lag.as_ref().is_some_and(|lag| lag.is_watched())
     }
 
-    /// Sends one message of frames, or what is said between them.
+    /// Sends one message of frames, or an event between them.
     pub(crate) fn step(
         &mut self,
         sub: u32,
@@ -122,11 +122,11 @@ impl FeedWork {
             return Next::Wait;
         }
         if std::mem::take(&mut self.waited) && !self.pulled.is_empty() {
-            // What was removed or has expired meanwhile is sent to nobody.
+            // Frames removed or expired meanwhile are not sent.
             let is_gone = |frame: &Frame| matches!(service.get(Bound::Id(frame.id())), Ok(None));
             self.pulled.retain(|frame| frame.offset().is_none() || !is_gone(frame));
             if !self.has_more() {
-                // What comes after them is still to be said.
+                // The event that follows them must still be sent.
                 self.moved_to(self.behind(None));
                 return self.say_after(sub, session);
             }
@@ -144,7 +144,7 @@ impl FeedWork {
                 counted.set(self.behind(None));
             }
             if self.is_call {
-                // What a command answers elsewhere is shown to whoever may read there.
+                // Results of a command on other topics are sent only if the client may read those.
                 let read = &session.access().read;
                 scratch.retain(|frame| read.holds(frame.topic()));
             }
@@ -167,7 +167,7 @@ impl FeedWork {
         self.say_after(sub, session)
     }
 
-    /// Sends the first of the pulled frames with their bodies, as many as have room.
+    /// Sends the first of the pulled frames with their bodies, as many as fit.
     fn deliver_with_bodies(
         &mut self,
         sub: u32,
@@ -195,12 +195,12 @@ impl FeedWork {
         self.note_sent(session);
     }
 
-    /// Whether frames are to be sent that the feed is past already.
+    /// Whether there are frames to send that the feed is already past.
     fn has_more(&self) -> bool {
         !self.pulled.is_empty() || self.newest.is_some()
     }
 
-    /// Takes the next frames: the newest ones of a gap, or what the feed has.
+    /// Pulls the next frames: the newest ones of a gap, or the feed's own.
     fn pull(
         &mut self,
         room: usize,
@@ -214,7 +214,8 @@ impl FeedWork {
                 break;
             }
             let Some(offset) = newest.next()? else { break };
-            // Gone since it was found: removed or expired, or followed by one that still comes.
+            // Removed since it was found: removed or expired, or superseded by one that is still to
+            // come.
             let Some(frame) = service.get(Bound::Offset(offset))? else { continue };
             bytes += frame.record().len();
             out.push(frame);
@@ -225,11 +226,11 @@ impl FeedWork {
         Ok(Pulled::More)
     }
 
-    /// Where a reader goes on that was sent all up to the frame of an offset.
+    /// Where a reader resumes that was sent everything up to the frame at an offset.
     fn behind(&self, offset: Option<u64>) -> u64 {
         match offset {
             _ if !self.has_more() => match self.after {
-                // Whoever does not hear of it begins with it again.
+                // A reader that misses the event resumes before the gap.
                 Pulled::Gap { from, to } => {
                     if self.reverse {
                         to
@@ -261,7 +262,7 @@ impl FeedWork {
         }
     }
 
-    /// Does what the policy of a subscription asks for; `None` to go on as usual.
+    /// Applies the policy of a subscription; `None` to continue as usual.
     fn heed_lag(
         &mut self,
         sub: u32,
@@ -271,7 +272,8 @@ impl FeedWork {
         long: &mut Long,
     ) -> Option<Next> {
         let from = if self.has_more() { self.sent_to } else { self.feed.scanned_to() };
-        // What is to come of a gap does not count: it would be a gap again, and again.
+        // The newest frames of a gap still to be sent do not count as lag: that would cause another
+        // gap.
         let position = from.max(self.leapt_to);
         let lag = self.lag.as_mut()?;
         if credit <= 0 {
@@ -291,7 +293,7 @@ impl FeedWork {
             }
             Verdict::Conflate if credit <= 0 => None,
             Verdict::Conflate => {
-                // Frames that were pulled and not sent are part of the gap.
+                // Pulled frames that were not sent are part of the gap.
                 self.pulled.clear();
                 self.newest = None;
                 lag.look(sub, from, service, long);
@@ -300,7 +302,7 @@ impl FeedWork {
         }
     }
 
-    /// Goes on behind a gap, once the newest frames in it are found.
+    /// Continues after a gap, once the newest frames in it are found.
     pub(crate) fn leap(
         &mut self,
         sub: u32,
@@ -313,14 +315,14 @@ impl FeedWork {
         self.feed = leap.feed;
         let gap = Gap::Conflated { from: leap.from, to: leap.to };
         session.event(sub, &StreamEvent::Gap(gap));
-        // Nothing of the gap was sent yet: who goes on elsewhere begins with it again.
+        // Nothing of the gap was sent yet: a reader that resumes elsewhere starts before it.
         self.moved_to(if newest.is_empty() { leap.to } else { leap.from });
         (self.newest, self.leapt_to) = (Some(newest).filter(|one| !one.is_empty()), leap.to);
         self.after = Pulled::More;
         Next::Again
     }
 
-    /// Ends the stream, and says where to go on.
+    /// Ends the stream, and reports where to resume.
     pub(crate) fn end(&self, sub: u32, refusal: Refusal, session: &mut ServerSession) -> Next {
         session.event(sub, &StreamEvent::Dropped { refusal, resume: self.sent_to });
         Next::Done
@@ -335,7 +337,7 @@ impl FeedWork {
                     self.moved_to(scanned_to);
                     session.deliver(sub, &[], &[], scanned_to);
                 } else if let Some(counted) = &self.counted {
-                    // It has nothing before it, though it is not told so each time.
+                    // It has no lag, though its progress is not reported each time.
                     counted.set(scanned_to);
                 }
                 return Next::Wait;

@@ -1,5 +1,5 @@
-//! A connection that says it runs the modules of the store: whether it may, and its end when it has
-//! come again. Which Hosts there are, the service knows.
+//! A connection that claims to run the modules of the store: whether it may, and its end when the
+//! same Host reconnects. The service knows which Hosts exist.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::service::HostGuard;
 use crate::session::Ticket;
 
 impl Desk {
-    /// Answers HELLO, which may say that the client runs modules.
+    /// Answers HELLO, which may claim that the client runs modules.
     pub(super) fn welcome(&mut self, ticket: Ticket, host: Option<HostClaim>, now: Instant) {
         if let Some(claim) = host {
             let alone = claim.alone.clone();
@@ -45,7 +45,7 @@ impl Desk {
         self.service.host_comes(claim, Arc::new(end))
     }
 
-    /// The same Host has come again, so this connection of it is dead.
+    /// The same Host has reconnected, so this connection is dead.
     pub(super) fn replaced(&mut self, now: Instant) {
         let text = "the Host has connected anew";
         self.close(&Refusal::new(Code::OtherHost, text), now);

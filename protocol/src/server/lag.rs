@@ -1,5 +1,5 @@
-//! What becomes of a subscription that takes frames more slowly than they come. The default, to
-//! wait for it, needs nothing of this.
+//! Policies for subscriptions that take frames more slowly than they are appended. The default, to
+//! wait, needs none of this.
 
 use std::sync::Arc;
 
@@ -12,40 +12,40 @@ use crate::error::{Code, Refusal};
 use crate::message::Slow;
 use crate::service::{Feed, Service, Wake};
 
-/// The policy of a subscription, and what is known of how it does.
+/// The policy of a subscription, and the state it depends on.
 pub(crate) struct Lag {
     policy: Slow,
-    /// What it asked for, to go on with after a gap.
+    /// Its options, to continue after a gap.
     options: ReadOptions,
-    /// For the feed behind a gap.
+    /// The wake for the feed after a gap.
     wake: Wake,
-    /// All that was stored when it began is delivered.
+    /// Everything stored when it began is delivered.
     caught_up: bool,
-    /// It had no credit, or the connection's queue was full, since frames were sent last.
+    /// It had no credit, or the connection's queue was full, since frames were last sent.
     stalled: bool,
-    /// A blocking thread looks for the newest frames.
+    /// A blocking thread looks up the newest frames.
     looking: bool,
 }
 
-/// What is to be done about a lag.
+/// What to do about a lag.
 pub(crate) enum Verdict {
-    /// Nothing: go on.
+    /// Continue.
     Go,
     /// Nothing can be sent now.
     Wait,
     /// End it.
     Drop(Refusal),
-    /// Leave out what lies between its place and the head.
+    /// Skip what lies between its position and the head.
     Conflate,
 }
 
-/// What goes on after a gap.
+/// The continuation after a gap.
 pub(crate) struct Leap {
     pub(crate) from: u64,
     pub(crate) to: u64,
-    /// Offset of the newest frame of each topic that lies between.
+    /// Offset of the newest frame of each topic within the gap.
     pub(crate) newest: Vec<u64>,
-    /// What comes behind it.
+    /// The frames after it.
     pub(crate) feed: Box<dyn Feed>,
 }
 
@@ -55,27 +55,27 @@ impl Lag {
         Self { policy, options, wake, caught_up: false, stalled: false, looking: false }
     }
 
-    /// All that was stored is delivered; whether that is news.
+    /// Notes that everything stored is delivered; returns whether that is news.
     pub(crate) fn catch_up(&mut self) -> bool {
         !std::mem::replace(&mut self.caught_up, true)
     }
 
-    /// Notes that it could not be sent more.
+    /// Notes that no more could be sent.
     pub(crate) const fn stall(&mut self) {
         self.stalled = true;
     }
 
-    /// Frames were sent.
+    /// Notes that frames were sent.
     pub(crate) const fn sent(&mut self) {
         self.stalled = false;
     }
 
-    /// Whether its wake must be heeded although nothing can be sent.
+    /// Whether a wake must be handled even if nothing can be sent.
     pub(crate) const fn is_watched(&self) -> bool {
         matches!(self.policy, Slow::Drop { .. }) && self.caught_up
     }
 
-    /// Judges it at `position`.
+    /// Decides at `position`.
     pub(crate) fn judge(&self, position: u64, service: &dyn Service) -> Verdict {
         if self.looking {
             return Verdict::Wait;
@@ -100,7 +100,7 @@ impl Lag {
         Verdict::Drop(Refusal::new(Code::TooSlow, text))
     }
 
-    /// Has the newest frames looked for from `from` on, and a feed opened behind them.
+    /// Starts the lookup of the newest frames from `from` on, and opens a feed after them.
     pub(crate) fn look(
         &mut self,
         sub: u32,
@@ -116,7 +116,8 @@ impl Lag {
         long.add(sub, move || {
             let making = makers.room(bytes_of_gap());
             let look = || {
-                // First: what comes while it is looked, ephemeral frames too, follows by itself.
+                // The feed first: it covers what is appended during the lookup, including ephemeral
+                // frames.
                 let feed = service.follow(&options, wake)?;
                 let to = feed.scanned_to();
                 let newest = service.newest(&options.topics, from..to)?;
@@ -126,7 +127,7 @@ impl Lag {
         });
     }
 
-    /// The newest frames were found.
+    /// Notes that the newest frames were found.
     pub(crate) const fn found(&mut self) {
         (self.looking, self.stalled) = (false, false);
     }

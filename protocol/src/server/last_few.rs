@@ -1,6 +1,6 @@
-//! The last few frames, when few looks find them: on the task of the connection, as a thread of
-//! their own costs more than the rest of the answer. Decides nothing else: what it does not find
-//! is looked for the long way, which also tells what is wrong.
+//! The last few frames, if they are found quickly: looked up on the connection's task, because a
+//! thread switch costs more than the rest of the reply. Anything not found here is left to the long
+//! way, which also reports errors.
 
 use xs_engine::{Bound, Frame, ReadOptions, Start};
 
@@ -8,7 +8,7 @@ use crate::limits::LAST_AT_ONCE_MAX;
 use crate::message::LastRequest;
 use crate::service::{Pulled, Service};
 
-/// The newest frames of topics together, in log order, if one pull has them all.
+/// The newest frames of topics together, in log order, if one pull finds them all.
 pub(super) fn last(request: &LastRequest, service: &dyn Service) -> Option<Vec<Frame>> {
     if request.per_topic {
         return None;
@@ -18,8 +18,8 @@ pub(super) fn last(request: &LastRequest, service: &dyn Service) -> Option<Vec<F
     newest(options, request.n, service)
 }
 
-/// The same read as one that begins with the last so many frames, if one pull has them all: it
-/// begins at an offset.
+/// Rewrites a read that begins with the last N frames into one that begins at an offset, if one
+/// pull finds them all.
 pub(super) fn begin(options: &ReadOptions, service: &dyn Service) -> Option<ReadOptions> {
     let Start::Last(n) = options.start else { return None };
     let head = service.head();
@@ -28,7 +28,7 @@ pub(super) fn begin(options: &ReadOptions, service: &dyn Service) -> Option<Read
     let from = found.first().map_or(Some(head), Frame::offset)?;
     let mut options = ReadOptions { start: Start::From(Bound::Offset(from)), ..options.clone() };
     if !options.follow {
-        // What came meanwhile is not among the last ones that were found.
+        // What was appended meanwhile is not among the frames found.
         let end = found.last().and_then(Frame::offset).map_or(head, |last| head.max(last + 1));
         options.before.get_or_insert(Bound::Offset(end));
         options.limit = Some(options.limit.map_or(n, |limit| limit.min(n)));

@@ -1,5 +1,4 @@
-//! Sockets that accept connections: Unix ones that only their owner can open, loopback TCP, and
-//! TLS.
+//! Listening sockets: Unix ones that only their owner can open, loopback TCP, and TLS.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -16,11 +15,11 @@ use crate::socket::SocketPath;
 use crate::tcp;
 use crate::tls::ServerTls;
 
-/// Connections that the system keeps for a TCP listener until they are accepted, if it allows so
-/// many.
+/// Connections that the system queues for a TCP listener until they are accepted, if its limit
+/// allows that many.
 const BACKLOG: u32 = 4096;
 
-/// A socket that accepts connections.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     address: Address,
@@ -29,7 +28,7 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
-    /// With its file, unless somebody else made that.
+    /// With its file, unless that was made by someone else.
     Unix {
         listener: UnixListener,
         _file: Option<SocketFile>,
@@ -38,21 +37,20 @@ enum Socket {
     Tls(TcpListener, ServerTls),
 }
 
-/// A connection that came in.
+/// An accepted connection.
 pub(super) enum Accepted {
     Unix(UnixStream),
     Tcp(TcpStream, IpAddr),
-    /// Its handshake is yet to come.
+    /// Its handshake is still to come.
     Tls(TcpStream, IpAddr, TlsAcceptor),
 }
 
 impl Listener {
-    /// Binds a Unix socket (mode 0600; a file nobody listens on is replaced) or a loopback TCP
-    /// address.
+    /// Binds a Unix socket (mode 0600; a stale file is replaced) or a loopback TCP address.
     ///
     /// # Errors
     /// An error of the system: `InvalidInput` for an address beyond loopback, `AddrInUse` when
-    /// somebody listens there.
+    /// another process listens there.
     pub async fn bind(address: &Address) -> io::Result<Self> {
         address
             .check_local()
@@ -91,22 +89,23 @@ impl Listener {
         Ok(Self { address, socket: Socket::Tls(listener, tls) })
     }
 
-    /// A Unix socket that somebody else listens on already, and whose file stays: who can open it
-    /// is theirs to say.
+    /// Uses a Unix socket that is already listening, and keeps its file: its creator decides who
+    /// can open it.
     ///
     /// # Errors
-    /// When it cannot be watched.
+    /// When it cannot be registered with the runtime.
     pub fn given_unix(listener: StdUnixListener, path: &Path) -> io::Result<Self> {
         let listener = UnixListener::from_std(listener)?;
         let address = Address::Unix(path.to_owned());
         Ok(Self { address, socket: Socket::Unix { listener, _file: None } })
     }
 
-    /// A TCP socket that somebody else listens on already. With `tls` its connections speak that;
-    /// without, it must be a loopback address.
+    /// Uses a TCP socket that is already listening. With `tls` its connections use TLS; without, it
+    /// must be a loopback address.
     ///
     /// # Errors
-    /// When it cannot be watched; `InvalidInput` for an address beyond loopback without `tls`.
+    /// When it cannot be registered with the runtime; `InvalidInput` for an address beyond loopback
+    /// without `tls`.
     pub fn given_tcp(listener: StdTcpListener, tls: Option<ServerTls>) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
         let bound = listener.local_addr()?;
@@ -121,7 +120,7 @@ impl Listener {
         Ok(Self { address, socket: Socket::Tls(listener, tls) })
     }
 
-    /// The certificate of a listener that speaks TLS.
+    /// The certificate of a listener with TLS.
     pub(super) const fn tls(&self) -> Option<&ServerTls> {
         match &self.socket {
             Socket::Tls(_, tls) => Some(tls),
@@ -129,7 +128,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the port that was chosen.
+    /// The bound address, with the chosen port.
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
@@ -152,11 +151,11 @@ impl Listener {
     }
 }
 
-/// As the library's own does, which lets 128 connections queue: one more is not heard, and its
-/// client tries again a second later.
+/// Like the library's own function, which queues only 128 connections: further ones are dropped,
+/// and their clients retry a second later.
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A server that comes again takes the port over from its predecessor's last connections.
+    // A restarted server can reuse the port despite its predecessor's last connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -168,8 +167,8 @@ async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     Ok((stream, peer.ip()))
 }
 
-/// Binds under another name, closes the socket to others, and only then puts it in its place: at no
-/// moment can anyone else open it.
+/// Binds under a temporary name, restricts access, and only then renames the socket: at no moment
+/// can anyone else open it.
 async fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     if UnixStream::connect(SocketPath::of(path)?.as_path()).await.is_ok() {
         let text = format!("a server listens on {} already", path.display());
@@ -192,14 +191,14 @@ async fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     match put() {
         Ok(file) => Ok((listener, file)),
         Err(error) => {
-            // The bind is undone as far as it goes; the first error is the one that matters.
+            // Best-effort cleanup; the first error is the one that matters.
             let _ = fs::remove_file(&unfinished);
             Err(error)
         }
     }
 }
 
-/// The file of a Unix socket, removed with its listener unless another has taken its place.
+/// The file of a Unix socket, removed with its listener unless another one has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,

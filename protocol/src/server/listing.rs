@@ -1,4 +1,4 @@
-//! Answers that are made message by message, when the connection has room for them.
+//! Replies that are built message by message, when the connection has room for them.
 
 use std::mem;
 
@@ -12,25 +12,25 @@ use crate::message::{FetchRequest, put_cursor_summary, put_frames, put_page, put
 use crate::service::{Feed, Pulled, Service};
 use crate::session::{ServerSession, Ticket};
 
-/// An answer that is made when there is room for it.
+/// A reply that is built when there is room for it.
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
     Page(Page),
-    /// Of a LAST that was answered at once.
+    /// A LAST that was answered at once.
     Frames(Ticket, Vec<Frame>),
-    /// Of a LAST that was looked for.
+    /// A LAST that was looked up on another thread.
     Last(Ticket, Kept<Frame>),
-    /// Some of the topics, and the name behind which others are to be looked for.
+    /// Some of the topics, and the name after which the next page begins.
     Topics(Ticket, Vec<TopicSummary>, TopicPatterns, Option<Topic>),
     Cursors(Ticket, Kept<CursorSummary>),
 }
 
-/// Topics or cursors in one message: they have a few hundred bytes each, so it stays far below what
-/// a message may have.
+/// Topics or cursors in one message: each takes a few hundred bytes, so it stays far below the
+/// maximum message length.
 pub(super) const ENTRIES_MAX: usize = 1024;
 
 impl Listing {
-    /// Whether it is long work, until it is sent.
+    /// Whether it counts as long work until it is sent.
     pub(crate) const fn is_long(&self) -> bool {
         match self {
             Self::Fetch(..) | Self::Frames(..) => false,
@@ -39,7 +39,7 @@ impl Listing {
         }
     }
 
-    /// Sends one message, or looks for what is in it; the listing itself when more must follow.
+    /// Sends one message, or looks up its content; returns the listing when more must follow.
     pub(crate) fn step(
         self,
         session: &mut ServerSession,
@@ -96,7 +96,7 @@ impl Listing {
         }
     }
 
-    /// Sends some of the topics; others are looked for behind them.
+    /// Sends some of the topics; the next page is looked up after them.
     pub(crate) fn part_of_topics(
         ticket: Ticket,
         page: &[TopicSummary],
@@ -133,15 +133,15 @@ pub(crate) struct Page {
     head: u64,
     feed: Box<dyn Feed>,
     frames: Vec<Frame>,
-    /// Bytes of records that are still wanted.
+    /// Bytes of records still wanted.
     room: usize,
 }
 
 impl Page {
-    /// Opens the read. `is_long`: [`Listing::is_long`].
+    /// Opens the read. `is_long`: see [`Listing::is_long`].
     ///
     /// # Errors
-    /// [`Refusal`] when that cannot be done.
+    /// [`Refusal`] when that fails.
     pub(crate) fn open(
         ticket: Ticket,
         fetch: &FetchRequest,
@@ -154,8 +154,8 @@ impl Page {
         Ok(Self { ticket, is_long, reverse, head, feed, frames: Vec::new(), room })
     }
 
-    /// Reads on, and sends the page when it is whole. A filter that finds little holds up nobody:
-    /// others have their turn before it is looked further.
+    /// Reads on, and sends the page when it is complete. A filter that finds little delays nobody:
+    /// others get their turn between steps.
     fn step(mut self, session: &mut ServerSession, scratch: &mut Vec<Frame>) -> Option<Self> {
         if self.frames.is_empty() {
             scratch.clear();
@@ -176,7 +176,7 @@ impl Page {
         None
     }
 
-    /// Reads on; where the page ends and whether there is more, once it is whole.
+    /// Reads on; returns where the page ends and whether there is more, once it is complete.
     fn pull(&mut self) -> Result<Option<(u64, bool)>, Refusal> {
         let before = self.frames.len();
         let pulled = self.feed.pull(&mut self.frames, self.room)?;
@@ -191,14 +191,14 @@ impl Page {
                 let refusal = Refusal::new(Code::Corrupt, unreadable(from, to));
                 return Err(refusal.with(Detail::Offset(behind)));
             }
-            // The next page begins with the gap and says so.
+            // The next page begins with the gap and reports it.
             Pulled::Gap { from, to } => (if self.reverse { to } else { from }, true),
             Pulled::CaughtUp { .. } | Pulled::Idle | Pulled::End => (self.feed.scanned_to(), false),
         }))
     }
 }
 
-/// The frames from one to before another cannot be read.
+/// The message for frames that cannot be read.
 fn unreadable(from: u64, to: u64) -> String {
     match to.saturating_sub(1) {
         last if last <= from => format!("frame {from} cannot be read; go on behind it"),

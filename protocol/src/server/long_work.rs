@@ -14,7 +14,7 @@ use crate::limits::LONG_THREADS_MAX;
 
 type Job = Box<dyn FnOnce() -> Mail + Send>;
 
-/// What the connections of a server have to do that may take long: no more than one piece each.
+/// The long work of a server's connections: at most one piece each.
 #[derive(Default)]
 pub(crate) struct Lane(Mutex<Queue>);
 
@@ -25,7 +25,7 @@ struct Queue {
 }
 
 impl Lane {
-    /// Does a job on a blocking thread, behind those that came before it.
+    /// Runs a job on a blocking thread, after those queued before it.
     fn add(self: &Arc<Self>, mailbox: &Arc<Mailbox>, job: Job) {
         {
             let mut queue = self.0.lock();
@@ -43,7 +43,7 @@ impl Lane {
         });
     }
 
-    /// The next job; without one the thread that asks has no more to do.
+    /// The next job; without one the calling thread is done.
     fn next(&self) -> Option<(Arc<Mailbox>, Job)> {
         let mut queue = self.0.lock();
         let next = queue.waiting.pop_front();
@@ -54,11 +54,11 @@ impl Lane {
     }
 }
 
-/// What waits, in its order. It is no more than requests without an answer and streams.
+/// The queued work of a connection, at most one piece for each unanswered request and stream.
 pub(crate) struct Long {
     mailbox: Arc<Mailbox>,
     lane: Arc<Lane>,
-    /// What only a stream waits for is under its number, the rest under 0.
+    /// Work for a stream only is keyed by its number, the rest by 0.
     waiting: VecDeque<(u32, Job)>,
     busy: bool,
 }
@@ -82,23 +82,23 @@ impl Long {
         self.go_on();
     }
 
-    /// The job under way goes on with another, behind those of other connections.
+    /// Continues the running job with another one, queued after those of other connections.
     pub(crate) fn go_on_with(&self, job: impl FnOnce() -> Mail + Send + 'static) {
         self.lane.add(&self.mailbox, Box::new(job));
     }
 
-    /// The job under way has come to its end.
+    /// The running job is done.
     pub(crate) fn done(&mut self) {
         self.busy = false;
         self.go_on();
     }
 
-    /// Forgets what a stream waits for.
+    /// Drops the queued work of a stream.
     pub(crate) fn forget(&mut self, sub: u32) {
         self.waiting.retain(|(of, _)| *of != sub);
     }
 
-    /// Forgets all that wait.
+    /// Drops all queued work.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
     }

@@ -1,4 +1,5 @@
-//! What other threads tell a connection's task: outcomes of requests, and feeds that have more.
+//! Messages from other threads to a connection's task: results of requests, and feeds that have
+//! more.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use crate::message::{Imported, SubscribeRequest};
 use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 
-/// A piece of news for a connection.
+/// A message to a connection.
 pub(crate) enum Mail {
     Appended {
         ticket: Ticket,
@@ -31,12 +32,12 @@ pub(crate) enum Mail {
         ticket: Ticket,
         result: Result<Imported, Refusal>,
     },
-    /// STATS and MAINTAIN.
+    /// The result of STATS or MAINTAIN.
     Told {
         ticket: Ticket,
         result: Result<String, Refusal>,
     },
-    /// The newest frames were found for a subscription that is too far behind.
+    /// The newest frames for a subscription that is too far behind.
     Newest {
         sub: u32,
         result: Result<Leap, Refusal>,
@@ -44,14 +45,14 @@ pub(crate) enum Mail {
     },
     /// Feeds that were idle may have more.
     Ready,
-    /// A subscription whose beginning was looked for.
+    /// A subscription whose start was searched for.
     Subscribed(Box<Subscribed>),
-    /// A page of a FETCH whose beginning was looked for.
+    /// A page of a FETCH whose start was searched for.
     Page {
         ticket: Ticket,
         result: Result<Box<Page>, Refusal>,
     },
-    /// Of a LAST.
+    /// The result of a LAST.
     Frames {
         ticket: Ticket,
         result: Result<Vec<Frame>, Refusal>,
@@ -88,7 +89,7 @@ pub(crate) enum Mail {
         source: Box<dyn BlobSource>,
         result: Result<Bytes, Refusal>,
     },
-    /// So many bytes of an upload were taken.
+    /// Bytes of an upload that were stored.
     Taken {
         sub: u32,
         result: Result<(Box<dyn BlobSink>, u64), Refusal>,
@@ -98,19 +99,19 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<(BlobHash, u64), Refusal>,
     },
-    /// What was done for a request came to no end.
+    /// The work for a request failed.
     Failed,
-    /// The server stops.
+    /// The server is stopping.
     Drain(Duration),
     /// The tokens have changed.
     Recheck,
-    /// Others want to say HELLO, which has not come yet.
+    /// Others wait to say HELLO, which has not come yet.
     GiveWay,
-    /// This connection of the Host is dead: it has come again.
+    /// This connection of the Host is dead: the Host has reconnected.
     Replaced,
 }
 
-/// A subscription that was opened, or could not be.
+/// A subscription that was opened, or failed to open.
 pub(crate) struct Subscribed {
     pub(crate) ticket: Ticket,
     pub(crate) sub: u32,
@@ -118,16 +119,16 @@ pub(crate) struct Subscribed {
     pub(crate) result: Result<Box<dyn Feed>, Refusal>,
 }
 
-/// A queue into one connection's task, and what the connection tells about itself.
+/// The message queue of a connection's task, and the connection's statistics.
 #[derive(Default)]
 pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     pub(crate) seat: Seat,
-    /// The client has hung up or is gone: it waits for nothing that takes long.
+    /// The client has hung up: it waits for nothing that takes long.
     gone: AtomicBool,
-    /// The connection has ended: nobody reads what is posted.
+    /// The connection has ended: messages are no longer read.
     ended: AtomicBool,
-    /// All connections of the server, this one among them.
+    /// All connections of the server, including this one.
     connections: Weak<Connections>,
 }
 
@@ -135,7 +136,7 @@ pub(crate) struct Mailbox {
 struct Inner {
     mail: Vec<Mail>,
     waker: Option<Waker>,
-    /// The task is being polled and will look again: it need not be woken. This spares an append
+    /// The task is being polled and will check again, so it need not be woken. This saves an append
     /// that is committed in place a second round through the scheduler.
     polling: bool,
 }
@@ -146,23 +147,23 @@ impl Mailbox {
         Self { connections: Arc::downgrade(connections), ..Self::default() }
     }
 
-    /// The client waits for nothing that takes long any more.
+    /// Notes that the client no longer waits for long work.
     pub(crate) fn close(&self) {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Whether work that takes long may end, as nobody waits for it.
+    /// Whether long work may end, as nobody waits for it.
     pub(crate) fn is_closed(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// The connection has ended.
+    /// Notes that the connection has ended.
     pub(crate) fn leave(&self) {
         self.close();
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Where the long work of all connections is done.
+    /// Runs the long work of all connections.
     pub(crate) fn lane(&self) -> Arc<Lane> {
         self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
     }
@@ -177,13 +178,13 @@ impl Mailbox {
         self.connections.upgrade().map(|all| Arc::clone(&all.shelf)).unwrap_or_default()
     }
 
-    /// What the connections of the server come to.
+    /// Totals over the connections of the server.
     pub(crate) fn census(&self, head: u64) -> Census {
         let connections = self.connections.upgrade();
         connections.map_or_else(Census::default, |connections| Census::of(&connections, head))
     }
 
-    /// Adds a piece of news.
+    /// Posts a message.
     pub(crate) fn post(&self, mail: Mail) {
         let waker = {
             let mut inner = self.inner.lock();
@@ -195,34 +196,33 @@ impl Mailbox {
         }
     }
 
-    /// Does work that may block on another thread, and adds what it has to say.
+    /// Runs work that may block on another thread, and posts its result.
     pub(crate) fn post_from(self: &Arc<Self>, work: impl FnOnce() -> Mail + Send + 'static) {
         let mailbox = Arc::clone(self);
         tokio::task::spawn_blocking(move || mailbox.work(work));
     }
 
-    /// Does work here, and adds what it has to say. What was not begun when the connection ended is
-    /// not begun at all.
+    /// Runs work here, and posts its result. Work not started when the connection ends is skipped.
     pub(crate) fn work(&self, work: impl FnOnce() -> Mail) {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
-        // A panic was printed where it was; whoever waits for the answer is told too.
+        // A panic was printed where it happened; the waiting client is answered too.
         let news = panic::catch_unwind(AssertUnwindSafe(work));
         self.post(news.unwrap_or(Mail::Failed));
     }
 
-    /// The task begins to poll.
+    /// The task starts polling.
     pub(crate) fn begin(&self) {
         self.inner.lock().polling = true;
     }
 
-    /// Exchanges the news for an empty vector.
+    /// Swaps the messages for an empty vector.
     pub(crate) fn take(&self, into: &mut Vec<Mail>) {
         std::mem::swap(&mut self.inner.lock().mail, into);
     }
 
-    /// The task wants to rest; `false` when there is news that it must see before.
+    /// The task wants to sleep; returns `false` when there are messages to handle first.
     pub(crate) fn end(&self, waker: &Waker) -> bool {
         let mut inner = self.inner.lock();
         if !inner.mail.is_empty() {
@@ -233,8 +233,8 @@ impl Mailbox {
         true
     }
 
-    /// A wake for all feeds: a publish tells a connection once, however many it has. It posts once
-    /// until [`ReadyFlag::clear`].
+    /// A wake for all feeds: a publish notifies a connection once, however many feeds it has. It
+    /// posts once until [`ReadyFlag::clear`].
     pub(crate) fn wake(self: &Arc<Self>) -> (Wake, ReadyFlag) {
         let flag = ReadyFlag::default();
         let (mailbox, queued) = (Arc::downgrade(self), Arc::clone(&flag.0));
@@ -249,10 +249,11 @@ impl Mailbox {
     }
 }
 
-/// An append or import that waits for its outcome. A service that forgets it answers all the same.
+/// An append or import that waits for its result. If the service drops it, the client still gets an
+/// answer.
 pub(crate) struct Due {
     ticket: Ticket,
-    /// None once the outcome was posted.
+    /// `None` once the result was posted.
     mailbox: Option<Arc<Mailbox>>,
 }
 
@@ -261,7 +262,7 @@ impl Due {
         Self { ticket, mailbox: Some(Arc::clone(mailbox)) }
     }
 
-    /// Posts what has come of it.
+    /// Posts the result.
     pub(crate) fn post(mut self, mail: impl FnOnce(Ticket) -> Mail) {
         if let Some(mailbox) = self.mailbox.take() {
             mailbox.post(mail(self.ticket));
@@ -279,12 +280,12 @@ impl Drop for Due {
     }
 }
 
-/// Whether the wake was posted and not yet heeded.
+/// Whether the wake was posted and not handled yet.
 #[derive(Default)]
 pub(crate) struct ReadyFlag(Arc<AtomicBool>);
 
 impl ReadyFlag {
-    /// Before feeds are pulled: what comes later must be posted anew.
+    /// Call it before feeds are pulled: a later wake must post again.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Release);
     }
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_not_begun() {
         let (mailbox, mut mail) = (Mailbox::default(), Vec::new());
-        // Whoever has hung up still takes answers.
+        // A client that has closed its end still receives answers.
         mailbox.close();
         mailbox.work(|| Mail::Ready);
         mailbox.leave();

@@ -1,6 +1,6 @@
-//! What a server counts since it was made, over all its connections: how many came, bytes,
-//! requests, refusals. What is under way at present is the census's. Counting is an addition to a
-//! shared number for each read and write of a socket, and for each run of requests of one op.
+//! Cumulative counts of a server over all its connections: connections, bytes, requests, refusals.
+//! The current state is in the census. Counting costs one addition to a shared number for each read
+//! and write of a socket, and for each run of requests with the same op.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,31 +10,31 @@ use crate::message::Op;
 /// Classes of codes, 1 to 8; 0 is not used.
 pub(crate) const CLASSES: usize = 9;
 
-/// What a server has counted since it was made.
+/// Statistics of a server since it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Connections at present.
+    /// Current connections.
     pub connections: u64,
-    /// Connections that came in.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Of those the ones that ended before HELLO could come: handshakes of TLS that failed.
+    /// Accepted connections that ended before HELLO: TLS handshakes that failed.
     pub handshakes_failed: u64,
-    /// Of those the ones that waited to say HELLO and gave way to others.
+    /// Accepted connections that gave way to others before HELLO.
     pub gave_way: u64,
     /// Bytes read from connections.
     pub read_bytes: u64,
     /// Bytes written to connections.
     pub written_bytes: u64,
-    /// Requests that were served, by op; ops without any are left out.
+    /// Requests served, by op; ops without any are omitted.
     pub requests: Vec<(Op, u64)>,
     /// Refusals by the class of their code, 1 to 8 in order.
     pub refused: [u64; CLASSES - 1],
-    /// Streams at present: subscriptions, calls, uploads, downloads.
+    /// Current streams: subscriptions, calls, uploads, downloads.
     pub streams: u64,
-    /// Subscriptions at present.
+    /// Current subscriptions.
     pub subscriptions: u64,
-    /// How many offsets the subscription furthest behind has before it.
+    /// Lag, in offsets, of the subscription furthest behind.
     pub lag_frames_max: u64,
 }
 
@@ -73,7 +73,7 @@ impl Meter {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many connections gave way for one that came.
+    /// Counts connections that gave way to a new one.
     pub(crate) fn gave_way(&self, count: usize) {
         self.gave_way.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -86,7 +86,7 @@ impl Meter {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes that came and went.
+    /// Bytes read and written.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
     }
@@ -101,7 +101,7 @@ impl Meter {
         }
     }
 
-    /// What was counted, beside what is under way.
+    /// A snapshot of the counts, with the current state.
     pub(crate) fn snapshot(&self, census: &Census) -> ServerStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (read_bytes, written_bytes) = self.bytes();

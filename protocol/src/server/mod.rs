@@ -1,5 +1,5 @@
 //! The server: listeners and connections over a [`Service`]. It listens on Unix sockets, on
-//! loopback TCP, and anywhere with TLS.
+//! loopback TCP, and with TLS on any address.
 
 mod admission;
 mod census;
@@ -53,21 +53,22 @@ use crate::limits::{CONNECTIONS_MAX, HELLO_WAIT, WATCH_EVERY};
 use crate::service::Service;
 use crate::tls::ServerTls;
 
-/// How long accepting rests after an error such as "too many open files".
+/// Pause of accepting after an error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// How long is waited for room before more is made.
+/// Time to wait for a free connection before another one must give way.
 const ROOM_REST: Duration = Duration::from_millis(50);
-/// Time beyond the drain for connections to say their last word.
+/// Time beyond the drain for connections to send their last message.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// How a server serves.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// What HELLO calls this server; at most 255 bytes.
+    /// The server's name in HELLO; at most 255 bytes.
     pub name: String,
-    /// Time that connections have to end when the server stops.
+    /// Time for connections to end when the server stops.
     pub drain: Duration,
-    /// Connections at a time, at most [`CONNECTIONS_MAX`]; further ones wait until one ends.
+    /// Maximum concurrent connections, at most [`CONNECTIONS_MAX`]; further ones wait until one
+    /// ends.
     pub connections: usize,
 }
 
@@ -81,7 +82,7 @@ impl Default for ServerOptions {
     }
 }
 
-/// Serves a store. Clones share it.
+/// A server of a store. Clones share it.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
@@ -97,7 +98,7 @@ struct Shared {
     connections: Arc<Connections>,
     next_connection: AtomicU64,
     meter: Arc<Meter>,
-    /// Told when files of tokens and certificates are to be looked at at once.
+    /// Notified to check files of tokens and certificates at once.
     look: Notify,
 }
 
@@ -119,9 +120,9 @@ impl Server {
         }))
     }
 
-    /// Accepts connections in a task of its own, until the server stops. What lets them in is a
-    /// role or tokens; tokens and certificates are looked at every second, and taken when they
-    /// change.
+    /// Accepts connections in a task of its own, until the server stops. They are admitted by a
+    /// role or by tokens; the files of tokens and certificates are checked every second, and
+    /// reloaded when they change.
     pub fn listen(&self, listener: Listener, admission: impl Into<Admission>) {
         let (server, admission) = (self.clone(), admission.into());
         self.0.tasks.spawn(async move {
@@ -132,7 +133,7 @@ impl Server {
         });
     }
 
-    /// Looks at the files of tokens and certificates at once.
+    /// Checks the files of tokens and certificates at once.
     pub fn look_at_files(&self) {
         self.0.look.notify_waiters();
     }
@@ -147,7 +148,7 @@ impl Server {
         }
         let mut version = guard.map_or(0, |guard| guard.refresh());
         loop {
-            // Either of them is a reason to look.
+            // Both are a reason to check.
             let _ = tokio::time::timeout(WATCH_EVERY, self.0.look.notified()).await;
             let found = guard.map_or(0, |guard| guard.refresh());
             if std::mem::replace(&mut version, found) != found {
@@ -177,8 +178,8 @@ impl Server {
                     continue;
                 }
             };
-            // It has come: only then is it known that room is wanted, and that others are to make
-            // it. At the limit it waits here, and those behind it in the backlog.
+            // Room is made only now, when a connection has arrived. At the limit it waits here,
+            // with others behind it in the backlog.
             let Some(permit) = self.room(&mut shortage).await else { return };
             let permit = Some(permit);
             match accepted {
@@ -198,14 +199,14 @@ impl Server {
                     drop(self.serve(stream, visitor(Some(peer)), permit));
                 }
             }
-            // Those who came before have their turn: a crowd whose HELLOs lie there is not let in
-            // faster than it is greeted, or some of it might have to give way.
+            // Yield to earlier connections: a burst with pending HELLOs must not be accepted faster
+            // than it is greeted, or some of it might have to give way.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Room for one more connection. Where there is none, those that wait in front of HELLO make
-    /// it.
+    /// A permit for one more connection. If there is none, connections waiting before HELLO give
+    /// way.
     async fn room(&self, shortage: &mut Shortage) -> Option<OwnedSemaphorePermit> {
         let Shared { room, door, meter, .. } = &*self.0;
         if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
@@ -215,15 +216,15 @@ impl Server {
         loop {
             let now = Instant::now().into_std();
             meter.gave_way(usize::from(door.make_room(shortage.is_long(now), now)));
-            // Whoever was to give way may have said HELLO meanwhile, and others have had their
-            // time.
+            // The connection that was to give way may have said HELLO meanwhile, and others have
+            // had their time.
             if let Ok(permit) = tokio::time::timeout(ROOM_REST, &mut free).await {
                 return permit.ok();
             }
         }
     }
 
-    /// Serves a stream that is connected already, in a task of its own, which ends with it.
+    /// Serves a stream that is already connected, in a task of its own, which ends with it.
     pub fn adopt<S>(&self, stream: S, admission: impl Into<Admission>) -> JoinHandle<()>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -231,8 +232,8 @@ impl Server {
         self.serve(ready(Ok(stream)), Visitor::new(admission.into(), None), None)
     }
 
-    /// Serves what `stream` becomes, which may take a handshake. Whoever came in by itself has a
-    /// permit, and waits at the door until it has said HELLO.
+    /// Serves the result of `stream`, which may need a handshake. A connection that was accepted
+    /// has a permit, and waits at the door until it has said HELLO.
     fn serve<F, S>(
         &self,
         stream: F,
@@ -265,7 +266,7 @@ impl Server {
                 let stream = tokio::select! {
                     biased;
                     stream = stream => stream.inspect_err(|_| meter.handshake_failed())?,
-                    // Nothing was said yet: who only begins a handshake is not waited for.
+                    // Nothing was sent yet: an unfinished handshake is not waited for.
                     () = stopping.cancelled() => return Ok(()),
                     () = DoorSlot::given_way(visitor.slot.as_ref()) => return Ok(()),
                 };
@@ -281,21 +282,21 @@ impl Server {
         })
     }
 
-    /// Connections at present.
+    /// Number of current connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.connections.lock().len()
     }
 
-    /// What was counted so far.
+    /// Statistics so far.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
         let head = self.0.service.identity().head;
         self.0.meter.snapshot(&Census::of(&self.0.connections, head))
     }
 
-    /// Stops: no new connections, GOAWAY to all, and returns when the last has ended or the drain
-    /// time has passed.
+    /// Stops: accepts no more connections, sends GOAWAY to all, and returns when the last one has
+    /// ended or the drain time has passed.
     pub async fn stop(&self) {
         let shared = &self.0;
         shared.stopping.cancel();
@@ -316,7 +317,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Takes a connection off the list when its task ends, also by a panic of the service.
+/// Unregisters a connection when its task ends, even by a panic of the service.
 struct Registered {
     shared: Arc<Shared>,
     number: u64,

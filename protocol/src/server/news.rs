@@ -1,4 +1,4 @@
-//! What comes of the work that other threads did for a connection.
+//! Handles the results of work that other threads did for a connection.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::service::{BlobSink, BlobSource};
 use crate::session::Ticket;
 
 impl Desk {
-    /// Takes in what other threads have to say.
+    /// Handles the messages of other threads.
     pub(super) fn open_mail(&mut self, now: Instant) -> bool {
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.take(&mut mail);
@@ -72,7 +72,8 @@ impl Desk {
             Mail::Called { ticket, sub, bodies_up_to, result } => match result {
                 Ok(called) => {
                     self.session.reply(ticket, |out| out.put_slice(called.id.as_bytes()));
-                    // A call that was given up meanwhile is cancelled by dropping its feed.
+                    // If the call was cancelled meanwhile, dropping its feed cancels it in the
+                    // store.
                     if self.session.has_stream(sub) {
                         let work = FeedWork::new(called.feed, bodies_up_to, true);
                         self.start(sub, Work::Feed(work));
@@ -98,7 +99,7 @@ impl Desk {
         }
     }
 
-    /// The newest frames for a subscription that is too far behind.
+    /// Handles the newest frames for a subscription that is too far behind.
     fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>, now: Instant) {
         self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
@@ -125,7 +126,7 @@ impl Desk {
         }
     }
 
-    /// A download is open.
+    /// A download was opened.
     fn opened(
         &mut self,
         ticket: Ticket,
@@ -147,7 +148,7 @@ impl Desk {
         }
     }
 
-    /// More of a download was read.
+    /// A piece of a download was read.
     fn piece(&mut self, sub: u32, source: Box<dyn BlobSource>, result: Result<Bytes, Refusal>) {
         let Some(Slot { work: Work::Download(download), .. }) = self.works.get_mut(&sub) else {
             return;
@@ -162,7 +163,7 @@ impl Desk {
         self.after_step(sub, next);
     }
 
-    /// A part of an upload was taken.
+    /// A part of an upload was stored.
     fn taken(&mut self, sub: u32, result: Result<(Box<dyn BlobSink>, u64), Refusal>) {
         let Some(Slot { work: Work::Upload(upload), .. }) = self.works.get_mut(&sub) else {
             return;
@@ -193,7 +194,7 @@ impl Desk {
         }
     }
 
-    /// A list whose turn as long work it was: that ends when it is sent.
+    /// A list that occupies the slot for long work until it is sent.
     fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
         match listing {
             Ok(listing) => self.listings.push_back(listing),
@@ -204,7 +205,7 @@ impl Desk {
         }
     }
 
-    /// Ends the subscriptions with the place to resume from; the rest may finish.
+    /// Ends the subscriptions, with the position to resume from; other streams may finish.
     fn drain(&mut self, time: Duration, now: Instant) {
         self.session.go_away(time, now);
         let session = &mut self.session;

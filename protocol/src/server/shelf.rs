@@ -1,9 +1,8 @@
-//! Lists that are in memory until they are sent: frames of a LAST, which would be hidden by those
-//! that follow them if they were looked up later, offsets of the newest frames of a gap, and
-//! cursors. Whoever asks for one and does not take it keeps it here, so all connections together
-//! have so many bytes of them. For a further list that which is here the longest gives way, once it
-//! has had time to be sent, however slowly its reader takes it; until then the further one is
-//! refused.
+//! Lists that are in memory until they are sent: frames of a LAST, which later frames could hide if
+//! they were looked up later, offsets of the newest frames of a gap, and cursors. A client that
+//! requests a list and does not read it keeps it here, so the total bytes over all connections are
+//! limited. For a new list the oldest one gives way once it has had time to be sent, however slowly
+//! its reader takes it; until then the new one is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use xs_engine::{CursorSummary, Frame};
 use crate::error::{Code, Detail, Refusal};
 use crate::limits::{LIST_BYTES_COUNTED, LIST_TIME, LISTS_BYTES_MAX};
 
-/// When a list may be asked for again.
+/// When a list may be requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The lists of a server.
@@ -26,27 +25,27 @@ pub(crate) struct Shelf(Mutex<Lists>);
 struct Lists {
     bytes: usize,
     next: u64,
-    /// By number, and so in the order they came.
+    /// Keyed by number, hence in order of arrival.
     all: BTreeMap<u64, Listed>,
 }
 
 struct Listed {
     bytes: usize,
     since: Instant,
-    /// Takes the list from whoever has not sent it.
+    /// Takes the list away from a connection that has not sent it.
     give_way: Box<dyn Fn() + Send>,
 }
 
-/// A list that is sent bit by bit.
+/// A list that is sent in parts.
 pub(crate) struct Kept<T> {
-    /// Nothing when it has given way.
+    /// `None` when it has given way.
     list: Arc<Mutex<Option<VecDeque<T>>>>,
     /// Where it is counted, unless it is short.
     place: Option<(Arc<Shelf>, u64)>,
 }
 
 impl Shelf {
-    /// Keeps frames.
+    /// Stores frames.
     ///
     /// # Errors
     /// [`Refusal`] with [`Code::Busy`] when there is no room.
@@ -60,7 +59,7 @@ impl Shelf {
         self.keep(frames, bytes, now)
     }
 
-    /// Keeps offsets of frames.
+    /// Stores offsets of frames.
     ///
     /// # Errors
     /// [`Refusal`] with [`Code::Busy`] when there is no room.
@@ -74,7 +73,7 @@ impl Shelf {
         self.keep(offsets, bytes, now)
     }
 
-    /// Keeps what there is of cursors.
+    /// Stores summaries of cursors.
     ///
     /// # Errors
     /// [`Refusal`] with [`Code::Busy`] when there is no room.
@@ -114,7 +113,7 @@ impl Shelf {
 }
 
 impl Lists {
-    /// Has the oldest list give way, if it has had its time.
+    /// Makes the oldest list give way, if it has had its time.
     fn make_room(&mut self, now: Instant) -> Result<(), Refusal> {
         let oldest = self.all.first_key_value();
         let late = oldest.filter(|(_, one)| now.saturating_duration_since(one.since) >= LIST_TIME);
@@ -158,10 +157,10 @@ impl<T> Kept<T> {
         Ok(list.pop_front())
     }
 
-    /// Takes entries until they cost so much; whether they were the last.
+    /// Takes entries until their cost reaches `max`; returns whether they were the last.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// As for [`next`](Self::next).
     pub(crate) fn take(
         &mut self,
         max: usize,

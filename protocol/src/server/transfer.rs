@@ -1,5 +1,6 @@
-//! Blobs on their way in and out. The store is read and written on blocking threads, one piece at a
-//! time for each blob; never more than a window of it is in memory, in buffers of twice as much.
+//! Uploads and downloads of blobs. The store is read and written on blocking threads, one piece at
+//! a time for each blob; never more than a window of it is in memory, in buffers of twice that
+//! size.
 
 use std::sync::Arc;
 
@@ -14,16 +15,16 @@ use crate::message::StreamEvent;
 use crate::service::{BlobSink, BlobSource, Service};
 use crate::session::{ServerSession, Ticket};
 
-/// Bytes of a piece of an upload that is kept as it came. A shorter one is copied to those before
-/// it: each would keep all of the buffer that it was read into.
+/// Minimum length of an upload's piece that is kept as received. A shorter one is copied after
+/// others: each would otherwise keep the whole buffer that it was read into.
 const PIECE_KEPT_MIN: usize = CHUNK_BYTES_MAX / 2;
 
-/// A blob on its way in.
+/// A blob being uploaded.
 pub(crate) struct Upload {
     pub(crate) ticket: Ticket,
     sink: Option<Box<dyn BlobSink>>,
     chunks: Vec<Bytes>,
-    /// Short pieces behind them.
+    /// Short pieces after them.
     short: BytesMut,
     /// A blocking thread has the sink.
     busy: bool,
@@ -36,7 +37,7 @@ impl Upload {
         Self { ticket, sink: None, chunks, short, busy: false, ended: false }
     }
 
-    /// Takes a piece that came.
+    /// Adds a received piece.
     pub(crate) fn push(&mut self, bytes: Bytes, last: bool) {
         if self.ended {
             return;
@@ -50,19 +51,19 @@ impl Upload {
         }
     }
 
-    /// Puts the short pieces behind what came before them.
+    /// Appends the short pieces to the others.
     fn close_short(&mut self) {
         if !self.short.is_empty() {
             self.chunks.push(std::mem::take(&mut self.short).freeze());
         }
     }
 
-    /// The sink is back.
+    /// The blocking thread returned the sink.
     pub(crate) fn returned(&mut self, sink: Box<dyn BlobSink>) {
         (self.sink, self.busy) = (Some(sink), false);
     }
 
-    /// Gives what has come to a blocking thread.
+    /// Passes received pieces to a blocking thread.
     pub(crate) fn step(&mut self, sub: u32, service: &Arc<dyn Service>, mailbox: &Arc<Mailbox>) {
         if self.busy {
             return;
@@ -91,18 +92,18 @@ impl Upload {
     }
 }
 
-/// A blob on its way out.
+/// A blob being downloaded.
 pub(crate) struct Download {
-    /// With the connection while no blocking thread has it.
+    /// `None` while a blocking thread uses it.
     source: Option<Box<dyn BlobSource>>,
     /// Bytes not yet sent, once the blob is open.
     pub(crate) left: u64,
-    /// Bytes that the read under way asked for.
+    /// Bytes that the pending read requested.
     asked: usize,
 }
 
 impl Download {
-    /// Opens a blob and reads its first bytes, if there is room for them, on a blocking thread.
+    /// Opens a blob on a blocking thread and reads its first bytes, if there is room for them.
     pub(crate) fn open(
         ticket: Ticket,
         sub: u32,
@@ -128,7 +129,7 @@ impl Download {
         Self { source: None, left: 0, asked }
     }
 
-    /// Sends a piece and, when there is credit, has the next one read.
+    /// Sends a piece and, if there is credit, starts reading the next one.
     pub(crate) fn sent(
         &mut self,
         sub: u32,
@@ -149,7 +150,7 @@ impl Download {
         if self.left == 0 { Next::Done } else { Next::Again }
     }
 
-    /// Has the next piece read, when there is credit and nobody reads. There is room for it.
+    /// Starts reading the next piece, if there is credit and no pending read. There is room for it.
     pub(crate) fn step(
         &mut self,
         sub: u32,

@@ -1,4 +1,4 @@
-//! The client's side of a connection.
+//! The client's side of a connection: a state machine without sockets.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::message::{
 /// What a message from the server means.
 #[derive(Debug)]
 pub(crate) enum ClientEvent {
-    /// A request has its answer.
+    /// The answer to a request.
     Answer { corr: u32, result: Result<Response, Refusal> },
     /// Frames of a stream.
     Deliver { sub: u32, list: FrameList, cost: usize },
@@ -35,9 +35,9 @@ pub(crate) enum ClientEvent {
 #[derive(Debug)]
 struct Pending {
     op: Op,
-    /// The parts that came so far.
+    /// The parts received so far.
     parts: Option<Response>,
-    /// What they count for.
+    /// Bytes they are accounted for.
     bytes: usize,
 }
 
@@ -52,7 +52,7 @@ impl Pending {
 pub(crate) struct ClientSession {
     out: Gather,
     pending: HashMap<u32, Pending>,
-    /// What the parts of all of them count for.
+    /// Bytes that the parts of all pending answers are accounted for.
     parts_bytes: usize,
     /// Answers to PINGs that may not be written yet.
     pongs: usize,
@@ -65,7 +65,7 @@ pub(crate) struct ClientSession {
 }
 
 impl ClientSession {
-    /// A session whose preface and HELLO are queued; the number of the HELLO.
+    /// A session whose preface and HELLO are queued; also returns the number of the HELLO.
     pub(crate) fn new(
         name: String,
         token: String,
@@ -96,17 +96,17 @@ impl ClientSession {
         Ok((session, corr))
     }
 
-    /// What the server accepts, from now on.
+    /// Sets the server's limits, from its HELLO.
     pub(crate) const fn set_limits(&mut self, limits: PeerLimits) {
         self.limits = Some(limits);
     }
 
-    /// The ops and versions the server serves, from now on.
+    /// Sets the ops and versions that the server serves, from its HELLO.
     pub(crate) fn set_ops(&mut self, ops: Vec<OpRange>) {
         self.ops = ops;
     }
 
-    /// Refuses here what the server does not serve.
+    /// Refuses locally an op that the server does not serve.
     fn check_served(&self, op: Op) -> Result<(), ClientError> {
         if self.ops.is_empty() {
             return Ok(());
@@ -142,13 +142,14 @@ impl ClientSession {
         self.pending.len()
     }
 
-    /// A number for a new stream. They only rise: a server ends the connection for one that it had.
+    /// Allocates the number of a new stream. Numbers only rise: a server closes the connection over
+    /// a reused one.
     pub(crate) fn new_sub(&mut self) -> Result<u32, ClientError> {
         self.last_sub = self.last_sub.checked_add(1).ok_or(ClientError::NoStreams)?;
         Ok(self.last_sub)
     }
 
-    /// Queues a request that will be answered; its number.
+    /// Queues a request; returns its number.
     pub(crate) fn request(&mut self, request: &Request, sub: u32) -> Result<u32, ClientError> {
         self.check_served(request.op())?;
         let (corr, max) = (self.new_corr(), self.max());
@@ -157,7 +158,7 @@ impl ClientSession {
         Ok(corr)
     }
 
-    /// The same for a batch, which is not taken.
+    /// Queues an APPEND, borrowing the batch; returns its number.
     pub(crate) fn append(&mut self, batch: &AppendRequest) -> Result<u32, ClientError> {
         self.check_served(Op::Append)?;
         let (corr, max) = (self.new_corr(), self.max());
@@ -167,7 +168,7 @@ impl ClientSession {
         Ok(corr)
     }
 
-    /// Queues a message that is not answered.
+    /// Queues a message that has no answer.
     pub(crate) fn tell(&mut self, message: &Request, sub: u32) -> Result<(), ClientError> {
         let max = self.max();
         message.put(0, sub, max, &mut self.out).map_err(|size| too_large(size, max))
@@ -186,7 +187,7 @@ impl ClientSession {
         }
     }
 
-    /// Takes a message from the server. `None`: nothing anybody waits for.
+    /// Handles a message from the server. `None`: nothing for a caller.
     pub(crate) fn accept(
         &mut self,
         incoming: Incoming,
@@ -247,17 +248,17 @@ impl ClientSession {
         }
     }
 
-    /// What is to be written, when nothing else will be.
+    /// The queued bytes, when nothing else will be queued.
     pub(crate) fn into_output(mut self) -> Bytes {
         self.out.take_all()
     }
 
-    /// What is to be written.
+    /// The queued bytes.
     pub(crate) const fn output(&self) -> &Gather {
         &self.out
     }
 
-    /// Bytes were written.
+    /// Records that `count` bytes were written.
     pub(crate) fn wrote(&mut self, count: usize) {
         self.out.advance(count);
         if self.out.is_empty() {
@@ -316,7 +317,7 @@ mod tests {
             let header = Header { op: Op::CursorList as u8, flags, code: 0, corr, sub: 0 };
             Incoming::Response { header, result: Ok(Response::Cursors(Vec::new())) }
         };
-        // What came of answers that are whole counts no more.
+        // Parts of complete answers are no longer accounted for.
         for corr in corrs {
             for _ in 0..PARTS_BYTES_MAX / PART_BYTES_MIN {
                 assert!(session.accept(part(corr, FLAG_RESPONSE | FLAG_MORE)).unwrap().is_none());

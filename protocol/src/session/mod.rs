@@ -1,6 +1,6 @@
-//! The rules of a connection without its sockets: bytes and moments in, messages and actions out.
-//! Decides nothing about the store and waits for nothing, so that whole conversations run in a test
-//! in microseconds with any timing.
+//! The rules of a connection without its sockets: bytes and instants in, messages and actions out.
+//! Decides nothing about the store and never waits, so that a test runs whole conversations, with
+//! any timing, in microseconds.
 
 mod client;
 #[cfg(test)]

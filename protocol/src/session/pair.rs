@@ -1,5 +1,5 @@
-//! Both sides of a connection in one thread, with time that stands still until it is moved and
-//! bytes that arrive in pieces of any size.
+//! Both sides of a connection in one thread, with a clock that moves only when told to and bytes
+//! that arrive in pieces of any size.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Two sides that have not met.
+    /// Two sides before HELLO.
     fn new(step: usize) -> Self {
         let now = Instant::now();
         let (client, corr) = ClientSession::new("test".to_owned(), String::new(), None).unwrap();
@@ -63,7 +63,7 @@ impl Pair {
         pair
     }
 
-    /// Moves what the client has queued.
+    /// Moves the bytes that the client has queued.
     fn move_to_server(&mut self) -> Vec<Action> {
         let bytes = flat(self.client.output());
         self.client.wrote(bytes.len());
@@ -78,7 +78,7 @@ impl Pair {
         actions
     }
 
-    /// Moves what the server has queued.
+    /// Moves the bytes that the server has queued.
     fn move_to_client(&mut self) -> Result<Vec<ClientEvent>, ClientError> {
         let bytes = flat(self.server.output());
         self.server.wrote(bytes.len());
@@ -92,7 +92,7 @@ impl Pair {
         Ok(events)
     }
 
-    /// Makes a request and takes it to the server; its ticket and the number of its stream.
+    /// Makes a request and moves it to the server; returns its ticket and the number of its stream.
     fn ask(&mut self, request: &Request) -> (Ticket, u32) {
         let sub = self.client.new_sub().unwrap();
         self.client.request(request, sub).unwrap();
@@ -118,7 +118,7 @@ impl Pair {
     }
 }
 
-/// What is queued, as one piece.
+/// The queued bytes as one piece.
 fn flat(out: &crate::Gather) -> Bytes {
     let mut slices = [std::io::IoSlice::new(&[]); crate::gather::SLICES_MAX];
     let used = out.slices(&mut slices);
@@ -181,7 +181,7 @@ fn credit_goes_below_zero_by_one_message_and_comes_back() {
     pair.client.tell(&Request::Credit(costs as u64), sub).unwrap();
     assert!(matches!(pair.move_to_server()[..], [Action::Credit { .. }]));
     assert_eq!(pair.server.credit(sub), 100);
-    // Messages that crossed the end of a stream belong to nobody and break nothing.
+    // Messages that crossed the end of a stream are ignored.
     pair.server.event(sub, &StreamEvent::Ended { scanned_to: offset });
     pair.client.tell(&Request::Credit(5), sub).unwrap();
     pair.client.tell(&Request::Unsubscribe, sub).unwrap();
@@ -271,7 +271,7 @@ fn pulses_and_deadlines_come_when_they_are_due() {
     for event in events {
         assert!(matches!(event, ClientEvent::Event { event: StreamEvent::Pulse, .. }));
     }
-    // None are queued for a client that takes nothing.
+    // None are queued for a client that reads nothing.
     let large = Bytes::from(vec![0; OUTBOUND_BYTES_MAX]);
     pair.server.chunk(sub, &large, false);
     pair.pass(every);
@@ -321,7 +321,7 @@ fn a_drain_that_takes_too_long_ends_with_a_while_of_taking_what_comes() {
     pair.pass(drain);
     assert!(pair.server.is_closing() && !pair.server.is_over(pair.now));
     assert_eq!(pair.server.deadline(), pair.now + LINGER);
-    // What is answered or comes now changes nothing.
+    // Answers and input have no effect now.
     pair.server.reply(ticket, |_| {});
     pair.client.request(&one(), 0).unwrap();
     assert!(pair.move_to_server().is_empty() && pair.server.output().is_empty());
@@ -362,7 +362,7 @@ fn a_server_that_breaks_the_rules_is_found_out() {
 fn requests_over_the_servers_limit_are_not_sent() {
     let mut pair = Pair::met(64);
     pair.client.set_limits(PeerLimits { message_bytes: 41, ..PeerLimits::OURS });
-    // 16 of header, 8 of the batch, 8 of the frame and 1 of its topic.
+    // 16 bytes of header, 8 of the batch, 8 of the frame and 1 of its topic.
     assert!(pair.client.request(&one(), 0).is_ok());
     pair.client.set_limits(PeerLimits { message_bytes: 32, ..PeerLimits::OURS });
     let error = pair.client.request(&one(), 0).unwrap_err();
@@ -400,7 +400,7 @@ fn the_present_and_the_previous_version_of_an_op_are_served() {
             Err(refusal) => assert!(!served && refusal.code == Code::OpVersion, "{version}"),
         }
     }
-    // A client that knows does not ask.
+    // A client that knows the server's ops does not send the request.
     pair.client.set_ops(NEXT.to_vec());
     assert!(pair.client.request(&Request::Ping(Bytes::new()), 0).is_ok());
     for (request, code) in
@@ -440,7 +440,7 @@ fn who_reads_no_answers_is_not_answered_more() {
     let queued = pair.server.output().len();
     assert!((UNREAD_BYTES_MAX..UNREAD_BYTES_MAX + 1024).contains(&queued), "{queued}");
     assert!(!pair.server.wants_input());
-    // Nothing is lost by it.
+    // Nothing is lost.
     let mut answers = 0;
     while !pair.server.output().is_empty() {
         answers += pair.move_to_client().unwrap().len();
@@ -448,7 +448,7 @@ fn who_reads_no_answers_is_not_answered_more() {
         assert!(pair.server.receive(&mut pair.to_server, pair.now).is_none());
     }
     assert_eq!(answers, PINGS);
-    // Whoever is told to go is told so whatever waits for it.
+    // CLOSE is sent however much output is queued.
     let large = Bytes::from(vec![0; UNREAD_BYTES_MAX]);
     let sub = pair.subscribe(1, None);
     pair.server.chunk(sub, &large, false);

@@ -1,7 +1,7 @@
-//! Which blobs of the packs are wanted: one bit for each, set by the names that are read from the
-//! log. Names are collected, sorted and compared with each pack's index in one pass, so the memory
-//! is that of the bits, 125 kB for a million blobs and twice that while they are swept, and of at
-//! most [`NAMES_MAX`] names of 8 bytes.
+//! Which blobs of the packs are wanted: one bit for each, set by the names read from the log. Names
+//! are collected, sorted and compared with each pack's index in one pass. Memory: the bits, 125 kB
+//! for a million blobs and twice that while they are swept, and at most [`NAMES_MAX`] names of 8
+//! bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::value::BlobHash;
 
 /// Names collected before they are compared with the packs: 32 MiB.
 const NAMES_MAX: usize = 4 * 1024 * 1024;
-/// An index that is so many times longer than the list of names is searched, not read through.
+/// An index this many times longer than the list of names is searched instead of read through.
 const SEARCH_FACTOR: usize = 16;
 
 /// A bit for each blob of a pack, in the order of its index.
@@ -27,7 +27,7 @@ pub(super) struct Bits(Vec<u64>);
 impl Bits {
     fn new(count: usize, set: bool) -> Self {
         let mut bits = Self(vec![if set { u64::MAX } else { 0 }; count.div_ceil(64)]);
-        // Bits that stand for no blob are never set.
+        // Padding bits are never set.
         if let Some(last) = bits.0.last_mut().filter(|_| !count.is_multiple_of(64)) {
             *last &= (1 << (count % 64)) - 1;
         }
@@ -49,7 +49,7 @@ impl Bits {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Whether a bit is set here that is not set there.
+    /// Whether a bit is set here that is not set in `other`.
     fn exceeds(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).any(|(ours, theirs)| ours & !theirs != 0)
     }
@@ -60,11 +60,11 @@ impl Bits {
     }
 }
 
-/// A pack that is looked at.
+/// A pack under examination.
 #[derive(Debug)]
 pub(super) enum Target {
     Sealed(Arc<SealedPack>),
-    /// Looked at by whoever changes nothing; others wait until it is sealed.
+    /// Examined in dry runs only; others wait until it is sealed.
     Open(Arc<OpenPack>, Arc<Opened>),
 }
 
@@ -72,7 +72,7 @@ pub(super) enum Target {
 #[derive(Debug)]
 pub(super) struct Marked {
     pub(super) target: Target,
-    /// When a blob was last put into it, as far as was known when it was first looked at.
+    /// When a blob was last put into it, as known at the first examination.
     pub(super) newest_ms: u64,
     pub(super) count: usize,
     wanted: Bits,
@@ -88,7 +88,7 @@ impl Marked {
         }
     }
 
-    /// The generation that an attempt to write it anew makes.
+    /// A generation number for an attempt to rewrite it.
     pub(super) fn next_generation(&self) -> u32 {
         match &self.target {
             Target::Sealed(pack) => pack.next_generation(),
@@ -106,12 +106,12 @@ impl Marked {
         }
     }
 
-    /// Blobs that are not wanted.
+    /// Number of unwanted blobs.
     pub(super) fn dead(&self) -> usize {
         self.count - self.wanted.count()
     }
 
-    /// Where those lie, in order.
+    /// The locations of the unwanted blobs, in order.
     pub(super) fn dead_blobs(&self, opened: &Opened) -> Vec<BlobAt> {
         let wanted = self.chosen.as_ref().unwrap_or(&self.wanted);
         let dead = (0..self.count).filter(|&n| !wanted.get(n));
@@ -127,7 +127,7 @@ impl Marked {
         self.chosen = Some(self.wanted.clone());
     }
 
-    /// Whether a blob that was to go is wanted by now.
+    /// Whether a condemned blob is wanted by now.
     pub(super) fn is_wanted_again(&self) -> bool {
         self.chosen.as_ref().is_some_and(|chosen| self.wanted.exceeds(chosen))
     }
@@ -154,7 +154,7 @@ impl Marked {
     }
 }
 
-/// The packs of a store, and the names that were not compared with them yet.
+/// The packs of a store, and the names not compared with them yet.
 #[derive(Debug)]
 pub(crate) struct Marker {
     pub(super) packs: BTreeMap<u64, Marked>,
@@ -174,7 +174,7 @@ impl Marker {
         self.packs.insert(marked.line().base, marked);
     }
 
-    /// Notes that something names a blob; says whether it is time to [`take`](Self::take) them.
+    /// Adds the name of a blob; returns whether it is time to [`take`](Self::take) the names.
     pub(crate) fn name(&mut self, hash: &BlobHash) -> bool {
         self.names.push(hash.prefix());
         self.names.len() >= self.names_max
@@ -194,7 +194,7 @@ impl Marker {
         Ok(())
     }
 
-    /// Bytes of memory that are held.
+    /// Bytes of memory in use.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let bits =

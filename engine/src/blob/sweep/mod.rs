@@ -1,20 +1,21 @@
-//! Sweeping: packs lose the blobs that nothing wants, by being written anew without them. It runs
-//! beside everything else and changes no file that counts until the next generation is complete.
+//! Sweeping: removes unwanted blobs from packs by rewriting the packs without them. It runs
+//! alongside everything else and changes no valid file until the next generation is complete.
 //!
-//! A blob that is about to be named is not lost. Whoever appends looks, under the lock of the
-//! writer, whether the packs have it, and publishes the record that names it before letting the
-//! lock go. A sweep takes that lock too, reads the names that were published since it last looked,
-//! and only then takes the old packs out of the list. So there are two cases:
+//! A blob that is about to be named is not lost. An append checks, under the writer's lock, whether
+//! the packs have it, and publishes the record that names it before it releases the lock. A sweep
+//! takes that lock too, reads the names published since its last read, and only then removes the
+//! old packs from the list. So there are two cases:
 //!
 //! - The name was published first: the sweep sees it and leaves the pack alone.
-//! - The list changed first: whoever appends no longer finds the blob, and writes a copy or is told
-//!   that there is none.
+//! - The list changed first: the append no longer finds the blob, and writes a copy or fails
+//!   because there is none.
 //!
-//! The manifest follows without the lock: until then the old packs count, which have everything.
+//! The manifest is updated later, without the lock: until then the old packs, which have
+//! everything, count.
 //!
-//! A put comes before any name. When it finds its blob it marks the pack as touched, under the lock
-//! for staging. A sweep with a grace looks at the mark under the same lock, and leaves alone what
-//! was touched within it.
+//! A put comes before any name. When it finds its blob stored it marks the pack as touched, under
+//! the staging lock. A sweep with a grace period checks the mark under the same lock, and skips
+//! packs touched within that period.
 
 mod marks;
 mod plan;
@@ -44,29 +45,29 @@ use marks::{Marked, Target};
 pub(crate) use plan::{Group, Tally};
 pub(crate) use rewrite::Rewritten;
 
-/// How long a sweep that holds back sleeps before it looks whether it should stop.
+/// How long a throttled sweep sleeps between checks of the stop flag.
 const NAP: Duration = Duration::from_millis(20);
 
-/// What all sweeps of a store share.
+/// State shared by all sweeps of a store.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    /// Held by the sweep at work: there is one at a time.
+    /// Held by the running sweep: there is one at a time.
     one: Mutex<()>,
-    /// Sweeps that wait for their turn.
+    /// Number of sweeps that wait for their turn.
     waiting: AtomicUsize,
     stop: AtomicBool,
-    /// Packs that were replaced, and whose files go when nobody looks into them any more. Only the
-    /// sweep at work takes it.
+    /// Replaced packs whose files are deleted once their last user drops them. Only the running
+    /// sweep uses this.
     leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
 }
 
-/// What a sweep takes away.
+/// What a sweep removes.
 #[derive(Debug)]
 pub(crate) enum Condemned {
-    /// Blobs that nothing names, of packs into which nothing was put for so many milliseconds, and
-    /// which have at least so many percent of bytes to lose.
+    /// Blobs that nothing names, from packs into which nothing was put for `grace_ms` milliseconds,
+    /// and of whose bytes at least `dead_percent` percent are dead.
     Unnamed { grace_ms: u64, dead_percent: u8 },
-    /// These, unless something names them.
+    /// These blobs, unless something names them.
     These(BTreeSet<BlobHash>),
 }
 
@@ -79,10 +80,10 @@ pub(crate) enum SweepError {
     /// There is no space.
     #[error("no room for packs: {0}")]
     Full(Shortage),
-    /// A pack cannot be read, or its next generation not be written.
+    /// A pack cannot be read, or its next generation cannot be written.
     #[error(transparent)]
     Read(BlobError),
-    /// The manifest could not be written: what the disk holds is unknown.
+    /// The manifest could not be written: the state on disk is unknown.
     #[error("writing packs failed: {0}")]
     Failed(io::Error),
 }
@@ -109,7 +110,7 @@ impl From<StageError> for SweepError {
     }
 }
 
-/// A sweep at work.
+/// A running sweep.
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
     shared: &'a Shared,
@@ -119,7 +120,7 @@ pub(crate) struct Sweep<'a> {
     passed: AtomicU64,
 }
 
-/// Packs that were taken out of the list, to be taken out of the manifest.
+/// Packs that were removed from the list and are still in the manifest.
 #[derive(Debug)]
 pub(crate) struct Switched {
     old: Vec<Arc<SealedPack>>,
@@ -127,7 +128,7 @@ pub(crate) struct Switched {
 }
 
 impl Blobs {
-    /// Begins a sweep; waits for another one to end.
+    /// Starts a sweep; waits for another one to end.
     pub(crate) fn sweep(&self, bytes_per_second: Option<u64>) -> Sweep<'_> {
         let shared = &*self.shared;
         shared.sweeps.waiting.fetch_add(1, Ordering::Relaxed);
@@ -136,12 +137,12 @@ impl Blobs {
         Sweep::new(shared, one, bytes_per_second)
     }
 
-    /// Tells a sweep at work to end, and lets none begin.
+    /// Tells a running sweep to end, and prevents new ones.
     pub(crate) fn stop_sweeps(&self) {
         self.shared.sweeps.stop.store(true, Ordering::Release);
     }
 
-    /// The same, and waits until none is at work.
+    /// Tells a running sweep to end, prevents new ones, and waits for it.
     pub(crate) fn end_sweeps(&self) {
         self.stop_sweeps();
         drop(self.shared.sweeps.one.lock());
@@ -173,9 +174,9 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Looks at the sealed packs, and at those that are written to if `open` says so. At first
-    /// everything is wanted, or nothing is. Returns where packs are damaged that cannot be looked
-    /// at.
+    /// Examines the sealed packs and, with `open`, those that are written to. Initially every blob
+    /// is marked as wanted, or none, by `wanted`. Also returns the damage of packs that cannot be
+    /// examined.
     pub(crate) fn examine(
         &self,
         open: bool,
@@ -213,18 +214,18 @@ impl Sweep<'_> {
         Ok((marker, unread))
     }
 
-    /// Notes a name, and compares those noted with the packs when there are many.
+    /// Adds a name, and compares the collected names with the packs when there are many.
     pub(crate) fn name(&self, marker: &mut Marker, hash: &BlobHash) -> Result<(), SweepError> {
         if marker.name(hash) { self.take_names(marker) } else { Ok(()) }
     }
 
-    /// Compares the names noted with the packs.
+    /// Compares the collected names with the packs.
     pub(crate) fn take_names(&self, marker: &mut Marker) -> Result<(), SweepError> {
         self.check_stop()?;
         marker.take(self.shared, true)
     }
 
-    /// Says which blobs are not wanted, before names are noted.
+    /// Marks blobs as unwanted, before names are added.
     pub(crate) fn condemn(
         &self,
         marker: &mut Marker,
@@ -236,8 +237,8 @@ impl Sweep<'_> {
         marker.take(self.shared, false)
     }
 
-    /// Puts the new generation in the place of a group, unless one of its blobs is wanted by now.
-    /// The caller holds the writer's lock and has noted all names that are published.
+    /// Replaces a group by its new generation, unless one of its condemned blobs is wanted by now.
+    /// The caller holds the writer's lock and has added all published names.
     pub(crate) fn switch(
         &self,
         marker: &mut Marker,
@@ -275,7 +276,7 @@ impl Sweep<'_> {
         Ok(Some(Switched { old, new }))
     }
 
-    /// Makes a switch durable and lets the old files go. Without it the old packs count again.
+    /// Makes a switch durable and releases the old files. If that fails, the old packs count again.
     pub(crate) fn confirm(
         &self,
         marker: &mut Marker,
@@ -311,11 +312,12 @@ impl Sweep<'_> {
                 list.sealed.extend(old.iter().cloned());
             });
             if let Some(new) = &new {
-                // After the switch, or a put could find its blob there later.
+                // After the list changed back, or a later put could still find its blob in the new
+                // pack.
                 old.iter().for_each(|pack| pack.touched_in(new));
             }
-            // Whoever has the lock sees by the list that it changed, and may wait for this very
-            // thread.
+            // A thread that holds the lock notices the change by the list's version, and may be
+            // waiting for this very thread.
             if let Some(mut writing) = shared.writing.try_lock() {
                 writing.forget();
             }
@@ -338,13 +340,13 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Takes packs whose files are gone out of the manifest. With `wait` all of them are: it waits
-    /// for those that look for a blob there just now. A file that is being streamed has no name any
-    /// more, and its bytes go when the stream ends.
+    /// Removes packs from the manifest whose files are deleted. With `wait`, that is all of them:
+    /// it waits for lookups in them. The file of a blob that is being streamed is unlinked, and its
+    /// bytes are freed when the stream ends.
     pub(crate) fn tidy(&self, wait: bool) -> Result<(), SweepError> {
         let shared = self.shared;
         let leaving = &shared.sweeps.leaving;
-        // Looked at again and again, not held: who lets go of a pack may come to need it one day.
+        // Polled without holding the lock: dropping a pack may one day need it.
         while wait && leaving.lock().iter().any(|(pack, _)| pack.strong_count() > 0) {
             self.check_stop()?;
             std::thread::sleep(Duration::from_millis(1));
@@ -359,7 +361,7 @@ impl Sweep<'_> {
             let dir = shared.env.blob_dir();
             SweepError::of(BlobError::io(&dir, error))
         };
-        // Whoever let go of it last may be about to do the same.
+        // The last user may be about to delete them too.
         gone.iter().try_for_each(|(_, line)| remove_dropped(&shared.env, line)).map_err(failed)?;
         shared.env.files.sync_dir(&shared.env.blob_dir()).map_err(failed)?;
         let same = |file: &FileEntry| {
@@ -371,7 +373,7 @@ impl Sweep<'_> {
         }
         match shared.env.manifest.update(|state| state.files.retain(|file| !same(file))) {
             Ok(()) => Ok(()),
-            // The next open forgets them.
+            // The next open removes them.
             Err(error) if is_full(&error) => Ok(()),
             Err(error) => {
                 shared.failed.store(true, Ordering::Release);
@@ -380,7 +382,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// As if there were a pack with these blobs.
+    /// Pretends that there is a pack with these blobs.
     #[cfg(test)]
     pub(crate) fn pretend_pack(
         &self,
@@ -395,13 +397,13 @@ impl Sweep<'_> {
         marker.add(target, 0, &opened, false);
     }
 
-    /// Blobs that are not wanted.
+    /// Number of unwanted blobs.
     #[cfg(test)]
     pub(crate) fn dead(&self, marker: &Marker) -> usize {
         marker.packs.values().map(Marked::dead).sum()
     }
 
-    /// Whether it may go on.
+    /// Fails if the sweep must stop.
     pub(crate) fn check_stop(&self) -> Result<(), SweepError> {
         match self.shared.sweeps.stop.load(Ordering::Acquire) {
             true => Err(SweepError::Stopped),
@@ -409,7 +411,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// Counts bytes that were read, and sleeps when they come too fast.
+    /// Accounts for bytes read, and sleeps when they exceed the rate.
     fn pass(&self, bytes: u64) -> Result<(), SweepError> {
         self.check_stop()?;
         let passed = self.passed.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -1,5 +1,5 @@
-//! What a sweep will do: which packs lose blobs, and which are written together. Reads headers and
-//! tables of packs that have something to lose, changes nothing.
+//! Plans a sweep: which packs lose blobs, and which are merged. Reads headers and tables of packs
+//! that have dead blobs; changes nothing.
 
 use super::super::error::BlobError;
 use super::super::sealed::{Opened, TOUCH_MS};
@@ -11,35 +11,35 @@ use crate::format::pack::{BlockTable, ENTRY_HEADER_LEN, EntryKind};
 use crate::format::pack_index::COUNT_MAX;
 use crate::planted::{Bug, is_planted};
 
-/// A pack that is this many times smaller than others is written together with its neighbours.
+/// A pack smaller than a full one by this factor is merged with its neighbours.
 const SMALL_FACTOR: u64 = 4;
-/// So many small neighbours are worth a rewrite that frees nothing.
+/// This many small neighbours are worth a rewrite that frees nothing.
 const SMALL_COUNT: usize = 4;
 
-/// Packs that are replaced by one, or by none when nothing of them is wanted.
+/// Packs that are replaced by one, or by none when none of their blobs is wanted.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// Their numbers, in order.
     pub(super) numbers: Vec<u64>,
-    /// Bytes of the pack that replaces them, at most; 0 when there is none.
+    /// Upper bound of the bytes of the pack that replaces them; 0 when there is none.
     pub(super) room: u64,
 }
 
 impl Group {
-    /// Whether there is no pack in it.
+    /// Whether it has no packs.
     pub(crate) fn is_empty(&self) -> bool {
         self.numbers.is_empty()
     }
 }
 
-/// What was found.
+/// The result of planning.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) groups: Vec<Group>,
     pub(crate) tally: Tally,
 }
 
-/// Blobs and packs that were looked at.
+/// Counts of the blobs and packs examined.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) packs: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Tally {
     pub(crate) young: u64,
     pub(crate) dead: u64,
     pub(crate) dead_bytes: u64,
-    /// Of the dead those that go.
+    /// Those of the dead that are removed.
     pub(crate) swept: u64,
     pub(crate) swept_bytes: u64,
     pub(crate) dropped: u64,
@@ -56,19 +56,19 @@ pub(crate) struct Tally {
     pub(crate) damaged: Vec<Corruption>,
 }
 
-/// What would become of a pack.
+/// The effect of a sweep on a pack.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weight {
     dead: u64,
     dead_bytes: u64,
     bytes: u64,
-    /// Bytes that the entries of the others take, at most.
+    /// Upper bound of the bytes of the entries that stay.
     room: u64,
     live: u64,
 }
 
 impl Condemned {
-    /// Whether a pack keeps everything because of when a blob was last put into it.
+    /// Whether a pack is skipped because a blob was put into it recently.
     pub(super) fn spares(&self, newest_ms: u64, now_ms: u64) -> bool {
         match self {
             _ if is_planted(Bug::IgnoreGrace) => false,
@@ -79,7 +79,7 @@ impl Condemned {
         }
     }
 
-    /// Whether small packs are put together while at it.
+    /// Whether small packs are merged along the way.
     const fn merges(&self) -> bool {
         matches!(self, Self::Unnamed { .. })
     }
@@ -95,7 +95,7 @@ impl Condemned {
 }
 
 impl Sweep<'_> {
-    /// Decides what is to be done. Packs that cannot be read are told of and left.
+    /// Decides what to do. Packs that cannot be read are reported and skipped.
     pub(crate) fn plan(
         &self,
         marker: &mut Marker,
@@ -148,7 +148,7 @@ impl Sweep<'_> {
             }
         }
         together.end(&mut plan);
-        // What frees space without taking any comes first.
+        // Groups that free space without using any come first.
         plan.groups.sort_by_key(|group| group.room > 0);
         Ok(plan)
     }
@@ -195,7 +195,7 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
             weight.dead_bytes += header.raw_len;
         }
     }
-    // An entry that the index knows and the walk does not find is damage as well.
+    // An entry that is in the index and not found by the walk counts as damage too.
     let hole = walk.hole().or_else(|| rest.first().map(|(slot, _)| u64::from(*slot) * 8));
     if let Some(at) = hole {
         return Err(opened.corrupt(at, FormatError::Crc));
@@ -204,17 +204,18 @@ fn weigh_entries(marked: &Marked, opened: &Opened, weight: &mut Weight) -> Resul
     Ok(())
 }
 
-/// Where a blob lies: position of its entry divided by 8, and its number in it.
+/// The location of a blob: position of its entry divided by 8, and its number in the entry.
 pub(super) type BlobAt = (u32, u32);
 
-/// Those in the entry at a position, and those behind it.
+/// The blobs in the entry at a position, and those after it.
 pub(super) fn split(blobs: &[BlobAt], at: u64) -> (&[BlobAt], &[BlobAt]) {
-    // One before this entry is in none that was found; it stays in front and is told of as damage.
+    // A blob before this entry is in none that was found; it stays in front and is reported as
+    // damage.
     let here = blobs.iter().take_while(|(slot, _)| u64::from(*slot) * 8 == at).count();
     blobs.split_at(here)
 }
 
-/// Neighbours that may be written together.
+/// Neighbours that may be merged.
 struct Together {
     pack_bytes: u64,
     group: Group,

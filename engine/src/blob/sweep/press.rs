@@ -1,5 +1,5 @@
-//! Pressing: a pack that was sealed as it was written, as many blobs came in just then, is written
-//! anew with its blobs compressed. A sweep that takes nothing away; it gives way to all others.
+//! Pressing: rewrites a pack, compressed, that was sealed as written because many blobs arrived at
+//! the time. It is a sweep that removes nothing, and it gives way to all others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,13 +11,13 @@ use super::super::sealed::SealedPack;
 use super::{Sweep, SweepError, Switched};
 use crate::format::super_file::FileEntry;
 
-/// How long to wait for a lock before looking whether something else is to be done.
+/// How long to wait for a lock before checking whether to stop.
 const LOCK_WAIT: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Puts a pack that is shorter in the place of the oldest one that was sealed as it was
-    /// written. Says whether it did; not when `stop` says that something else is to be done, or a
-    /// sweep is at work or waits to be. One that is damaged is left as it is.
+    /// Replaces the oldest pack that was sealed as written by a compressed one. Returns whether it
+    /// did: not when `stop` reports more urgent work, or another sweep runs or waits. A damaged
+    /// pack is left unchanged.
     pub(in super::super) fn press(&self, stop: &dyn Fn() -> bool) -> Result<bool, SweepError> {
         let Some(one) = self.sweeps.one.try_lock() else { return Ok(false) };
         let sweep = Sweep::new(self, one, None);
@@ -25,7 +25,7 @@ impl Shared {
         let oldest = list.sealed.iter().rev().find(|pack| pack.is_plain()).cloned();
         let Some(pack) = oldest else { return Ok(true) };
         let opened = self.packs.opened(&list, &pack);
-        // A list that is held keeps the files of packs that are replaced meanwhile.
+        // Holding a list would keep the files of packs that are replaced meanwhile.
         drop(list);
         let others = || self.sweeps.waiting.load(Ordering::Relaxed) > 0;
         let stop = || stop() || others() || self.sweeps.stop.load(Ordering::Relaxed);
@@ -44,8 +44,8 @@ impl Shared {
             }
         };
         built.write_index(&self.env);
-        // Whoever has this lock may wait until a full pack was sealed, by the thread that does
-        // this.
+        // A thread that holds this lock may be waiting until a full pack is sealed, which is done
+        // by this thread.
         let writing = loop {
             if stop() {
                 break None;
@@ -56,7 +56,7 @@ impl Shared {
             }
         };
         let forget = || {
-            // What stays is removed at the next open.
+            // What remains is removed by the next open.
             let _ = super::remove_dropped(&self.env, &built.line);
         };
         let Some(mut writing) = writing else {
@@ -67,7 +67,7 @@ impl Shared {
             forget();
             return Err(error.into());
         }
-        // Under this lock, as a put may find a blob there and mark the pack as touched.
+        // Under this lock, as a put may find a blob in the pack and mark the pack as touched.
         let line = FileEntry { newest_ms: pack.newest_ms(), ..built.line };
         let new = Arc::new(SealedPack::new(Arc::clone(&self.env), line));
         self.packs.change(|list| {
@@ -83,7 +83,7 @@ impl Shared {
 
 #[cfg(test)]
 impl super::super::Blobs {
-    /// Seals all packs, and presses those that are sealed as they were written.
+    /// Seals all packs, and presses those that were sealed as written.
     pub(crate) fn press_all(&self) -> Result<(), SweepError> {
         self.sweep(None).seal_all()?;
         let is_left = || self.shared.packs.list().sealed.iter().any(|pack| pack.is_plain());

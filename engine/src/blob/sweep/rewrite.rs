@@ -1,5 +1,5 @@
-//! Writing the next generation of a group of packs without the blobs that are not wanted. Nothing
-//! counts before the switch: whatever goes wrong here leaves the packs as they are.
+//! Writes the next generation of a group of packs without the unwanted blobs. Nothing counts before
+//! the switch: any failure here leaves the packs unchanged.
 
 use super::super::build::{Builder, Built};
 use super::super::entry::Entry;
@@ -14,20 +14,20 @@ use crate::format::file::{FILE_HEADER_LEN, FormatError};
 use crate::format::pack::{EntryKind, slot_of};
 use crate::value::BlobHash;
 
-/// The pack that takes the place of a group, written and in no manifest; none when nothing is left.
+/// The pack that replaces a group, written but in no manifest; `None` when nothing is left.
 #[derive(Debug)]
 pub(crate) struct Rewritten(pub(super) Option<Built>);
 
 /// Why a group was not rewritten.
 #[derive(Debug)]
 enum NotRewritten {
-    /// This pack of it is damaged.
+    /// The pack with this number is damaged.
     Damaged(u64, Corruption),
     Other(SweepError),
 }
 
 impl Condemned {
-    /// Whether a blob in a place that was chosen by the beginning of its hash is meant.
+    /// Whether a blob is condemned, given that its hash prefix is.
     fn means(&self, hash: &BlobHash) -> bool {
         match self {
             Self::Unnamed { .. } => true,
@@ -37,8 +37,8 @@ impl Condemned {
 }
 
 impl Sweep<'_> {
-    /// Writes what stays of a group. A pack that turns out to be damaged is told of and left, and
-    /// the group falls in two: what is returned then is the damage and the two groups.
+    /// Writes what is kept of a group. If a pack turns out to be damaged it is skipped, and the
+    /// group is split in two: the damage and the two groups are returned.
     pub(crate) fn rewrite(
         &self,
         marker: &Marker,
@@ -86,7 +86,7 @@ impl Sweep<'_> {
         Ok(Some(built))
     }
 
-    /// Adds to `builder` what stays of a pack.
+    /// Adds what is kept of a pack to `builder`.
     fn copy(
         &self,
         marked: &Marked,
@@ -115,7 +115,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// Adds what stays of an entry; `dead` are the blobs in it that were chosen.
+    /// Adds what is kept of an entry; `dead` are the blobs in it that were chosen.
     fn keep(
         &self,
         entry: Entry,
@@ -130,7 +130,7 @@ impl Sweep<'_> {
         }
         let chosen = |number: u32| dead.binary_search_by_key(&number, |(_, n)| *n).is_ok();
         builder.add_block(&entry, |number, hash| {
-            // Its hashes are not stored: that they are those it had, the index tells.
+            // A BLOCK does not store its hashes: the index confirms that they are unchanged.
             match opened.lists(hash, slot_of(entry.at()), number) {
                 true => Ok(!(chosen(number) && condemned.means(hash))),
                 false => Err(entry.corrupt(FormatError::Field("SHA-256"))),
@@ -138,10 +138,10 @@ impl Sweep<'_> {
         })
     }
 
-    /// Removes what was written for a group that stays as it is.
+    /// Removes what was written for a group that is left unchanged.
     pub(crate) fn abandon(&self, rewritten: Rewritten) {
         if let Some(built) = rewritten.0 {
-            // What stays is removed at the next open.
+            // If it remains, the next open removes it.
             let _ = super::remove_dropped(&self.shared.env, &built.line);
         }
     }

@@ -1,4 +1,4 @@
-//! Blobs that are looked for together.
+//! Lookups of several blobs that are announced together.
 
 use super::damage::damage;
 use super::*;
@@ -10,7 +10,7 @@ fn wanted(all: &[(usize, BlobHash)]) -> Vec<Wanted> {
     all.iter().map(|&(_, hash)| Wanted { hash, len: LEN }).collect()
 }
 
-/// How many blobs are where they are guessed to be.
+/// Number of blobs that are found at the guessed position.
 fn guessed(blobs: &Blobs, all: &[(usize, BlobHash)]) -> usize {
     let mut guesses = Guesses::of(&blobs.shared.packs, &wanted(all));
     let is_there = |(n, hash): &&(usize, BlobHash)| {
@@ -21,7 +21,7 @@ fn guessed(blobs: &Blobs, all: &[(usize, BlobHash)]) -> usize {
     all.iter().filter(is_there).count()
 }
 
-/// Reads blobs, so many told of at a time.
+/// Reads blobs, announcing `together` at a time.
 fn read_all(blobs: &Blobs, all: &[(usize, BlobHash)], together: usize) {
     let mut bodies = blobs.bodies();
     for part in all.chunks(together) {
@@ -57,7 +57,7 @@ fn blobs_wanted_together_are_found_wherever_they_are() {
                 (_, 0) => assert_eq!(found, 1_350),
                 _ => assert!((150..1_200).contains(&found), "{found} lie in no BLOCK"),
             }
-            // Of packs that are closed there is no guess, and none of them is opened for one.
+            // There are no guesses for closed packs, and none is opened for one.
             close_all(&blobs, true);
             assert!(guessed(&blobs, &scattered) <= 150);
             assert_eq!(close_all(&blobs, true), 0);
@@ -81,7 +81,7 @@ fn a_guess_is_not_an_answer() {
     bodies.expect("a", &wanted(&all));
     let stranger = BlobHash::of(b"stranger");
     for (n, hash) in &all {
-        // Neither is what was not told of, nor what is too long.
+        // Nor is a blob that was not announced, or one that is too long.
         let body = match n {
             7 => bodies.next(|| "a", &stranger, LEN).map(|none| assert_eq!(none, None)),
             9 => {
@@ -93,7 +93,7 @@ fn a_guess_is_not_an_answer() {
         };
         assert_eq!(body.err().is_some_and(|error| error.is_corrupt()), *n == 11, "{n}");
     }
-    // More than was told of.
+    // Beyond the announced blobs.
     assert_eq!(bodies.next(|| "a", &all[0].1, LEN).unwrap().unwrap(), bytes[99]);
 }
 

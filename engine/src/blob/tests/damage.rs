@@ -1,4 +1,4 @@
-//! What is read back after bytes were damaged or torn off.
+//! Reads after bytes were damaged or truncated.
 
 use super::*;
 use crate::format::file::FILE_HEADER_LEN;
@@ -38,7 +38,7 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
         };
         let at = blobs.shared.packs.find(&hash, place).unwrap().unwrap();
         damage(bed.files("pack").last().unwrap(), at);
-        // What was decompressed already would hide it.
+        // A cached decompressed block would hide the damage.
         let blobs = match neighbours {
             0 => blobs,
             _ => {
@@ -55,7 +55,7 @@ fn a_hit_on_a_rotten_blob_writes_a_fresh_copy() {
 
 #[test]
 fn a_rotten_copy_does_not_hide_a_sound_one() {
-    // Of which each blob has a pack of its own.
+    // Each blob gets a pack of its own.
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
     let bytes = noise(1, 20_000);
@@ -103,7 +103,8 @@ fn damage_of_any_byte_of_a_sealed_pack_never_gives_wrong_bytes() {
         }
         fs::write(path, &good).unwrap();
         match kind {
-            // All but the header, which manifest and entries make up for, and a few bytes of padding.
+            // All but the header, which manifest and entries make up for, and a few bytes of
+            // padding.
             "pack" => {
                 let counts = good.len() - FILE_HEADER_LEN;
                 assert!(reported + 24 > counts, "{reported} of {counts}");
@@ -123,13 +124,13 @@ fn a_pack_with_a_blob_that_is_not_what_it_says_is_sealed_as_it_is() {
         let mut hashes = put_all(&blobs, &all);
         match rots {
             None => {}
-            // Its bytes changed, which their CRC tells.
+            // Its bytes are damaged, which their CRC detects.
             Some(true) => {
                 all.pop();
                 hashes.pop();
                 damage(&bed.files("pack")[0], blobs.shared.writing.lock().end - 30);
             }
-            // Its bytes are those of another name, and their CRC is right.
+            // Its bytes belong to another hash, and their CRC is right.
             Some(false) => {
                 blobs.stage(&[Prepared::small(another, text(50, 300))]).unwrap();
                 blobs.flush().unwrap();
@@ -240,7 +241,7 @@ fn a_tail_torn_at_any_byte_loses_only_what_was_torn() {
 
 #[test]
 fn a_damaged_header_costs_no_blob() {
-    // Sealed, closed in order, and killed.
+    // Sealed, closed cleanly, and killed.
     for (sealed, clean) in [(true, true), (false, true), (false, false)] {
         let bed = Bed::new(1 << 20, MediaChoice::Auto);
         let blobs = bed.open(true);
@@ -260,7 +261,7 @@ fn a_damaged_header_costs_no_blob() {
         for (hash, bytes) in hashes.iter().zip(&all) {
             assert_eq!(get(&blobs, hash).as_ref(), Some(bytes), "{sealed} {clean}");
         }
-        // What is put next is found, too, and once all is sealed anew nothing is damaged.
+        // Blobs put next are found, too, and once everything is sealed again nothing is damaged.
         let more = text(99, 300);
         let hash = put(&blobs, &more);
         blobs.shared.seal_all().unwrap();

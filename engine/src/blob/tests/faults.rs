@@ -1,4 +1,4 @@
-//! Operations that fail, and files that are gone.
+//! Operations that fail, and files that are missing.
 
 use rustix::io::Errno;
 
@@ -9,8 +9,8 @@ use crate::blob::sealed::SealedPack;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::super_file::FileEntry;
 
-/// Stores and syncs blobs while operation `step` and those up to `last` fail, stops as a kill
-/// would, and opens again. Returns whether the work was done before the fault came.
+/// Stores and syncs blobs while the operations from `step` to `last` fail, stops as a kill would,
+/// and opens again. Returns whether the work was done before the fault was reached.
 fn work_through_fault(step: u64, last: u64, errno: Errno) -> bool {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
@@ -95,8 +95,8 @@ fn a_pack_the_manifest_lost_is_taken_in_again() {
     assert!(matches!(blobs.trouble(), Some(ReadOnlyReason::Files { .. })));
 }
 
-/// The steps of an opening that need space fail, from the first on or one alone. It opens all the
-/// same, as often as it is tried, and has what was durable.
+/// Lets the steps of an open that need space fail, from each step on, or that one alone. The open
+/// succeeds nevertheless, however often it is tried, and finds what was durable.
 fn check_opens_when_full(what: &str, bed: &Bed, kept: &[Bytes]) {
     let image = crate::testing::crash(bed.dir.path());
     for step in 1.. {
@@ -197,7 +197,7 @@ fn a_put_keeps_its_grace_when_the_sweep_it_met_finds_no_room() {
     drop(blobs);
     drop(bed.sealed());
     let env = bed.env();
-    // Nothing was put for years.
+    // The last put was years ago.
     env.manifest.update(|state| state.files.iter_mut().for_each(|f| f.newest_ms = 1)).unwrap();
     let blobs = Blobs::open(env, false).unwrap();
     let sweep = blobs.sweep(None);
@@ -224,7 +224,7 @@ fn an_attempt_that_was_given_up_takes_no_file_of_the_next_one_with_it() {
         let all: Vec<_> = (0..20).map(|n| noise(n, 900)).collect();
         let hashes = put_all(&bed.open(true), &all);
         let blobs = bed.sealed();
-        // The list is held from between the two steps, as by somebody who looks for a blob.
+        // The list is held between the two steps, as a concurrent lookup would.
         let sweep = |is_full: bool| {
             let sweep = blobs.sweep(None);
             let (mut marker, _) = sweep.examine(false, false).unwrap();
@@ -261,19 +261,19 @@ fn a_pack_there_is_no_room_to_name_anew_is_sealed_as_it_is() {
     let all: Vec<_> = (0..10).map(|n| text(n, 700)).collect();
     put_all(&blobs, &all);
     let shared = &blobs.shared;
-    // It would make the next pack beside this, and its operations count.
+    // The keeper would create the next pack concurrently, and its operations count.
     shared.keeper.stop();
     let pack = Arc::clone(&shared.packs.list().open[0]);
     let stop = std::sync::atomic::AtomicBool::new(false);
     let seal = |hurry| crate::blob::seal::seal(&shared.env, &shared.packs, &pack, hurry, &stop);
     pack.set_full();
-    // The next generation, its index, then the manifest, and once more when it was given up.
+    // The next generation, its index, then the manifest; and once more after that was given up.
     bed.faults.set(3, u64::MAX, Errno::NOSPC);
     bed.faults.only_space();
     assert!(matches!(seal(false), Err(crate::blob::seal::NotSealed::Full(_))));
     assert_eq!(bed.files("pack").len(), 1, "{:?}", bed.files("pack"));
     assert!(bed.faults.count() >= 4, "it was not tried as it is");
-    // Room for one more, which is what the next generation had taken.
+    // Space for one more file, which is what the next generation had taken.
     bed.faults.set(3, 3, Errno::NOSPC);
     seal(false).unwrap();
     bed.faults.clear();

@@ -1,4 +1,4 @@
-//! Packs that were not closed in order: what is read of them, and what is done.
+//! Packs that were not closed cleanly: what can be read of them, and what recovery does.
 
 use super::damage::damage;
 use super::*;
@@ -27,7 +27,7 @@ fn what_was_durable_is_found_by_headers_and_the_pack_goes_on() {
         let before = end(&blobs);
         drop(blobs);
         let path = bed.files("pack").remove(0);
-        // Bytes of a blob that was durable: they are not read, let alone left out.
+        // Bytes of a durable blob: recovery does not read them, let alone drop the blob.
         damage(&path, FIRST + 3 * STRIDE + 100);
         let blobs = bed.open(false);
         assert!(blobs.trouble().is_none() && blobs.dropped().is_empty());
@@ -39,7 +39,7 @@ fn what_was_durable_is_found_by_headers_and_the_pack_goes_on() {
                 found => assert_eq!(found.unwrap().unwrap().all(u64::MAX).unwrap(), bytes),
             }
         }
-        // It is written on, and what is written on is found again.
+        // Appends continue in the same pack, and what they add is found again.
         let more = put(&blobs, &noise(100, 1000));
         assert_eq!(end(&blobs), before + STRIDE);
         drop(blobs);

@@ -1,4 +1,4 @@
-//! The packs through their own front door, on real files, with faults and damage.
+//! The packs through their public interface, on real files, with faults and damage.
 
 mod ahead;
 mod damage;
@@ -67,7 +67,7 @@ impl Bed {
         Blobs::open(self.env(), clean).unwrap()
     }
 
-    /// Opened as after a kill, and all packs sealed.
+    /// Opens as after a kill, and seals all packs.
     fn sealed(&self) -> Blobs {
         let blobs = self.open(false);
         blobs.shared.seal_all().unwrap();
@@ -244,7 +244,7 @@ fn a_hit_that_is_not_durable_joins_the_next_sync() {
     blobs.sync_beside(|| Ok(())).unwrap();
     assert!(!blobs.needs_sync());
     put(&blobs, &text(2, 500));
-    // Whoever syncs beside one that fails, or after it, is not told that all is well.
+    // A sync beside one that fails, or after it, does not succeed.
     bed.faults.set(1, 1, rustix::io::Errno::IO);
     assert!(blobs.sync().is_err());
     assert!(blobs.sync().is_err() && blobs.needs_sync());
@@ -301,15 +301,15 @@ fn a_blob_that_is_too_long_is_refused_and_not_cut() {
 fn blobs_about_every_limit_come_back() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let blobs = bed.open(true);
-    // Kept in memory or spooled, one CRC or a list, compared with few packs or all, grouped or
-    // alone, in the active pack or in one of their own.
+    // Limits: in memory or spooled, one CRC or a list, compared with few packs or all, grouped or
+    // alone, in the active pack or in a pack of its own.
     let own = (PACK as usize - 64) / 4 - 72;
     let limits = [4096, 16 * 1024, 32 * 1024, 64 * 1024, 128 * 1024, own];
     let mut all = Vec::new();
     for len in limits.into_iter().flat_map(|limit| [limit - 1, limit, limit + 1]) {
         all.extend([noise(len as u64, len), text(len as u64, len)]);
     }
-    // As many as a BLOCK takes, and one more; and empty ones beside.
+    // As many as a BLOCK holds, and one more; and an empty one.
     all.extend((0..1030).map(|n| noise(n + 1, 1 + n as usize % 3 + n as usize / 100)));
     all.push(Bytes::new());
     put_all(&blobs, &all);
@@ -323,7 +323,7 @@ fn blobs_about_every_limit_come_back() {
     check(&bed.open(false));
 }
 
-/// A store of more packs than may be open, each of four blobs that stand in it in order.
+/// A store with more packs than may be open; each holds four blobs, in order.
 fn many_packs(bed: &Bed) -> (Blobs, Vec<Bytes>, Vec<BlobHash>) {
     let blobs = bed.open(true);
     let count = 4 * (OPEN_PACKS_MAX as u64 + 20);
@@ -336,7 +336,7 @@ fn many_packs(bed: &Bed) -> (Blobs, Vec<Bytes>, Vec<BlobHash>) {
     (blobs, all, hashes)
 }
 
-/// How many packs are open, then none.
+/// Closes all packs; returns how many were open.
 fn close_all(blobs: &Blobs, room: bool) -> usize {
     let list = blobs.shared.packs.list();
     let open = list.sealed.iter().filter(|pack| pack.is_open()).count();
@@ -348,7 +348,7 @@ fn close_all(blobs: &Blobs, room: bool) -> usize {
 fn a_search_opens_the_one_pack_that_has_the_blob() {
     let bed = Bed::new(PACK, MediaChoice::Auto);
     let (blobs, all, hashes) = many_packs(&bed);
-    // Once through all of them: no more stay open than may.
+    // A search through all of them: no more stay open than allowed.
     assert_eq!(get(&blobs, &BlobHash::of(b"stranger")), None);
     assert_eq!(close_all(&blobs, true), OPEN_PACKS_MAX);
     for (hash, bytes) in hashes.iter().zip(&all).step_by(7) {
@@ -357,7 +357,7 @@ fn a_search_opens_the_one_pack_that_has_the_blob() {
     }
     assert_eq!(get(&blobs, &BlobHash::of(b"stranger")), None);
     assert_eq!(close_all(&blobs, true), 0);
-    // Nor does a put need more, and it finds its blob wherever it is.
+    // A put needs no more either, and finds its blob in whichever pack it is.
     let end = || blobs.open_packs().iter().map(|(_, end)| end).sum::<u64>();
     let before = end();
     for bytes in [&all[0], &all[all.len() / 2], all.last().unwrap()] {

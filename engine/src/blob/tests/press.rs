@@ -1,10 +1,10 @@
-//! Packs that are sealed as they were written, and compressed later.
+//! Packs that were sealed uncompressed and are compressed later.
 
 use super::damage::damage;
 use super::*;
 use crate::blob::sealed::SealedPack;
 
-/// Always many blobs come in.
+/// The arrival rate of blobs always counts as high.
 const BUSY: CompressOptions =
     CompressOptions { busy_bytes_per_second: 0, backlog_bytes: 1024 * 1024 };
 
@@ -20,7 +20,7 @@ fn bytes_of(packs: &[Arc<SealedPack>]) -> u64 {
     packs.iter().map(|pack| pack.line().length).sum()
 }
 
-/// A store with packs that were sealed as they were written.
+/// A store with packs that were sealed uncompressed.
 fn plain(bed: &mut Bed) -> (Blobs, Vec<Bytes>, Vec<BlobHash>) {
     bed.compress = BUSY;
     let (blobs, all) = (bed.open(true), all());
@@ -74,7 +74,7 @@ fn no_more_wait_than_may() {
     let mut bed = Bed::new(PACK, MediaChoice::Auto);
     bed.compress = CompressOptions { backlog_bytes: 2 * PACK, ..BUSY };
     let (blobs, all) = (bed.open(true), all());
-    // One pack after the other: many that are full at once would be sealed as they are.
+    // Pack by pack: several full ones at once would be sealed as they are.
     let hashes: Vec<_> = all
         .chunks(60)
         .flat_map(|some| {

@@ -63,7 +63,7 @@ fn one_of_another_store_stays_and_is_named() {
     let path = bed.files("pack").remove(0);
     let mut bytes = fs::read(&path).unwrap();
     let header = FileHeader::decode(&bytes[..FILE_HEADER_LEN], Magic::Pack).unwrap();
-    // Another store's, and one under a name that is not its own.
+    // A pack of another store, and one under a wrong name.
     for other in [FileHeader { store: [3; 16], ..header }, FileHeader { base: 99, ..header }] {
         bytes[..FILE_HEADER_LEN].copy_from_slice(&other.encode());
         fs::write(&path, &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Where sealing puts small blobs, and what is kept of them in memory.
+//! Where sealing places small blobs, and what is cached of them in memory.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn bodies_of_a_topic_lie_together_also_after_a_crash() {
         let bed = Bed::new(16 << 20, MediaChoice::Auto);
         let blobs = bed.open(true);
         let mut hashes = Vec::new();
-        // What makes 4 stretches of 2 MiB.
+        // This fills 4 stretches of 2 MiB.
         for n in 0..32_000 {
             let blob = blobs.prepare(&text(n + 1, 256)).unwrap();
             let blob = blob.of_topic(&format!("sensor.{}", n % TOPICS));
@@ -43,8 +43,8 @@ fn bodies_of_a_topic_lie_together_also_after_a_crash() {
         for topic in 0..TOPICS as usize {
             let mine = || hashes.iter().skip(topic).step_by(TOPICS as usize);
             let places: BTreeSet<_> = mine().map(|hash| place(&blobs, hash)).collect();
-            // 20 KiB of each stretch are the topic's: one BLOCK, or two, and where two topics are
-            // of one kin a third.
+            // 20 KiB of each stretch belong to the topic: one BLOCK, or two, and a third where two
+            // topics share a kin.
             assert!(places.len() <= 12, "{} for {topic}", places.len());
         }
         let all: BTreeSet<_> = hashes.iter().map(|hash| place(&blobs, hash)).collect();
@@ -74,7 +74,7 @@ fn a_hit_on_a_block_in_memory_looks_at_the_file() {
     assert!(blobs.get(&hashes[8]).is_err(), "the block is rotten, and nothing says so");
 }
 
-/// The blobs of topics in turn, and the topic of each.
+/// Blobs of the topics in turn, and the topic of each.
 fn in_turn(blobs: &Blobs, topics: u64, count: u64) -> Vec<(String, BlobHash)> {
     let topic_of = |n| format!("sensor.{}", n % topics);
     let put = |n| {
@@ -97,7 +97,7 @@ fn who_reads_on_is_given_what_was_asked_for() {
         let body = blobs.body(topic, hash, 256).unwrap().unwrap();
         assert_eq!(body, text(n as u64 + 1, 256), "{n}");
     };
-    // Of a topic, of all, with some left out so that the row behind is another's, and backwards.
+    // One topic; all; some left out, so that the next row belongs to another blob; and backwards.
     (0..all.len()).step_by(7).for_each(body);
     (0..all.len()).for_each(body);
     (0..all.len()).filter(|n| n % 5 != 2).for_each(body);
@@ -111,7 +111,7 @@ fn who_reads_on_is_given_what_was_asked_for() {
     };
     let count = guessed();
     assert!(count > 4_500, "{count} of 5000 were where they were looked for");
-    // A limit holds there too, and what is not there is not found.
+    // The limit is enforced there too, and an absent blob is not found.
     (0..70).for_each(body);
     let (topic, hash) = &all[70];
     assert!(matches!(blobs.body(topic, hash, 255), Err(BlobError::TooLong { len: 256, max: 255 })));
@@ -141,7 +141,7 @@ fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
         body.is_some_and(|body| body == text(*n as u64 + 1, 256))
     };
     assert_eq!((2..600).filter(is_next).count(), 598);
-    // Many at a time, which goes on where the last ones ended and beyond what was taken ahead.
+    // Many at a time: resuming where the last read ended, and beyond what was read ahead.
     let many = |range: std::ops::Range<usize>| {
         let mut bodies = blobs.bodies();
         for n in range {
@@ -152,7 +152,7 @@ fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
     many(0..300);
     many(300..600);
     many(10..20);
-    // One that is not there is not found, and one that is damaged is told of.
+    // An absent blob is not found, and a damaged one is reported.
     both(&mut (0..10));
     all[10].1 = BlobHash::of(b"nobody's");
     assert_eq!(blobs.body(&all[10].0, &all[10].1, 256).unwrap(), None);
@@ -169,7 +169,7 @@ fn who_reads_on_in_the_log_looks_behind_the_last_entry() {
     (12..30).for_each(|n| drop(bodies.next(|| &all[n].0, &all[n].1, 256).unwrap().unwrap()));
     assert!(matches!(bodies.next(|| &all[30].0, &all[30].1, 9), Err(BlobError::TooLong { .. })));
     drop(bodies);
-    // Whoever read last does not keep a pack.
+    // The thread that read last does not keep a pack alive.
     drop(blobs);
     assert!(trail::take_run().is_none());
 }

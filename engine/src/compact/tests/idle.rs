@@ -1,4 +1,4 @@
-//! A store in which nothing happens.
+//! A store without activity.
 
 use super::*;
 use crate::compact::thread::round;
@@ -33,7 +33,7 @@ fn nothing_is_looked_for_again_in_a_store_at_rest() {
     assert!(look(false) > 2 && look(false) == 0);
     clock.0.fetch_add(100_000, Ordering::Relaxed);
     assert!(look(false) > 2, "something has expired");
-    // For a removal now it does not matter how much is dead where.
+    // A removal now does not survey the dead bytes of other segments.
     let victim = store.get_at(3).unwrap().unwrap().id();
     let before = opened.load(Ordering::Relaxed);
     store.inner.compact(&Which::Holding(&[3]), true, None).unwrap();

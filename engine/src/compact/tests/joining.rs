@@ -1,4 +1,4 @@
-//! How much becomes one segment, whatever was estimated.
+//! How much is merged into one segment, whatever was estimated.
 
 use super::*;
 use crate::index::Candidate;
@@ -39,7 +39,7 @@ fn no_segment_becomes_longer_than_a_full_one() {
     let left = fill(&store, 200, 10);
     store.inner.secure_log(&[]).unwrap();
     let before = sealed_lens(&store);
-    // Nine of ten frames are dead, and one of four bytes.
+    // Nine of ten frames are dead, but only a quarter of the bytes.
     assert!(before.len() > 12);
     assert!(sealed(&store).iter().all(|of| of.dead * 100 > of.segment.published_len() * 80));
     let report = store.compact(ALL).unwrap();
@@ -65,7 +65,7 @@ fn a_segment_of_which_little_is_dead_is_not_read_again_and_again() {
     assert!(sealed(&store).iter().all(is_rotten));
     assert_eq!(store.compact(options).unwrap().rewritten, 0);
     assert!(!sealed(&store).iter().any(is_rotten));
-    // What dies from then on counts as before.
+    // Frames that die from then on count as before.
     let first: Vec<_> = left[..10].iter().map(|&at| store.get_at(at).unwrap().unwrap()).collect();
     first.iter().for_each(|frame| _ = store.remove(frame.id()).unwrap());
     assert!(is_rotten(&sealed(&store)[0]));
@@ -81,12 +81,12 @@ fn one_that_has_no_room_keeps_no_other_from_being_compacted() {
     let junk: Vec<_> = (0..140).map(|n| append(&store, heavy("junk", n))).collect();
     (0..140).for_each(|n| _ = append(&store, heavy("keep", n)));
     let later: Vec<_> = (0..300).map(|n| append(&store, heavy("junk", n))).collect();
-    // Of the first segments something is left, of some later ones nothing.
+    // The first segments keep some live frames, some later ones none.
     junk.iter().skip(1).chain(&later).for_each(|&id| _ = store.remove(id).unwrap());
     store.inner.secure_log(&[]).unwrap();
     let left = offsets(&store);
     let before = log_bytes(dir.path());
-    // Not for the first segments together, and not for the first of them alone.
+    // No space for the first segments together, nor for the first of them alone.
     faults.set(1, 2, Errno::NOSPC);
     faults.only_space();
     let done = store.compact(ALL);

@@ -1,4 +1,4 @@
-//! What happens to segments while they are being rewritten.
+//! Changes to segments while they are being rewritten.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -13,14 +13,15 @@ use crate::media::Disk;
 use crate::media::faulty::FaultyFiles;
 use crate::recovery::open_with;
 
-/// Rewrites the oldest segment as it is found by the survey, with `meanwhile` after its tombstones
-/// were taken.
+/// Rewrites the oldest segment as the survey finds it, running `meanwhile` after its tombstones
+/// were read.
 fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactReport> {
     store.inner.secure_log(&[]).unwrap();
     rewrite_oldest(store, meanwhile, || ())
 }
 
-/// The same with the log as it is, and `before` the switch.
+/// Rewrites the oldest segment without sealing the log first, running `meanwhile` after its
+/// tombstones were read and `before` just before the switch.
 fn rewrite_oldest(
     store: &Store,
     meanwhile: impl FnOnce(),
@@ -41,7 +42,7 @@ fn rewrite_oldest(
     switch::switch(inner, &survey, written, seq)
 }
 
-/// The files of a segment may be refused at first and written long after it was sealed.
+/// Writing the files of a segment may fail at first and succeed long after it was sealed.
 #[test]
 fn a_segment_that_is_gone_when_its_files_are_written_stays_gone() {
     let (dir, faults) = (fast_dir(), Faults::none());
@@ -73,8 +74,8 @@ fn a_segment_that_is_gone_when_its_files_are_written_stays_gone() {
     assert_eq!(offsets(&store), left);
 }
 
-/// No descriptor is left while the table of topics is taken apart: it is tried again another time,
-/// and what the segments hold stays known.
+/// No descriptor is available when the table of topics is split: it is retried later, and the
+/// contents of the segments stay known.
 #[test]
 fn files_that_cannot_be_opened_for_now_are_not_taken_for_damaged() {
     let (dir, faults) = (fast_dir(), Faults::none());
@@ -89,7 +90,7 @@ fn files_that_cannot_be_opened_for_now_are_not_taken_for_damaged() {
     let left = offsets(&store);
     store.close().unwrap();
     drop(store);
-    // No file is open that nobody has read.
+    // No file is open before a read.
     let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
     let done = rewrite_oldest(&store, || (), || faults.no_descriptors());
     faults.clear();
@@ -116,7 +117,7 @@ fn a_frame_that_is_removed_and_superseded_meanwhile_leaves_no_mark() {
     assert!(matches!(done, Err(Stop::Overtaken)), "{done:?}");
     store.remove_now(&[removed]).unwrap();
     assert!(store.inner.stored_at(0).unwrap().is_none());
-    // Nothing says any more that all before the newest one was removed.
+    // No record remains of the removal of everything before the newest frame.
     store.remove_now(&[by.unwrap()]).unwrap();
     append(&store, heavy("status", 2));
     let image = crash(dir.path());
@@ -142,7 +143,7 @@ fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
     store.inner.secure_log(&[]).unwrap();
     store.inner.index.merge(&AtomicBool::new(false)).unwrap();
     let left = offsets(&store);
-    // Each time a dictionary is opened somebody appends, and has to be done before it is.
+    // Each time a dictionary is opened another thread appends, and must finish first.
     let (ask, asked) = mpsc::channel::<mpsc::Sender<()>>();
     let (opened, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let store = &store;
@@ -152,7 +153,7 @@ fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
             for done in asked {
                 append(store, heavy("beside", 0));
                 appends += 1;
-                // Nobody waits for what comes too late.
+                // The receiver has stopped waiting if this comes too late.
                 let _ = done.send(());
             }
             appends
@@ -189,14 +190,14 @@ fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
     let (done, _) = store
         .remove_now_by(&ids[3..5], || {
             let done = store.append(batch(&ids[3..5]))?;
-            // Takes the frames, and leaves the bodies to gc.
+            // Removes the frames, and leaves the bodies to gc.
             let _one = store.inner.compaction.running.lock();
             store.inner.rewrite_without(vec![(3, None), (4, None)]).unwrap();
             Ok(done)
         })
         .unwrap();
     assert_eq!(done.removed, [Removal::Removed; 2]);
-    // With a frame beside, as a client sends it.
+    // With a frame in the same batch, as a client sends it.
     let with = Batch { frames: vec![frame("b", 1)], ..batch(&ids[7..8]) };
     let (done, report) = store.append_removing_now(with).unwrap();
     assert_eq!((done.frames.len(), &done.removed[..]), (1, &[Removal::Removed][..]));
@@ -208,14 +209,14 @@ fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
     }
 }
 
-/// Does something that must not wait for long.
+/// Runs a closure that must not block for long.
 fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, answer) = mpsc::channel();
     std::thread::spawn(move || done.send(what()));
     answer.recv_timeout(Duration::from_secs(60)).expect("it waits for all of the compaction")
 }
 
-/// It would pause for days, and has many segments to go through.
+/// The compaction would pause for days, and has many segments to process.
 #[test]
 fn who_needs_segments_as_they_are_waits_for_the_few_at_work() {
     const SLOWLY: CompactOptions = CompactOptions { dead_percent: 50, bytes_per_second: Some(1) };
@@ -246,7 +247,7 @@ fn who_needs_segments_as_they_are_waits_for_the_few_at_work() {
         let old = left(&copies.path().join("copy"));
         assert!(count > 20 && old > count / 2, "{old} of {count} are as they were");
         if !by_itself {
-            // It goes on afterwards, and is interrupted again.
+            // It resumes afterwards, and is interrupted again.
             let collected = Arc::clone(&store);
             let options = GcOptions { dry_run: true, ..GcOptions::default() };
             in_time(move || collected.gc(&options).unwrap());

@@ -1,5 +1,5 @@
-//! Frames that are smaller than the headers of their batches and than their tombstones: what is
-//! estimated to be dead of them decides whether their space ever comes back.
+//! Frames smaller than the headers of their batches and than their tombstones: whether their space
+//! is ever reclaimed depends on the estimate of their dead bytes.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ fn tiny(ttl: Ttl) -> NewFrame {
     NewFrame { ttl, ..NewFrame::new(Topic::parse("a").unwrap()) }
 }
 
-/// As one does who uses a store as a queue.
+/// The usage of a store as a queue.
 #[test]
 fn frames_that_are_removed_one_by_one() {
     let dir = fast_dir();
@@ -69,13 +69,13 @@ fn fill(store: &Store) {
     (0..240).for_each(|n| _ = append(store, heavy("fill", n)));
 }
 
-/// The same where they were looked at while what they hit was still there.
+/// Tombstones that an earlier compaction read while the frames they remove still existed.
 #[test]
 fn tombstones_that_were_kept_once() {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);
     let ids: Vec<_> = (0..4000).map(|_| append(&store, tiny(Ttl::Forever))).collect();
-    // What is neither small nor rotten keeps them apart.
+    // Segments that are neither small nor mostly dead keep them apart.
     fill(&store);
     for early in [true, false] {
         for (_, &id) in ids.iter().enumerate().filter(|(n, _)| (n % 5 < 2) == early) {
@@ -92,7 +92,7 @@ fn tombstones_that_were_kept_once() {
     assert!(left < kept as u64 + tombstones / 4, "{left} bytes for {kept}");
 }
 
-/// Where many share a batch the estimate is too high: what is asked for is what counts.
+/// When many frames share a batch the estimate is too high: the requested percentage decides.
 #[test]
 fn frames_that_share_their_batches() {
     let dir = fast_dir();

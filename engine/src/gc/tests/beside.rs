@@ -1,4 +1,4 @@
-//! Collections beside those who put, append and read.
+//! Collections concurrent with puts, appends and reads.
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use super::*;
 use crate::maintain::{CopyOptions, Progress};
 use crate::options::CompressOptions;
 
-/// Appends that name blobs by hash, puts of blobs that are about to be swept, bodies that are found
-/// in packs, all beside collections that take whatever they can: no frame loses its body.
+/// Appends that name blobs by hash, puts of blobs that are about to be swept, bodies that exist in
+/// packs, all concurrent with collections that sweep whatever they can: no frame loses its body.
 #[test]
 fn no_frame_loses_its_body() {
     let dir = fast_dir();
@@ -21,7 +21,7 @@ fn no_frame_loses_its_body() {
             let (store, refused) = (&store, &refused);
             scope.spawn(move || {
                 for n in 0..600u64 {
-                    // Bodies repeat, so that most of them are there already, named or not.
+                    // Bodies repeat, so that most of them already exist, named or not.
                     let seed = 1000 * (n % 4) + n / 16 + thread;
                     let len = if n % 50 == 7 { 70_000 } else { 400 };
                     let bytes = noise(seed, len);
@@ -59,7 +59,7 @@ fn no_frame_loses_its_body() {
             }
             swept
         });
-        // The others end by themselves.
+        // The other threads end by themselves.
         scope.spawn(move || {
             while store.info().log_bytes == 0 || store.inner.log.head() < 850 {
                 std::thread::yield_now();
@@ -159,7 +159,7 @@ fn closing_ends_a_collection_that_reads_the_log() {
     faults.watch_opens(move |path| {
         if path.extension().is_some_and(|kind| kind == "seg") {
             seen.fetch_add(1, Ordering::Relaxed);
-            // As when the store is being closed.
+            // As a close of the store does.
             weak.upgrade().inspect(|store| store.inner.blobs.stop_sweeps());
         }
     });
@@ -169,7 +169,7 @@ fn closing_ends_a_collection_that_reads_the_log() {
     assert!(opened == 1 && segments > 3, "{opened} of {segments}");
 }
 
-/// Packs that were sealed as they were written are compressed while a backup copies them.
+/// Packs that were sealed uncompressed are compressed while a backup copies them.
 #[test]
 fn a_backup_copies_packs_that_are_pressed_meanwhile() {
     let (dir, dest) = (fast_dir(), fast_dir());

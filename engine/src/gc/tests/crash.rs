@@ -1,4 +1,4 @@
-//! Collections that are cut off, and operations that fail under them.
+//! Collections that are interrupted, and operations that fail during them.
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -22,8 +22,8 @@ fn fill(store: &Store) {
     store.blob_put(&noise(1, 40_000)).unwrap();
 }
 
-/// Whatever a collection left: named blobs are there, the next one finds the rest, and the manifest
-/// names exactly the packs that are there.
+/// Checks the store after a collection: named blobs exist, the next collection finds the rest, and
+/// the manifest names exactly the packs that exist.
 fn check_left(store: &Store, names: &dyn Fn() -> Vec<String>, what: &str) {
     assert_eq!(store.info().health, Health::Writable, "{what}");
     check_named(store, COUNT);
@@ -96,7 +96,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
             let store = open_sim(dir.path(), &disk, SyncPolicy::Sync);
             let list = || Files::list(&disk, &store.inner.env.blob_dir()).unwrap();
             check_left(&store, &list, &what);
-            // Left as a crash would.
+            // Prevents a clean close.
             store.inner.poison(&"a test says so");
         }
     }

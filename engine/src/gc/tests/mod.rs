@@ -1,4 +1,4 @@
-//! Collections through the store: what goes, what stays, and what happens beside them.
+//! Collections through the store: what is swept, what stays, and what happens concurrently.
 
 mod beside;
 mod crash;
@@ -44,7 +44,7 @@ fn lies_in_packs(dir: &Path, bytes: &[u8]) -> bool {
                     return true;
                 }
                 Ok(_) => {}
-                // By a file that may not have been listed.
+                // The file was replaced, perhaps by one that was not listed.
                 Err(_) => replaced = true,
             }
         }
@@ -106,7 +106,7 @@ fn what_nothing_names_goes_to_the_last_byte() {
     }
     let nothing = store.gc(&GcOptions::everything()).unwrap();
     assert_eq!((nothing.dead, nothing.blobs), (0, 203));
-    // What was dropped is in no manifest, and what is written next is found beside it.
+    // Dropped packs are no longer in the manifest, and blobs written next are found.
     let state = store.inner.env.manifest.state();
     assert!(state.files.iter().all(|file| file.state != FileState::Dropped));
     append(&store, 1, body(1));
@@ -142,7 +142,7 @@ fn the_grace_counts_from_the_last_put_and_outlives_the_process() {
     let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
     let store = open_faulty(dir.path(), options.clone(), &faults).unwrap();
     name_every_third(&store, 300);
-    // As after a kill: blobs nobody refers to.
+    // As after a kill: unreferenced blobs.
     let image = crash_now(dir.path(), &faults);
     drop(store);
     let reopen = || Store::open(image.path(), options.clone()).unwrap();
@@ -152,7 +152,7 @@ fn the_grace_counts_from_the_last_put_and_outlives_the_process() {
     let first = store.gc(&gc).unwrap();
     assert_eq!((first.dead, first.young), (0, 200));
     clock.0.fetch_add(HOUR, Ordering::Relaxed);
-    // Found where it was, and young again.
+    // Found where it was, and its age starts over.
     let end = fs::metadata(&packs(image.path())[0]).unwrap().len();
     store.blob_put(&body(1)).unwrap();
     assert_eq!(fs::metadata(&packs(image.path())[0]).unwrap().len(), end);
@@ -213,7 +213,7 @@ fn states_of_cursors_stay_while_they_are_current() {
     (0..40).for_each(set);
     let recent = store.gc(&GcOptions::everything()).unwrap();
     assert_eq!((recent.dead, recent.blobs), (0, 40), "all are in the newest segments");
-    // Segments roll, and with them the older values are nobody's any more.
+    // Segments roll, and the superseded values become unreferenced.
     let filler = "f".repeat(8000);
     let pad = |n| {
         let meta = crate::Meta::parse(format!("\"{filler}\"")).unwrap();
@@ -234,7 +234,7 @@ fn damage_keeps_what_it_may_hide() {
     store.inner.blobs.sweep(None).seal_all().unwrap();
     let all = packs(dir.path());
     let before = fs::read(&all[1]).unwrap();
-    // In the middle of the stored bytes of some entry, and then in a header.
+    // In the middle of the stored bytes of an entry, and then in a header.
     for at in [before.len() / 2, 64 + 20] {
         edit(&all[1], |bytes| bytes[at] ^= 8);
         let report = store.gc(&GcOptions { dry_run: at != 84, ..GcOptions::everything() });
@@ -306,7 +306,7 @@ fn a_million_blobs_take_a_few_megabytes() {
         sweep.name(&mut marker, &BlobHash::of(&n.to_le_bytes())).unwrap();
     }
     sweep.take_names(&mut marker).unwrap();
-    // A bit for each blob, and 8 bytes for each name, as vectors grow.
+    // One bit for each blob, and 8 bytes for each name, given how vectors grow.
     assert!(marker.bytes() <= COUNT / 8 + 64 + (COUNT / 2).next_power_of_two() * 8);
     assert_eq!(sweep.dead(&marker), COUNT / 2);
 }

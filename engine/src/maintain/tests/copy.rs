@@ -1,4 +1,4 @@
-//! Backup, fork and restore: what the copy holds, also when the copying is cut off anywhere.
+//! Backup, fork and restore: what the copy contains, even when copying is interrupted anywhere.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +32,7 @@ const UUID_AT: usize = 32;
 fn a_backup_opens_with_all_there_was_and_grows() {
     let dir = fast_dir();
     let dest = fast_dir();
-    // Files that a thread writes anew between two copies would be copied again.
+    // Files that a thread rewrites between two copies would be copied again.
     let compress = CompressOptions { busy_bytes_per_second: 0, ..CompressOptions::default() };
     let store = Store::open(dir.path(), StoreOptions { compress, ..none() }).unwrap();
     fill(&store);
@@ -68,7 +68,7 @@ fn a_backup_opens_with_all_there_was_and_grows() {
 fn a_backup_at_any_moment_opens_with_all_there_was() {
     let (dir, dest) = (fast_dir(), fast_dir());
     let store = open(dir.path(), SyncPolicy::None);
-    // Of so long frames each segment is full without being filled up.
+    // With frames this long a segment is full before it is filled up.
     let meta = crate::value::Meta::parse(format!("\"{}\"", "x".repeat(9_000))).unwrap();
     for n in 0..30 {
         let new = crate::value::NewFrame { meta: meta.clone(), ..frame("a", n) };
@@ -97,7 +97,7 @@ fn a_damaged_tail_is_not_backed_up() {
     let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
     let Err(MaintainError::Corrupt(corruption)) = refused else { panic!("{refused:?}") };
     assert_eq!(&corruption.path, path);
-    // What was there stays, beside what was begun.
+    // The previous backup stays, beside the unfinished one.
     let report = check(dest.path());
     assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
     let backup = Store::open(dest.path(), none()).unwrap();
@@ -177,7 +177,7 @@ fn a_fork_shares_the_past_and_has_a_future_of_its_own() {
     store.append(frame("only.parent", 1).into()).unwrap();
     store.append(frame("only.parent", 2).into()).unwrap();
     assert_eq!((tell(&store).len(), tell(&fork).len()), (past.len() + 2, past.len() + 1));
-    // The parent's later life is refused, what both share is not.
+    // Positions in the parent's later history are refused, those in the shared history are not.
     let head = parent.head;
     let anonymous = |point: ResumePoint| ResumePoint { store: None, ..point };
     let ahead = |point| match fork.check_resume(&point) {
@@ -194,7 +194,7 @@ fn a_fork_shares_the_past_and_has_a_future_of_its_own() {
     store.append(frame("only.parent", 3).into()).unwrap();
     assert_eq!(ahead(anonymous(store.resume_point(7))), Some(7));
     assert_eq!(ahead(fork.resume_point(head + 1)), None);
-    // Each goes on alone.
+    // Both stores work independently.
     drop(store);
     fs::remove_dir_all(dir.path()).unwrap();
     fork.close().unwrap();
@@ -244,8 +244,8 @@ fn an_unfinished_pack_takes_the_place_of_another_with_its_number() {
     let crc = crc32fast::hash(&other[..60]).to_le_bytes();
     other[60..64].copy_from_slice(&crc);
     let longer = |bytes: &[u8]| [bytes, &[0; 100_000]].concat();
-    // A number that was used before, by a longer pack, one as long, and a shorter one; and the same
-    // pack with something behind it.
+    // A number that was used before, by a longer pack, an equally long one, and a shorter one; and
+    // the same pack with trailing bytes.
     let before = [longer(&other), other.clone(), other[..own.len() / 2].to_vec(), longer(&own)];
     let name = place.strip_prefix(dest.path()).unwrap();
     let check_whole = |unfinished: &[u8], there: &[u8]| {
@@ -261,7 +261,7 @@ fn an_unfinished_pack_takes_the_place_of_another_with_its_number() {
         assert!(fs::read(&path).unwrap() == own && !path.with_added_extension("tmp").exists());
     };
     before.iter().for_each(|there| check_whole(&own, there));
-    // What is in place is what is meant.
+    // The pack in place is the right one.
     for unfinished in [&other[..], &own[..100], &own, b""] {
         check_whole(unfinished, &own);
     }
@@ -356,7 +356,7 @@ fn a_fork_that_fails_anywhere_leaves_no_store() {
 #[test]
 fn what_an_attempt_left_takes_the_place_of_no_file_that_is_whole() {
     let (dir, dest) = (fast_dir(), fast_dir());
-    // No file is written anew between two copies.
+    // No file is rewritten between two copies.
     let compress = CompressOptions { busy_bytes_per_second: 0, ..CompressOptions::default() };
     let store = Store::open(dir.path(), StoreOptions { compress, ..none() }).unwrap();
     fill(&store);
@@ -370,7 +370,7 @@ fn what_an_attempt_left_takes_the_place_of_no_file_that_is_whole() {
         fs::write(&left, &cut_off).unwrap();
         assert_eq!(backup().files_kept, files);
         assert!(fs::read(&path).unwrap() == sound, "{}", path.display());
-        // Nor is it taken for one that was lost.
+        // Nor is it used in place of a lost file.
         fs::write(&left, &cut_off).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(backup().files_copied, 1);
@@ -388,7 +388,7 @@ fn a_power_cut_anywhere_leaves_the_backup_before_or_the_one_after() {
 #[test]
 fn a_power_cut_leaves_a_backup_that_lacks_nothing_after_a_compaction_too() {
     let compact = |store: &Store| {
-        // Two segments become one, so that nothing takes the place of the second.
+        // Two segments become one, so that nothing replaces the second.
         let frames = store.read(&Default::default()).unwrap().take(900);
         let ids = frames.enumerate().filter(|(number, _)| number % 3 > 0);
         let ids: Vec<_> = ids.map(|(_, frame)| frame.unwrap().id()).collect();
@@ -402,9 +402,9 @@ fn a_power_cut_leaves_a_backup_that_lacks_nothing_after_a_compaction_too() {
     cut_anywhere([1000, 100, 50], compact);
 }
 
-/// Cuts the power anywhere in a backup and in a second one that adds to it, and after each cut has
-/// a third one stopped anywhere. Before each so many frames are appended; `between` is called
-/// before the second one.
+/// Cuts the power anywhere in a backup and in a second one that adds to it, and after each cut
+/// interrupts a third one anywhere. Before each of them `frames` gives the number of frames to
+/// append; `between` is called before the second one.
 fn cut_anywhere(frames: [u64; 3], between: impl Fn(&Store)) {
     let root = fast_dir();
     let (home, dest) = (root.path().join("home"), root.path().join("dest"));
@@ -459,7 +459,7 @@ fn cut_anywhere(frames: [u64; 3], between: impl Fn(&Store)) {
     assert_eq!(seen, held);
 }
 
-/// How many frames a backup opens with, each with its body.
+/// The number of frames in a backup once opened, each with its body.
 fn frames_of_backup(dest: &Path, files: Arc<dyn Files>, cut_at: u64) -> usize {
     let backup = match open_on(dest, none(), files) {
         Ok(backup) => backup,

@@ -1,4 +1,4 @@
-//! What the tests of looking after a store share.
+//! Helpers shared by the tests of maintenance.
 
 mod copy;
 mod repair;
@@ -47,7 +47,7 @@ fn cursor(name: &str, offset: u64, state: &[u8]) -> CursorChange {
     }
 }
 
-/// Fills a store with everything one can hold, over several segments and packs.
+/// Fills a store with everything it can contain, over several segments and packs.
 fn fill(store: &Store) {
     let (mut ids, mut rewritten) = (Vec::new(), 0);
     for n in 0..FRAMES {
@@ -79,7 +79,7 @@ fn fill(store: &Store) {
             appended.unwrap().frames.iter().filter_map(|stamp| stamp.offset.map(|_| stamp.id)),
         );
         if [FRAMES * 2 / 3, FRAMES - 1].contains(&n) {
-            // From here on there are holes, too.
+            // From here on there are gaps in the offsets, too.
             let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
             rewritten += store.compact(all).unwrap().rewritten;
         }
@@ -115,7 +115,7 @@ fn check(dir: &Path) -> VerifyReport {
     super::verify(dir, &mut go_on).unwrap()
 }
 
-/// All that readers can see, as text.
+/// Everything that readers can see, as text.
 fn tell(store: &Store) -> Vec<String> {
     let everything = crate::value::TopicPatterns::everything();
     let options = crate::value::ReadOptions { topics: everything, ..Default::default() };
@@ -136,8 +136,8 @@ fn tell(store: &Store) -> Vec<String> {
     told
 }
 
-/// What a crash leaves of a store in `dir` before the first of its two segments was sealed, though
-/// its end was durable, and that segment.
+/// The crash image of a store in `dir` before the first of its two segments was sealed, though its
+/// end was durable; and that segment.
 fn two_unmarked(dir: &Path) -> (TempDir, PathBuf) {
     let faults = Faults::none();
     let store = open_faulty(dir, none(), &faults).unwrap();

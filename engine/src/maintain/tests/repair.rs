@@ -1,4 +1,4 @@
-//! Repair: what verifies is saved with its ids and offsets, what is lost is named.
+//! Repair: everything valid is saved with its ids and offsets, losses are named.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::testing::{
 };
 use crate::value::{Bound, CursorName, Import, Meta, NewFrame, ReadOptions, Start};
 
-/// What a store holds, each frame under its offset.
+/// The contents of a store, each frame under its offset.
 fn held(store: &Store) -> BTreeMap<u64, String> {
     let options = crate::value::ReadOptions {
         topics: crate::value::TopicPatterns::everything(),
@@ -36,7 +36,7 @@ fn held(store: &Store) -> BTreeMap<u64, String> {
         .collect()
 }
 
-/// Repairs a damaged copy of a store; the report, and what the new store holds.
+/// Repairs a damaged copy of a store; returns the report, and the contents of the new store.
 fn saved(dir: &Path, change: impl FnOnce(&Path)) -> (RepairReport, BTreeMap<u64, String>) {
     let (image, into) = (crash(dir), fast_dir());
     change(image.path());
@@ -48,7 +48,7 @@ fn saved(dir: &Path, change: impl FnOnce(&Path)) -> (RepairReport, BTreeMap<u64,
     assert_eq!(store.info().health, Health::Writable);
     assert_eq!((store.info().uuid, store.info().head), (report.uuid, report.head));
     let all = held(&store);
-    // It is a store like any other.
+    // It is a normal store.
     let stamp = store.append(frame("after", 1).into()).unwrap().frames[0];
     assert_eq!(stamp.offset, Some(report.head));
     assert!(all.values().all(|text| *text < format!("{} ", stamp.id)), "ids go on");
@@ -84,7 +84,7 @@ fn a_sound_store_is_saved_whole() {
         assert_eq!(store.info().parent, report.source);
         assert_ne!(store.info().parent, [0; 16]);
     }
-    // Without any manifest there is no store to open, and all of it to save.
+    // Without any manifest no store can be opened, but everything can be saved.
     let (image, into) = (crash(dir.path()), fast_dir());
     fs::remove_file(image.path().join("super.a")).unwrap();
     fs::remove_file(image.path().join("super.b")).unwrap();
@@ -94,7 +94,7 @@ fn a_sound_store_is_saved_whole() {
     assert_eq!(report.lost_total, 0, "{report:#?}");
 }
 
-/// The number of a batch of one frame, with one beside it on either side.
+/// The index of a one-frame batch with a neighbour on either side.
 fn among_neighbours(path: &Path, places: &[usize]) -> usize {
     let bytes = fs::read(path).unwrap();
     let header = |n: usize| BatchHeader::read(&bytes[places[n]..]).unwrap();
@@ -113,7 +113,7 @@ fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
     let name = segment.strip_prefix(dir.path()).unwrap().to_owned();
     let places = batches(&segment);
     let n = among_neighbours(&segment, &places);
-    // A record: one frame.
+    // A damaged record loses one frame.
     let (report, all) = saved(dir.path(), |dir| {
         edit(&dir.join(&name), |bytes| bytes[places[n] + 64 + 33] ^= 1);
     });
@@ -121,12 +121,12 @@ fn what_is_lost_is_named_and_the_rest_keeps_its_place() {
     let lost = report.lost[0].offset.unwrap();
     assert_eq!(report.lost[0].severity, Severity::Lost);
     assert!(whole.iter().all(|(offset, text)| *offset == lost || all.get(offset) == Some(text)));
-    // A batch header: nothing, for the record behind it is sound.
+    // A damaged batch header loses nothing, because the record after it is valid.
     let (report, all) = saved(dir.path(), |dir| {
         edit(&dir.join(&name), |bytes| bytes[places[n] + 17] ^= 1);
     });
     assert_eq!((report.frames_lost, all == whole), (0, true), "{report:#?}");
-    // The file header: nothing, for the batches are sound.
+    // A damaged file header loses nothing, because the batches are valid.
     let (report, all) = saved(dir.path(), |dir| edit(&dir.join(&name), |bytes| bytes[3] ^= 1));
     assert_eq!((report.frames_lost, all == whole), (0, true), "{report:#?}");
     // A hole.
@@ -205,7 +205,7 @@ fn what_was_closed_in_order_has_no_torn_end() {
     let (dir, copy) = (fast_dir(), fast_dir());
     let store = open(dir.path(), SyncPolicy::None);
     (0..50).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
-    // All of it is durable, and no header knows that.
+    // All of it is durable, but no header records that.
     store.backup(copy.path(), CopyOptions::copies(), &mut go_on).unwrap();
     let segment = segment_files(copy.path()).remove(0);
     let places = batches(&segment);
@@ -216,7 +216,7 @@ fn what_was_closed_in_order_has_no_torn_end() {
     let told: Vec<_> = report.lost.iter().map(|lost| (lost.offset, lost.offset_end)).collect();
     assert_eq!((report.frames, report.frames_lost), (49, 1), "{report:#?}");
     assert_eq!((report.head, told), (50, vec![(Some(20), Some(21))]), "{report:#?}");
-    // Cut off where a batch ends, or blank from there on: how many were behind nobody can tell.
+    // Truncated at the end of a batch, or blank from there on: how many frames followed is unknown.
     type Cut = fn(&mut Vec<u8>, usize);
     let cuts: [Cut; 2] = [|bytes, at| bytes.truncate(at), |bytes, at| bytes[at..].fill(0)];
     for cut in cuts {
@@ -332,7 +332,7 @@ fn a_sealed_segment_that_ends_too_early_is_told() {
     let cuts: [(Cut, u64); 4] = [
         (|bytes, at| bytes.truncate(at), 1),
         (|bytes, at| bytes[at..].fill(0), 1),
-        // Within a batch: it, and those behind it.
+        // Within a batch: that batch, and those after it.
         (|bytes, at| bytes.truncate(at + 80), 2),
         (|bytes, at| bytes[at + 8..].fill(0), 1),
     ];
@@ -360,7 +360,7 @@ fn a_durable_end_of_an_unmarked_segment_is_not_passed_over() {
     let frames = places.len() as u64 - 2;
     let into = fast_dir();
     let whole = repair(image.path(), into.path(), &mut go_on).unwrap();
-    // The roll came with a frame, and one was appended behind it.
+    // The roll was caused by one frame, and another was appended after it.
     assert_eq!((whole.lost_total, whole.frames), (0, frames + 2), "{whole:#?}");
     edit(&path, |bytes| bytes[places[places.len() - 4]..].fill(0));
     let into = fast_dir();
@@ -402,7 +402,7 @@ fn any_damage_is_survived() {
                 });
             }
         });
-        // What a lost frame or tombstone had removed is there again.
+        // Frames that a lost frame or tombstone had removed reappear.
         let same = |(offset, text)| whole.get(offset).is_none_or(|before| before == text);
         assert!(all.iter().all(same), "round {round}: {report:#?}");
     }

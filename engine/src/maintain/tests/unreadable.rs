@@ -1,4 +1,4 @@
-//! What the disk has lost is named, and the rest is looked at and saved.
+//! Unreadable places on the disk are reported, and the rest is checked and saved.
 
 use std::fs;
 use std::ops::Range;
@@ -15,8 +15,8 @@ use crate::options::{CompressOptions, MediaChoice, ScrubOptions, StoreOptions};
 use crate::store::{Health, Store};
 use crate::testing::{batches, crash, fast_dir, files_in, open_faulty, segment_files};
 
-/// Looks at a copy of a store of which a place of a file is lost, and saves it: what a check says,
-/// what is saved, and what a check of that says.
+/// Verifies and repairs a copy of a store in which a place of a file is unreadable; returns the
+/// report, the repair, and a report on the new store.
 fn lost(dir: &Path, name: &Path, place: Range<u64>) -> (VerifyReport, RepairReport, VerifyReport) {
     let (image, into) = (crash(dir), fast_dir());
     let faults = Faults::none();
@@ -69,7 +69,7 @@ fn lost_sectors_of_a_pack_cost_their_blobs() {
     let name = path.strip_prefix(dir.path()).unwrap();
     let bytes = fs::metadata(&path).unwrap().len();
     assert!(bytes > 40_000);
-    // The states of cursors are there too, of which the last one counts.
+    // The states of cursors are there too; only the last one counts.
     for place in [9000..bytes - 5000, 0..bytes / 2] {
         let (report, saved, _) = lost(dir.path(), name, place.clone());
         for told in [&report.findings, &saved.lost] {
@@ -96,13 +96,13 @@ fn a_lost_copy_of_the_manifest_is_one_that_does_not_verify() {
         assert_eq!(report.worst, Some(Severity::Derived), "{report:#?}");
         assert_eq!((saved.lost_total, saved.manifest_rebuilt), (0, false), "{saved:#?}");
         assert!(after.is_clean() && after.frames == whole.frames, "{after:#?}");
-        // And the store goes on.
+        // And the store keeps working.
         let (image, faults) = (crash(dir.path()), Faults::none());
         faults.lose(&image.path().join(name), 0..1);
         let store = open_faulty(image.path(), none(), &faults).unwrap();
         assert_eq!(store.info().health, Health::Writable, "{name}");
     }
-    // With both of them the files say what they are.
+    // With both copies lost the files describe themselves.
     let (image, into, faults) = (crash(dir.path()), fast_dir(), Faults::none());
     ["super.a", "super.b"].iter().for_each(|name| faults.lose(&image.path().join(name), 0..1));
     let disk = Disk::new(MediaChoice::Positioned, image.path());
@@ -117,7 +117,7 @@ fn a_lost_copy_of_the_manifest_is_one_that_does_not_verify() {
 fn the_scrub_goes_on_behind_a_lost_sector() {
     let (dir, faults) = (fast_dir(), Faults::none());
     let scrub = ScrubOptions { bytes_per_second: u64::MAX, pause_ms: 0 };
-    // No pack is written anew meanwhile.
+    // No pack is rewritten meanwhile.
     let compress = CompressOptions { busy_bytes_per_second: 0, ..CompressOptions::default() };
     let options = StoreOptions { scrub: Some(scrub), compress, ..none() };
     let store = open_faulty(dir.path(), options.clone(), &faults).unwrap();

@@ -51,7 +51,7 @@ fn a_store_of_everything_is_clean_closed_open_and_cut_off() {
     let report = store.verify(&mut go_on).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
     assert!(report.frames > FRAMES / 2 && report.blobs > 20, "{report:?}");
-    // Threads may be at work: the journal is made by one.
+    // Threads may be at work: one of them creates the journal.
     let image = crash_now(dir.path(), &faults);
     let report = check(image.path());
     assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
@@ -277,7 +277,7 @@ fn derived_files_are_compared_with_their_source() {
             });
         });
         is(&bad, Severity::Derived, Problem::Index);
-        // It is no loss when it is not there.
+        // A missing one is not a loss.
         let image = crash(dir.path());
         fs::remove_file(image.path().join(name)).unwrap();
         assert!(check(image.path()).is_clean());
@@ -288,7 +288,7 @@ fn derived_files_are_compared_with_their_source() {
             is(&foreign, Severity::Derived, Problem::IndexContent);
         }
     }
-    // Sound, made from this file by its header, and wrong.
+    // Valid, belonging to this file by its header, and wrong.
     let files = ending(dir.path(), "log", "idx");
     let name = files[0].strip_prefix(dir.path()).unwrap();
     let wrong = one(dir.path(), |dir| {
@@ -348,7 +348,7 @@ fn verify_changes_nothing_and_survives_any_bytes() {
             });
         }
         let before: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
-        // Both copies of the manifest may be gone; everything else is a report.
+        // Both copies of the manifest may be lost; everything else yields a report.
         match verify(image.path(), &mut go_on) {
             Ok(_) | Err(MaintainError::Open(_) | MaintainError::NoStore { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -431,7 +431,7 @@ fn a_store_that_opens_for_reading_tells_what_is_missing() {
             assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
         }
     }
-    // A sealed one is missed when it is to be copied.
+    // A missing sealed segment is noticed when it is to be copied.
     let dir = fast_dir();
     build(dir.path());
     fs::remove_file(segment_files(dir.path()).remove(0)).unwrap();
@@ -440,8 +440,8 @@ fn a_store_that_opens_for_reading_tells_what_is_missing() {
     assert!(matches!(refused, Err(MaintainError::ReadOnly(_))), "{refused:?}");
 }
 
-/// A closed store with frames that are gone in each way and others that are not, and the ids of
-/// those.
+/// A closed store with frames that were removed in each way and others that were not, and the ids
+/// of the latter.
 fn build_half_gone(dir: &Path) -> BTreeSet<FrameId> {
     let store = Store::open(dir, none()).unwrap();
     let append = |topic, n: u64, ttl| {

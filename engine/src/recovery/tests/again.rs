@@ -1,4 +1,4 @@
-//! What could not be done at the opening, done later and more than once.
+//! Steps that could not be done at the open, done later and more than once.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ fn a_plan_that_was_carried_out_may_be_carried_out_again() {
     {
         let writer = inner.writer.lock();
         let plan = writer.deferred.as_ref().expect("there was no room to carry it out");
-        // What an error behind the change of the manifest leaves.
+        // The state after an error that follows the change of the manifest.
         plan.carry_out(&inner.env, &inner.blobs, &inner.open_files).unwrap();
     }
     store.append(frame("a", expected.len() as u64).into()).unwrap();
@@ -42,7 +42,7 @@ fn a_plan_that_was_carried_out_may_be_carried_out_again() {
     assert_eq!(numbers(&open(image.path(), SyncPolicy::None)), range(expected.len() as u64 + 1));
 }
 
-/// What a kill leaves right after a segment was left: neither it nor the next one is marked.
+/// The crash image right after a roll: neither segment is marked.
 fn image_of_two_unmarked() -> TempDir {
     let dir = fast_dir();
     let disk = Arc::new(Disk::new(MediaChoice::Auto, dir.path()));

@@ -1,5 +1,5 @@
-//! Files of the log and of the packs that the manifest does not name, and those that the system
-//! does not open.
+//! Files of the log and of the packs that the manifest does not name, and files that the system
+//! cannot open.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use super::*;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::testing::files_in;
 
-/// A store that was closed in order, a path in its log that the manifest does not name, and the
-/// bytes of a segment that could be there.
+/// A cleanly closed store, a path in its log that the manifest does not name, and the bytes of a
+/// segment that could be there.
 fn closed() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);
@@ -40,7 +40,7 @@ fn an_unnamed_segment_stays_while_one_of_its_batches_verifies() {
         drop(store);
         assert_eq!(fs::read(&path).unwrap(), kept, "{what}");
     };
-    // The header of its first batch, and then that of the file as well.
+    // Damages the header of its first batch, and then that of the file as well.
     for (what, at) in [("first batch", FILE_HEADER_LEN + 20), ("header", 20)] {
         whole[at] ^= 1;
         fs::write(&path, &whole).unwrap();
@@ -60,7 +60,7 @@ fn a_journal_that_was_not_finished_is_removed() {
     let (dir, path, bytes) = closed();
     let unfinished = dir.path().join("journal.tmp");
     fs::write(&unfinished, [0; 8192]).unwrap();
-    // Whoever may not write removes nothing.
+    // A read-only store removes nothing.
     fs::write(&path, &bytes).unwrap();
     drop(open(dir.path(), SyncPolicy::None));
     assert!(unfinished.exists());
@@ -98,7 +98,7 @@ fn an_unnamed_segment_of_a_newer_version_stays() {
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
-/// Opens the store with a file replaced by one that the system does not open.
+/// Opens the store with a file replaced by one that the system cannot open.
 fn refused(dir: &Path, path: &Path) {
     symlink(path, path).unwrap();
     let Err(error) = Store::open(dir, options(SyncPolicy::None)) else {

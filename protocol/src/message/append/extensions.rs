@@ -1,6 +1,6 @@
-//! What an APPEND may carry beside its frames: conditions, an idempotency key, a bound on what it
-//! removes. Their tags are
-//! below the optional ones, so that a server that does not know them never ignores them.
+//! Extensions of APPEND: conditions, an idempotency key, a bound on what it removes. Their tags are
+//! below the optional range, so that a server that does not know them refuses them instead of
+//! ignoring them.
 
 use xs_engine::limits::CONDITIONS_MAX;
 use xs_engine::{Condition, IdempotencyKey, TopicPatterns};
@@ -10,18 +10,18 @@ use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
 use crate::message::coding::{Body, DecodeError, put_extension, put_patterns};
 
-/// What must hold for the batch to be stored.
+/// Conditions that must hold for the batch to be stored.
 pub(super) const CONDITIONS: u16 = 1;
-/// The name under which the batch is stored once.
+/// The key under which the batch is stored once.
 pub(super) const KEY: u16 = 2;
-/// The topics that frames which are removed must have.
+/// The topics that removed frames must have.
 const WITHIN: u16 = 3;
 
 const LAST_AT_MOST: u8 = 1;
 const EMPTY: u8 = 2;
 const HEAD_IS: u8 = 3;
 
-/// Adds the extensions of a batch.
+/// Writes the extensions of a batch.
 pub(super) fn put(out: &mut Gather, batch: &AppendRequest) {
     if !batch.conditions.is_empty() {
         put_extension(out, CONDITIONS, |out| {
@@ -36,7 +36,7 @@ pub(super) fn put(out: &mut Gather, batch: &AppendRequest) {
     put_within(out, batch.removes_within.as_ref());
 }
 
-/// Adds the topics that frames which are removed must have.
+/// Writes the topics that removed frames must have.
 pub(in crate::message) fn put_within(out: &mut Gather, within: Option<&TopicPatterns>) {
     if let Some(topics) = within {
         put_extension(out, WITHIN, |out| put_patterns(out, topics));

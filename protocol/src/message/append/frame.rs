@@ -1,4 +1,4 @@
-//! One frame of a batch: flags, lengths, then the bytes they tell of.
+//! One frame of a batch: flags and lengths, then the bytes they describe.
 
 use std::num::NonZeroU64;
 
@@ -13,7 +13,7 @@ const BODY_INLINE: u8 = 1;
 const BODY_STORED: u8 = 2;
 const FLAG_ORIGIN: u8 = 4;
 
-/// Adds a frame.
+/// Writes a frame.
 pub(super) fn put_frame(out: &mut Gather, frame: &NewFrame) {
     let body = match &frame.body {
         FrameBody::None => 0,
@@ -49,7 +49,7 @@ pub(super) fn put_frame(out: &mut Gather, frame: &NewFrame) {
     }
 }
 
-/// Reads a frame. Frames of one batch mostly share their topic: its name is kept once.
+/// Reads a frame. Frames of one batch mostly share their topic, so the name is reused.
 pub(super) fn read_frame(
     body: &mut Body,
     last_topic: &mut Option<Topic>,
@@ -93,7 +93,7 @@ pub(super) fn read_frame(
     Ok(NewFrame { topic, meta, body: content, ttl, origin })
 }
 
-/// Adds which processor made something, and of what.
+/// Writes which processor made something, and from which input.
 pub(in crate::message) fn put_origin(out: &mut Gather, origin: &Origin) {
     out.put_slice(origin.processor.as_bytes());
     out.put_slice(origin.input.unwrap_or(FrameId::ZERO).as_bytes());
@@ -102,7 +102,7 @@ pub(in crate::message) fn put_origin(out: &mut Gather, origin: &Origin) {
     out.put_u32(0);
 }
 
-/// Reads what [`put_origin`] adds.
+/// Reads what [`put_origin`] writes.
 pub(in crate::message) fn read_origin(body: &mut Body) -> Result<Origin, ProtocolError> {
     let processor = body.id("origin")?;
     let input = body.id("origin")?;

@@ -22,18 +22,18 @@ const FLAG_DURABLE: u8 = 1;
 const REPLY_DURABLE: u8 = 1;
 const REPLY_REPEATED: u8 = 2;
 
-/// A batch to append: all of it or nothing.
+/// A batch to append, all or nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AppendRequest {
-    /// The frames, in the order they get offsets in.
+    /// The frames, in the order of their future offsets.
     pub frames: Vec<NewFrame>,
     /// Cursors that move in the same batch.
     pub cursors: Vec<CursorChange>,
-    /// Frames to remove, before the new ones are stored. One that is not there is no error.
+    /// Frames to remove, before the new ones are stored. A missing frame is no error.
     pub removes: Vec<Bound>,
-    /// Nothing is removed, and nothing stored, when one of them has another topic.
+    /// If set, nothing is removed or stored when a frame to remove has another topic.
     pub removes_within: Option<TopicPatterns>,
-    /// What must hold, or nothing is stored.
+    /// Conditions that must hold, or nothing is stored.
     pub conditions: Vec<Condition>,
     /// With a key the batch is stored once, however often it is sent within 24 hours (or the next
     /// million keys): after a lost answer it can be sent again.
@@ -88,7 +88,7 @@ impl AppendRequest {
     }
 }
 
-/// Refuses a batch of more records than the store takes.
+/// Refuses a batch that has more records than the store accepts.
 pub(super) fn check_records(count: usize) -> Result<(), Refusal> {
     if count > BATCH_RECORDS_MAX {
         let text = format!("a batch of {count} records is over the limit of {BATCH_RECORDS_MAX}");
@@ -98,7 +98,7 @@ pub(super) fn check_records(count: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Adds what became of a batch.
+/// Writes the result of a batch.
 pub(crate) fn put_appended(out: &mut Gather, appended: &Appended) {
     let Appended { frames, cursors, repeated, removed, durable, head } = appended;
     out.put_u64(*head);
@@ -116,7 +116,7 @@ pub(crate) fn put_appended(out: &mut Gather, appended: &Appended) {
     removed.iter().for_each(|&removal| out.put_u8(u8::from(removal == Removal::Removed)));
 }
 
-/// Reads what became of a batch.
+/// Reads the result of a batch.
 pub(crate) fn read_appended(mut body: Body) -> Result<Appended, ProtocolError> {
     let head = body.u64("head")?;
     let flags = body.u8("flags")?;

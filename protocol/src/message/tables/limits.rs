@@ -1,4 +1,4 @@
-//! The limits, three times as well.
+//! Tests that the limits agree in all three places.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap()
 }
 
-/// Every limit that the page names, and what the code has for it.
+/// Every limit that the page names, with its value in the code.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn of_the_code() -> Vec<(&'static str, u64)> {
     vec![

@@ -1,4 +1,4 @@
-//! What clients send.
+//! Messages from clients.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::gather::Gather;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::message::*;
 
-/// A message of a client: its name, number, stream and value.
+/// A message from a client: its name, number, stream and value.
 pub(in crate::message) type Sent = (&'static str, u32, u32, Request);
 
 /// The bytes of a message.
@@ -54,7 +54,7 @@ fn batch() -> AppendRequest {
     }
 }
 
-/// A batch that is stored once, and only when nobody else wrote meanwhile.
+/// A batch that is stored once, and only when there were no other writes meanwhile.
 fn conditional() -> AppendRequest {
     AppendRequest {
         conditions: vec![
@@ -67,7 +67,7 @@ fn conditional() -> AppendRequest {
     }
 }
 
-/// A batch that takes the place of older frames.
+/// A batch that replaces older frames.
 fn removing() -> AppendRequest {
     AppendRequest {
         removes: vec![Bound::Id(id(2)), Bound::Offset(40)],

@@ -1,4 +1,4 @@
-//! What no server may send: a client that reads it gives the connection up.
+//! Messages that no server may send: a client that reads one closes the connection.
 
 use super::records::{crc, full};
 use super::servers::{bytes_of, replies};
@@ -9,7 +9,7 @@ fn good(name: &str) -> Vec<u8> {
     bytes_of(all.iter().find(|(found, ..)| *found == name).unwrap()).to_vec()
 }
 
-/// The answer to GET with these bytes for a record, one that says how many there are.
+/// The answer to GET with these bytes as its record, and a stated count of records.
 fn answer(record: &[u8], count: u32) -> Vec<u8> {
     // Header, the list without its runs, which has one, and what is before a run's records.
     let mut bytes = good("get-all-fields")[..48].to_vec();
@@ -21,7 +21,7 @@ fn answer(record: &[u8], count: u32) -> Vec<u8> {
     sized(bytes)
 }
 
-/// A record that is wrong in one place, with the CRC that this makes.
+/// A record with a wrong value in one place, and a matching CRC.
 fn with(at: usize, value: &[u8]) -> Vec<u8> {
     let mut record = full().record().to_vec();
     record[at..at + value.len()].copy_from_slice(value);
@@ -41,7 +41,7 @@ fn longer(name: &str, extra: &[u8]) -> Vec<u8> {
     sized([&good(name), extra].concat())
 }
 
-/// Bytes that a client must not take: what they are.
+/// Bytes that a client must reject, and what they are.
 pub(super) fn damaged() -> Vec<(&'static str, Vec<u8>)> {
     let record = full().record().to_vec();
     let len = record.len() as u32;

@@ -1,4 +1,4 @@
-//! What nobody may send.
+//! Messages that no client may send.
 
 use super::clients::{bytes_of, requests};
 use super::records::crc;
@@ -6,11 +6,11 @@ use super::sized;
 use crate::error::Code;
 use crate::limits::{LAST_MAX, MESSAGE_BYTES_MAX, PING_BYTES_MAX, TOKEN_BYTES_MAX};
 
-/// Where the first record of the import begins: behind header, flags, list and run.
+/// The position of the first record of the import: after header, flags, list and run.
 const IMPORTED_AT: usize = 16 + 8 + 16 + 16;
 
-/// Bytes that a server must not take: what they are, and the code it answers with. Codes of class
-/// 1 close the connection, others refuse the request.
+/// Bytes that a server must reject: what they are, and the code it answers with. Codes of class 1
+/// close the connection, others refuse the request.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     let good = |name: &str| {
@@ -51,14 +51,14 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         extension_of(1, &[&[7; 16], &len[..], name].concat())
     };
     let token = |token: &[u8]| {
-        // In the place of the one without a byte.
+        // Replaces the empty token.
         let mut bytes = good("hello");
         bytes.truncate(bytes.len() - 2);
         bytes.extend_from_slice(&(token.len() as u16).to_le_bytes());
         bytes.extend_from_slice(token);
         sized(bytes)
     };
-    // The first record of an import, with the CRC that the change makes.
+    // The first record of an import, with the CRC that matches the change.
     let record = |at: usize, byte: u8| {
         let mut bytes = changed("import", IMPORTED_AT + at, byte);
         let len = usize::from(bytes[IMPORTED_AT + 4]);
@@ -84,7 +84,7 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
     };
     let latest_since = {
         let mut bytes = longer("subscribe-resumed", &[0; 8]);
-        // The flag, and its time behind the start.
+        // Sets the flag, and moves its time to its place after the start.
         bytes[32] |= 8;
         bytes[43..].rotate_right(8);
         bytes

@@ -1,6 +1,6 @@
-//! The golden vectors: `protocol/vectors/*.json` against this implementation, both ways. Clients in
-//! other languages check themselves against the same files. `XS_BLESS=1` writes them anew, which is
-//! right only together with a change of docs/wire.md.
+//! The golden vectors: `protocol/vectors/*.json` against this implementation, in both directions.
+//! Clients in other languages check themselves against the same files. `XS_BLESS=1` rewrites them,
+//! which is right only together with a change of docs/wire.md.
 
 mod clients;
 mod damaged;
@@ -32,7 +32,7 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// Sets the length in the header of a message to what it has.
+/// Sets the length in the header of a message to its actual length.
 fn sized(mut bytes: Vec<u8>) -> Vec<u8> {
     let len = (bytes.len() - 4) as u32;
     bytes[..4].copy_from_slice(&len.to_le_bytes());
@@ -137,8 +137,8 @@ fn malformed_messages_of_servers() {
     }
 }
 
-/// Every good message, bent at random, is read as something or refused: never a panic, and never
-/// more memory than it has bytes.
+/// Every valid message, randomly damaged, is decoded or refused: it never causes a panic, and never
+/// takes more memory than it has bytes.
 #[test]
 fn bent_messages_are_survived() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -163,7 +163,7 @@ fn bent_messages_are_survived() {
                 _ => bytes.extend_from_slice(&[0xff; 9][..random(9)]),
             }
         }
-        // Mostly the length is made right again, or little would get past it.
+        // The length is mostly corrected again, or few messages would get past it.
         if random(8) > 0 && bytes.len() >= 16 {
             let len = (bytes.len() - 4) as u32;
             bytes[..4].copy_from_slice(&len.to_le_bytes());

@@ -1,5 +1,5 @@
-//! Frames of every kind, and what docs/wire.md says of their records held against one that has all
-//! there is.
+//! Frames of every kind, and a check of what docs/wire.md says about records against a frame with
+//! every field.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -12,25 +12,25 @@ use super::{id, topic};
 
 const WIRE_MD: &str = include_str!("../../../../docs/wire.md");
 
-/// One that is kept for a minute.
+/// A frame that is kept for a minute.
 pub(super) fn fleeting() -> Frame {
     let new = NewFrame { ttl: Ttl::TimeMs(60_000), ..NewFrame::new(topic("a.b")) };
     Frame::assemble(&new, id(4), Some(10), None).unwrap()
 }
 
-/// One that leaves two before it.
+/// A frame that leaves two before it.
 pub(super) fn superseding() -> Frame {
     let ttl = Ttl::Last(NonZeroU64::new(3).unwrap());
     Frame::assemble(&NewFrame { ttl, ..NewFrame::new(topic("a.b")) }, id(5), Some(11), None)
         .unwrap()
 }
 
-/// One that had another id.
+/// A frame that had another id.
 pub(super) fn imported() -> Frame {
     of(&FrameFields { old_id: Some(id(2)), ..FrameFields::of(&plain(), id(6), 0, None) }, 12)
 }
 
-/// One with all that a frame may have.
+/// A frame with every field.
 pub(super) fn full() -> Frame {
     let new = NewFrame {
         meta: Meta::parse(r#"{"n":1}"#).unwrap(),
@@ -58,7 +58,7 @@ fn of(fields: &FrameFields<'_>, base: u64) -> Frame {
     Frame::from_record(Bytes::from(record), Some(base)).unwrap()
 }
 
-/// The CRC that the page names, by its definition.
+/// The CRC that the page names, computed by its definition.
 pub(super) fn crc(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
     !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
@@ -74,7 +74,7 @@ fn by_the_page(record: &[u8]) -> HashMap<&'static str, Vec<&[u8]>> {
     let flags = record[9];
     for row in rows {
         let mut cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        // The first table says where each field lies: behind the one before it.
+        // The first table gives the position of each field: after the previous one.
         if cells.len() == 4 {
             if cells[0] == "at" {
                 continue;

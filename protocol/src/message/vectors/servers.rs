@@ -1,4 +1,4 @@
-//! What servers send.
+//! Messages from servers.
 
 use bytes::Bytes;
 use xs_engine::{
@@ -22,7 +22,7 @@ pub(super) fn bytes_of((_, header, put): &Sent) -> Bytes {
     out.take_all()
 }
 
-/// A message of a server, as its parts.
+/// A message from a server, as its parts.
 pub(super) type Sent = (&'static str, Header, Box<dyn Fn(&mut Gather)>);
 
 #[expect(clippy::too_many_lines, reason = "a table")]

@@ -1,4 +1,4 @@
-//! The server's side of a connection in time: deadlines, pulses, and how it ends.
+//! The server's side of a connection over time: deadlines, pulses, and how it ends.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, WRITE_STALL_MAX
 use crate::message::{GoAway, Op, StreamEvent, put_refusal};
 
 impl ServerSession {
-    /// Says GOAWAY, once. The driver ends the subscriptions; what else is under way may finish.
+    /// Sends GOAWAY, once. The driver ends the subscriptions; other requests and streams may
+    /// finish.
     pub(crate) fn go_away(&mut self, drain: Duration, now: Instant) {
         if self.drain_until.is_some() || self.is_closing() {
             return;
@@ -19,7 +20,7 @@ impl ServerSession {
         self.push(Op::GoAway, Code::Draining.number(), 0, |out| goaway.put(out));
     }
 
-    /// Ends the connection because of what the peer did.
+    /// Closes the connection because of a protocol error of the peer.
     pub(crate) fn fail(&mut self, error: &ProtocolError, now: Instant) {
         let code = match error {
             ProtocolError::Stalled(_) if self.phase == Phase::Hello => Code::HelloTimeout,
@@ -28,37 +29,37 @@ impl ServerSession {
         self.close(&Refusal::new(code, error.to_string()), now);
     }
 
-    /// Tells a client at `at` that it may not come in, and closes the connection.
+    /// Schedules, for `at`, the refusal of a client's token and the close of the connection.
     pub(crate) fn turn_away(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
         self.turned_away = Some((at, ticket, refusal));
     }
 
-    /// Ends the connection, saying why.
+    /// Sends CLOSE with the reason and closes the connection.
     pub(crate) fn close(&mut self, why: &Refusal, now: Instant) {
         if self.is_closing() {
             return;
         }
-        // A peer that has not shown our preface would not understand the message.
+        // A peer that has not sent our preface would not understand the message.
         if self.codec.has_preface() {
             self.push(Op::Close, why.code.number(), 0, |out| put_refusal(out, why));
         }
         self.linger(now);
     }
 
-    /// Says no more. Bytes are taken for a while: they would have the system throw away what the
-    /// client has not read yet.
+    /// Stops sending. Input is read and discarded for a while: unread input would make the system
+    /// drop what the client has not read yet.
     fn linger(&mut self, now: Instant) {
         self.streams.clear();
         self.phase = Phase::Closing(now + LINGER);
     }
 
-    /// [Closes](Self::close) at once: what the socket takes of it is all that the client is told.
+    /// [Closes](Self::close) at once: the client receives only what the socket accepts immediately.
     pub(crate) fn part(&mut self, why: &Refusal, now: Instant) {
         self.close(why, now);
         self.phase = Phase::Closing(now);
     }
 
-    /// Ends a connection that was told to go when nothing is under way and all is written.
+    /// Closes a draining connection once it is idle and everything is written.
     pub(crate) fn end_drain(&mut self, now: Instant) {
         let is_done = self.is_idle() && self.out.is_empty();
         if self.drain_until.is_some() && is_done && !self.is_closing() {
@@ -86,7 +87,7 @@ impl ServerSession {
         streams.chain(stall).chain(self.drain_until).fold(own, Instant::min)
     }
 
-    /// Does what time brings; the streams whose deadline has passed are returned.
+    /// Handles timeouts; returns the streams whose deadline has passed.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<u32> {
         match self.phase {
             Phase::Closing(_) => return Vec::new(),
@@ -128,7 +129,7 @@ impl ServerSession {
             if let Some((every, next)) = &mut stream.pulse
                 && now >= *next
             {
-                // Pulses that could not be sent are not made up for.
+                // Pulses that could not be sent are skipped, not sent later.
                 *next = now + *every;
                 if room {
                     due.push(sub);
@@ -138,24 +139,24 @@ impl ServerSession {
         due.into_iter().for_each(|sub| self.event(sub, &StreamEvent::Pulse));
     }
 
-    /// Whether the time of the connection is over.
+    /// Whether the connection may be dropped now.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         matches!(self.phase, Phase::Closing(until) if now >= until)
     }
 
-    /// Bytes came.
+    /// Records that bytes were received.
     pub(crate) const fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = false;
     }
 
-    /// Bytes were written.
+    /// Records that `count` bytes were written.
     pub(crate) fn wrote(&mut self, count: usize) {
         self.out.advance(count);
         self.blocked = None;
     }
 
-    /// Bytes are to be written, and the other end takes none.
+    /// Records that bytes are queued and the peer accepts none.
     pub(crate) fn blocked(&mut self, now: Instant) {
         self.blocked.get_or_insert(now);
     }

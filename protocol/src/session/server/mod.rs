@@ -1,4 +1,4 @@
-//! The server's side of a connection.
+//! The server's side of a connection: a state machine without sockets.
 
 mod clock;
 mod send;
@@ -26,7 +26,7 @@ use crate::message::{
 };
 use crate::server::CLASSES;
 
-/// A request that waits for its answer.
+/// An unanswered request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) op: Op,
@@ -36,7 +36,7 @@ pub(crate) struct Ticket {
 
 #[cfg(test)]
 impl Ticket {
-    /// A ticket of no request.
+    /// A ticket without a request.
     pub(crate) const fn of(op: Op) -> Self {
         Self { op, corr: 0, cost: 0 }
     }
@@ -45,36 +45,36 @@ impl Ticket {
 /// Something for the driver to do.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Answer with [`ServerSession::welcome`], or, what is no host, with
+    /// Answer with [`ServerSession::welcome`], or, for a host that is refused, with
     /// [`ServerSession::send_off`].
     Welcome { ticket: Ticket, host: Option<HostClaim> },
-    /// A client shows its token, or none: [`ServerSession::let_in`] and welcome it, or
-    /// [`ServerSession::turn_away`]. Nothing else is taken until then.
+    /// A client presents its token, or none: call [`ServerSession::let_in`] and welcome it, or
+    /// [`ServerSession::turn_away`]. No other message is read until then.
     Admit { ticket: Ticket, token: Secret, host: Option<HostClaim> },
-    /// Answer the ticket. A request that opens a stream has its number in `sub`.
+    /// Answer the ticket. `sub` is the number of the stream, if the request opens one.
     Serve { ticket: Ticket, sub: u32, request: Request },
     /// More may be sent on a stream.
     Credit { sub: u32 },
-    /// A piece of an upload came.
+    /// A piece of an upload.
     Chunk { sub: u32, bytes: Bytes, last: bool },
-    /// The client ended a stream, or its time is up: forget it.
+    /// The client ended a stream, or its deadline has passed: forget it.
     Cancel { sub: u32 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Hello,
-    /// HELLO came and is not answered.
+    /// HELLO was received and is not answered yet.
     Greeting,
     Open,
-    /// CLOSE is queued; what comes is thrown away until then.
+    /// Nothing more is sent; input is discarded until this instant.
     Closing(Instant),
 }
 
 /// A subscription, call, download or upload.
 #[derive(Debug)]
 struct Stream {
-    /// Bytes that may still be sent on it; of an upload: that may still come.
+    /// Bytes that may still be sent on it; for an upload, bytes that may still be received.
     credit: i64,
     upload: bool,
     pulse: Option<(Duration, Instant)>,
@@ -85,22 +85,22 @@ struct Stream {
 #[derive(Debug)]
 pub(crate) struct ServerSession {
     access: Access,
-    /// Whether HELLO must show what it may do.
+    /// Whether HELLO must carry a token.
     asks: bool,
-    /// When a client is told that it may not come in.
+    /// When to refuse a client's token, and how.
     turned_away: Option<(Instant, Ticket, Refusal)>,
-    /// What a connection that is limited to some topics knows of blobs.
+    /// The blobs that a connection limited to some topics may use.
     blobs: Option<KnownBlobs>,
     name: String,
     codec: Codec,
     out: Gather,
-    /// Bytes of downloads that are being read, to be queued as they come.
+    /// Bytes of downloads that are being read and will be queued.
     coming: usize,
     phase: Phase,
-    /// Requests without an answer, and their bytes.
+    /// Unanswered requests, and their bytes.
     requests: u32,
     request_bytes: usize,
-    /// Uploads without an answer, which are streams besides.
+    /// Unanswered uploads, which count as streams.
     uploads: u32,
     streams: HashMap<u32, Stream>,
     last_sub: u32,
@@ -108,12 +108,12 @@ pub(crate) struct ServerSession {
     began: Instant,
     heard: Instant,
     pinged: bool,
-    /// Since when queued bytes are not taken.
+    /// Since when the peer accepts no queued bytes.
     blocked: Option<Instant>,
     client_name: String,
     /// The ops and versions that are served.
     ops: &'static [OpRange],
-    /// Refusals that were not counted yet, by class.
+    /// Refusals not yet counted in the metrics, by class.
     refused: Option<[u32; CLASSES]>,
 }
 
@@ -157,18 +157,18 @@ impl ServerSession {
         Self { asks: true, ..Self::new(Role::Read, name, now) }
     }
 
-    /// A session that serves other versions than this build.
+    /// Makes the session serve other versions than this build.
     #[cfg(test)]
     pub(crate) fn serve_versions(&mut self, ops: &'static [OpRange]) {
         self.ops = ops;
     }
 
-    /// What the client calls itself.
+    /// The name that the client gave.
     pub(crate) fn client_name(&self) -> &str {
         &self.client_name
     }
 
-    /// Takes messages off `buf` until one asks for an action. `None`: read more, if
+    /// Reads messages from `buf` until one requires an action. `None`: read more, if
     /// [`wants_input`](Self::wants_input).
     pub(crate) fn receive(&mut self, buf: &mut BytesMut, now: Instant) -> Option<Action> {
         loop {
@@ -245,11 +245,12 @@ impl ServerSession {
         }
         let op = request.op();
         let ticket = Ticket { op, corr, cost };
-        // An upload is a stream and bounded as such: it ends by what is still to be read.
+        // An upload counts as a stream and is bounded as one: it ends only with input that is still
+        // to be read.
         *self.count(op) += 1;
         self.request_bytes += cost;
         let opens = self.opens(&request, now);
-        // A stream's number is spoken for even when the request is refused.
+        // A stream's number is used up even when the request is refused.
         if opens.is_some() {
             if sub <= self.last_sub {
                 return Err(ProtocolError::FlowControl("a stream's number must grow"));
@@ -294,7 +295,7 @@ impl ServerSession {
         })
     }
 
-    /// The stream that a request opens.
+    /// The stream that a request opens, if any.
     fn opens(&self, request: &Request, now: Instant) -> Option<Stream> {
         let stream = |credit: u32| Stream {
             credit: i64::from(credit),
@@ -317,7 +318,7 @@ impl ServerSession {
         }
     }
 
-    /// Whether anything may still begin.
+    /// Refuses new requests while the connection drains.
     pub(crate) fn check_open(&self) -> Result<(), Refusal> {
         match self.drain_until {
             None => Ok(()),
@@ -325,12 +326,12 @@ impl ServerSession {
         }
     }
 
-    /// What counts the requests of this kind that have no answer.
+    /// The counter of unanswered requests of this kind.
     const fn count(&mut self, op: Op) -> &mut u32 {
         if matches!(op, Op::BlobPut) { &mut self.uploads } else { &mut self.requests }
     }
 
-    /// Streams that may be open at a time.
+    /// Maximum number of open streams.
     const fn streams_max(&self) -> u32 {
         match self.access.role {
             Role::Host if self.access.alone.is_none() => HOST_STREAMS_MAX,
@@ -350,7 +351,7 @@ impl ServerSession {
     }
 
     fn credited(&mut self, sub: u32, bytes: u64) -> Result<Option<Action>, ProtocolError> {
-        // Credit for a stream that has just ended is no mistake: the messages crossed.
+        // Credit for a stream that has just ended is no error: the messages crossed.
         let Some(stream) = self.streams.get_mut(&sub) else { return Ok(None) };
         let total = i64::try_from(bytes).ok().and_then(|bytes| stream.credit.checked_add(bytes));
         match total {
@@ -366,14 +367,14 @@ impl ServerSession {
         bytes: Bytes,
         last: bool,
     ) -> Result<Option<Action>, ProtocolError> {
-        // The rest of an upload that was refused meanwhile is thrown away.
+        // The rest of an upload that was refused meanwhile is discarded.
         let Some(stream) = self.streams.get_mut(&sub) else { return Ok(None) };
         stream.credit -= bytes.len() as i64;
         if !stream.upload || stream.credit < 0 {
             return Err(ProtocolError::FlowControl("an upload beyond its window"));
         }
         if bytes.is_empty() && !last {
-            // The window is of bytes: there could be any number of these.
+            // The window counts bytes, so empty pieces would be unbounded.
             return Err(ProtocolError::FlowControl("a piece of an upload without bytes"));
         }
         Ok(Some(Action::Chunk { sub, bytes, last }))
@@ -387,7 +388,7 @@ impl ServerSession {
             && (self.is_closing() || self.out.len() < UNREAD_BYTES_MAX)
     }
 
-    /// Refusals since this was asked last, by class.
+    /// Refusals since the last call, by class.
     pub(crate) const fn take_refused(&mut self) -> Option<[u32; CLASSES]> {
         self.refused.take()
     }
@@ -407,14 +408,14 @@ impl ServerSession {
         access::check_blob(self.blobs.as_ref(), hash).is_ok()
     }
 
-    /// The client has put a blob.
+    /// Records that the client has uploaded a blob.
     pub(crate) fn has_put(&mut self, hash: BlobHash) {
         if let Some(blobs) = &mut self.blobs {
             blobs.add(hash);
         }
     }
 
-    /// The client is sent frames: it may use their bodies.
+    /// Records that frames are sent to the client: it may use their bodies.
     pub(crate) fn shown(&mut self, frames: &[Frame]) {
         if let Some(blobs) = &mut self.blobs {
             frames.iter().filter_map(Frame::hash).for_each(|hash| blobs.add(hash));
@@ -427,17 +428,17 @@ impl ServerSession {
             && !matches!(self.phase, Phase::Closing(_))
     }
 
-    /// So many bytes of a download are being read: they take up room already.
+    /// Reserves room for the bytes of a download that are being read.
     pub(crate) const fn reserve(&mut self, bytes: usize) {
         self.coming += bytes;
     }
 
-    /// They are here, or will not be.
+    /// Releases reserved room, when the bytes were queued or will not be.
     pub(crate) const fn release(&mut self, bytes: usize) {
         self.coming = self.coming.saturating_sub(bytes);
     }
 
-    /// What is to be written.
+    /// The queued bytes.
     pub(crate) const fn output(&self) -> &Gather {
         &self.out
     }
@@ -447,12 +448,12 @@ impl ServerSession {
         self.streams.contains_key(&sub)
     }
 
-    /// Requests without an answer, and open streams.
+    /// Unanswered requests, and open streams.
     pub(crate) fn under_way(&self) -> (u64, u64) {
         (u64::from(self.requests + self.uploads), self.streams.len() as u64)
     }
 
-    /// Whether nothing is under way.
+    /// Whether no request is unanswered and no stream is open.
     pub(crate) fn is_idle(&self) -> bool {
         self.requests == 0 && self.uploads == 0 && self.streams.is_empty()
     }
@@ -462,7 +463,7 @@ impl ServerSession {
         self.phase == Phase::Open
     }
 
-    /// Whether CLOSE was said.
+    /// Whether the connection is closing: nothing more is sent.
     pub(crate) const fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing(_))
     }

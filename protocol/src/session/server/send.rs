@@ -1,4 +1,4 @@
-//! What the server says: answers, frames, events. All of it is counted here.
+//! Messages the server sends: answers, frames, events. Credit and limits are accounted here.
 
 use std::time::Instant;
 
@@ -18,13 +18,13 @@ use crate::server::CLASSES;
 use crate::service::StoreIdentity;
 
 impl ServerSession {
-    /// Decides what the client may do, before it is welcomed.
+    /// Sets what the client may do, before it is welcomed.
     pub(crate) fn let_in(&mut self, access: Access) {
         self.blobs = (!access.read.is_whole()).then(KnownBlobs::default);
         self.access = access;
     }
 
-    /// Makes the host of a client that may be it: of one processor, or of all.
+    /// Gives a client that may host the rights of a host: of one processor, or of all.
     pub(crate) fn let_host(&mut self, alone: Option<&Topic>) {
         let access = match alone {
             Some(name) => Access::alone(&name.as_str().into()),
@@ -63,12 +63,12 @@ impl ServerSession {
         self.respond(ticket.op as u8, ticket.corr, 0, false, put);
     }
 
-    /// Answers a part of a request; another part follows.
+    /// Sends one part of an answer; another part follows.
     pub(crate) fn reply_part(&mut self, ticket: Ticket, put: impl FnOnce(&mut Gather)) {
         self.respond(ticket.op as u8, ticket.corr, 0, true, put);
     }
 
-    /// Answers that it cannot be done.
+    /// Answers a request with a refusal.
     pub(crate) fn refuse(&mut self, ticket: Ticket, refusal: &Refusal) {
         self.settle(ticket);
         let code = refusal.code.number();
@@ -116,7 +116,7 @@ impl ServerSession {
         self.out.finish()
     }
 
-    /// Bytes that may be sent on a stream; none when it is gone.
+    /// Bytes that may be sent on a stream; 0 when it was removed.
     pub(crate) fn credit(&self, sub: u32) -> i64 {
         self.streams.get(&sub).map_or(0, |stream| stream.credit)
     }
@@ -137,7 +137,7 @@ impl ServerSession {
         }
     }
 
-    /// Says something else on a stream; after the last word the stream is gone.
+    /// Sends an event on a stream; the last event removes the stream.
     pub(crate) fn event(&mut self, sub: u32, event: &StreamEvent) {
         if event.is_last() {
             self.streams.remove(&sub);
@@ -145,7 +145,7 @@ impl ServerSession {
         self.push(Op::SubEvent, event.code(), sub, |out| event.put(out));
     }
 
-    /// Sends a piece of a download; after the last the stream is gone.
+    /// Sends a piece of a download; the last removes the stream.
     pub(crate) fn chunk(&mut self, sub: u32, bytes: &Bytes, last: bool) {
         let flags = FLAG_PUSH | if last { 0 } else { FLAG_MORE };
         let header = Header { op: Op::BlobChunk as u8, flags, code: 0, corr: 0, sub };
