@@ -20,7 +20,7 @@ pub(super) struct Grace {
 }
 
 impl Grace {
-    /// Room of so many bytes, and some for the errors that end it.
+    /// Room of this many bytes, plus reserves for the resulting errors.
     pub(super) fn new(bytes: usize) -> Self {
         Self { left: bytes, reserves: RESERVES_MAX, failed: false }
     }
