@@ -1,24 +1,24 @@
-//! Whether a store has room: told by what it refused last, as a disk with a few bytes left takes a
-//! small event and no blob. What the log, `/readyz`, the metrics and `doctor` say comes from here.
+//! Whether a store has space: judged by its last refusal, since a disk with a few bytes left takes
+//! a small event and no blob. The log, `/readyz`, the metrics and `doctor` report it from here.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use xs_engine::Shortage;
 
-/// Free bytes with which a store that was full is taken to have room again: a segment's worth.
+/// Free bytes at which a full store counts as having space again: one segment.
 const ROOM_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is put into a store.
+/// The kind of data put into a store.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Put {
-    /// A batch, with the bodies that came in it.
+    /// A batch, with its inline bodies.
     Batch,
-    /// A blob that was uploaded.
+    /// An uploaded blob.
     Blob,
 }
 
-/// What found too little room and has not been stored since.
+/// The kinds of data that found too little space and have not been stored since.
 #[derive(Debug, Default)]
 pub(crate) struct Fullness {
     dir: PathBuf,
@@ -27,15 +27,15 @@ pub(crate) struct Fullness {
 }
 
 impl Fullness {
-    /// That of the store in a directory.
+    /// For the store in a directory.
     pub(crate) fn of(dir: PathBuf) -> Self {
         Self { dir, ..Self::default() }
     }
 
-    /// Something was stored, or refused for want of what it says.
+    /// Records that data was stored, or refused for lack of what `refused` says.
     pub(super) fn note(&self, put: Put, refused: Option<Shortage>) {
         let flag = self.flag(put);
-        // Stored batches are many: the flag is written when it changes.
+        // Most batches are stored: the flag is written only when it changes.
         if flag.load(Ordering::Relaxed) == refused.is_some() {
             return;
         }
@@ -57,7 +57,8 @@ impl Fullness {
         self.is_full_with(free(&self.dir))
     }
 
-    /// The same with so many free bytes. Nobody may have put anything since there is room again.
+    /// Whether the store is full, given this many free bytes. Nothing may have been put since space
+    /// was freed, so enough free bytes reset it.
     fn is_full_with(&self, free: Option<u64>) -> bool {
         if self.is_noted() && free.is_some_and(|free| free >= ROOM_BYTES) {
             self.note(Put::Batch, None);

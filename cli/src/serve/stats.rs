@@ -1,10 +1,9 @@
-//! What a store tells about itself, as the JSON of STATS. docs/wire.md lists the names.
+//! The store's statistics, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
 use xs_engine::{CountBytes, Health, Histogram, StoreStats, uuid_text};
 
-/// The text of the part of STATS that is the store's. `is_full`: something was refused for
-/// want of room.
+/// The store's part of STATS. `is_full`: something was refused for lack of space.
 pub(super) fn text(stats: &StoreStats, is_full: bool) -> String {
     let StoreStats { info, files, frames, commit, scrub, .. } = stats;
     let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });
