@@ -274,7 +274,7 @@ mod tests {
             for op in source.split("#[op2").skip(1) {
                 let (head, _) = op.split_once(" {\n").unwrap();
                 let words = head.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-                // What begins small is a name, a number or a truth value.
+                // Lowercase words are names, numbers or booleans.
                 let mut types = words.filter(|word| word.starts_with(|c: char| c.is_uppercase()));
                 let other = types.find(|word| !known.contains(word));
                 assert!(other.is_none() && !head.contains("serde"), "{other:?} in {head}");

@@ -101,7 +101,8 @@ impl Outbox {
         inner.frames >= OUTSTANDING_FRAMES_MAX || inner.bytes >= OUTSTANDING_BYTES_MAX
     }
 
-    /// Whether so many unawaited frames are outstanding that they would pile up without end.
+    /// Whether the outstanding frames or their bytes have reached the limit at which `ctx.append`
+    /// throws: a run that never awaits it must not pile them up without bound.
     pub(super) fn is_flooded(&self) -> bool {
         let inner = self.inner.borrow();
         inner.frames >= UNAWAITED_FRAMES_MAX || inner.bytes >= UNAWAITED_BYTES_MAX

@@ -128,7 +128,7 @@ mod tests {
         let waits = |quiet: &mut Quiet| (0..).take_while(|_| !quiet.is_after(false, HOG)).count();
         let mut quiet = Quiet::default();
         assert_eq!(waits(&mut quiet), 50);
-        // A moment of rest begins the wait anew.
+        // A moment of idleness restarts the wait.
         assert!(quiet.is_after(false, IDLE));
         assert_eq!(waits(&mut quiet), 50);
         // What starts meanwhile is waited for, however long that was.

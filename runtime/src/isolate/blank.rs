@@ -237,7 +237,7 @@ mod tests {
         };
         assert!(unless_held(&mut told, Duration::ZERO, || made(0)).await.is_none());
         assert_eq!(looks.replace(0), 2);
-        // Nor is it waited for as long as there are others.
+        // While other runtimes are made, the wait still ends, after `WAITS_MAX` rounds.
         assert!(unless_held(&mut told, Duration::ZERO, || made(1)).await.is_none());
         assert_eq!(looks.get(), 2 * u64::from(WAITS_MAX));
     }

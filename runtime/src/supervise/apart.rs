@@ -140,7 +140,7 @@ mod tests {
         let changed = plans(&apart(&text.replace("env", "read = [\"/var/log\"]\nenv")));
         assert!(changed[&a] != two[&a]);
         assert!(changed.iter().filter(|(whose, plan)| two.get(*whose) != Some(*plan)).count() == 1);
-        // What a module is told is no concern of its process.
+        // The configuration passed to a module does not affect its process.
         let told = plans(&apart(&format!("{text}[modules.a.config]\nn = 1\n")));
         assert_eq!(told, two);
     }

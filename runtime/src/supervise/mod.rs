@@ -42,7 +42,7 @@ const EXIT_LOST: u8 = 77;
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
 /// A connection that lasted this long is re-established at once when it is lost.
 const SETTLED: Duration = Duration::from_secs(10);
-/// Maximum number of threads that a Host is told of; the oldest are dropped.
+/// Maximum number of threads that are reported to a Host; the oldest are dropped.
 const CULPRITS_MAX: usize = 64;
 /// Time for a Host to end after SIGTERM: its own limit plus a margin.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -252,7 +252,7 @@ mod tests {
             |names: &[&str]| End::Crashed(names.iter().map(|&name| name.into()).collect());
         assert_eq!(next.after(crashed(&[a, b]), Duration::ZERO), KNOWN_CAUSE);
         assert_eq!(next.culprits, [a, b]);
-        // The Host that was told of them lost its connection, and may have said nothing.
+        // The Host that received them lost its connection, and may not have reported them.
         let wait = next.after(End::Lost, Duration::ZERO);
         assert!(wait > Duration::ZERO && wait <= way::WAIT_MAX, "{wait:?}");
         assert_eq!(next.culprits, [a, b]);

@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// A way that is missing so many times, then there or never.
+    /// A way that is missing for `missing` attempts, then found, or ruled out for good if `never`.
     fn way(missing: usize, never: bool) -> (Way, Arc<AtomicUsize>) {
         let tries = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tries);
