@@ -272,7 +272,7 @@ mod tests {
         assert!(!typed.contains(" DIR/s "), "{typed}");
         let behind = taken(dir, "sync = \"none\"", "xs serve --config FILE -- ./t").unwrap();
         assert!(behind.ends_with("--sync=none -- ./t"), "{behind}");
-        // What one option needs of another may stand in the other place.
+        // An option on the command line may depend on one in the file.
         let public = taken(dir, "metrics = \":9\"", "xs serve --metrics-public --config FILE");
         assert!(public.unwrap().ends_with("--metrics=:9"));
         assert_eq!(taken(dir, file, "xs cat a").unwrap(), "xs cat a");

@@ -113,10 +113,10 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        // Upwards it ends where the read goes on, and begins no earlier than the read.
+        // Ascending, a gap ends where the read resumes and begins no earlier than the read.
         assert_eq!(gap(Some(5), None, 3, 9), Some(5..9));
         assert_eq!(gap(Some(2), None, 3, 9), Some(3..9));
-        // Downwards it ends where frames are found again, and not above where the read was.
+        // Descending, it ends where frames are found again, but not above the position of the read.
         assert_eq!(gap(Some(5), Some(9), 12, 5), Some(5..9));
         assert_eq!(gap(Some(5), Some(20), 12, 5), Some(5..12));
         assert_eq!(gap(Some(2), Some(9), 12, 3), Some(3..9));

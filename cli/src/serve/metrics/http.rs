@@ -249,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes back for some bytes.
+    /// Returns the answer to a request.
     async fn answer(request: &[u8]) -> String {
         let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
         let page = |path: String| async move {
@@ -307,7 +307,7 @@ mod tests {
         let mut text = String::new();
         let request = b"GET /page HTTP/1.1\r\n\r\n";
         if stream.write_all(request).await.is_ok() {
-            // Whoever is closed without an answer has none.
+            // A connection closed without an answer gives an empty text.
             let _ = stream.read_to_string(&mut text).await;
         }
         text
