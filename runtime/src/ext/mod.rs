@@ -238,7 +238,7 @@ pub(crate) fn permit(state: &mut OpState, permissions: PermissionsContainer) {
 mod tests {
     use super::*;
 
-    /// An op that takes a richer type panics on a Symbol, and the process dies of it.
+    /// An op that takes a richer type panics on a Symbol, which ends the process.
     #[test]
     fn ops_take_strings_numbers_and_bytes_only() {
         let sources = [
@@ -284,7 +284,7 @@ mod tests {
         assert!(ops >= 70, "{ops}");
     }
 
-    /// A script that is still a path would be looked for on the user's machine.
+    /// A script stored as a path would be looked up on the user's machine.
     #[test]
     fn every_script_is_in_the_binary() {
         for extension in extensions() {

@@ -211,7 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// Dozens that started at once on a busy machine were given up, one by one, with their Host.
+    /// Dozens of runtimes that started at once on a busy machine once timed out one by one, and
+    /// ended their Host.
     #[tokio::test]
     async fn a_runtime_is_waited_for_while_others_are_made() {
         let (tell, mut told) = oneshot::channel();

@@ -50,7 +50,7 @@ mod tests {
         let mut grace = Grace::new(40 << 20);
         let first: Vec<usize> = (0..3).map(|_| grace.more()).collect();
         assert_eq!(first, [STEP_BYTES, STEP_BYTES, 8 << 20]);
-        // One fails, the next finds room.
+        // One allocation fails, the next succeeds.
         for _ in 0..RESERVES_MAX {
             assert_eq!((grace.more(), grace.more()), (0, RESERVE_BYTES));
         }

@@ -379,7 +379,7 @@ pub(crate) fn is_private(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// An address that leads to another one is as private as that.
+    /// An address that embeds another one is as private as that.
     #[test]
     fn addresses_inside_of_others_are_looked_at() {
         for (address, expected) in [

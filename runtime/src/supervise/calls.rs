@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Filters hold for the thread that asks for them, and go with it.
+    /// Runs in a thread, since filters apply to the thread that installs them and end with it.
     fn confined(programs: bool, work: impl FnOnce() + Send + 'static) {
         let has = std::fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp:");
         let thread = std::thread::spawn(move || {
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// The questions of a resolver go out, and their answers come in.
+    /// A resolver sends queries and receives answers.
     #[test]
     fn datagrams_are_let_through() {
         confined(false, || {

@@ -260,7 +260,7 @@ mod tests {
         // It did not start, or the store took nothing from it.
         assert!(next.after(End::Unknown, Duration::ZERO) > KNOWN_CAUSE);
         assert_eq!(next.culprits, [a, b]);
-        // The next one went down for another one, or without a module to blame.
+        // The next Host crashes on another thread, and one ends without a module to blame.
         next.after(crashed(&[c, a]), SETTLED);
         next.after(End::Known, SETTLED);
         assert_eq!(next.culprits, [b, c, a]);
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(next.culprits[CULPRITS_MAX - 1], "js-000000000999");
     }
 
-    /// It was started ten times a second, for ever.
+    /// Such a Host was once restarted ten times a second, forever.
     #[test]
     fn a_crash_that_tells_nothing_new_is_waited_for() {
         let mut next = Next::default();

@@ -142,7 +142,7 @@ mod tests {
                     (100..high - 1).contains(&low) || low + 1 == high,
                     "{before}{after}: {low}"
                 );
-                // Whether it is right is not the question.
+                // The result does not matter, only that the stack does not overflow.
                 let _ = compile(file, &whole(low));
             }
         }
