@@ -243,7 +243,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            // Some bits of zstd's own header change nothing.
+            // Some bits of the zstd header have no effect.
             if let Ok((_dir, dump)) = unpacked(&damaged) {
                 assert_eq!(std::fs::read(dump.frames()).unwrap(), b"{}\n", "byte {at}");
             }
@@ -252,7 +252,7 @@ mod tests {
             let mut tar = tar::Builder::new(Vec::new());
             let mut header = header("x", 0).unwrap();
             header.set_entry_type(kind);
-            // Names that lead elsewhere are what set_path refuses.
+            // Written directly, since `set_path` refuses names that lead outside.
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             tar.append(&header, io::empty()).unwrap();

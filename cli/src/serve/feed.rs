@@ -121,13 +121,13 @@ mod tests {
         assert_eq!(gap(Some(5), Some(20), 12, 5), Some(5..12));
         assert_eq!(gap(Some(2), Some(9), 12, 3), Some(3..9));
         assert_eq!(gap(Some(5), None, 12, 5), Some(5..6));
-        // No frame was lost between those before and behind it.
+        // No frame was lost between the frames before and after it.
         assert_eq!(gap(Some(5), None, 3, 5), None);
         assert_eq!(gap(Some(5), None, 5, 5), None);
         assert_eq!(gap(Some(5), Some(5), 5, 5), None);
     }
 
-    /// One connection after another is served on a thread: a pull that finds nothing ends too.
+    /// A thread serves many connections in turn, so a pull that finds nothing must end too.
     #[test]
     fn a_pull_ends_where_all_is_superseded() {
         let frames = 4 * LOOK_MAX as u64;

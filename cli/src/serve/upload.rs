@@ -173,14 +173,14 @@ mod tests {
             second.write(&piece).unwrap();
         }
         first.write(&piece).unwrap();
-        // The second has waited longest by now.
+        // By now, the second has waited longest.
         third.write(&piece).unwrap();
         third.write(&piece).unwrap();
         let refusal = second.write(&piece).unwrap_err();
         assert_eq!((refusal.code, refusal.details), (Code::Busy, vec![Detail::Limit(2)]));
         assert_eq!(second.finish().unwrap_err().code, Code::Busy);
         assert_eq!(first.finish().unwrap().1, 3 * LONG_UPLOAD_BYTES);
-        // The place of one that has ended is free.
+        // The slot of a finished upload is free.
         let mut fourth = begin();
         fourth.write(&piece).unwrap();
         fourth.write(&piece).unwrap();

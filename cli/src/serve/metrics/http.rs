@@ -337,7 +337,7 @@ mod tests {
             let stream = connect().await;
             asking.push(tokio::spawn(get(stream)));
         }
-        // The oldest went for them, though none was there for long.
+        // The oldest connections were closed for them, although none had waited long.
         for mut stream in silent {
             assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
         }
@@ -346,7 +346,7 @@ mod tests {
             let text = asking.await.unwrap();
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
         }
-        // All places are free again.
+        // All connection slots are free again.
         gate.add_permits(1);
         let again = async { while !get(connect().await).await.starts_with("HTTP/1.1 200 OK") {} };
         tokio::time::timeout(PATIENCE, again).await.unwrap();
