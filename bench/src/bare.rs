@@ -220,7 +220,7 @@ mod tests {
         let path = dir.path().join("log").join(format!("{:020}.0.seg", 0));
         assert_eq!(walk(std::slice::from_ref(&path)).unwrap().0, 68);
         let mut bytes = std::fs::read(&path).unwrap();
-        // The last bytes of the first frame's meta, behind the checkpoint's batch.
+        // Corrupts the meta of the first frame, after the checkpoint's batch.
         let at = bytes.windows(5).position(|meta| meta == b"{\"n\":").unwrap();
         bytes[at] ^= 1;
         assert!(walk_one(&bytes).is_err());

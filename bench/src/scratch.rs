@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn memory_is_no_place_for_durable_rows() {
-        // Where it is missing or something else, there is nothing to refuse.
+        // If `/dev/shm` is missing or is not a tmpfs, there is nothing to refuse.
         let dir = Path::new("/dev/shm");
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
         if mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")) {
