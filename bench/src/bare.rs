@@ -1,5 +1,5 @@
-//! What the machine does without a store: the loops that figures are compared with. Each does as
-//! little as can be done to the same bytes, and is no model of how a store should be written.
+//! Loops without a store that measure what the machine can do, for comparison. Each does the
+//! minimum work on the same bytes; they are no model for how to write a store.
 
 use std::fmt;
 use std::fs::File;
@@ -14,15 +14,16 @@ use anyhow::{Context as _, ensure};
 use rustix::fs::FallocateFlags;
 use sha2::{Digest as _, Sha256};
 
-/// Bytes that a copy goes to before it begins anew: more than the processor caches.
+/// Size of the buffer that copies go to before they start again at its beginning: larger than the
+/// processor caches.
 const ARENA: usize = 64 * 1024 * 1024;
-/// Bytes of a file that is written and synced.
+/// Bytes of a file that is preallocated, written and synced.
 pub const PREPARED: u64 = 64 * 1024 * 1024;
 const PIECE: usize = 1024 * 1024;
 
-/// Time to copy `count` pieces of `len` bytes, one behind the other.
+/// Returns the time to copy `count` chunks of `len` bytes to consecutive positions.
 pub fn copy(len: usize, count: u64) -> Duration {
-    // Not zeros: memory that was never written costs page faults.
+    // Not zeros: memory that was never written causes page faults.
     let (from, mut to) = (vec![7; len], vec![1; ARENA]);
     let begun = Instant::now();
     let mut at = 0;
@@ -38,12 +39,12 @@ pub fn copy(len: usize, count: u64) -> Duration {
     begun.elapsed()
 }
 
-/// Time to take the SHA-256 of `count` pieces of `len` bytes.
+/// Returns the time to compute the SHA-256 of `count` chunks of `len` bytes.
 pub fn sha256(len: usize, count: u64) -> Duration {
     timed(len, count, |bytes| u32::from(Sha256::digest(bytes)[0]))
 }
 
-/// Time to take the CRC of `count` pieces of `len` bytes.
+/// Returns the time to compute the CRC of `count` chunks of `len` bytes.
 pub fn crc(len: usize, count: u64) -> Duration {
     timed(len, count, crc32fast::hash)
 }
@@ -58,10 +59,11 @@ fn timed(len: usize, count: u64, sum: impl Fn(&[u8]) -> u32) -> Duration {
     begun.elapsed()
 }
 
-/// Time to write so many bytes to files that are allocated first and synced when they are full.
+/// Returns the time to write this many bytes to files that are preallocated and are synced when
+/// they are full.
 ///
 /// # Errors
-/// When they cannot be written.
+/// If the files cannot be written.
 pub fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
     let piece = vec![7; PIECE];
     let begun = Instant::now();
@@ -79,8 +81,8 @@ pub fn write_back(dir: &Path, bytes: u64) -> io::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// A log and a pack in space that was written and synced before, and a thread for the second sync.
-/// Where one sync is enough, the first of them stands for the journal.
+/// A log file and a pack file whose space was written and synced before, and a thread for the
+/// second sync. Where one sync is enough, the log file stands for the journal.
 pub struct SyncLoop {
     log: File,
     pack: File,
@@ -101,10 +103,10 @@ impl fmt::Debug for SyncLoop {
 }
 
 impl SyncLoop {
-    /// Prepares files of so many bytes.
+    /// Creates files of `len` bytes.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// If the files cannot be written.
     pub fn new(dir: &Path, len: u64) -> io::Result<Self> {
         let (log, pack) = (prepared(dir, len)?, prepared(dir, len)?);
         let (ask, asked) = sync_channel(1);
@@ -116,20 +118,20 @@ impl SyncLoop {
         Ok(Self { log, pack, len, at: 0, ask: Some(ask), answers, helper: Some(helper) })
     }
 
-    /// Writes bytes to one file and makes them durable.
+    /// Writes bytes to one file and syncs it.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the write or the sync.
     pub fn once(&mut self, bytes: &[u8]) -> io::Result<()> {
         let at = self.place(bytes.len());
         self.log.write_all_at(bytes, at)?;
         self.log.sync_data()
     }
 
-    /// Writes bytes to each file and makes them durable, both at once.
+    /// Writes bytes to each file and syncs both concurrently.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of a write or a sync.
     pub fn twice(&mut self, log: &[u8], pack: &[u8]) -> io::Result<()> {
         let at = self.place(log.len().max(pack.len()));
         self.log.write_all_at(log, at)?;
@@ -140,7 +142,8 @@ impl SyncLoop {
         self.answers.recv().map_err(|_| gone())?.and(first)
     }
 
-    /// Where the next so many bytes go: behind those before, or to the beginning.
+    /// Returns the position for the next `len` bytes: after the previous ones, or 0 when they do
+    /// not fit.
     fn place(&mut self, len: usize) -> u64 {
         let at = if self.at + len as u64 > self.len { 0 } else { self.at };
         self.at = at + (len as u64).next_multiple_of(8);
@@ -151,7 +154,7 @@ impl SyncLoop {
 impl Drop for SyncLoop {
     fn drop(&mut self) {
         drop(self.ask.take());
-        // It has nothing left to say.
+        // The thread returns nothing.
         let _ = self.helper.take().map(JoinHandle::join);
     }
 }
@@ -166,11 +169,11 @@ fn prepared(dir: &Path, len: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Walks the FRAME records of segments and checks each CRC, from memory: how many there are and the
-/// time without that of reading the files.
+/// Iterates over the FRAME records of segments in memory and checks each CRC. Returns the number of
+/// frames and the time, without the time to read the files.
 ///
 /// # Errors
-/// When a file cannot be read, or a record is damaged.
+/// If a file cannot be read or a record is damaged.
 pub fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
     let (mut frames, mut time) = (0, Duration::ZERO);
     for path in segments {
@@ -182,7 +185,7 @@ pub fn walk(segments: &[PathBuf]) -> anyhow::Result<(u64, Duration)> {
     Ok((frames, time))
 }
 
-/// The layout is that of docs/format.md, in as few steps as it can be walked in.
+/// Parses the layout of docs/format.md in as few steps as possible.
 fn walk_one(bytes: &[u8]) -> anyhow::Result<u64> {
     const FILE_HEADER: usize = 64;
     const BATCH_HEADER: usize = 64;
@@ -227,7 +230,7 @@ mod tests {
         let path = dir.path().join("log").join(format!("{:020}.0.seg", 0));
         assert_eq!(walk(std::slice::from_ref(&path)).unwrap().0, 68);
         let mut bytes = std::fs::read(&path).unwrap();
-        // The last bytes of the first frame's meta, behind the checkpoint's batch.
+        // Corrupts the meta of the first frame, after the checkpoint's batch.
         let at = bytes.windows(5).position(|meta| meta == b"{\"n\":").unwrap();
         bytes[at] ^= 1;
         assert!(walk_one(&bytes).is_err());

@@ -1,4 +1,4 @@
-//! A server in a process of its own, which does not outlive who started it.
+//! A server in a child process, which is stopped when the value is dropped.
 
 use std::fs;
 use std::io;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The longest a server may take to answer, or to end.
+/// Maximum time for a server to answer or to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two looks at what a server does.
+/// Time between two checks of a server.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A running server.
@@ -22,10 +22,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a command; what it says goes to a file.
+    /// Starts a command; its output goes to a file.
     ///
     /// # Errors
-    /// When the file cannot be made or the command not be started.
+    /// If the file cannot be created or the command cannot be started.
     pub fn start(mut command: Command, log: PathBuf) -> anyhow::Result<Self> {
         let said = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
@@ -34,30 +34,30 @@ impl Daemon {
         Ok(Self { child, log })
     }
 
-    /// Id of its process.
+    /// Returns its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has said so far.
+    /// Returns its output so far.
     #[must_use]
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// How it ended, if it has.
+    /// Returns its exit status, or nothing while it runs.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// The error of the system call.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Kills it, as a crash would, and waits until it is gone.
+    /// Kills the process like a crash would, and waits until it has ended.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The error of the system call.
     pub fn kill(mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
@@ -69,7 +69,7 @@ impl Drop for Daemon {
         if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return;
         }
-        // It is a child that nobody has waited for: the id is still its own.
+        // The child was not yet waited for, so its process id cannot belong to another process.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let give_up = Instant::now() + PATIENCE;
         while Instant::now() < give_up {

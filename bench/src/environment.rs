@@ -1,5 +1,5 @@
-//! What a figure depends on besides the code, said before the first one: machine, filesystem,
-//! compiler, commit, load, and what a sync costs here and now.
+//! What figures depend on besides the code, printed before the first one: machine, filesystem,
+//! compiler, commit, load, and the current cost of a sync.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,14 +13,14 @@ use serde_json::json;
 use crate::histogram::Histogram;
 use crate::report::Report;
 
-/// Bytes written before each sync that is timed.
+/// Bytes written before each measured sync.
 const SYNC_BYTES: usize = 4096;
 const SYNCS: u64 = 200;
 
 /// Prints what the figures of this run depend on.
 ///
 /// # Errors
-/// When the directory cannot be written to, or what is printed cannot be.
+/// If the directory or the output cannot be written to.
 pub fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
     let syncs = sync_latency(scratch)?;
     let (p50, p99) = (syncs.micros(0.5), syncs.micros(0.99));
@@ -37,7 +37,7 @@ pub fn print(report: &mut Report, scratch: &Path) -> io::Result<()> {
     }))
 }
 
-/// Machine, filesystem, compiler, commit and load, each with its name.
+/// Returns machine, filesystem, compiler, commit and load, each with its name.
 pub fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     vec![
@@ -53,10 +53,10 @@ pub fn facts(scratch: &Path) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What a sync costs in a directory, into space that was written before.
+/// Measures syncs in a directory, into space that was written before.
 ///
 /// # Errors
-/// When the directory cannot be written to.
+/// If the directory cannot be written to.
 pub fn sync_latency(dir: &Path) -> io::Result<Histogram> {
     let file = tempfile::tempfile_in(dir)?;
     let file: &File = &file;
@@ -77,7 +77,7 @@ fn text_of(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// What follows a word at the beginning of a line.
+/// Returns the rest of the first line that begins with `word`.
 fn line_of(path: &str, word: &str) -> String {
     let text = text_of(path);
     let line = text.lines().find_map(|line| line.strip_prefix(word));
@@ -88,7 +88,7 @@ fn cpu() -> String {
     line_of("/proc/cpuinfo", "model name").trim_start_matches([':', ' ', '\t']).to_owned()
 }
 
-/// Kind, device and options of the filesystem that a directory is on.
+/// Returns kind, device and options of the filesystem of a directory.
 fn filesystem(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     mount_of(&text_of("/proc/mounts"), &dir).unwrap_or_else(|| "unknown".to_owned())
@@ -100,7 +100,7 @@ fn mount_of(mounts: &str, dir: &Path) -> Option<String> {
         Some((words.next()?, words.next()?, words.next()?, words.next()?))
     });
     let over = mounts.filter(|(_, point, ..)| dir.starts_with(point));
-    // Of mounts at the same place the last one is seen.
+    // Of several mounts at the same path, the last one is visible.
     let (device, _, kind, options) = over.max_by_key(|(_, point, ..)| point.len())?;
     Some(format!("{kind} on {device} ({options})"))
 }

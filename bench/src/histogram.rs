@@ -1,16 +1,16 @@
-//! Durations by their size: buckets whose width grows with what they hold, so that any quantile is
-//! right within 3 % and recording one is a shift and an add. Not made for anything but times.
+//! A histogram of durations. The width of buckets grows with the duration, so that any quantile is
+//! within 3 % and recording is a shift and an add. Meant only for times.
 
 use std::time::Duration;
 
 /// Buckets for each power of two, as a power of two.
 const SHARE_BITS: u32 = 5;
 const SHARE: usize = 1 << SHARE_BITS;
-/// Longer times, over half an hour, count as this long.
+/// Longer times (more than half an hour) count as this.
 const NANOS_MAX: u64 = (1 << 41) - 1;
 const BUCKETS: usize = bucket(NANOS_MAX) + 1;
 
-/// How often which duration was seen.
+/// How often each duration was recorded.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -27,7 +27,7 @@ const fn bucket(nanos: u64) -> usize {
     shift as usize * SHARE + (nanos >> shift) as usize
 }
 
-/// The longest duration that falls into a bucket.
+/// Returns the longest duration of a bucket.
 const fn upper(bucket: usize) -> u64 {
     if bucket < 2 * SHARE {
         return bucket as u64;
@@ -44,7 +44,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts one duration.
+    /// Records one duration.
     pub fn record(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(NANOS_MAX);
         self.counts[bucket(nanos)] += 1;
@@ -52,19 +52,19 @@ impl Histogram {
         self.longest = self.longest.max(nanos);
     }
 
-    /// How many durations were counted.
+    /// Returns the number of recorded durations.
     pub const fn count(&self) -> u64 {
         self.total
     }
 
-    /// Adds what another one counted.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
         self.total += other.total;
         self.longest = self.longest.max(other.longest);
     }
 
-    /// The duration that a share of all, 0 to 1, does not exceed; zero when there are none.
+    /// Returns the duration that a share (0 to 1) of all do not exceed; zero if there are none.
     pub fn quantile(&self, share: f64) -> Duration {
         let rank = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
@@ -75,7 +75,7 @@ impl Histogram {
         Duration::from_nanos(found.map_or(0, upper).min(self.longest))
     }
 
-    /// The same in microseconds.
+    /// Like [`Self::quantile`], in microseconds.
     pub fn micros(&self, share: f64) -> f64 {
         self.quantile(share).as_nanos() as f64 / 1e3
     }

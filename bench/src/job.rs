@@ -1,6 +1,6 @@
-//! Work in a process of its own: to measure memory that nothing else has used, and to be killed.
-//! The job comes as an argument, the answer is a line on standard output; then the process waits
-//! until its standard input ends, and ends in order, or until it is killed.
+//! Work in a new process, to measure memory that nothing else has used, or to be killed. The job is
+//! a command-line argument, the answer a line on standard output. After that, the process waits to
+//! be killed; if its standard input ends, it closes the store and exits.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use xs_engine::{Batch, NewFrame, ReadOptions, Store, StoreOptions, SyncPolicy, T
 use crate::benches::append::fill;
 use crate::benches::replay::{best, read};
 
-/// Frames of a batch where only the result counts.
+/// Frames per batch where only the resulting store matters.
 const BATCH: usize = 2048;
 const LASTS: u64 = 2000;
 
@@ -30,30 +30,30 @@ pub(crate) struct Job {
     pub(crate) segment_bytes: u64,
     /// Frames to append.
     pub(crate) frames: u64,
-    /// With bodies of 256 bytes.
+    /// Whether frames have bodies of 256 bytes.
     pub(crate) bodies: bool,
-    /// Topics that they go to in turn.
+    /// Number of topics that frames go to in turn.
     pub(crate) topics: u64,
-    /// Append on until the active segment is half full.
+    /// Whether to continue appending until the active segment is half full.
     pub(crate) half_full: bool,
-    /// Measure reads.
+    /// Whether to measure reads.
     pub(crate) reads: bool,
 }
 
 /// What was measured. Times in seconds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// From nothing to an open store.
+    /// Time to open the store.
     pub(crate) open: f64,
-    /// Of that, what this thread was on a processor.
+    /// The part of `open` that this thread ran on a processor.
     pub(crate) open_busy: f64,
-    /// Bytes that no file backs, before and after that.
+    /// Bytes of anonymous memory (without a file behind it) before and after opening.
     pub(crate) rss_before: u64,
     pub(crate) rss_open: u64,
     pub(crate) append: f64,
     pub(crate) head: u64,
     pub(crate) segments: u64,
-    /// Reading all frames once, and those of one topic.
+    /// Time to read all frames once, and those of one topic.
     pub(crate) replay: f64,
     pub(crate) topic: f64,
     pub(crate) last_p50: f64,
@@ -73,7 +73,7 @@ impl Job {
         Ok(StoreOptions { segment_bytes: self.segment_bytes, ..scratch::options(sync) })
     }
 
-    /// Does it in a process of its own.
+    /// Runs the job in a new process.
     pub(crate) fn start(&self) -> anyhow::Result<Done> {
         let this = std::env::current_exe().context("find this binary")?;
         let mut command = Command::new(this);
@@ -90,7 +90,7 @@ impl Job {
         }
     }
 
-    /// Does it in this process.
+    /// Runs the job in this process.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut answer = Answer { rss_before: process::rss_anon()?, ..Answer::default() };
         let (begun, before) = (Instant::now(), Times::of_this_thread());
@@ -112,7 +112,7 @@ impl Job {
             self.measure_reads(&store, &mut answer)?;
         }
         if self.frames == 0 {
-            // Killed after this it has something to recover from.
+            // If the process is killed after this, there is something to recover.
             store.append(Batch::from(NewFrame::new(topic(0))))?;
         }
         let info = store.info();
@@ -139,7 +139,7 @@ impl Job {
     fn measure_reads(&self, store: &Store, answer: &mut Answer) -> anyhow::Result<()> {
         let of = |name: &str| anyhow::Ok(TopicPatterns::parse(name)?);
         let all = ReadOptions::default();
-        // Nothing was removed, and topics took turns.
+        // No frame was removed, and the topics took turns.
         let frames = store.info().head;
         answer.replay = best(frames, || read(store, &all))?.as_secs_f64();
         let one = ReadOptions { topics: of(topic(0).as_str())?, ..ReadOptions::default() };
@@ -174,12 +174,12 @@ impl Done {
     }
 }
 
-/// A job as it was written on a command line.
+/// Parses a job from the command line.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Job> {
     serde_json::from_str(text).context("read a job")
 }
 
-/// The store of a job in a directory.
+/// Returns the path of a job's store in a directory.
 pub(crate) fn store(scratch: &Path) -> PathBuf {
     scratch.join("store")
 }

@@ -1,5 +1,5 @@
-//! What benches are made of: clocks' figures, rows, plots, processes, frames, yardsticks. It knows
-//! no bench; the binary beside it and `bench/compare` do.
+//! Parts shared by benches: histograms, rows, plots, processes, frames and bare loops. It knows no
+//! bench; the binaries of this package and `bench/compare` do.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! Benches of xs: `cargo run --release -p xs-bench -- NAME...`. A run says first what its figures
-//! depend on, then prints them; a claim about speed is one of these commands. It judges nothing and
-//! changes nothing outside its scratch directory, but for the results it is asked to write.
+//! Benches of xs: `cargo run --release -p xs-bench -- NAME...`. A run prints what its figures
+//! depend on, then the figures; each claim about speed is one of these commands. It does not judge
+//! figures, and writes only to its scratch directory and to result files.
 
 #![forbid(unsafe_code)]
 
@@ -45,7 +45,7 @@ struct Args {
     job: Option<Job>,
 }
 
-/// What a bench is given.
+/// The settings of a run.
 #[derive(Debug)]
 struct Setting {
     dir: PathBuf,
@@ -56,7 +56,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// A directory that goes with the value.
+    /// Creates a directory that is removed when the value is dropped.
     fn scratch(&self) -> anyhow::Result<TempDir> {
         tempfile::Builder::new()
             .prefix("xs-bench.")
@@ -64,12 +64,12 @@ impl Setting {
             .with_context(|| format!("make a directory in {}", self.dir.display()))
     }
 
-    /// How much of something to do.
+    /// Returns how much of something to do.
     const fn amount(&self, full: u64, quick: u64) -> u64 {
         if self.quick { quick } else { full }
     }
 
-    /// How many frames to take, unless that was chosen.
+    /// Returns how many frames to use, unless `--frames` sets it.
     fn frames(&self, full: u64, quick: u64) -> u64 {
         self.frames.unwrap_or_else(|| self.amount(full, quick))
     }
@@ -83,7 +83,7 @@ fn main() -> anyhow::Result<()> {
     let benches: Vec<_> =
         args.names.iter().map(|name| benches::find(name)).collect::<anyhow::Result<_>>()?;
     let dir = args.dir.unwrap_or_else(std::env::temp_dir);
-    // What is told to mean nothing may mean nothing anywhere.
+    // A quick run prints meaningless figures anyway, so any directory will do.
     if !args.quick && benches.iter().any(|bench| bench.is_durable) {
         scratch::check_durable(&dir)?;
     }

@@ -1,5 +1,5 @@
-//! Curves as an SVG file: small panels with logarithmic axes, one for each figure. No more than
-//! that; the rows hold the numbers.
+//! Curves as an SVG file: small panels with logarithmic axes, one for each figure. The numbers are
+//! in the rows.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::report::human;
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 220.0;
-/// Room around the lines of a panel: left, top, right, bottom.
+/// Margins of a panel: left, top, right, bottom.
 const LEFT: f64 = 58.0;
 const TOP: f64 = 30.0;
 const RIGHT: f64 = 14.0;
@@ -16,15 +16,15 @@ const BOTTOM: f64 = 34.0;
 /// One panel: a figure over what it depends on. All values are above zero.
 #[derive(Debug)]
 pub struct Panel {
-    /// What is above it.
+    /// The heading.
     pub title: String,
-    /// What its points depend on.
+    /// The label of the horizontal axis: what the points depend on.
     pub across: &'static str,
     /// From left to right.
     pub points: Vec<(f64, f64)>,
 }
 
-/// The panels, so many in a row.
+/// Returns the panels as SVG, with this many per row.
 pub fn svg(panels: &[Panel], columns: usize) -> String {
     let rows = panels.len().div_ceil(columns);
     let (width, height) = (WIDTH * columns as f64, HEIGHT * rows as f64);
@@ -97,14 +97,14 @@ impl Panel {
     }
 }
 
-/// The powers of ten that enclose the values; at least one decade.
+/// Returns the powers of ten around the values; at least one decade.
 fn decades(values: impl Iterator<Item = f64> + Clone) -> (i32, i32) {
     let low = values.clone().fold(f64::INFINITY, f64::min).log10().floor() as i32;
     let high = values.fold(f64::MIN_POSITIVE, f64::max).log10().ceil() as i32;
     (low, high.max(low + 1))
 }
 
-/// Where a value lies between two powers of ten, 0 to 1.
+/// Returns where a value lies between two powers of ten, 0 to 1.
 fn share(value: f64, (low, high): (i32, i32)) -> f64 {
     (value.log10() - f64::from(low)) / f64::from(high - low)
 }

@@ -1,4 +1,4 @@
-//! What the kernel says of processes: memory that no file backs, time on a processor.
+//! What the kernel reports about processes: anonymous memory and processor time.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// Bytes of memory of this process that no file backs.
+/// Returns the bytes of anonymous memory (without a file behind it) of this process.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// If the kernel does not report it.
 pub fn rss_anon() -> anyhow::Result<u64> {
     memory("self", "RssAnon")
 }
 
-/// Bytes of memory of a process, by a name of `/proc/PID/status` such as `VmRSS`.
+/// Returns bytes of memory of a process, by a name in `/proc/PID/status` such as `VmRSS`.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// If the kernel does not report it.
 pub fn memory(pid: &str, name: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
@@ -27,28 +27,28 @@ pub fn memory(pid: &str, name: &str) -> anyhow::Result<u64> {
     Ok(kib.with_context(|| format!("find {name} in {path}"))? * 1024)
 }
 
-/// What threads have done with their time.
+/// How threads spent their time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Times {
-    /// On a processor.
+    /// Running on a processor.
     pub busy: Duration,
-    /// Ready to run while others had the processors: time that neighbours took.
+    /// Ready to run while others had the processors.
     pub queued: Duration,
 }
 
 impl Times {
-    /// Of this thread so far.
+    /// Returns the times of this thread so far.
     pub fn of_this_thread() -> Self {
         Self::read(Path::new("/proc/thread-self/schedstat"))
     }
 
-    /// Of the other threads of this process that run now, so far.
+    /// Returns the times so far of the other threads of this process that exist now.
     pub fn of_the_others() -> Self {
         let me = fs::read_link("/proc/thread-self").unwrap_or_default();
         Self::of_threads("self", |thread| !me.ends_with(thread))
     }
 
-    /// Of the threads of a process that run now, so far.
+    /// Returns the times so far of the threads of a process that exist now.
     #[must_use]
     pub fn of_process(pid: u32) -> Self {
         Self::of_threads(&pid.to_string(), |_| true)
@@ -63,7 +63,7 @@ impl Times {
         )
     }
 
-    /// What came on top since then.
+    /// Returns the difference to earlier times.
     pub fn since(self, before: Self) -> Self {
         Self {
             busy: self.busy.saturating_sub(before.busy),
@@ -71,7 +71,8 @@ impl Times {
         }
     }
 
-    /// A `schedstat` begins with nanoseconds on a processor and nanoseconds in the queue for one.
+    /// A `schedstat` begins with the nanoseconds on a processor and the nanoseconds of waiting for
+    /// one.
     fn read(schedstat: &Path) -> Self {
         let text = fs::read_to_string(schedstat).unwrap_or_default();
         let mut nanos = text.split_whitespace().map(|word| word.parse().unwrap_or(0));

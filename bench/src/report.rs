@@ -1,5 +1,5 @@
-//! What a run prints: rows of figures for people, and the same as JSON lines for a file. It knows
-//! no bench; a target is printed beside the figure and never judged.
+//! The output of a run: rows of figures for people, and the same as JSON lines in a file. It knows
+//! no bench. A target is printed beside the figure and never judged.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::histogram::Histogram;
 
-/// Columns that a row's name takes.
+/// Columns reserved for a row's name.
 const NAME_COLUMNS: usize = 58;
 
 /// One row.
@@ -30,7 +30,7 @@ struct Figure {
 }
 
 impl Row {
-    /// A row without figures.
+    /// Creates a row without figures.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), figures: Vec::new(), target: None }
     }
@@ -41,7 +41,7 @@ impl Row {
         self
     }
 
-    /// Adds how many of something happened in a second.
+    /// Adds a rate per second.
     pub fn rate(self, what: &'static str, count: u64, time: Duration) -> Self {
         self.figure(what, per_second(count, time), "/s")
     }
@@ -53,7 +53,7 @@ impl Row {
             .figure("p99.9", histogram.micros(0.999), "us")
     }
 
-    /// Names what is aimed at.
+    /// Sets the target.
     pub const fn target(mut self, target: &'static str) -> Self {
         self.target = Some(target);
         self
@@ -86,17 +86,17 @@ impl Row {
     }
 }
 
-/// How many of something a second has.
+/// Returns the rate per second.
 pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(1e-9)
 }
 
-/// Bytes as mebibytes.
+/// Returns bytes as mebibytes.
 pub const fn mib(bytes: u64) -> f64 {
     bytes as f64 / 1024.0 / 1024.0
 }
 
-/// A number with three digits that count, and its unit; rates get a letter for thousands.
+/// Formats a number with three significant digits and its unit; rates get a prefix for thousands.
 pub fn human(value: f64, unit: &str) -> String {
     let (value, letter) = match value.abs() {
         _ if !unit.ends_with("/s") => (value, ""),
@@ -123,10 +123,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Prints to standard output, and to a file if there is one.
+    /// Creates a report that prints to standard output, and to a file if given.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// If the file cannot be created.
     pub fn new(json: Option<&Path>) -> io::Result<Self> {
         Ok(Self { bench: String::new(), file: json.map(File::create).transpose()? })
     }
@@ -134,35 +134,35 @@ impl Report {
     /// Begins the rows of a bench.
     ///
     /// # Errors
-    /// When standard output cannot be written to.
+    /// If standard output cannot be written to.
     pub fn begin(&mut self, bench: &str, about: &str) -> io::Result<()> {
         bench.clone_into(&mut self.bench);
         self.line(&format!("\n{bench}: {about}"))
     }
 
-    /// A line that is for people alone.
+    /// Prints a line only to standard output.
     ///
     /// # Errors
-    /// When standard output cannot be written to.
+    /// If standard output cannot be written to.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")?;
         out.flush()
     }
 
-    /// A row.
+    /// Writes a row.
     ///
     /// # Errors
-    /// When standard output or the file cannot be written to.
+    /// If standard output or the file cannot be written to.
     pub fn row(&mut self, row: &Row) -> io::Result<()> {
         self.line(&row.text())?;
         self.json(&row.json(&self.bench))
     }
 
-    /// A line that is for the file alone.
+    /// Writes a line only to the file.
     ///
     /// # Errors
-    /// When it cannot be written to.
+    /// If the file cannot be written to.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
         match &mut self.file {
             Some(file) => writeln!(file, "{value}"),

@@ -1,23 +1,23 @@
-//! Directories for stores, and how stores are opened for a bench.
+//! Directories for stores, and how a bench opens stores.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use xs_engine::{Store, StoreOptions, SyncPolicy};
 
-/// Options of a store with a policy.
+/// Returns the options of a store with this policy.
 pub fn options(sync: SyncPolicy) -> StoreOptions {
     StoreOptions { sync, ..StoreOptions::default() }
 }
 
-/// Refuses a directory that is in memory, where a sync costs nothing and promises nothing.
+/// Refuses a directory that is in memory, where a sync costs nothing and guarantees nothing.
 ///
 /// # Errors
-/// When it is, or the system does not tell.
+/// If the directory is in memory or its filesystem cannot be found.
 pub fn check_durable(dir: &Path) -> anyhow::Result<()> {
     let found = rustix::fs::statfs(dir);
     let found = found.with_context(|| format!("find the filesystem of {}", dir.display()))?;
-    // The type of the field is not the same everywhere; all magics have 32 bits.
+    // The type of this field depends on the platform; all magic numbers have 32 bits.
     match in_memory(found.f_type as u32) {
         None => Ok(()),
         Some(name) => bail!(
@@ -28,7 +28,7 @@ pub fn check_durable(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The name of a filesystem that is in memory, by its magic.
+/// Returns the name of an in-memory filesystem, by its magic number.
 const fn in_memory(magic: u32) -> Option<&'static str> {
     match magic {
         0x0102_1994 => Some("tmpfs"),
@@ -40,7 +40,7 @@ const fn in_memory(magic: u32) -> Option<&'static str> {
 /// Opens a store; errors name the directory.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// If the store cannot be opened.
 pub fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Store> {
     Store::open(dir, options)
         .map_err(|error| anyhow::anyhow!("open a store in {}: {error}", dir.display()))
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn memory_is_no_place_for_durable_rows() {
-        // Where it is missing or something else, there is nothing to refuse.
+        // If `/dev/shm` is missing or is not a tmpfs, there is nothing to refuse.
         let dir = Path::new("/dev/shm");
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
         if mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")) {

@@ -1,4 +1,4 @@
-//! A real `xs serve` in a process of its own.
+//! A real `xs serve` in a child process.
 
 use std::fs;
 use std::ops::{Deref, DerefMut};
@@ -20,10 +20,10 @@ pub struct Server {
     address: Address,
 }
 
-/// The `xs` binary: the one named, or the one built beside this one.
+/// Returns the `xs` binary: the given one, or the one beside this binary.
 ///
 /// # Errors
-/// When it is missing.
+/// If it is missing.
 pub fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = match named {
         Some(path) => path.to_owned(),
@@ -36,10 +36,10 @@ pub fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 impl Server {
-    /// Starts a server for the store in `dir/store`. What it says goes to `dir/log`.
+    /// Starts a server for the store in `dir/store`. Its output goes to `dir/log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(
         xs: &Path,
         dir: &Path,
@@ -49,10 +49,10 @@ impl Server {
         Self::start_at(xs, dir, sync, modules, Address::of_path(&dir.join("store")))
     }
 
-    /// The same, reached at an address: the store's socket or a TCP port.
+    /// Like [`Self::start`], with a given address: the store's socket or a TCP port.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start_at(
         xs: &Path,
         dir: &Path,
@@ -72,10 +72,10 @@ impl Server {
         Ok(Self { daemon: Daemon::start(command, dir.join("log"))?, address })
     }
 
-    /// Connects to the server once it listens.
+    /// Connects to the server, and waits until it listens.
     ///
     /// # Errors
-    /// When it does not for a long time, or ends.
+    /// If it does not listen within [`PATIENCE`] or ends.
     pub async fn connect(&mut self) -> anyhow::Result<Client> {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -91,21 +91,22 @@ impl Server {
         }
     }
 
-    /// Connects to the server, which listens already.
+    /// Connects to the server, which must already listen.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not listen.
     pub async fn connect_now(&self) -> anyhow::Result<Client> {
         Ok(Client::connect(&self.address, ClientOptions::default()).await?)
     }
 
-    /// Its process alone.
+    /// Returns only its process.
     #[must_use]
     pub fn into_daemon(self) -> Daemon {
         self.daemon
     }
 
-    /// Bytes of memory of its Hosts that no file backs; 0 while there is none.
+    /// Returns the bytes of anonymous memory (without a file behind it) of its Hosts; 0 if there is
+    /// none.
     #[must_use]
     pub fn host_bytes(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));

@@ -1,13 +1,14 @@
-//! Frames to append. Making one costs little beside storing it, and no two bodies are the same, so
-//! that none is left out because the store has it already.
+//! Frames to append. Making one is cheap compared with storing it. No two bodies are equal, because
+//! the store would not store an equal body twice.
 
 use bytes::Bytes;
 use xs_engine::{Body, Meta, NewFrame, Topic};
 
-/// Metas that take turns; all were checked when they were made.
+/// Number of metas that frames use in turn; they are validated only once, when they are created.
 const METAS: u64 = 1024;
 
-/// A JSON body of 256 bytes; every `0` is a digit that changes, `#` a hexadecimal one.
+/// A JSON body of 256 bytes; every `0` is replaced by a decimal digit, every `#` by a hexadecimal
+/// one.
 const BODY: &[u8; 256] = b"{\"request\":\"################\",\"at\":1764108000000,\"host\":\"web\
 -00\",\"level\":\"info\",\"message\":\"served\",\"method\":\"GET\",\"path\":\"/api/v\
 1/items/000000\",\"status\":204,\"bytes\":1000000,\"micros\":10000,\"user\":\"\
@@ -23,10 +24,10 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// Both.
+    /// Both shapes.
     pub const ALL: [Self; 2] = [Self::Meta, Self::Body256];
 
-    /// How rows name it.
+    /// Returns its name in rows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta only",
@@ -35,35 +36,35 @@ impl Shape {
     }
 }
 
-/// Makes frames, the same ones in every run.
+/// Makes frames, the same in every run.
 #[derive(Debug, Clone)]
 pub struct Frames {
     topics: Vec<Topic>,
     metas: Vec<Meta>,
     shape: Shape,
-    /// The bytes of a body that change.
+    /// The positions of the bytes of a body that change.
     digits: Vec<u8>,
     random: Random,
     made: u64,
 }
 
-/// The name of the topic with a number.
+/// Returns the topic with this number.
 pub fn topic(number: u64) -> Topic {
     Topic::parse(&format!("bench.t{number}")).expect("letters, digits and one dot are a topic")
 }
 
 impl Frames {
-    /// Frames that go to so many topics in turn.
+    /// Makes frames on this many topics in turn.
     pub fn new(shape: Shape, topics: u64) -> Self {
         Self::on((0..topics).map(topic).collect(), shape)
     }
 
-    /// Frames on eight topics.
+    /// Makes frames on eight topics.
     pub fn common(shape: Shape) -> Self {
         Self::new(shape, 8)
     }
 
-    /// Frames on given topics in turn.
+    /// Makes frames on the given topics in turn.
     pub fn on(topics: Vec<Topic>, shape: Shape) -> Self {
         let mut random = Random::default();
         let metas = (0..METAS).map(|n| {
@@ -76,12 +77,12 @@ impl Frames {
         Self { topics, metas, shape, digits, random, made: 0 }
     }
 
-    /// Frames like these with other bodies, for another thread.
+    /// Returns a copy that makes other bodies, for another thread.
     pub fn split(&mut self) -> Self {
         Self { random: Random(self.random.next()), ..self.clone() }
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     pub fn frame(&mut self) -> NewFrame {
         let topic = self.topics[(self.made % self.topics.len() as u64) as usize].clone();
         let meta = self.metas[(self.made % METAS) as usize].clone();
@@ -93,18 +94,18 @@ impl Frames {
         NewFrame { meta, body, ..NewFrame::new(topic) }
     }
 
-    /// The next so many frames.
+    /// Returns the next `count` frames.
     pub fn take(&mut self, count: usize) -> Vec<NewFrame> {
         (0..count).map(|_| self.frame()).collect()
     }
 
-    /// The next body of [`Shape::Body256`].
+    /// Returns the next body of [`Shape::Body256`].
     pub fn body(&mut self) -> Bytes {
         let mut body = BODY.to_vec();
         let mut pool = 0;
         for &at in &self.digits {
             if pool < 16 {
-                // Ends within its first digits: 16 of them in hexadecimal, then the rest.
+                // The set top bit makes each number last for 15 digits.
                 pool = self.random.next() | 1 << 63;
             }
             let byte = &mut body[usize::from(at)];
@@ -118,7 +119,7 @@ impl Frames {
     }
 }
 
-/// Numbers that look random and are the same in every run.
+/// Pseudorandom numbers, the same in every run.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -129,7 +130,7 @@ impl Default for Random {
 }
 
 impl Random {
-    /// The next one.
+    /// Returns the next number.
     pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

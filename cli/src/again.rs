@@ -1,12 +1,13 @@
-//! When a signal that comes again is a second one. Not a handler of signals: it is told of them.
+//! Decides when a repeated signal counts as a second one. Handles no signals itself: its caller
+//! does.
 
 use std::time::{Duration, Instant};
 
-/// Who passes a signal on, as `timeout` and many runners of scripts do, sends it to the process and
-/// to its group, so it comes twice at once. That is one wish, not two.
+/// Wrappers that forward signals, as `timeout` and many script runners do, send them to the process
+/// and to its group, so that one arrives twice at once. That is one request, not two.
 const SAME_WISH: Duration = Duration::from_secs(1);
 
-/// Ends when `next` does so once more, well after the wish that came before this call.
+/// Resolves when `next` does so again, well after the request that preceded this call.
 pub(crate) async fn asked_again(mut next: impl AsyncFnMut()) {
     let first = Instant::now();
     loop {
@@ -17,7 +18,7 @@ pub(crate) async fn asked_again(mut next: impl AsyncFnMut()) {
     }
 }
 
-/// Whether what comes now is another wish than the one that came `first`.
+/// Whether a signal arriving now is a new request, separate from the `first`.
 pub(crate) fn is_another(first: Instant) -> bool {
     first.elapsed() >= SAME_WISH
 }

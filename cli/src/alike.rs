@@ -1,10 +1,10 @@
-//! The name that was most likely meant by one that is not there.
+//! Suggests the name that was most likely meant by an unknown one.
 
-/// Characters of a name; about a longer one nothing is guessed.
+/// Names longer than this many characters get no suggestion.
 const CHARS_MAX: usize = 64;
 
-/// The one of `names` that is told from `typed` by the fewest slips, when those are few: a letter
-/// that is missing, too much or another, two that changed places, an end that was left out.
+/// The name among `names` at the smallest edit distance from `typed`, if that is small: a missing,
+/// extra or wrong letter, two swapped letters, or a missing ending.
 pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = (typed.chars().count() / 3).max(1);
     let near = names.filter_map(|name| {
@@ -17,7 +17,7 @@ pub(crate) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> 
     near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name)
 }
 
-/// How many slips lead from one name to another.
+/// The edit distance between two names.
 fn slips(one: &str, other: &str) -> Option<usize> {
     let (one, other) = (one.to_lowercase(), other.to_lowercase());
     let chars = one.chars().count().max(other.chars().count());

@@ -1,7 +1,7 @@
-//! An export as one stream of bytes: in zstd, a tar of the bodies as `cas/<hash>` and, behind them,
-//! `frames.jsonl`; what a [`Dump`] has in a directory. The same events make the same bytes. Any tar
-//! unpacks it; here only what belongs to an export is unpacked, and bodies are what their names
-//! say.
+//! An export as one byte stream: zstd around a tar with the bodies as `cas/<hash>`, followed by
+//! `frames.jsonl`, the same content that a [`Dump`] has in a directory. The same events give the
+//! same bytes. Any tar can unpack it; this module unpacks only entries that belong to an export,
+//! and checks bodies against their names.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,28 +16,28 @@ use xs_engine::BlobHash;
 
 use crate::dump::{Dump, other_bytes};
 
-/// Names of bodies that are remembered, 32 bytes each. A body whose name was forgotten may be in
-/// the archive twice.
+/// Maximum number of body names remembered, 32 bytes each. A body whose name was forgotten may be
+/// in the archive twice.
 const NAMES_MAX: usize = 1 << 20;
-/// What a tar is a multiple of.
+/// Block size of a tar.
 const BLOCK_BYTES: usize = 512;
-/// Bytes read at a time.
+/// Bytes per read.
 const PIECE_BYTES: usize = 64 * 1024;
-/// The first bytes of zstd.
+/// The magic number of zstd.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// How hard is tried to make it small.
+/// The compression level.
 const LEVEL: i32 = 3;
 
 /// Writes an archive.
 pub(crate) struct Writer<W: Write> {
     to: zstd::Encoder<'static, W>,
-    /// The lines: a tar says how long they are before they come.
+    /// The lines, buffered because a tar entry starts with its length.
     lines: BufWriter<File>,
     names: HashSet<BlobHash>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins an archive. Lines are kept in a nameless file in `dir` until the end.
+    /// Begins an archive. Lines are buffered in an unnamed file in `dir` until the end.
     pub(crate) fn new(to: W, dir: &Path) -> io::Result<Self> {
         let mut to = zstd::Encoder::new(to, LEVEL)?;
         to.include_checksum(true)?;
@@ -45,18 +45,19 @@ impl<W: Write> Writer<W> {
         Ok(Self { to, lines, names: HashSet::new() })
     }
 
-    /// Adds the line of a frame whose body, if any and not lost, is there.
+    /// Adds the line of a frame, whose body must already be in the archive unless it has none or it
+    /// is lost.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         self.lines.write_all(line.as_bytes())?;
         self.lines.write_all(b"\n")
     }
 
-    /// Whether a body is there.
+    /// Whether a body is in the archive.
     pub(crate) fn has(&self, hash: &BlobHash) -> bool {
         self.names.contains(hash)
     }
 
-    /// Adds a body piece by piece.
+    /// Starts a body, written in chunks.
     pub(crate) fn body(&mut self, hash: &BlobHash, len: u64) -> io::Result<Body<'_, W>> {
         let name = format!("cas/{}", STANDARD.encode(hash.to_string()));
         self.to.write_all(header(&name, len)?.as_bytes())?;
@@ -76,7 +77,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// A body on its way into an archive.
+/// A body being written to an archive.
 pub(crate) struct Body<'a, W: Write> {
     archive: &'a mut Writer<W>,
     hash: BlobHash,
@@ -92,7 +93,7 @@ impl<W: Write> Body<'_, W> {
         self.archive.to.write_all(bytes)
     }
 
-    /// Checks it. After an error the archive is of no use.
+    /// Verifies it. After an error the archive is unusable.
     pub(crate) fn finish(self) -> io::Result<()> {
         let hash = BlobHash::from_bytes(self.hasher.finalize().into());
         if hash != self.hash || self.written != self.len {
@@ -125,7 +126,7 @@ fn pad(to: &mut impl Write, len: u64) -> io::Result<()> {
 /// Unpacks an archive into an empty directory, until its end or `stop`.
 ///
 /// # Errors
-/// It is no such archive, is cut off or damaged, holds something else, or cannot be written.
+/// It is not such an archive, is truncated or damaged, holds something else, or cannot be written.
 pub(crate) fn unpack(
     from: impl Read,
     dump: &Dump,
@@ -179,12 +180,12 @@ pub(crate) fn unpack(
     if !has_frames {
         return Err(wrong("it has no frames.jsonl: it is cut off, or something else".to_owned()));
     }
-    // The rest of the last block, and with it the checksum.
+    // The rest of the last block, which includes the checksum.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
 }
 
-/// The hash that the name of a body stands for.
+/// The hash encoded in the name of a body.
 fn named(name: &str) -> Option<BlobHash> {
     let hash = BlobHash::parse(std::str::from_utf8(&STANDARD.decode(name).ok()?).ok()?).ok()?;
     (STANDARD.encode(hash.to_string()) == name).then_some(hash)
@@ -242,7 +243,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            // Some bits of zstd's own header change nothing.
+            // Some bits of the zstd header have no effect.
             if let Ok((_dir, dump)) = unpacked(&damaged) {
                 assert_eq!(std::fs::read(dump.frames()).unwrap(), b"{}\n", "byte {at}");
             }
@@ -251,7 +252,7 @@ mod tests {
             let mut tar = tar::Builder::new(Vec::new());
             let mut header = header("x", 0).unwrap();
             header.set_entry_type(kind);
-            // Names that lead elsewhere are what set_path refuses.
+            // Written directly, since `set_path` refuses names that lead outside.
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             tar.append(&header, io::empty()).unwrap();

@@ -1,17 +1,16 @@
-//! Events that are ahead of the clock. Ids ascend whatever the clock does, so after one that was
-//! wrong a store goes on from where it was then, and what reckons with the time of events is wrong
-//! too.
+//! Detects events that are ahead of the clock. Ids ascend whatever the clock does, so after a wrong
+//! clock a store continues from the time it had reached, and everything that uses the time of
+//! events is off too.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use xs_engine::FrameId;
 
-/// Clocks of machines may differ by so much.
+/// Clocks of different machines may differ by this much.
 const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// What follows when the newest event has this id: nothing, unless the clock of this machine has
-/// yet to come to it.
+/// A warning if the newest event with this id is ahead of this machine's clock.
 pub(crate) fn ahead(newest: FrameId) -> Option<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = Duration::from_millis(newest.time_ms());
@@ -26,7 +25,7 @@ pub(crate) fn ahead(newest: FrameId) -> Option<String> {
     ))
 }
 
-/// A length of time in the largest unit of which it has two.
+/// A duration in the largest unit that fits at least twice.
 fn length(time: Duration) -> String {
     const UNITS: [(u64, &str); 4] =
         [(365 * 24 * 3600, "years"), (24 * 3600, "days"), (3600, "hours"), (60, "minutes")];

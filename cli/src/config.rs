@@ -1,6 +1,7 @@
-//! The file of `xs serve --config`. Each key is the name of an option of `serve` and becomes words
-//! of its command line, so a file can say whatever can be typed, and nothing else. What is typed
-//! counts more. Keys and values are judged here, by line; what they mean is the options' business.
+//! The file of `xs serve --config`. Each key is the name of an option of `serve` and becomes
+//! arguments on its command line, so a file can set whatever can be typed, and nothing else. Typed
+//! options take precedence. Keys and values are checked here, by line; their meaning is left to the
+//! options.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,17 +19,17 @@ use crate::args::Args;
 use crate::exit::{Exit, Fault};
 use crate::output::Output;
 
-/// Bytes of the file.
+/// Maximum bytes of the file.
 const BYTES_MAX: u64 = 1024 * 1024;
-/// Values of one key.
+/// Maximum number of values of one key.
 const VALUES_MAX: usize = 64;
-/// Options that say how to read the file, and are none of its keys.
+/// Options that control reading the file, and are not keys in it.
 const OWN: [&str; 3] = ["config", "print_config", "help"];
 
-/// Adds the words of the file that a command line of `serve` names.
+/// Inserts the arguments from the file that a command line of `serve` names.
 ///
 /// # Errors
-/// A fault of usage that names the file, the line and the key.
+/// A usage error that names the file, the line and the key.
 pub(crate) fn take_in(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(typed) = serve_matches(&argv) else { return Ok(argv) };
     let Some(path) = typed.get_one::<PathBuf>("config") else { return Ok(argv) };
@@ -39,8 +40,8 @@ pub(crate) fn take_in(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     Ok(argv)
 }
 
-/// Prints what a command line of `serve` amounts to as a file. Options at their default are there
-/// as comments.
+/// Prints the effective options of a command line of `serve` as a file. Options at their default
+/// are commented out.
 pub(crate) fn print(argv: &[OsString]) -> anyhow::Result<Exit> {
     let serve = serve();
     let mut out = Output::stdout();
@@ -56,7 +57,7 @@ pub(crate) fn print(argv: &[OsString]) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// What is given for `serve`, however much of it is wrong or missing: that is told later.
+/// The arguments given for `serve`, even if some are wrong or missing: that is reported later.
 fn serve_matches(argv: &[OsString]) -> Option<ArgMatches> {
     let matches = Args::command().ignore_errors(true).try_get_matches_from(argv).ok()?;
     match matches.subcommand() {
@@ -69,7 +70,7 @@ fn serve() -> Command {
     Args::command().find_subcommand("serve").cloned().unwrap_or_default()
 }
 
-/// The options that a file can hold.
+/// The options that a file may contain.
 fn keys(serve: &Command) -> impl Iterator<Item = &Arg> {
     serve.get_arguments().filter(|arg| !OWN.contains(&arg.get_id().as_str()))
 }
@@ -79,7 +80,7 @@ fn key(arg: &Arg) -> &str {
     arg.get_long().unwrap_or_else(|| arg.get_id().as_str())
 }
 
-/// The words that a file stands for, without those that something typed takes the place of.
+/// The arguments that a file stands for, without those overridden on the command line.
 fn words(path: &Path, typed: &ArgMatches) -> Result<Vec<OsString>, String> {
     let text = read(path)?;
     let at = |span: Range<usize>| {
@@ -122,14 +123,14 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Whether the command line or the environment says it. `--addr` names the store too.
+/// Whether the command line or the environment sets it. `--addr` names the store too.
 fn is_typed(arg: &Arg, typed: &ArgMatches) -> bool {
     let id = arg.get_id().as_str();
     is_given(id, typed)
         || (id == "store" && typed.value_source("addr") == Some(ValueSource::CommandLine))
 }
 
-/// The words of one key.
+/// The arguments for one key.
 fn one_option(arg: &Arg, value: &DeValue<'_>, file: &Path) -> Result<Vec<OsString>, String> {
     let long = |value: OsString| match arg.get_long() {
         Some(name) => {
@@ -152,8 +153,8 @@ fn one_option(arg: &Arg, value: &DeValue<'_>, file: &Path) -> Result<Vec<OsStrin
     }
 }
 
-/// A value as it would be typed. Paths are relative to the file, as nobody knows where a service
-/// is started.
+/// A value as it would be typed. Paths are relative to the file, since the working directory of a
+/// service is unpredictable.
 fn text(arg: &Arg, value: &DeValue<'_>, file: &Path) -> Result<OsString, String> {
     let text = match value {
         DeValue::String(text) => text.to_string(),
@@ -175,7 +176,7 @@ fn is_path(arg: &Arg, text: &str) -> bool {
         || (key(arg) == "listen" && matches!(Address::parse(text), Ok(Address::Unix(_))))
 }
 
-/// Whether the options take the values. What they need of one another is seen when all are there.
+/// Whether each option accepts its values. Conflicts between options are found once all are known.
 fn check(words: &[OsString]) -> Result<(), String> {
     let line = ["xs", "serve"].into_iter().map(OsString::from).chain(words.iter().cloned());
     match Args::try_parse_from(line) {
@@ -191,12 +192,12 @@ fn check(words: &[OsString]) -> Result<(), String> {
     }
 }
 
-/// Whether the command line or the environment has an option, by its id.
+/// Whether the command line or the environment sets an option, by its id.
 fn is_given(id: &str, given: &ArgMatches) -> bool {
     matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
-/// The directory that an address stands for where `store` is not said.
+/// The directory that `addr` implies when `store` is not set.
 fn store_of_addr(given: &ArgMatches) -> Option<&Path> {
     if is_given("store", given) || !is_given("addr", given) {
         return None;
@@ -271,7 +272,7 @@ mod tests {
         assert!(!typed.contains(" DIR/s "), "{typed}");
         let behind = taken(dir, "sync = \"none\"", "xs serve --config FILE -- ./t").unwrap();
         assert!(behind.ends_with("--sync=none -- ./t"), "{behind}");
-        // What one option needs of another may stand in the other place.
+        // An option on the command line may depend on one in the file.
         let public = taken(dir, "metrics = \":9\"", "xs serve --metrics-public --config FILE");
         assert!(public.unwrap().ends_with("--metrics=:9"));
         assert_eq!(taken(dir, file, "xs cat a").unwrap(), "xs cat a");

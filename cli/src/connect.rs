@@ -1,6 +1,6 @@
-//! From an address to a client: the server that listens there or, when nobody serves the directory,
-//! the store itself, opened for as long as this process needs it and served in process through the
-//! same protocol. Subcommands see no difference.
+//! Turns an address into a client: of the server that listens there or, if the directory is not
+//! served, of the store itself, opened for as long as this process needs it and served in process
+//! through the same protocol. Subcommands see no difference.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ use crate::exit::{Exit, Fault};
 use crate::reach::options;
 use crate::serve::{Fullness, StoreService};
 
-/// How long to wait for a process that holds the store and does not listen: it is starting, or it
-/// is another subcommand that will be gone in a moment.
+/// How long to wait for a process that holds the store but does not listen: it is starting, or it
+/// is another subcommand that will end soon.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Time between two attempts.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
-/// Bytes in flight between the client and the server of one process.
+/// Buffer size between the client and the server in one process.
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What a subcommand needs of a store that is not served.
@@ -33,14 +33,15 @@ const PIPE_BYTES: usize = 1024 * 1024;
 pub(crate) enum Need {
     /// It must exist.
     Existing,
-    /// It must exist, and others are let in too: a follower would otherwise keep everybody out
+    /// It must exist, and other processes can connect too: a follower would otherwise lock them out
     /// while it waits for what they append.
     Follow,
     /// It may be created.
     Create,
-    /// It may be created, and others are let in too: the pipe that feeds it may stay open.
+    /// It may be created, and other processes can connect too: the pipe that feeds it may stay
+    /// open.
     Feed,
-    /// Only a server will do.
+    /// Only a running server will do.
     Server,
 }
 
@@ -48,7 +49,7 @@ pub(crate) enum Need {
 pub(crate) struct Session {
     /// The connection.
     pub(crate) client: Client,
-    /// Where others reach the same store.
+    /// The address under which others reach the same store.
     pub(crate) address: Address,
     local: Option<Local>,
 }
@@ -56,7 +57,7 @@ pub(crate) struct Session {
 struct Local {
     server: Server,
     store: Arc<Store>,
-    /// Where others are let in.
+    /// The socket for other processes, if they can connect.
     socket: Option<PathBuf>,
 }
 
@@ -66,7 +67,7 @@ impl Session {
         Self::open_when(address, std::future::ready(Ok(need))).await
     }
 
-    /// The same. A store that nobody serves is opened once `need` has come to its end.
+    /// Connects like [`Session::open`]. An unserved store is opened only once `need` has resolved.
     pub(crate) async fn open_when(
         address: Option<Address>,
         need: impl Future<Output = anyhow::Result<Need>>,
@@ -83,7 +84,7 @@ impl Session {
             let Some(need) = known else {
                 known = Some(to_come.as_mut().await?);
                 give_up = Instant::now() + LOCK_WAIT;
-                // Somebody may serve it by now.
+                // It may be served by now.
                 continue;
             };
             if need == Need::Server {
@@ -107,7 +108,7 @@ impl Session {
         }
     }
 
-    /// Whether a server answers, and not the store opened by this process.
+    /// Whether a server answers, as opposed to a store opened by this process.
     pub(crate) const fn is_served(&self) -> bool {
         self.local.is_none()
     }
@@ -126,7 +127,7 @@ impl Session {
     }
 }
 
-/// The directory of the store, when what is wrong is that nobody listens there.
+/// The directory of the store, if the error means that no server listens there.
 pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<&'a Path> {
     let (Address::Unix(socket), ClientError::Connect { kind, .. }) = (address, error) else {
         return None;
@@ -138,7 +139,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 
 /// Opens the store in this process; `None` when another process has it open.
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
-    // Opening it would make it one.
+    // Opening a directory would create a store in it.
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
         return Fault::fail(Exit::Unreachable, no_store(dir));
     }
@@ -173,12 +174,12 @@ async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result
     Ok(Some(Session { client, address, local: Some(Local { server, store, socket }) }))
 }
 
-/// Whether a directory has anything of a store.
+/// Whether a directory contains any part of a store.
 pub(crate) fn has_begun(dir: &Path) -> bool {
     is_store(dir) || [LOG_DIR, BLOB_DIR].iter().any(|name| dir.join(name).exists())
 }
 
-/// What to say of a directory that held a store and has lost what names its files.
+/// The message for a directory that holds segments but has lost its manifests.
 pub(crate) fn beheaded(dir: &Path) -> Option<String> {
     let has_segments = |mut log: std::fs::ReadDir| log.next().is_some();
     if is_store(dir) || !std::fs::read_dir(dir.join(LOG_DIR)).is_ok_and(has_segments) {
@@ -190,13 +191,12 @@ pub(crate) fn beheaded(dir: &Path) -> Option<String> {
     ))
 }
 
-/// Refuses to make a store among files that have nothing to do with one, as in a directory that was
-/// named by mistake.
+/// Refuses to create a store among unrelated files, as in a directory named by mistake.
 ///
 /// # Errors
-/// A fault of usage that names some of them.
+/// A usage error that names some of them.
 pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
-    // Whether the directory can be used at all is seen when it is.
+    // Whether the directory is usable at all shows when it is used.
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let mut names: Vec<_> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -220,12 +220,12 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
     Fault::fail(Exit::Usage, text)
 }
 
-/// Who has a store open; it may be about to say which process it is.
+/// The process that has a store open, as text; its id may not be known yet.
 pub(crate) fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// What to say of a directory that holds no store.
+/// The message for a directory that holds no store.
 pub(crate) fn no_store(dir: &Path) -> String {
     beheaded(dir).unwrap_or_else(|| {
         format!(
@@ -235,17 +235,17 @@ pub(crate) fn no_store(dir: &Path) -> String {
     })
 }
 
-/// What to say where only a server will do.
+/// The message where only a server will do.
 pub(crate) fn no_server(dir: &Path) -> String {
     format!("no server at {0}; start one with `xs serve {0}`", dir.display())
 }
 
-/// Where the user's own store is served.
+/// The address of the user's default store.
 pub(crate) fn default_address() -> anyhow::Result<Address> {
     default_store().map(|dir| Address::Unix(dir.join(SOCKET_NAME)))
 }
 
-/// The user's own store.
+/// The user's default store.
 pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home).join(".local/share/xs/store")),
@@ -253,7 +253,7 @@ pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// A client's error with the exit code it stands for.
+/// A client's error with its exit code.
 pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let exit = match (error.code(), error.class()) {
         _ if matches!(
@@ -287,7 +287,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
         }
-        // Something else listens there, which breaks no rule.
+        // Another program listens there, which is no protocol violation.
         ClientError::Protocol(stranger @ ProtocolError::Preface(_)) => stranger.to_string(),
         ClientError::NoCa { .. } => {
             format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")

@@ -1,6 +1,6 @@
-//! The directory that `export` writes and `import` reads: `frames.jsonl`, a frame a line in the
-//! JSON form of every subcommand, and `cas/`, the bodies, each named by its hash in base64, which
-//! has no slash in it. cross.stream's `.export` writes the same.
+//! The directory that `export` writes and `import` reads: `frames.jsonl` with one frame per line,
+//! in the JSON form of every subcommand, and `cas/` with the bodies, each named by its hash in
+//! base64, which contains no slash. The `.export` of cross.stream writes the same format.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,10 +13,10 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use xs_engine::{BlobHash, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
 
-/// Bytes of one line: a frame's meta, at most 64 KiB, and what is around it.
+/// Maximum bytes of one line: a frame's meta, at most 64 KiB, plus its other fields.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Bytes looked at a time.
+/// Bytes per read.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// What was exported, so that another export does not end up in the same directory.
@@ -26,29 +26,29 @@ pub(crate) struct Selection {
     pub(crate) store: String,
     /// The topic patterns.
     pub(crate) topics: String,
-    /// The times, in milliseconds since 1970.
+    /// The time range, in milliseconds since the Unix epoch.
     pub(crate) since_ms: Option<u64>,
     pub(crate) until_ms: Option<u64>,
-    /// The same as they were typed: two hours ago is another time each time it is said.
+    /// The time range as typed: a relative time such as "2h ago" resolves differently each time.
     #[serde(default)]
     pub(crate) since: Option<String>,
     #[serde(default)]
     pub(crate) until: Option<String>,
     /// The epoch in which the export began.
     pub(crate) epoch: u64,
-    /// The first offset of a range that could not be read, and the first one behind it.
+    /// Unreadable ranges: the first offset, and the first one after the range.
     #[serde(default)]
     pub(crate) unread: Vec<(u64, u64)>,
-    /// Frames in ranges beyond those. An export that was cut off may count some of them twice.
+    /// Frames in unreadable ranges beyond those. An export that was cut off may count some twice.
     #[serde(default)]
     pub(crate) unread_more: u64,
 }
 
-/// Ranges that are remembered; of those beyond them only how many frames they have is.
+/// Maximum number of unreadable ranges stored; beyond it only their frames are counted.
 const UNREAD_MAX: usize = 4096;
 
 impl Selection {
-    /// Whether it asks for what `there` did. A time that was typed as it was then is the same.
+    /// Whether it selects the same as `there`. A time typed in the same way counts as equal.
     fn is_of(&self, there: &Self) -> bool {
         let same = |typed: &Option<String>, ms, typed_there: &Option<String>, ms_there| {
             ms == ms_there || (typed.is_some() && typed == typed_there)
@@ -59,7 +59,7 @@ impl Selection {
             && same(&self.until, self.until_ms, &there.until, there.until_ms)
     }
 
-    /// Notes a range that could not be read; whether it was not noted before.
+    /// Records an unreadable range; returns whether it was not recorded before.
     pub(crate) fn pass_over(&mut self, from: u64, to: u64) -> bool {
         if from >= to || self.unread.iter().any(|there| there.0 <= from && to <= there.1) {
             return false;
@@ -73,7 +73,7 @@ impl Selection {
         true
     }
 
-    /// Frames that could not be read.
+    /// The number of unreadable frames.
     pub(crate) fn unread(&self) -> u64 {
         let ranges = self.unread.iter().map(|(from, to)| to.saturating_sub(*from));
         ranges.fold(self.unread_more, u64::saturating_add)
@@ -99,18 +99,19 @@ impl Dump {
         self.dir.join("export.json")
     }
 
-    /// Makes the directories.
+    /// Creates the directories.
     pub(crate) fn make(&self) -> io::Result<()> {
         std::fs::create_dir_all(self.dir.join("cas"))
     }
 
-    /// Where the body with a hash is.
+    /// The path of the body with this hash.
     pub(crate) fn blob(&self, hash: &BlobHash) -> PathBuf {
         self.dir.join("cas").join(STANDARD.encode(hash.to_string()))
     }
 
-    /// Makes the directory, or takes up an export that was cut off: the offset after the last frame
-    /// that is there, and the epoch it was seen in. `selection` becomes what that export asked for.
+    /// Creates the directory, or resumes an export that was cut off: returns the offset after its
+    /// last frame, and the epoch in which that was read. `selection` becomes that of the resumed
+    /// export.
     ///
     /// # Errors
     /// The directory holds another export, or something else; or it cannot be written.
@@ -145,19 +146,19 @@ impl Dump {
             Err(error) => return Err(error),
         };
         let after = self.after_last_line()?;
-        // What lies behind is read again.
+        // Everything after it is read again.
         let after_or_first = after.unwrap_or_default();
         selection.unread.retain(|(from, _)| *from < after_or_first);
         selection.unread.iter_mut().for_each(|(_, to)| *to = after_or_first.min(*to));
         Ok(after.map(|offset| (offset, epoch)))
     }
 
-    /// Says what is exported, from now on in the epoch it names.
+    /// Writes the selection, with its current epoch.
     pub(crate) fn select(&self, selection: &Selection) -> io::Result<()> {
         write_whole(&self.selection(), &serde_json::to_vec(selection)?)
     }
 
-    /// Cuts a line that was not finished and tells the offset after the last one.
+    /// Truncates an incomplete last line and returns the offset after the last whole one.
     fn after_last_line(&self) -> io::Result<Option<u64>> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
@@ -176,7 +177,7 @@ impl Dump {
         Ok(line.offset.map(|offset| offset + 1))
     }
 
-    /// Keeps a body, durable before the frame that names it is written.
+    /// Stores a body durably, before the frame that names it is written.
     pub(crate) fn keep(&self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
         if BlobHash::of(bytes) != *hash {
             return Err(other_bytes(hash));
@@ -185,13 +186,13 @@ impl Dump {
         if path.exists() { Ok(()) } else { write_whole(&path, bytes) }
     }
 
-    /// Whether a whole body is there already: it gets its name when it is.
+    /// Whether a complete body is stored: it gets its name only when it is complete.
     pub(crate) fn has(&self, hash: &BlobHash) -> bool {
         self.blob(hash).exists()
     }
 }
 
-/// A body that is written piece by piece.
+/// A body being written in chunks.
 pub(crate) struct Incoming {
     hash: BlobHash,
     path: PathBuf,
@@ -211,12 +212,12 @@ impl Incoming {
         self.file.write_all(bytes)
     }
 
-    /// Leaves nothing of it.
+    /// Deletes the incomplete file.
     pub(crate) fn discard(self) -> io::Result<()> {
         std::fs::remove_file(unfinished(&self.path))
     }
 
-    /// Gives the body its name.
+    /// Renames the complete body to its name.
     pub(crate) fn finish(self) -> io::Result<()> {
         if BlobHash::from_bytes(self.hasher.finalize().into()) != self.hash {
             return Err(other_bytes(&self.hash));
@@ -242,7 +243,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(unfinished(path), path)
 }
 
-/// A line of frames.jsonl. Keys that are not known are passed over: cross.stream may add some.
+/// A line of frames.jsonl. Unknown keys are ignored: cross.stream may add some.
 #[derive(Deserialize)]
 struct Line<'a> {
     topic: String,
@@ -268,7 +269,7 @@ struct LineOrigin {
     hops: u32,
 }
 
-/// A frame as a line has it.
+/// A frame parsed from a line.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) id: FrameId,
@@ -276,7 +277,7 @@ pub(crate) struct Stored {
     pub(crate) hash: Option<BlobHash>,
 }
 
-/// Reads a line.
+/// Parses a line.
 ///
 /// # Errors
 /// A sentence that says what is wrong with it.
@@ -302,7 +303,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Stored, String> {
     Ok(Stored { id: id(&line.id)?, new, hash: hash.map_err(|error| error.to_string())? })
 }
 
-/// The lines of a file, with their numbers and where they end.
+/// The lines of a file, with their numbers and the bytes read so far.
 pub(crate) struct Lines {
     file: BufReader<File>,
     line: Vec<u8>,

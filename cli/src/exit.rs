@@ -1,5 +1,5 @@
-//! Exit codes as a type, and the one place where an error becomes one. Says nothing to anybody:
-//! printing is the business of `output`.
+//! Exit codes as a type, and the one place where an error is mapped to one. Prints nothing:
+//! `output` does.
 
 use std::fmt;
 use std::io;
@@ -13,9 +13,9 @@ const LOCKING: &str = "lock";
 /// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// It did what it was asked.
+    /// Success.
     Ok = 0,
-    /// It failed for a reason that has no number of its own.
+    /// A failure without a code of its own.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -27,13 +27,13 @@ pub(crate) enum Exit {
     Unreachable = 5,
     /// A deadline passed.
     TimedOut = 6,
-    /// The caller may not do this.
+    /// The caller lacks permission.
     Denied = 7,
-    /// The store's files failed while writing; what was in flight may or may not be stored.
+    /// Writing the store's files failed; requests in flight may or may not be stored.
     StoreFailed = 8,
-    /// A file of the store could not be read where it is mapped.
+    /// A mapped file of the store could not be read.
     StoreUnreadable = 9,
-    /// Ended by Ctrl-C.
+    /// Interrupted by Ctrl-C.
     Interrupted = 130,
 }
 
@@ -43,7 +43,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error whose exit code is known where it arises.
+/// An error that carries its exit code.
 #[derive(Debug)]
 pub(crate) struct Fault {
     exit: Exit,
@@ -51,12 +51,12 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// A fault with a message for people: what is wrong, then what to do.
+    /// An error with a message for people: what is wrong, then what to do.
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
         Self { exit, text: text.into() }
     }
 
-    /// The same as an `Err`.
+    /// Returns such an error as an `Err`.
     pub(crate) fn fail<T>(exit: Exit, text: impl Into<String>) -> anyhow::Result<T> {
         Err(Self::new(exit, text).into())
     }
@@ -80,7 +80,8 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// What an error says: each of its causes once, and what helps where the system's words do not.
+/// The message of an error: each of its causes once, plus advice where the system's message lacks
+/// it.
 pub(crate) fn text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(said) {

@@ -1,5 +1,5 @@
-//! `xs help TOPIC`: the documentation, kept in the program. Subcommands are explained by clap; this
-//! adds pages on what they have in common, and lists them.
+//! `xs help TOPIC`: the documentation, embedded in the program. clap explains subcommands; this
+//! module adds pages on shared subjects, and lists them.
 
 use std::ffi::OsString;
 
@@ -12,12 +12,12 @@ use crate::output::Output;
 const CLI: &str = include_str!("../../docs/cli.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
-/// A page.
+/// A help page.
 struct Page {
     name: &'static str,
     about: &'static str,
     text: &'static str,
-    /// The heading of the part that is shown; the whole text without one.
+    /// The heading of the section that is shown; the whole text without one.
     part: Option<&'static str>,
 }
 
@@ -60,7 +60,7 @@ const fn part(
     Page { name, about, text, part: Some(heading) }
 }
 
-/// Answers `xs help` and `xs help TOPIC`; `None` when clap is to answer, as for a subcommand.
+/// Answers `xs help` and `xs help TOPIC`; `None` when clap should answer, as for a subcommand.
 pub(crate) fn answer(argv: &[OsString]) -> Option<anyhow::Result<Exit>> {
     let words: Vec<_> = argv.iter().skip(1).map(|word| word.to_str().unwrap_or("")).collect();
     let ["help", rest @ ..] = words.as_slice() else { return None };
@@ -91,7 +91,7 @@ fn subcommand(root: &Command, word: &str) -> bool {
     word == "help" || word.starts_with('-') || root.find_subcommand(word).is_some()
 }
 
-/// What clap says of a subcommand.
+/// clap's help for a subcommand.
 fn usage(word: &str) -> String {
     let mut root = Args::command();
     root.build();
@@ -120,7 +120,7 @@ fn show(text: &str) -> anyhow::Result<Exit> {
 }
 
 impl Page {
-    /// The text, or the part of it under the heading and above the next one.
+    /// The text, or only the section with the heading.
     fn body(&self) -> String {
         let Some(heading) = self.part else { return links_gone(self.text) };
         let start = format!("## {heading}");
@@ -130,7 +130,7 @@ impl Page {
     }
 }
 
-/// `[text](file)` becomes `text`, which is what a reader of a terminal can use.
+/// Turns `[text](file)` into `text`, since links are useless on a terminal.
 fn links_gone(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

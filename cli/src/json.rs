@@ -1,6 +1,6 @@
 //! The JSON form of a frame, the same wherever xs prints one: topic, id, offset, hash, meta, ttl,
-//! origin, and the body when it was asked for. Absent values are null, but an absent offset or
-//! origin is left out. Builds text; prints nothing.
+//! origin, and the body if requested. Missing values are null, but a missing offset or origin is
+//! left out. Builds text; prints nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -43,8 +43,8 @@ pub(crate) fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// JSON text without the white space between its tokens. Numbers and the order of keys stay as they
-/// were written, which parsing and printing would not promise.
+/// JSON text without white space between tokens. Numbers and key order stay as written, which
+/// parsing and printing would not guarantee.
 fn one_line(json: &[u8]) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let kept = json.iter().copied().filter(|&byte| {

@@ -7,7 +7,7 @@ use xs_runtime::host::TOLD;
 
 use crate::args::{LogArgs, LogFormat};
 
-/// From now on messages go to standard error.
+/// Sends log messages to standard error from now on.
 pub(crate) fn start(args: LogArgs) {
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! xs, the command line: what was typed becomes a request to a store, what comes back is printed.
-//! Nothing lives here that belongs to the engine, the protocol or the runtime.
+//! xs, the command line: turns arguments into requests to a store and prints the answers. Nothing
+//! lives here that belongs to the engine, the protocol or the runtime.
 
 mod again;
 mod alike;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
-    // The Host has a runtime of its own making.
+    // The Host process makes its own tokio runtime.
     let args = match args {
         Args { subcommand: Subcommand::HostProcess(args), .. } => return host::run(args),
         Args { subcommand: Subcommand::Serve(serve), .. } if serve.print_config => {
@@ -60,12 +60,12 @@ fn main() -> ExitCode {
         output::notice(&format!("cannot prepare for JavaScript: {error}"));
         return Exit::Failed.into();
     }
-    // Without it a disk that cannot be read ends the process without a word.
+    // Without it, an unreadable disk ends the process without a message.
     let _ = xs_engine::name_faults(Exit::StoreUnreadable as u8);
     end(run(args))
 }
 
-/// Says what went wrong, if anything did.
+/// Reports an error, if there was one.
 fn end(ended: anyhow::Result<Exit>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),

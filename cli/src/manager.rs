@@ -1,6 +1,6 @@
-//! What a service manager is told of the server's life (`NOTIFY_SOCKET`, as systemd's
-//! `Type=notify` reads it): ready, stopping and, when it wants that, a beat of the loop that waits
-//! for both. Nobody answers; a manager that cannot be told is not waited for.
+//! Notifies a service manager of the server's state (`NOTIFY_SOCKET`, the protocol of systemd's
+//! `Type=notify`): ready, stopping and, if requested, a watchdog ping from the main loop. Gets no
+//! answer, and does not wait for a manager that cannot be reached.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// The shortest time between two beats that is kept to.
+/// The shortest interval between two watchdog pings.
 const BEAT_MIN: Duration = Duration::from_millis(10);
 
-/// The manager, if there is one.
+/// The service manager, if there is one.
 pub(crate) struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
     beats: Option<Interval>,
 }
 
 impl Manager {
-    /// Finds it in the environment.
+    /// Finds the manager through the environment.
     pub(crate) fn find() -> Self {
         let to = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let to = to.and_then(|name| match socket(&name) {
@@ -39,7 +39,7 @@ impl Manager {
         Self { to, beats }
     }
 
-    /// Tells it what has become of the server: lines of `NAME=value`.
+    /// Sends the server's state: lines of `NAME=value`.
     pub(crate) fn tell(&self, state: &str) {
         let Some((socket, to)) = &self.to else { return };
         if let Err(error) = socket.send_to_addr(state.as_bytes(), to) {
@@ -47,7 +47,7 @@ impl Manager {
         }
     }
 
-    /// Ends when it is time for a beat; never when none is wanted.
+    /// Resolves when a watchdog ping is due; never when none is requested.
     pub(crate) async fn beat(&mut self) {
         match &mut self.beats {
             Some(beats) => drop(beats.tick().await),
@@ -56,7 +56,7 @@ impl Manager {
     }
 }
 
-/// A socket, and the address of the manager's: a path, or `@` and a name without a file.
+/// A socket, and the manager's address: a path, or `@` and an abstract name.
 fn socket(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
     let to = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -68,7 +68,7 @@ fn socket(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, to))
 }
 
-/// Time between two beats: half of what the manager waits for one.
+/// Interval of watchdog pings: half of the manager's timeout.
 fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));

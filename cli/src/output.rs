@@ -1,6 +1,6 @@
-//! The one printer: JSON lines when piped, aligned and coloured for people on a terminal. The print
-//! macros are denied elsewhere because they panic when the reader has gone away; here that is an
-//! ordinary error, which `main` takes for a quiet end.
+//! The only printer: JSON lines when piped, aligned and coloured text on a terminal. The print
+//! macros are denied elsewhere because they panic when the reader has closed the output; here that
+//! is an ordinary error, which `main` treats as a quiet end.
 
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
@@ -13,26 +13,26 @@ use xs_engine::Frame;
 use crate::args::Template;
 use crate::json;
 
-/// Bytes gathered before they are written, unless the printer is flushed earlier.
+/// Bytes buffered before they are written, unless the printer is flushed earlier.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Columns a topic is padded to; a longer one pushes the rest of its line to the right.
 const TOPIC_COLUMNS: usize = 20;
-/// Columns of a terminal from which on ids are shown.
+/// Minimum terminal width, in columns, at which ids are shown.
 const ID_COLUMNS_MIN: usize = 100;
-/// Columns of a terminal that does not say how wide it is.
+/// Assumed width of a terminal that does not report one.
 const COLUMNS_DEFAULT: usize = 100;
 
-/// Who reads the output.
+/// The kind of reader of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// A program or a file: JSON lines.
     Program,
-    /// A person at a terminal so many columns wide.
+    /// A person at a terminal that is `columns` wide.
     Person { columns: usize, colour: bool },
 }
 
 impl Audience {
-    /// Looks at standard output, `NO_COLOR` and `TERM`.
+    /// Detects it from standard output, `NO_COLOR` and `TERM`.
     pub(crate) fn of_stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
@@ -54,11 +54,11 @@ pub(crate) struct Output<W: Write = Stdout> {
     to: BufWriter<W>,
     audience: Audience,
     zone: TimeZone,
-    /// How deep the next frame stands in a tree.
+    /// Indentation of the next frame in a tree.
     depth: usize,
-    /// What a frame looks like, if not as usual.
+    /// The template for frames, if one is set.
     template: Option<Template>,
-    /// A frame is shown to its end, however many lines of a terminal it takes.
+    /// Whether frames are shown in full, however many terminal lines they take.
     is_whole: bool,
 }
 
@@ -82,17 +82,17 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Whether a person reads.
+    /// Whether a person reads the output.
     pub(crate) fn is_person(&self) -> bool {
         matches!(self.audience, Audience::Person { .. })
     }
 
-    /// The next frame stands so deep in a tree. A program sees that by its origin.
+    /// Sets the tree depth of the next frame. A program gets that from the origin.
     pub(crate) const fn indent(&mut self, depth: usize) {
         self.depth = depth;
     }
 
-    /// Frames are printed by a template, if there is one.
+    /// Prints frames with a template, if there is one.
     pub(crate) fn use_template(&mut self, template: Option<&Template>) {
         self.template = template.cloned();
     }
@@ -101,7 +101,7 @@ impl<W: Write> Output<W> {
     pub(crate) fn frame(&mut self, frame: &Frame, body: Option<&[u8]>) -> io::Result<()> {
         let line = match (&self.template, self.audience) {
             (Some(template), audience) => {
-                // Values come from anywhere, the text between them from whoever reads it.
+                // Values may hold anything; the text between them is the user's own.
                 let clean: fn(&str) -> String =
                     if audience == Audience::Program { str::to_owned } else { printable };
                 template.fill(frame, body, &self.time(frame.id().time_ms()), clean)
@@ -113,24 +113,25 @@ impl<W: Write> Output<W> {
         self.line(&line)
     }
 
-    /// Shows frames to their ends from now on.
+    /// Shows frames in full from now on.
     pub(crate) const fn show_whole(&mut self) {
         self.is_whole = true;
     }
 
-    /// A line of text.
+    /// Writes a line of text.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         let written = self.to.write_all(line.as_bytes());
         written.and_then(|()| self.to.write_all(b"\n")).map_err(unwritten)
     }
 
-    /// Bytes as they are.
+    /// Writes bytes unchanged.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.to.write_all(bytes).map_err(unwritten)
     }
 
-    /// The first, or only, bytes of a body that may not be for a terminal: false when it is left
-    /// out, which the person is told. To be followed by the others, then by `body_end`.
+    /// Writes the first, or only, bytes of a body. Returns false when the body is binary and the
+    /// output is a terminal: it is left out, with a notice. The other bytes follow, then
+    /// `body_end`.
     pub(crate) fn body_begin(&mut self, bytes: &[u8]) -> io::Result<bool> {
         if self.is_person() && !is_plain(bytes) {
             self.flush()?;
@@ -141,13 +142,13 @@ impl<W: Write> Output<W> {
         Ok(true)
     }
 
-    /// On a terminal what comes next begins with a line of its own.
+    /// Ends a body: on a terminal, the next output starts on a new line.
     pub(crate) fn body_end(&mut self, last: Option<u8>) -> io::Result<()> {
         let open = self.is_person() && last.is_some_and(|last| last != b'\n');
         if open { self.bytes(b"\n") } else { Ok(()) }
     }
 
-    /// Named values: an object a line for a program, aligned columns for a person.
+    /// A table: one object per line for a program, aligned columns for a person.
     pub(crate) fn table(
         &mut self,
         names: &[&str],
@@ -169,7 +170,7 @@ impl<W: Write> Output<W> {
         };
         let widths: Vec<usize> = (0..names.len()).map(widest).collect();
         let heading: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
-        // What does not fit is for a program, or a wider window: a line that wraps is no row.
+        // A line that wraps is not a row. The rest is available to a program, or in a wider window.
         let columns = match self.audience {
             Audience::Person { columns, .. } => columns,
             Audience::Program => usize::MAX,
@@ -180,13 +181,13 @@ impl<W: Write> Output<W> {
         cells.iter().try_for_each(|cells| self.line(&row(cells)))
     }
 
-    /// Writes out what was gathered.
+    /// Writes out the buffer.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.to.flush().map_err(unwritten)
     }
 
-    /// A time: RFC 3339 for a program; for a person the local time of day, and the date when that
-    /// is not today.
+    /// A time: RFC 3339 for a program; for a person the local time of day, with the date unless it
+    /// is today.
     pub(crate) fn time(&self, time_ms: u64) -> String {
         let at = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let Some(at) = at else { return "-".to_owned() };
@@ -199,7 +200,7 @@ impl<W: Write> Output<W> {
         Zoned::strftime(&at, form).to_string()
     }
 
-    /// Text in a colour, if colours are wanted.
+    /// Text in a colour, if colours are enabled.
     pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
         match self.audience {
             Audience::Person { colour: true, .. } => paint.around(text),
@@ -221,7 +222,7 @@ impl<W: Write> Output<W> {
         }
         content += preview.trim_end();
         let padding = TOPIC_COLUMNS.saturating_sub(width(&topic));
-        // Where there is little room the content says more than the id.
+        // On a narrow terminal the content is more useful than the id.
         let id = if columns < ID_COLUMNS_MIN { String::new() } else { format!("  {}", frame.id()) };
         let head = format!("{time}{id}  {topic}{}", " ".repeat(padding));
         let room = match self.is_whole {
@@ -238,7 +239,7 @@ impl<W: Write> Output<W> {
     }
 }
 
-/// The few colours there are.
+/// The colours in use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Paint {
     /// Of little interest.
@@ -261,7 +262,7 @@ impl Paint {
     }
 }
 
-/// So many of something, as a person says it.
+/// A count with its noun, in the plural if needed.
 pub(crate) fn counted(count: u64, one: &str) -> String {
     match count {
         1 => format!("1 {one}"),
@@ -269,43 +270,42 @@ pub(crate) fn counted(count: u64, one: &str) -> String {
     }
 }
 
-/// Says something to the person on standard error; that nobody listens there is not an error.
+/// Prints a notice for the user on standard error; a closed standard error is not an error.
 pub(crate) fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "xs: {text}");
 }
 
-/// Passes on what code of the user's says on standard error.
+/// Prints output of the user's code on standard error.
 pub(crate) fn aside(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes what moves about on a terminal instead of being a line; that it has gone away is noticed
-/// where it is read.
+/// Writes terminal control sequences. A closed terminal is noticed where it is read.
 pub(crate) fn raw(text: &str) {
     let mut to = io::stdout().lock();
     let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }
 
-/// Asks the person on standard error; the answer follows on the same line.
+/// Asks the user on standard error; the answer follows on the same line.
 pub(crate) fn question(text: &str) -> io::Result<()> {
     let mut to = io::stderr().lock();
     to.write_all(text.as_bytes())?;
     to.flush()
 }
 
-/// Ends when whoever reads standard output has gone away. A follower with nothing to print would
-/// otherwise learn it only with its next line. Never ends when that cannot be watched.
+/// Resolves when the reader of standard output has closed it. A follower with nothing to print
+/// would otherwise notice only at its next line. Never resolves when that cannot be watched.
 pub(crate) async fn reader_gone() {
     let (gone, wait) = tokio::sync::oneshot::channel();
-    // The thread may outlive the wait: it ends with the process, which is about to end.
+    // The thread may outlive the wait: it ends with the process, which is about to exit.
     let watcher = std::thread::Builder::new().name("xs-stdout".to_owned()).spawn(move || {
         let stdout = io::stdout();
-        // No event is asked for: hang-up and error are always reported.
+        // No event is requested: hang-up and error are always reported.
         let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
         loop {
             match rustix::event::poll(&mut watched, None) {
                 Ok(_) => {
-                    // Nobody waits any more when the subcommand has ended by itself.
+                    // There is no receiver when the subcommand has ended by itself.
                     let _ = gone.send(());
                     break;
                 }
@@ -319,7 +319,7 @@ pub(crate) async fn reader_gone() {
     }
 }
 
-/// Whether bytes, which may end within a character, do nothing on a terminal but be seen.
+/// Whether bytes, which may end inside a character, are safe to show on a terminal.
 fn is_plain(bytes: &[u8]) -> bool {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -331,7 +331,7 @@ fn is_plain(bytes: &[u8]) -> bool {
     !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }
 
-/// An error of standard output, told from one of the store: both may be on a full disk.
+/// Marks an error as one of standard output, not of the store: both may be on a full disk.
 fn unwritten(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
 }
@@ -351,14 +351,14 @@ fn aligned(cells: &[String], widths: &[usize]) -> String {
     padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
-/// Text whose control characters cannot move the cursor or change the terminal.
+/// Text with control characters replaced, so that it cannot move the cursor or change the terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The beginning of a text that is longer than so many columns, with a mark that there is more.
+/// A text cut to this many columns, with a mark if something was cut.
 pub(crate) fn cut(text: &str, columns: usize) -> String {
-    // The place of the mark, and what it takes to come to the end.
+    // Where the mark goes, and the width so far.
     let (mut end, mut taken) = (0, 0);
     for (at, c) in text.char_indices() {
         let wide = c.width().unwrap_or_default();
@@ -373,7 +373,7 @@ pub(crate) fn cut(text: &str, columns: usize) -> String {
     text.to_owned()
 }
 
-/// Columns that a text takes on a terminal: a character may take two, or none.
+/// The width of a text on a terminal, in columns: a character may take two, or none.
 fn width(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }

@@ -1,5 +1,5 @@
-//! Long work on a store's files: on a thread of its own, stopped by Ctrl-C, its progress shown to
-//! whoever watches a terminal.
+//! Long-running work on a store's files: on its own thread, stopped by Ctrl-C, with a progress bar
+//! on a terminal.
 
 use std::io::IsTerminal as _;
 use std::ops::ControlFlow;
@@ -12,13 +12,13 @@ use xs_engine::{MaintainError, Progress};
 
 use crate::exit::{Exit, Fault};
 
-/// Called by the work as it proceeds; to break is to stop.
+/// Called by the work as it proceeds; returning `Break` stops it.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
 
 /// Runs `work` to its end or until the user stops it.
 ///
 /// # Errors
-/// What the work says, [`Exit::Interrupted`] when it was stopped.
+/// The error of the work, or [`Exit::Interrupted`] when it was stopped.
 pub(crate) async fn watched<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce(Watch<'_>) -> Result<T, MaintainError> + Send + 'static,
@@ -49,21 +49,21 @@ pub(crate) async fn watched<T: Send + 'static>(
     }
 }
 
-/// A bar for bytes that somebody else counts.
+/// A progress bar for bytes counted by the caller.
 pub(crate) fn bytes(what: &'static str, total: u64) -> ProgressBar {
     let bar = bar(what);
     bar.set_length(total);
     bar
 }
 
-/// A bar for so many things.
+/// A progress bar for a number of items.
 pub(crate) fn count(what: &'static str, total: u64) -> ProgressBar {
     let bar = styled(what, "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left");
     bar.set_length(total);
     bar
 }
 
-/// A sign that somebody else is at work, who does not say how far they are.
+/// A spinner for work elsewhere that reports no progress.
 pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     let bar = styled(what, "{spinner} {msg}, {elapsed}");
     bar.enable_steady_tick(Duration::from_millis(100));

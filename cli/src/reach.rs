@@ -1,4 +1,4 @@
-//! How this process shows who it is, and whom it trusts: told once, at its start.
+//! This process's credentials and the CAs it trusts: set once, at its start.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,15 +11,15 @@ use xs_protocol::{ClientOptions, ClientTls, Secret};
 use crate::args::ReachArgs;
 use crate::exit::{Exit, Fault};
 
-/// The variable that holds a token.
+/// The environment variable that holds a token.
 pub(crate) const TOKEN_VARIABLE: &str = "XS_TOKEN";
 
 static OPTIONS: OnceLock<ClientOptions> = OnceLock::new();
 
-/// Takes what was typed and what the environment says.
+/// Reads the options from the command line and the environment.
 ///
 /// # Errors
-/// A fault of usage when a file cannot be used.
+/// A usage error when a file cannot be used.
 pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
     let usage = |text: String| Fault::new(Exit::Usage, text);
     let token = match &args.token_file {
@@ -32,12 +32,12 @@ pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
     let token = token.map(Secret::from);
     let tls = args.tls_ca.as_deref().map(ClientTls::trusting).transpose();
     let tls = tls.map_err(|error| usage(error.to_string()))?;
-    // A second call would find the first one's: there is one command line.
+    // A second call has no effect: there is one command line.
     let _ = OPTIONS.set(ClientOptions { token, tls, ..ClientOptions::default() });
     Ok(())
 }
 
-/// How to connect to a server.
+/// The options for connecting to a server.
 pub(crate) fn options() -> ClientOptions {
     OPTIONS.get().cloned().unwrap_or_default()
 }
@@ -46,7 +46,7 @@ fn read_token(path: &Path) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("--token-file {}: {error}", path.display());
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
-    // The end of the line may follow the token.
+    // A line ending may follow the token.
     file.take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text).map_err(failed)?;
     match text.trim() {
         "" => {

@@ -1,5 +1,5 @@
-//! What work on a store's files has done, as JSON: the same whether this process did it or a server
-//! that was asked to. Of what is wrong it lists as much as it is asked for; all is counted.
+//! Reports of work on a store's files, as JSON: the same whether this process or a server did the
+//! work. Problems are listed up to a given number; all are counted.
 
 use serde_json::{Value, json};
 use xs_engine::{
@@ -61,7 +61,7 @@ pub(crate) fn copy(report: &CopyReport) -> Value {
     })
 }
 
-/// One thing that a check found; `text` says it in a sentence.
+/// One finding of a check; `text` holds it as a sentence.
 pub(crate) fn finding(finding: &Finding) -> Value {
     json!({
         "severity": severity(finding.severity),

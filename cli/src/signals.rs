@@ -1,4 +1,4 @@
-//! The signals that long-running subcommands heed, and what they ask for.
+//! The signals that long-running subcommands handle, and what they request.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,19 @@ use tokio_util::sync::CancellationToken;
 use crate::again::is_another;
 use crate::exit::Exit;
 
-/// Time to end in order after a second signal.
+/// Time for an orderly end after a second signal.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// What a signal asks for.
+/// The request that a signal stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// To end: the signal's name.
+    /// Stop; holds the signal's name.
     Stop(&'static str),
-    /// To look at the files of tokens and certificates.
+    /// Reload the files of tokens and certificates.
     Look,
 }
 
-/// The signals that are heeded.
+/// The handled signals.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -28,7 +28,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Heeds them from now on.
+    /// Starts handling the signals.
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -37,7 +37,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// The next request.
     pub(crate) async fn asked(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
@@ -46,8 +46,8 @@ impl Signals {
         }
     }
 
-    /// Ends with the next one that asks for the end; one that asks to look stays for the next call
-    /// of [`asked`](Self::asked).
+    /// Resolves at the next stop signal; a reload signal stays queued for the next call of
+    /// [`asked`](Self::asked).
     pub(crate) async fn stop_only(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -55,18 +55,18 @@ impl Signals {
         }
     }
 
-    /// Ends with the next one that asks for the end.
+    /// Resolves at the next stop signal; a reload signal is ignored.
     pub(crate) async fn stop(&mut self) {
         while self.asked().await == Asked::Look {}
     }
 }
 
-/// Ends the process although what it does is not polled: where it writes into a pipe that nobody
-/// reads, nothing else of it notices a signal. That is `time` after the first, unless by then
-/// nothing but `closing` is left, or with a second one.
+/// Ends the process even if its main future is not polled: while it writes to a pipe that nothing
+/// reads, no other part of it notices a signal. That happens at a second signal, or `time` after
+/// the first unless only `closing` is left by then.
 ///
 /// # Errors
-/// Signals cannot be heeded.
+/// Signals cannot be handled.
 pub(crate) fn insist(
     heeds_interrupt: bool,
     time: Duration,
@@ -74,7 +74,7 @@ pub(crate) fn insist(
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // On another thread than the one that is blocked, which is that of the main future.
+    // On a different thread than the blocked one, which runs the main future.
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -1,5 +1,5 @@
-//! From the words of a command line to what they ask for, and what is said when they are not
-//! understood. What they mean beyond that is for the subcommands.
+//! Parses a command line, and improves the error messages when that fails. The meaning of the
+//! arguments is left to the subcommands.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,13 +11,13 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use crate::args::{Args, address_at, innermost};
 use crate::exit::{Exit, Fault};
 
-/// Characters of a value that cannot be used which are shown.
+/// Characters shown of an invalid value.
 const SHOWN_CHARS: usize = 60;
 
-/// Puts the address that is typed as the first word of a subcommand behind `--addr`.
+/// Inserts `--addr` before an address typed as the first argument of a subcommand.
 ///
 /// # Errors
-/// A fault when the word is as likely a topic with slashes: to make a store of it would be a
+/// An error when the word is as likely a topic with slashes: creating a store from it would be a
 /// surprise.
 pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(at) = address_at(&argv) else { return Ok(argv) };
@@ -39,7 +39,7 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     Ok(argv)
 }
 
-/// Whether whoever typed this may have meant a topic.
+/// Whether the user may have meant a topic.
 fn may_be_topic(word: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
     let begins = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -50,18 +50,18 @@ fn may_be_topic(word: &str) -> bool {
     name.starts_with(begins) && name.chars().all(plain)
 }
 
-/// Reads a command line.
+/// Parses a command line.
 ///
 /// # Errors
-/// What is wrong with it, below which stands the usage of the subcommand, whatever else was typed
-/// or is in the environment; or the help that was asked for.
+/// The error with the usage of the subcommand below it, whatever else was typed or is in the
+/// environment; or the requested help.
 pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
     let mut command = without_empty(Args::command());
     let parsed = command.try_get_matches_from_mut(argv);
     let parsed = parsed.and_then(|mut matches| Args::from_arg_matches_mut(&mut matches));
     parsed.map_err(|mut error| {
         shorten(&mut error);
-        // That a value may begin with a hyphen is no help to whoever mistyped an option.
+        // The hint that a value may begin with a hyphen does not help with a mistyped option.
         if error.kind() == ErrorKind::UnknownArgument {
             error.remove(ContextKind::Suggested);
         }
@@ -71,7 +71,7 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
             let usage = innermost(argv).render_usage();
             error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
         }
-        // What is not for people is not to be named to them.
+        // Internal subcommands are not suggested.
         for kind in [ContextKind::SuggestedSubcommand, ContextKind::ValidSubcommand] {
             let Some(ContextValue::Strings(names)) = error.get(kind) else { continue };
             let own = |name: &&String| !name.starts_with("__");
@@ -86,7 +86,7 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
     })
 }
 
-/// Leaves out variables that are set and hold nothing.
+/// Ignores environment variables that are set but empty.
 fn without_empty(mut command: Command) -> Command {
     for arg in ["addr", "tls_ca"] {
         command = command.mut_arg(arg, |arg| {
@@ -98,7 +98,7 @@ fn without_empty(mut command: Command) -> Command {
     command
 }
 
-/// A long value is named by its beginning.
+/// Shortens a long invalid value.
 fn shorten(error: &mut clap::Error) {
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && let Some((end, _)) = value.char_indices().nth(SHOWN_CHARS)
@@ -108,7 +108,7 @@ fn shorten(error: &mut clap::Error) {
     }
 }
 
-/// Says of `-5` what says how many here.
+/// Suggests `-n 5` for `-5` if the subcommand has `-n`.
 fn suggest_count(error: &mut clap::Error, command: &Command) {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return };
     let digits = word.strip_prefix('-').unwrap_or_default();
@@ -120,7 +120,7 @@ fn suggest_count(error: &mut clap::Error, command: &Command) {
     }
 }
 
-/// The command that `each` runs was taken for a topic.
+/// Explains `--` to a user of `each` whose command was taken for a topic.
 fn suggest_hyphens(error: &mut clap::Error, command: &Command) {
     if error.kind() == ErrorKind::MissingRequiredArgument && command.get_name() == "each" {
         let tip = StyledStr::from("the command stands behind --, as in xs each jobs -- cat");

@@ -1,4 +1,4 @@
-//! The variables that code of the user's is offered: those of this process, and those of a file.
+//! The environment variables offered to the user's code: those of this process and those of a file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use xs_runtime::env_file;
 use crate::args::EnvArgs;
 use crate::exit::{Exit, Fault};
 
-/// What `--env-file` names holds; nothing without one.
+/// The variables of the `--env-file`; empty without one.
 pub(crate) fn of_file(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>> {
     match &args.env_file {
         Some(file) => match env_file::load(file) {
@@ -19,15 +19,14 @@ pub(crate) fn of_file(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>
     }
 }
 
-/// What code of the user's is offered here: what the environment does not name is taken from the
-/// file.
+/// The variables offered to the user's code: the environment takes precedence over the file.
 pub(crate) fn offered(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>> {
     let mut variables = of_file(args)?;
     variables.extend(of_process());
     Ok(variables)
 }
 
-/// Those of this process, as far as they are text.
+/// The variables of this process that are valid text.
 pub(crate) fn of_process() -> impl Iterator<Item = (String, String)> {
     let text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))

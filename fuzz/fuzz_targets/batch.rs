@@ -1,5 +1,5 @@
-//! Batches: walking a segment's bytes ends, stays inside them, and takes only batches that agree
-//! with themselves. CRCs of headers and records are put right first.
+//! Batches: iterating over a segment's bytes terminates, stays in bounds, and accepts only
+//! consistent batches. CRCs of headers and records are corrected first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// Makes the CRCs of the records and then of the header right, as far as they can be found.
+/// Corrects the CRCs of the records and then of the header, as far as they can be found.
 fn put_right(batch: &mut [u8]) {
     batch[..4].copy_from_slice(&BATCH_MAGIC);
     let (header, records) = batch.split_at_mut(BATCH_HEADER_LEN);

@@ -1,5 +1,5 @@
-//! A client that is sent anything after a good answer to its HELLO: each request ends with a value
-//! or an error, and nothing panics.
+//! A client that receives arbitrary bytes after a valid answer to its HELLO: each request ends with
+//! a value or an error, and nothing panics.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -16,7 +16,7 @@ use xs_protocol::{
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
-/// The answer to HELLO of protocol/vectors/server.json.
+/// The answer to HELLO in protocol/vectors/server.json.
 static HELLO_REPLY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let digits = include_str!("hello_reply.hex").trim().as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -29,7 +29,7 @@ fuzz_target!(|messages: &[u8]| {
         let (mut from, mut to) = tokio::io::split(theirs);
         let server = async {
             for part in [&PREFACE[..], &HELLO_REPLY, messages] {
-                // The client may have closed already.
+                // The client may already have closed.
                 if to.write_all(part).await.is_err() {
                     break;
                 }

@@ -1,4 +1,5 @@
-//! The wire: a stream cut anywhere gives the same messages, and an error in the end or none.
+//! The wire format: a stream gives the same messages wherever it is split, and always or never ends
+//! in an error.
 #![no_main]
 
 use bytes::BytesMut;
@@ -9,14 +10,14 @@ const MAX: u32 = 64 * 1024;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&step, rest)) = input.split_first() else { return };
-    // Every second stream begins as it should, or few would get anywhere.
+    // Every second stream begins with a valid preface; otherwise few would get any further.
     let mut stream = if step & 1 == 0 { PREFACE.to_vec() } else { Vec::new() };
     stream.extend_from_slice(rest);
     assert_eq!(decode(&stream, stream.len().max(1)), decode(&stream, usize::from(step) + 1));
 });
 
-/// The messages of a stream that comes `step` bytes at a time, and whether it ended in an error.
-/// Its text may differ: it can only tell of bytes that have come.
+/// Returns the messages of a stream that arrives `step` bytes at a time, and whether it ended in an
+/// error. The text of the error may differ, since it can only mention bytes that have arrived.
 fn decode(stream: &[u8], step: usize) -> (Vec<Envelope>, bool) {
     let mut codec = Codec::new(MAX);
     let mut buf = BytesMut::new();

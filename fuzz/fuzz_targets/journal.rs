@@ -1,5 +1,5 @@
-//! Entries of the journal: what is read is written as the same bytes again. The CRC is put right
-//! first.
+//! Journal entries: an entry that can be read is encoded as the same bytes again. The CRC is
+//! corrected first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

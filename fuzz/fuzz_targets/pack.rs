@@ -1,5 +1,5 @@
-//! Entries of packs: headers, and BLOCKs with their compressed bytes. Nothing that lies about its
-//! length takes more memory than the limits allow. CRCs are put right first.
+//! Pack entries: headers, and BLOCKs with their compressed bytes. A wrong length never takes more
+//! memory than the limits allow. CRCs are corrected first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Indexes of packs: a damaged one may find too much or too little, but looking ends and stays
-//! inside; one made from entries finds them all. CRCs are put right first.
+//! Pack indexes: a lookup in a damaged one may find too much or too little, but it terminates and
+//! stays in bounds; one built from entries finds them all. CRCs are corrected first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! Records: whatever the bytes are, reading gives a value or an error, and a value that was read is
-//! written as the same bytes again. The CRC is put right first, or nothing would get past it.
+//! Records: reading arbitrary bytes gives a value or an error, and a value that was read can be
+//! encoded and read again as an equal value. The CRC is corrected first; otherwise few inputs would
+//! get any further.
 #![no_main]
 
 use bytes::Bytes;

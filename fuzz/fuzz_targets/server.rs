@@ -1,5 +1,5 @@
-//! A server that is sent anything after a good HELLO: it answers or closes, takes no more memory
-//! than its limits allow, and ends when the client has gone.
+//! A server that receives arbitrary bytes after a valid HELLO: it answers or closes, takes no more
+//! memory than its limits allow, and ends after the client has disconnected.
 #![no_main]
 
 mod shared;

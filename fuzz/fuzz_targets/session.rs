@@ -1,4 +1,4 @@
-//! A whole session of messages whose lengths and ops are right, so that what they say is reached:
+//! A whole session of messages with correct lengths and ops, so that their contents are reached:
 //! streams that are opened, fed, ended and named again, in any order.
 #![no_main]
 
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use xs_protocol::codec::Header;
 use xs_protocol::{Gather, Op};
 
-/// Messages of one session.
+/// Maximum number of messages in one session.
 const MESSAGES_MAX: usize = 64;
 
 fuzz_target!(|input: &[u8]| {
@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     for _ in 0..MESSAGES_MAX {
         let [op, flags, code, corr, sub, len, tail @ ..] = rest else { break };
         let op = Op::ALL[usize::from(*op) % Op::ALL.len()];
-        // Mostly a request of the present version.
+        // Usually a request of the current version.
         let flags = if *flags < 0xe0 { 0 } else { *flags & 7 };
         let code = if *code < 0xf0 { 1 } else { u16::from(*code & 3) };
         let (corr, sub) = (u32::from(*corr), u32::from(*sub));

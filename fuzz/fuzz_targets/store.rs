@@ -1,5 +1,5 @@
-//! A whole store with bytes changed in its files: opening and reading it gives what was stored or
-//! an error, never other frames, never other bodies, and never a panic.
+//! A whole store with changed bytes in its files: opening and reading it gives what was stored or
+//! an error, never other frames or bodies, and never a panic.
 #![no_main]
 
 use std::collections::HashMap;
@@ -15,16 +15,16 @@ use xs_engine::{
     SyncPolicy, Topic,
 };
 
-/// Changes made to one store.
+/// Maximum number of changes to one store.
 const EDITS_MAX: usize = 16;
 
-/// A store as files in memory, and what is in it.
+/// A store as files in memory, and its frames.
 struct Template {
     files: Vec<(PathBuf, Vec<u8>)>,
     frames: HashMap<u64, Frame>,
 }
 
-/// One that was closed in order, and one that was not.
+/// One store that was closed properly, and one that was not.
 static TEMPLATES: LazyLock<[Template; 2]> = LazyLock::new(|| [template(true), template(false)]);
 
 fn directory() -> TempDir {
@@ -105,12 +105,12 @@ fuzz_target!(|input: &[u8]| {
     for edit in edits.chunks_exact(6).take(EDITS_MAX) {
         let count = files.len();
         let (_, bytes) = &mut files[usize::from(edit[0]) % count];
-        // Most of a file are zeros that nobody wrote to yet.
+        // Most bytes of a file are zeros that nothing has written to yet.
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 9);
         let at = u32::from_le_bytes([edit[1], edit[2], edit[3], 0]) as usize % used.max(1);
         match edit[4] % 4 {
             0 => bytes.truncate(at),
-            // An edit before may have cut the file off there.
+            // A previous edit may have truncated the file.
             1 => bytes.iter_mut().skip(at).for_each(|byte| *byte = edit[5]),
             _ => {
                 if let Some(byte) = bytes.get_mut(at) {
@@ -123,7 +123,7 @@ fuzz_target!(|input: &[u8]| {
     restore(&files, dir.path());
     let Some(store) = open(dir.path()) else { return };
     check(&store, template);
-    // What opening changed must open again, and to the same.
+    // A store that was changed by opening must open again with the same contents.
     drop(store);
     if let Some(store) = open(dir.path()) {
         check(&store, template);

@@ -1,4 +1,5 @@
-//! The manifest: what is read is written as the same bytes again. CRCs are put right first.
+//! The manifest: a state that can be read is encoded and read as the same state again. CRCs are
+//! corrected first.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

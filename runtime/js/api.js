@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const { frame, Retry, Park } = core.loadExtScript("ext:xs_runtime/values.js");
 
-// Identities: they exist to give editors the types.
+// Identity functions: they exist to give editors the types.
 const handler = (definition) => definition;
 const generator = (definition) => definition;
 const command = (definition) => definition;
@@ -14,8 +14,8 @@ async function* chunks(source) {
   yield decoder.decode();
 }
 
-// Lines without their ends; a last line without an end counts. Each piece is looked through once,
-// however many a line comes in.
+// Lines without their line endings; a last line without one counts. Each chunk is scanned once,
+// even if a line spans many chunks.
 async function* linesOf(texts) {
   let line = [];
   for await (const text of texts) {
@@ -33,7 +33,7 @@ async function* linesOf(texts) {
 
 const lines = (source) => linesOf(chunks(source));
 
-// Text in which \n is the only end of a line.
+// Normalizes all line endings to \n.
 async function* unified(texts) {
   let cr = false;
   for await (let text of texts) {
@@ -44,7 +44,7 @@ async function* unified(texts) {
   }
 }
 
-// Server-sent events, as the HTML standard reads them.
+// Parses server-sent events as the HTML standard does.
 async function* sse(response) {
   if (!response.ok) throw new Error(`sse: the server answered ${response.status} ${response.statusText}`.trim());
   if (response.body === null) return;

@@ -1,4 +1,5 @@
-// Bytes in pieces: streams that pull from Rust, and bodies that go there, a few pieces at a time.
+// Bytes in chunks: streams that pull from Rust, and bodies sent there, with only a few chunks in
+// memory.
 (function () {
 const { core } = __bootstrap;
 const {
@@ -7,13 +8,13 @@ const {
 } = core.ops;
 const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
-// Closes what was opened for a stream that nobody can read any more.
+// Closes the source of a stream that was garbage collected.
 const forgotten = new FinalizationRegistry((source) => {
   if (source.id !== null) op_xs_bytes_close(source.id);
 });
 
-// A stream over a source of bytes, which is opened when somebody reads. `unwanted` is told when it is
-// cancelled before.
+// A stream over a byte source, which is opened on the first read. `unwanted` is called when the
+// stream is cancelled before that.
 function byteStream(open, unwanted = () => {}) {
   const source = { id: null, cancelled: false };
   const stream = new ReadableStream({
@@ -41,7 +42,8 @@ function byteStream(open, unwanted = () => {}) {
 
 const blobStream = (hash) => byteStream(() => op_xs_blob_open(hash));
 
-// Stores what a stream or a Blob yields; gives the hash. Only a few pieces are in memory at a time.
+// Stores what a stream or a Blob yields and returns the hash. Only a few chunks are in memory at a
+// time.
 async function upload(body) {
   const stream = body instanceof Blob ? body.stream() : body;
   const id = op_xs_upload();
@@ -49,7 +51,7 @@ async function upload(body) {
   try {
     for await (const chunk of stream) {
       if (!ArrayBuffer.isView(chunk)) throw new TypeError(`a body's stream yields bytes, not ${nameOf(chunk)}`);
-      // What the store refused is told at the end.
+      // A refusal by the store is reported at the end.
       if (!(await op_xs_upload_write(id, viewBytes(chunk)))) break;
     }
     ended = true;

@@ -1,4 +1,4 @@
-// Programs that modules run: their streams and their end, over plain ops.
+// Programs that modules run: their streams and their status, over plain ops.
 (function () {
 const { core } = __bootstrap;
 const {
@@ -33,7 +33,7 @@ function spawn(scope, command, args = [], options = {}) {
   });
   if (input !== undefined) {
     const source = input instanceof ReadableStream ? input : new Blob([input]).stream();
-    // A program that ends without reading all of its input has done nothing wrong.
+    // A program may end without reading all of its input; that is no error.
     source.pipeTo(stdin).catch(() => {});
   }
   const output = (which) =>

@@ -1,4 +1,4 @@
-// What the `ctx` of every kind of processor has, over plain ops, and the handler's. Each run (a
+// The `ctx` that every kind of processor shares, over plain ops, and the handler's own. Each run (a
 // handler, a generator, one call) has a scope: its signal, its streams, and whether it is over.
 (function () {
 const { core } = __bootstrap;
@@ -14,12 +14,12 @@ const { buffer, emit, checkContent, duration, isLarge, viewBytes, nameOf } = cor
 class Scope {
   run;
   over = false;
-  // Whether it was ended from outside.
+  // Whether it was cut off from outside.
   cut = false;
   #controller = null;
   #why = null;
   #closers = new Set();
-  // The number of the input that is being handled, where there are several.
+  // Returns the number of the input being handled, where there are several.
   input = () => 0;
   constructor(run) {
     this.run = run;
@@ -28,7 +28,7 @@ class Scope {
     if (this.#controller === null) {
       this.#controller = new AbortController();
       if (this.over) this.#controller.abort(this.#reason());
-      // Waiting for the signal alone is a way to wait: such a run is not stalled.
+      // Waiting only for the signal is legitimate: such a run is not stalled.
       else op_xs_watch_signal(this.run);
     }
     return this.#controller.signal;
@@ -36,7 +36,7 @@ class Scope {
   #reason() {
     return new DOMException(this.#why.message, this.#why.name);
   }
-  // Ends everything that was opened in this scope.
+  // Closes everything opened in this scope.
   end(message, name) {
     if (this.over) return;
     this.over = true;
@@ -55,7 +55,7 @@ class Scope {
   }
 }
 
-// What fails because a run is over. Where nobody waits for it any more that is nobody's failure.
+// Errors raised because a run is over. If nothing handles them, they are not unhandled rejections.
 const excused = new WeakSet();
 let isExcusing = false;
 
@@ -66,8 +66,8 @@ function excuse(error) {
   isExcusing = true;
 }
 
-// The calls that are open, and who is to hear when these are over: one list for all who asked since
-// a call began or ended.
+// The open calls, and the callbacks for when they have ended: one shared list for all callbacks
+// registered since a call last began or ended.
 const calls = new Set();
 let backs = null;
 
@@ -93,21 +93,21 @@ function newBacks() {
   return made;
 }
 
-// Whoever asks from now on asks for other calls.
+// Callbacks registered from now on belong to a different set of calls.
 function newList() {
   const before = backs;
   backs = null;
   if (before !== null) letGo(before);
 }
 
-// A list that nobody is in, nor comes to: a call that stays open need not know of it any more.
+// Drops a list without callbacks that gets no new ones: a call that stays open need not keep it.
 function letGo(list) {
   if (list === backs || list.waiting.size > 0) return;
   for (const forget of list.forgets) forget();
 }
 
-// Calls back once all calls that are open now are over, and says whether one of them was cut off,
-// unless it is told to forget it; with none open there is nothing to wait for.
+// Calls back once all currently open calls have ended, saying whether one of them was cut off.
+// Returns a function that cancels this, or null when no call is open.
 function whenCallsEnd(back) {
   if (calls.size === 0) return null;
   const list = backs ??= newBacks();
@@ -137,7 +137,7 @@ function readText(options = {}) {
   return stringify(request);
 }
 
-// What `for await` and `await using` need of an iterator.
+// Makes an iterator usable with `for await` and `await using`.
 function iterable(iterator) {
   iterator[Symbol.asyncIterator] = () => iterator;
   iterator[Symbol.asyncDispose] = async () => void (await iterator.return());
@@ -145,15 +145,15 @@ function iterable(iterator) {
 }
 
 // The items of a stream in Rust. It is opened on the first next(), closed by return() and with the
-// scope, after which it has simply ended. `left` and `ended` are told of these, with how many of the
-// items that were decoded last were taken, and the stream.
+// scope, after which it has simply ended. `left` and `ended` are called in these two cases, with
+// the number of items taken from the last decoded ones, and the stream.
 function stream(scope, open, decode, left = () => {}, ended = () => {}) {
   let id = null, ready = [], at = 0, over = false, pulling = null, forget = () => {};
   const close = () => {
     over = true;
     if (id !== null) op_xs_stream_close(id);
   };
-  // While more is pulled, all of what came before was taken.
+  // While more is being pulled, all earlier items have been taken.
   const leave = (told) => {
     if (!over && id !== null) told(pulling === null ? at : 0, id);
     close();
@@ -161,7 +161,7 @@ function stream(scope, open, decode, left = () => {}, ended = () => {}) {
   const pull = async () => {
     if (id === null) {
       id = await open();
-      // Closed while it was opened: nobody else knows of it.
+      // Closed while it was being opened: only this code knows the stream.
       if (over) return op_xs_stream_close(id);
       forget = scope.onEnd(() => leave(ended));
       if (over) return;
@@ -177,7 +177,7 @@ function stream(scope, open, decode, left = () => {}, ended = () => {}) {
     at = 0;
   };
   const iterator = {
-    // Of several that wait at a time one pulls, and then each takes its item in turn.
+    // Of several concurrent waiters one pulls; then each takes its item in turn.
     async next() {
       for (;;) {
         if (at < ready.length) return { value: ready[at++], done: false };
@@ -207,7 +207,7 @@ function stream(scope, open, decode, left = () => {}, ended = () => {}) {
   return iterable(iterator);
 }
 
-// The results of a call: its end is no result, and a failure is thrown.
+// The results of a call: its end is not a result, and a failure is thrown.
 function results(name, answers) {
   return iterable({
     async next() {
@@ -224,7 +224,7 @@ function results(name, answers) {
   });
 }
 
-// Items that come all at once.
+// An async iterable over items that arrive all at once.
 async function* listed(load) {
   yield* await load();
 }
@@ -250,9 +250,9 @@ function logger(run) {
   return Object.freeze({ debug: at(0), info: at(1), warn: at(2), error: at(3) });
 }
 
-// The variables that were granted. One that the module did not ask for, or that its own process
-// was not given, is not there, and who reads it has mostly forgotten to ask: that is said once. A
-// script has all there are and asks for none.
+// The granted environment variables. Reading one that the module did not ask for, or that its own
+// process was not given, is usually a mistake, so it is logged once. A script has all variables and
+// asks for none.
 function variables(asked) {
   const env = Object.freeze(parse(op_xs_env()));
   if (asked === null) return env;
@@ -275,7 +275,7 @@ function variables(asked) {
   });
 }
 
-// What every kind has. `ready` is awaited before anything is read from the store.
+// The part shared by all kinds. `ready` is awaited before anything is read from the store.
 function base(scope, definition, ready) {
   const config = parse(op_xs_config());
   const env = variables(definition.asked);
@@ -332,7 +332,7 @@ function checkAppend(topic, content, keys = undefined) {
   if (content.topic !== undefined) throw new TypeError("append() takes the topic as its first argument only");
 }
 
-// The handler's: outputs are buffered, the state belongs to the driver.
+// The handler's context: outputs are buffered, the state belongs to the driver.
 function handlerContext(scope, definition, call) {
   return Object.freeze(Object.defineProperties({}, {
     ...Object.getOwnPropertyDescriptors(base(scope, definition, () => call.ready())),

@@ -1,5 +1,5 @@
-// `crypto`: random numbers, and of SubtleCrypto what digests and HMAC need. Everything else is a
-// NotSupportedError that names what there is.
+// `crypto`: random numbers, and of SubtleCrypto only what digests and HMAC need. Anything else is a
+// NotSupportedError that names what is supported.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_digest, op_xs_hmac, op_xs_hmac_verify, op_xs_random, op_xs_uuid } = core.ops;
@@ -7,7 +7,7 @@ const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 const VIEWS = [Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, BigInt64Array, BigUint64Array];
-// Bytes of the blocks of each hash: the length of a key that nothing says otherwise about.
+// Block size of each hash in bytes: the default length of a generated key.
 const BLOCKS = { "SHA-1": 64, "SHA-256": 64, "SHA-384": 128, "SHA-512": 128 };
 const JWK = { "SHA-1": "HS1", "SHA-256": "HS256", "SHA-384": "HS384", "SHA-512": "HS512" };
 const USAGES = ["sign", "verify"];

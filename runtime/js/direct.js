@@ -1,4 +1,4 @@
-// The `ctx` of generators and commands, which append at once.
+// The `ctx` of generators and commands, which append immediately.
 (function () {
 const { core } = __bootstrap;
 const {
@@ -12,9 +12,9 @@ const { base, bytesOf, checkAppend, excuse, iterable, stream, topicsText } = cor
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
 
-// `append` of generators and commands: resolves with the frame once it is stored.
+// `append` of generators and commands: resolves to the frame once it is stored.
 async function append(scope, topic, options) {
-  // As it is given: of what is no plain object nothing may be left after it is taken apart.
+  // Checked as given: destructuring could leave nothing of a value that is not a plain object.
   checkAppend(topic, options, APPEND_KEYS);
   const { key, expect, ...content } = options;
   const meta = metaText(content.meta, "append()");
@@ -38,7 +38,7 @@ async function append(scope, topic, options) {
   return frames(text)[0];
 }
 
-// What a run leaves behind may append or remove too late, and with nobody there who waits for it.
+// Code that a run leaves behind may append or remove too late, when nothing awaits it.
 async function inTime(scope, work) {
   try {
     return await work();
@@ -55,13 +55,13 @@ function immediate(scope) {
   };
 }
 
-// The longest time a timer takes is 24.8 days; longer ones fire at once.
+// The longest delay of a timer is 24.8 days; longer ones fire at once.
 const TIMER_MS_MAX = 86_400_000;
-// A clock that may be set is looked at so often. Nobody sets the one of a trial.
+// Interval for re-reading a clock that may be set. The clock of a trial never is.
 let lookMs = 60_000;
 
-// Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two
-// for one.
+// Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two for
+// the same beat.
 function every(scope, interval) {
   const ms = Math.max(1, duration(interval, "every()"));
   const started = performance.now();
@@ -97,7 +97,7 @@ function every(scope, interval) {
   return iterable(iterator);
 }
 
-// The times of a cron expression. One that passes while the loop is busy is not made up for.
+// The times of a cron expression. A time that passes while the loop is busy is skipped.
 function cron(scope, expression, zone = "") {
   let wake = null, timer = null, over = false, last = Date.now();
   const next = () => op_xs_cron_next(String(expression), String(zone), Math.max(last, Date.now()));
@@ -112,7 +112,7 @@ function cron(scope, expression, zone = "") {
     async next() {
       if (over) return { value: undefined, done: true };
       const at = next();
-      // In pieces: the clock may be set meanwhile, and a timer has a longest time.
+      // In steps: the clock may be set meanwhile, and a timer has a maximum delay.
       while (!over && Date.now() < at) {
         await new Promise((resolve) => {
           wake = resolve;
@@ -150,7 +150,7 @@ function generatorContext(scope, definition) {
         stream(
           scope, async () => op_xs_tail(scope.run, String(path), options.first === "start"), parse,
           (taken, id) => op_xs_left(id, taken),
-          // Nobody knows what became of the last line then.
+          // In this case it is unknown whether the last line was handled.
           (taken, id) => op_xs_left(id, Math.max(0, taken - 1)),
         ),
     }),

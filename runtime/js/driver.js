@@ -1,5 +1,5 @@
-// The one loop that drives a module: takes work from Rust, calls the module, hands results back as
-// strings. It never calls Rust through promises it would have to resolve per frame.
+// The loop that drives a module: takes work from Rust, calls the module, returns results as
+// strings. Avoids promises that Rust would have to resolve per frame.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_control, op_xs_finish, op_xs_next, op_xs_places } = core.ops;
@@ -11,12 +11,12 @@ const { HandlerLoop } = core.loadExtScript("ext:xs_runtime/handler.js");
 const HANDLER = 0;
 
 const scopes = new Map();
-// The definition and what is to be known about it, once there is one.
+// The definition and facts about it, once known.
 let module = null;
 
 const TYPES = ["string", "number", "boolean", "json"];
 
-// Checks what only JavaScript can see and gives Rust the rest as JSON.
+// Checks what only JavaScript can see and returns the rest as JSON for Rust.
 function define(namespace, kind, name) {
   const found = namespace.default;
   if (typeof found !== "object" || found === null) {
@@ -45,7 +45,8 @@ function define(namespace, kind, name) {
     }
   }
   if (plain.state !== undefined) stateText(plain.state);
-  // No processor is called like a script ("the script"), which needs no permissions.
+  // A script has a space in its name ("the script"), which no processor can have; it needs no
+  // permissions.
   const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
   const once = name.includes(" ") && found.once === true;
   module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
@@ -73,7 +74,7 @@ async function control() {
   }
 }
 
-// Not of use to handlers, which are what most modules are.
+// Loaded on demand: handlers, which are most modules, do not need it.
 const loadRuns = () => core.loadExtScript("ext:xs_runtime/runs.js").runsOf(module, scopes);
 
 async function work() {

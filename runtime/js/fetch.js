@@ -1,5 +1,4 @@
-// `fetch` and EventSource as modules have them: so many at a time, and with errors that name the line
-// to add.
+// `fetch` and EventSource for modules: limited in number, with errors that name the line to add.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_collect, op_xs_requests, op_xs_why_not } = core.ops;
@@ -12,26 +11,26 @@ const { AbortController, AbortSignal, add } = core.loadExtScript("ext:deno_web/0
 const { ReadableStream, errorReadableStream, getReadableStreamResourceBacking } = core.loadExtScript("ext:deno_web/06_streams.js");
 const { excuse, whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
-// Requests that wait for their answer side by side; the next ones wait for a turn. An answer that
-// takes longer gives its turn away: a server that never answers is not to hold up all others.
+// Concurrent requests that wait for their answer; more wait for a slot. A request that takes longer
+// gives its slot away: a server that never answers must not hold up all others.
 const TURNS_MAX = 64, TURN_MS_MAX = 30_000;
-// Requests without an answer, and answers whose body was not read to its end, together.
+// Requests without an answer plus answers whose body was not read to its end.
 const OPEN_MAX = 256;
-// Time that a request has once the calls that were open when it began are over.
+// Time left to a request after the calls that were open when it began have ended.
 const LEFT_MS_MAX = 30_000;
-// Time until they are collected again after that has freed none.
+// Time until the next collection after one that freed nothing.
 const VAIN_MS_MIN = 1_000;
-// EventSources that are not closed.
+// Maximum number of open EventSources.
 const SOURCES_MAX = 64;
 
-// With what the engine's names of a module's files begin.
+// The prefix of the engine's names for a module's files.
 const FILES = "file:///";
 
 let taken = 0;
 let collecting = null, inVain = -VAIN_MS_MIN;
 const waiting = new Set();
 
-// The turn of whoever has waited longest begins.
+// Gives the slot to the request that has waited longest.
 function pass() {
   for (const next of waiting) {
     waiting.delete(next);
@@ -56,8 +55,8 @@ function turn(signal) {
   });
 }
 
-// Answers that were let go of are collected some time: when their number matters, now, but not for
-// every request of whoever keeps them.
+// Abandoned answers are garbage collected eventually; when their number matters, collection is
+// forced, but not for every request of a module that keeps its answers.
 function collect() {
   if (collecting !== null || performance.now() - inVain < VAIN_MS_MIN) return collecting;
   op_xs_collect();
@@ -68,7 +67,7 @@ function collect() {
   return collecting;
 }
 
-// deno_fetch speaks of Deno's flags; the author needs the line to add.
+// deno_fetch mentions Deno's flags; the author needs the line to add.
 function told(error) {
   const named = /net access to "([^"]*)"/;
   const denied = named.exec(error?.message ?? "") ?? named.exec(error?.cause?.message ?? "");
@@ -76,8 +75,8 @@ function told(error) {
   return Object.assign(new Error(op_xs_why_not(denied[1])), { name: "NotCapable" });
 }
 
-// What fails behind a wait has no frames of whoever waits in a generator's run: it gets those of
-// the call, which is the line that its author looks for.
+// An error raised after a wait lacks the stack frames of an awaiting generator run: it gets those
+// of the fetch call, which contain the line the author looks for.
 function placed(error, called) {
   const isOfFetch = error instanceof TypeError || error?.name === "NotCapable";
   if (isOfFetch && typeof error.stack === "string" && !error.stack.includes(FILES)) {
@@ -88,7 +87,7 @@ function placed(error, called) {
   return error;
 }
 
-// Bodies of answers to requests that end with calls, and what to forget once nobody has the body.
+// Bodies of answers whose requests end with calls, with what to forget once a body is collected.
 const bodies = new FinalizationRegistry((forget) => forget());
 
 function cut(request) {
@@ -97,9 +96,9 @@ function cut(request) {
   request.abort(reason);
 }
 
-// A request is over with the call that made it. Which one that was nobody can tell where several are
-// open: then with the last of those that are open now. At once when one of them was cut off; what
-// calls leave behind that end by themselves has some time.
+// A request ends with the call that made it. With several open calls that one is unknown, so it
+// ends with the last of them. It ends at once when one of them was cut off; after calls that end by
+// themselves it has some time left.
 function untilCallsEnd(request) {
   let timer = null;
   const forget = whenCallsEnd((wasCut) => {
@@ -113,13 +112,13 @@ function untilCallsEnd(request) {
   });
 }
 
-// Of a body: the signal that ends it.
+// The key under which a body holds the signal that ends it.
 const ENDS = Symbol("ends");
 
-// Ends the body of an answer with a signal; the body, if it has one that is still to come. What
-// deno_fetch has for that is held by nobody once there is an answer: it is gone when garbage is
-// collected. This signal lives as long as the body, which lives as long as somebody has it or its
-// reader, or waits for a read: the answer itself is not needed for that.
+// Ends an answer's body when a signal fires; returns the body, if there is one still to come.
+// deno_fetch's own means for that is referenced by nothing once there is an answer, and is garbage
+// collected. This signal lives as long as the body, which lives as long as something holds it or
+// its reader, or waits for a read: the answer itself need not be kept.
 function endWith(signal, answer) {
   const body = toInnerResponse(answer).body?.streamOrStatic;
   const backing = body instanceof ReadableStream ? getReadableStreamResourceBacking(body) : null;
@@ -134,7 +133,7 @@ function endWith(signal, answer) {
   return body;
 }
 
-// The signal that whoever makes a request gives it.
+// The signal given by the caller of a request.
 function signalOf(input, init) {
   const given = init?.signal;
   const signal = given === undefined && input instanceof Request ? input.signal : given;
@@ -153,12 +152,13 @@ async function fetch(input, init = undefined) {
     } catch (error) {
       throw placed(error, called);
     }
-    // One of its own: the caller's may live long, and is not to keep all that it was given to.
+    // A new signal: the caller's may live long, and must not keep everything it was passed to
+    // alive.
     if (signal !== null) endWith(AbortSignal.any([signal]), answer);
     return answer;
   }
   try {
-    // A Request may be given as `init` too, and is no plain object.
+    // A Request may be given as `init` too, and is not a plain object.
     input = new Request(input, init);
     const signal = AbortSignal.any([input.signal, gone.signal]);
     const answer = await request(input, { signal });
@@ -176,7 +176,7 @@ async function request(input, init) {
   if (taken < TURNS_MAX) {
     taken++;
   } else {
-    // As it is now: whoever waits may go on to change it.
+    // Copied as it is now: the caller may change it during the wait.
     input = new Request(input, init);
     init = undefined;
     await turn(input.signal);
@@ -201,7 +201,7 @@ async function request(input, init) {
   }
 }
 
-// Loaded when somebody asks for it: most who fetch do not.
+// Loaded on demand: most modules that fetch do not need it.
 function eventSource() {
   const { EventSource: Plain } = core.loadExtScript("ext:deno_fetch/27_eventsource.js");
   const sources = new Set();

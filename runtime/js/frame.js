@@ -1,16 +1,16 @@
-// Frames as modules see them. They arrive many in one text, with the places of their parts beside
-// it: runtime/src/ext/frames.rs. A frame that nobody looks into is never parsed; one that is takes
-// its own part out, so that it does not keep the others' alive.
+// Frames as modules see them. Many arrive in one text, with the positions of their parts beside it:
+// see runtime/src/ext/frames.rs. A frame that nothing looks into is never parsed; one that is
+// copies its own part, so that it does not keep the others alive.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_id_time, op_xs_body_now, op_xs_blob_text, op_xs_blob_bytes } = core.ops;
 const { parse } = JSON;
 const EMPTY = Object.freeze({});
 const ID_CHARS = 25;
-// Numbers that the places of one frame are.
+// Numbers per frame in the positions.
 const PLACES = 4;
 
-// What one text holds.
+// The frames of one text.
 class Batch {
   text;
   places;
@@ -26,9 +26,9 @@ class Batch {
 }
 
 class Frame {
-  // The batch, until the frame has been looked into.
+  // The batch, until the frame is first looked into.
   #batch;
-  // Where in the batch it is, or what was taken out.
+  // The index in the batch, or the copied parts.
   #own;
   constructor(batch, index) {
     this.#batch = batch;
@@ -101,13 +101,13 @@ class Frame {
     const { id, offset, topic, ttl, hash, meta, cause } = this;
     return { id, offset, topic, ttl, hash, meta, cause };
   }
-  // What console.log shows.
+  // The output of console.log.
   [Symbol.for("Deno.customInspect")](inspect, options) {
     return `Frame ${inspect(this.toJSON(), options)}`;
   }
 }
 
-// All frames of a text that begins with their places.
+// All frames of a text that begins with their positions.
 function frames(text, Kind = Frame) {
   const line = text.indexOf("\n");
   const batch = new Batch(text.slice(line + 1), 0, parse(text.slice(0, line)));

@@ -1,5 +1,5 @@
-// Calls a handler with one frame after the other, keeps its state, and answers for them in groups
-// that are committed together.
+// Calls a handler with one frame after the other, keeps its state, and replies in groups that are
+// committed together.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_alive, op_xs_attempt, op_xs_committed, op_xs_fail, op_xs_reply, op_xs_undo, op_xs_waits } = core.ops;
@@ -8,7 +8,7 @@ const { Frame } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { buffer, drop, flush, isThenable, output, stateText, describe } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
-// Microtask turns granted to a promise before it counts as waiting.
+// Microtask turns granted to a promise before the call counts as waiting.
 const TURNS = 16;
 const HANDLER = 0;
 
@@ -19,13 +19,13 @@ class HandlerLoop {
   state = undefined;
   index = 0;
   #saved = "null";
-  // What the store has; not the same after a migration that is not committed yet.
+  // The state in the store; differs from #saved after a migration that is not committed yet.
   #stored = "null";
   #asyncRun = false;
-  // The first input that no reply covers yet, and how many there are.
+  // The first input that no reply covers yet, and the number of inputs.
   #from = 0;
   #count = 0;
-  // Resolves when the last reply, of this batch or the one before, is committed.
+  // Resolves when the last reply, of this batch or the previous one, is committed.
   #barrier = null;
   #readers = [];
   #stride = 1;
@@ -41,7 +41,7 @@ class HandlerLoop {
   attempt() {
     return op_xs_attempt(this.index);
   }
-  // Before anything is read: what earlier calls appended has to be in the store.
+  // Awaited before any read: what earlier calls appended must be in the store.
   async ready() {
     if (this.#from < this.index) await new Promise((resolve) => this.#readers.push(resolve));
     if (this.#barrier !== null) await this.#barrier;
@@ -51,15 +51,15 @@ class HandlerLoop {
     if (foreign && definition.migrate !== undefined) state = definition.migrate(state);
     this.#saved = stateText(state ?? null);
     this.#stored = text === "" ? this.#saved : text;
-    // A copy of its own: the definition's object must not change with the first call.
+    // A separate copy: the first call must not change the definition's object.
     this.state = parse(this.#saved);
   }
-  // The state's text when it is not the saved one.
+  // The state's text if it differs from the stored one, else "".
   #changed() {
     const text = stateText(this.state ?? null);
     return text === this.#stored ? "" : text;
   }
-  // Answers for the next calls. Until that is committed nothing later is read or answered.
+  // Replies for the next calls. Until that is committed nothing later is read or replied.
   async #reply(done, text) {
     if (this.#barrier !== null) await this.#barrier;
     flush();
@@ -77,7 +77,7 @@ class HandlerLoop {
     this.state = parse(this.#saved);
     op_xs_fail(index, verdict, after, name, message, stack);
   }
-  // `ahead`: what came of the batch before is not committed yet.
+  // `ahead`: the output of the previous batch is not committed yet.
   async batch(batch, ahead) {
     const started = performance.now();
     const count = batch.count;
@@ -90,7 +90,7 @@ class HandlerLoop {
       this.index = index;
       let before = "";
       try {
-        // A call that waits commits what came before it: that state has to be known by then.
+        // A call that waits commits the calls before it, so the state at this point must be known.
         if (this.#asyncRun && index > this.#from) before = this.#changed();
         const result = definition.run(new Frame(batch, index), this.#context);
         if (result !== undefined && result !== null) {
@@ -110,11 +110,11 @@ class HandlerLoop {
     }
     this.#stride = performance.now() - started < 0.2 * count ? 16 : 1;
   }
-  // Waits for a call's promise. One that is not settled by then is a call that waits: what came
-  // before it is committed first, and it is committed alone.
+  // Waits for a call's promise. If it does not settle soon, the call is waiting: earlier calls are
+  // committed first, and it is committed alone.
   async #settle(result, index, before) {
     const outcome = { settled: false, failed: false, value: undefined };
-    // Once: what has a `then` of its own may begin its work with it.
+    // Resolved once: a custom thenable may start its work in `then`.
     const promise = Promise.resolve(result);
     promise.then(
       (value) => (outcome.settled = true, outcome.value = value),
@@ -123,7 +123,7 @@ class HandlerLoop {
     for (let turn = 0; turn < TURNS && !outcome.settled; turn++) await null;
     const waits = !outcome.settled;
     if (waits) {
-      // The first promise of a plain function: the state before this call is not known, so the
+      // The first promise of a plain function: the state before this call is unknown, so the
       // earlier calls cannot be committed apart from it. All are repeated, each alone.
       if (index > this.#from && !this.#asyncRun) throw new Error("a call waits in a shared group");
       this.#asyncRun = true;

@@ -1,6 +1,6 @@
 // Builds the global object of a module: the web platform, loaded on first use, and nothing that
-// leads to ops. Everything not on the committed list (globals.txt) is deleted before user code runs.
-// A block, not a function that is called: what is in parentheses the engine reads twice.
+// leads to ops. Everything not on the committed list (globals.txt) is deleted before user code
+// runs. This is a block, not a called function: the engine parses parenthesized code twice.
 "use strict";
 {
 const { core } = __bootstrap;
@@ -50,8 +50,8 @@ const lazily = (name, get) => {
   });
 };
 
-// Who has a listener that throws is told so as of any error that nobody caught. There is no event
-// for it: a module's global object has no listeners.
+// Reports an exception in an event listener like any uncaught error. There is no event for it: a
+// module's global object has no listeners.
 let heeded = false;
 const heed = () => {
   if (heeded) return;
@@ -59,7 +59,7 @@ const heed = () => {
   load("ext:deno_web/02_event.js").saveGlobalThisReference({ dispatchEvent: () => true });
 };
 
-// What has no events.
+// Scripts without events.
 const QUIET = ["00_url", "01_dom_exception", "01_urlpattern", "timers", "05_base64", "08_text_encoding"];
 
 for (const [script, names] of Object.entries(WEB)) {
@@ -94,8 +94,8 @@ defineProperty(globalThis, "console", { value: console, configurable: true, enum
 lazily("crypto", () => load("ext:xs_runtime/crypto.js"));
 defineProperty(globalThis, "self", { value: globalThis, configurable: true, enumerable: false, writable: true });
 
-// Deletes what is not on the list and hands the driver over, once. `trial` is the time at which a
-// module under trial begins.
+// Deletes everything not on the list and returns the driver, once. `trial` is the start time of a
+// module under trial.
 globalThis.__xs_boot = (list, trial) => {
   const allowed = new Set(list.split("\n").filter((name) => name !== ""));
   const driver = load("ext:xs_runtime/driver.js");

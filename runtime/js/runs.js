@@ -1,4 +1,4 @@
-// Runs generators and the calls of commands: hands over each value as it comes.
+// Runs generators and calls of commands: hands over each value as it arrives.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_drained, op_xs_finish, op_xs_full } = core.ops;
@@ -19,8 +19,8 @@ function iteratorOf(value) {
   return null;
 }
 
-// Hands over each value of an iterator. A value that cannot be a frame, or that the store refused,
-// is thrown into the iterator at its yield; one that takes none is ended.
+// Hands over each value of an iterator. An error for a value that cannot be a frame, or that the
+// store refused, is thrown into the iterator at its yield; an iterator without throw() is ended.
 async function drain(scope, iterator) {
   let ending = null;
   const finished = scope.onEnd(() => {
@@ -28,12 +28,12 @@ async function drain(scope, iterator) {
       ending = iterator.return?.();
       void ending?.catch?.(() => {});
     } catch {
-      // What one run throws while it is ended is not for those beside it.
+      // An error thrown while one run is being ended must not affect the others.
     }
   });
   try {
     let step = await iterator.next();
-    // One that cannot be ended is left.
+    // An iterator that cannot be ended is abandoned.
     while (!step.done && !scope.over) {
       try {
         await result(scope, step.value);
@@ -55,7 +55,7 @@ async function drain(scope, iterator) {
   }
 }
 
-// One value, once there is room for it.
+// Hands over one value, once there is room.
 async function result(scope, value) {
   if (value === undefined || value === null || scope.over) return;
   if (op_xs_full(scope.run)) await op_xs_drained(scope.run);
@@ -143,7 +143,7 @@ function generate(id) {
   void run(scope, () => definition.run(generatorContext(scope, about)));
 }
 
-// Of this module, whose runs are found in `all`.
+// The runs of this module; `all` holds their scopes.
 function runsOf(module, all) {
   ({ definition, about } = module);
   scopes = all;

@@ -1,5 +1,5 @@
-// What runs code that a user typed: a script, the lines of a prompt, an expression over frames. The
-// entry of such a graph calls one of these (run, prompt, where).
+// Runs code that a user typed: a script, the lines of a prompt, a filter expression over frames.
+// The entry module of such a graph calls one of these (run, prompt, where).
 (function () {
 const { core } = __bootstrap;
 const { op_xs_alive, op_xs_script_answer, op_xs_script_body, op_xs_script_cancelled, op_xs_script_next, op_xs_show, op_xs_show_bytes } = core.ops;
@@ -7,17 +7,17 @@ const { parse, stringify } = JSON;
 const { Frame, frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { describe, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
 const api = core.loadExtScript("ext:xs_runtime/api.js");
-// As it was before any code of the user's.
+// Saved before any of the user's code runs.
 const evaluate = globalThis.eval;
 
-// Frames of an expression that are tried before the watchdog is told that all is well.
+// Number of frames evaluated between two signs of life to the watchdog.
 const STRIDE = 16;
 
 function isThenable(value) {
   return typeof value === "object" && value !== null && typeof value.then === "function";
 }
 
-// What JSON would show as {} although there is something in it.
+// Converts values that JSON would show as {} although they have contents.
 function filled(_key, value) {
   if (value instanceof Map) {
     const entries = [...value];
@@ -36,11 +36,11 @@ function json(value) {
   return text ?? String(value);
 }
 
-// What runs for ever when nobody cancels it.
+// The turn of a run that is never cancelled.
 const ALWAYS = { over: false, iterator: null };
 
-// Text becomes a line, bytes stay as they are, what is iterated is shown value by value, as long as
-// its turn is not over.
+// Text becomes a line, bytes are written unchanged, an iterable is shown value by value, until its
+// turn is over.
 async function show(value, text, turn = ALWAYS) {
   if (value === undefined || turn.over) return;
   if (typeof value === "string") return op_xs_show(value);
@@ -67,7 +67,7 @@ async function show(value, text, turn = ALWAYS) {
 
 function run(main) {
   const definition = { run: async (ctx) => show(await main(ctx), json) };
-  // No more work comes: what it then waits for has to come from elsewhere, or never does.
+  // No more work arrives: anything it then awaits must come from elsewhere, or never does.
   return Object.defineProperty(definition, "once", { value: true });
 }
 
@@ -92,7 +92,7 @@ function prompt() {
         const code = await op_xs_script_next();
         const turn = { over: false, iterator: null };
         const cancelled = op_xs_script_cancelled();
-        // A line that waits for nothing is told so.
+        // Unreferenced, so that a line that waits for nothing is still detected as stalled.
         core.unrefOpPromise(cancelled);
         const answer = await Promise.race([line(code, turn), cancelled.then(() => "cancelled")]);
         turn.over = true;
@@ -105,7 +105,7 @@ function prompt() {
   };
 }
 
-// A frame whose body is at hand: it is read without waiting.
+// A frame whose body was delivered with it: it is read synchronously.
 class Whole extends Frame {
   text() {
     if (this.hash === null) return "";
@@ -118,7 +118,8 @@ class Whole extends Frame {
   }
 }
 
-// For each frame 1 or 0, and ! where the test throws; behind a line feed what it threw first.
+// Answers 1 or 0 for each frame, and ! where the test throws; after a line feed comes the first
+// error.
 function where(test) {
   return {
     async run() {
@@ -130,7 +131,7 @@ function where(test) {
           try {
             const result = test(list[index]);
             if (isThenable(result)) {
-              // Nor does it matter what becomes of it.
+              // Its outcome does not matter either.
               Promise.resolve(result).catch(() => {});
               throw new TypeError("it gives a promise, and is not waited for");
             }

@@ -1,4 +1,4 @@
-// WebSocket as the standard has it, and ctx.socket(), which is one to loop over.
+// The standard WebSocket, and ctx.socket(), an async iterable over messages.
 (function () {
 const { core } = __bootstrap;
 const {
@@ -128,7 +128,7 @@ class WebSocket extends EventTarget {
     this.#forget?.();
     this.dispatchEvent(new CloseEvent("close", { wasClean, code: end.code, reason: end.reason }));
   }
-  // Ends it without asking the other side.
+  // Closes it without a close handshake.
   #drop() {
     this.#closing ??= { code: 0, reason: "" };
     this.#state = 2;
@@ -178,7 +178,7 @@ function iteratorOf(source) {
   return open.call(source);
 }
 
-// Messages one by one; what `send` yields goes out. Ends on a clean close and throws on any other.
+// The messages one by one; sends what `send` yields. Ends on a clean close and throws on any other.
 async function* messages(scope, url, options = {}) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);

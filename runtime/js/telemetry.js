@@ -1,4 +1,4 @@
-// Stands in for Deno's telemetry, which deno_fetch looks for and xs does not have: it is off.
+// A stub for Deno's telemetry, which deno_fetch expects and xs does not have: it is off.
 (function () {
 const { internals } = __bootstrap;
 internals.__telemetry = {

@@ -1,4 +1,4 @@
-// telemetry.js fills in both halves.
+// telemetry.js provides both parts.
 (function () {
 return {};
 })();

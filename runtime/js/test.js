@@ -1,5 +1,5 @@
-// The built-in module "xs/test": exactly what runtime/xs.d.ts declares, and what the entry of a test
-// file needs (suite, register).
+// The built-in module "xs/test": exactly what runtime/xs.d.ts declares, plus what the entry of a
+// test file needs (suite, register).
 (function () {
 const { core } = __bootstrap;
 const { op_xs_trial, op_xs_trial_answer, op_xs_trial_asked, op_xs_trial_ended } = core.ops;
@@ -7,7 +7,7 @@ const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { describe, nameOf, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
 
-// The longest time that one test may take.
+// Time limit of one test.
 const TEST_MS = 30_000;
 const LATE = Symbol("late");
 const tests = [];
@@ -23,17 +23,18 @@ function register(file, definition) {
 }
 
 function suite() {
-  // As they are before a test puts others in their place.
+  // Saved before a test can replace them.
   const { clearTimeout, setTimeout } = globalThis;
   const later = (ms) => {
     let timer;
     const over = new Promise((resolve) => { timer = setTimeout(resolve, ms, LATE); });
     return { over, forget: () => clearTimeout(timer) };
   };
-  // What a test let go of: it fails that test, and no other.
+  // Unhandled rejections of the running test: they fail that test, and no other.
   let lost = [];
   return {
-    // A test that does not come back ends the isolate; another goes on behind it, which is told `from`.
+    // A test that never returns ends the isolate; another one continues after it and is given
+    // `from`.
     async *run({ args: { from } }) {
       core.setUnhandledPromiseRejectionHandler((_promise, reason) => {
         lost.push(reason);
@@ -50,7 +51,7 @@ function suite() {
             const text = `the test did not end in ${TEST_MS / 1000} s`;
             throw Object.assign(new Error(text), { name: "TimeoutError", stack: "" });
           }
-          // A rejection is known to be nobody's only in a later turn of the event loop.
+          // Unhandled rejections are reported only in a later turn of the event loop.
           await later(0).over;
           if (lost.length > 0) throw lost[0];
         } catch (thrown) {
@@ -123,7 +124,7 @@ const { getPrototypeOf } = Object;
 
 const isIterable = (value) => typeof value[Symbol.iterator] === "function" && typeof value.next !== "function";
 
-// What JSON would show as {} although there is something in it.
+// Converts values that JSON would show as {} although they have contents.
 function filled(_key, value) {
   if (typeof value === "bigint") return `${value}n`;
   if (value instanceof Error) return { name: value.name, message: value.message, ...value };
@@ -138,8 +139,8 @@ function shown(value) {
   }
 }
 
-// What there is in an object of a class, most of which lies behind accessors; undefined where its
-// own keys say it all.
+// The comparable contents of an object of a class, most of which are behind accessors; undefined
+// when its own keys hold everything.
 function content(value) {
   if (value instanceof Error) {
     const { name, message, cause, errors } = value;
@@ -155,7 +156,7 @@ function content(value) {
   throw new TypeError(`${nameOf(value)} cannot be compared; compare what is in it`);
 }
 
-// Whatever the order in which they were put there.
+// Compares entries in any order.
 function sameEntries(a, b, open) {
   const left = new Map(b.entries());
   return a.size === b.size && [...a.entries()].every(([key, item]) => {
@@ -168,7 +169,7 @@ function sameEntries(a, b, open) {
 const isKeyed = (value) => value instanceof Map || value instanceof Set;
 const kindOf = (value) => getPrototypeOf(value) ?? Object.prototype;
 
-// `open`: the pairs that are being compared; what leads back to one of them holds nothing new.
+// `open`: the pairs being compared; a cycle back to one of them adds nothing new.
 function same(a, b, open = []) {
   if (Object.is(a, b)) return true;
   if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return false;

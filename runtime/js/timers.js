@@ -1,11 +1,11 @@
-// Timers as modules have them: those that a call sets end with it when it is cut off.
+// Timers for modules: a timer set by a call ends when that call is cut off.
 (function () {
 const { core } = __bootstrap;
 const plain = core.loadExtScript("ext:deno_web/02_timers.js");
 const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 const { setTimeout: later, setInterval: often, clearTimeout: clear } = plain;
 
-// How to forget a timer that a call has set, by its number.
+// How to forget a timer set by a call, by its id.
 const kept = new Map();
 
 function forget(id) {
@@ -13,8 +13,8 @@ function forget(id) {
   kept.delete(id);
 }
 
-// As with requests: it ends once all calls are over that are open now, if one of them was cut off.
-// One that calls leave behind which end by themselves goes on.
+// As with requests: the timer ends once all currently open calls have ended, if one of them was cut
+// off. A timer left behind by calls that end by themselves keeps running.
 function keep(id) {
   const forgotten = whenCallsEnd((wasCut) => {
     kept.delete(id);

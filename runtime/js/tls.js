@@ -1,5 +1,5 @@
-// Stands in for deno_net's TLS face, of which deno_fetch needs one function for client certificates;
-// modules cannot make clients of their own, so nothing calls it.
+// A stub for deno_net's TLS module, of which deno_fetch needs one function, for client
+// certificates; modules cannot create clients, so nothing calls it.
 (function () {
 return { loadTlsKeyPair: () => undefined };
 })();

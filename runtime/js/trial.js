@@ -1,5 +1,5 @@
-// What is different for a module under trial: requests go to the test, and time passes as fast as it
-// is waited for.
+// The differences for a module under trial: requests go to the test, and time advances as fast as
+// it is waited for.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_ask } = core.ops;
@@ -16,7 +16,7 @@ async function fetch(input, init = undefined) {
   return new Response(NO_BODY.has(status) ? null : Uint8Array.fromBase64(body), { status, statusText, headers });
 }
 
-// Timers fire in their order, each a moment after the one before, at the time they were set for.
+// Timers fire in order, one after the other, at the time they were set for.
 function clock(globalThis, start) {
   const { setTimeout: soon, Date: RealDate } = globalThis;
   const timers = new Map();

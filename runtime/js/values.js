@@ -1,6 +1,6 @@
-// What modules make: outputs and the errors that steer a handler. Turns any value a module returns
-// or yields into the strings that cross to Rust; whatever cannot be a frame is a TypeError that
-// names the fix.
+// What modules produce: outputs, and the errors that steer a handler. Converts any value a module
+// returns or yields into the strings passed to Rust; a value that cannot become a frame is a
+// TypeError that names the fix.
 (function () {
 const { core } = __bootstrap;
 const { op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored, op_xs_results } = core.ops;
@@ -9,8 +9,8 @@ const { getPrototypeOf } = Object;
 const { isView } = ArrayBuffer;
 const objectPrototype = Object.prototype;
 const HANDLER = 0;
-// Results kept here before they are handed over, and characters of them: no more than fits into a
-// batch of the store above what runtime/src/isolate/limits.rs lets a group and one call have.
+// Maximum number of results buffered here, and of their characters: together with the limits of a
+// group and one call in runtime/src/isolate/limits.rs they still fit into a batch of the store.
 const RESULTS_MAX = 512, RESULT_CHARS_MAX = 128 * 1024;
 
 class Retry extends Error {
@@ -43,9 +43,9 @@ class Out {
 
 const CONTENT_KEYS = ["topic", "meta", "body", "json", "ttl"];
 const FRAME_KEYS = new Set(CONTENT_KEYS);
-// Of an append that may be told when.
+// Keys of an append with terms.
 const APPEND_KEYS = new Set([...CONTENT_KEYS, "key", "expect"]);
-// Characters of a text that is shown where it belongs.
+// Maximum characters of a text quoted in an error.
 const SHOWN_MAX = 40;
 
 function frame(content) {
@@ -117,14 +117,14 @@ function metaOf(meta, where) {
   } catch (error) {
     throw new TypeError(`${where}: meta is not JSON: ${error.message}`);
   }
-  // What has a toJSON may become anything.
+  // A toJSON method may return anything.
   if (text?.[0] !== "{") {
     throw new TypeError(`${where}: meta is ${nameOf(meta)}, which is no object as JSON; use { value: ... } or String(...)`);
   }
   return text;
 }
 
-// The bytes of a view, never of what lies around it.
+// The bytes of a view, without the rest of its buffer.
 function viewBytes(view) {
   return view instanceof Uint8Array
     ? view
@@ -142,7 +142,7 @@ function jsonText(value, where) {
   return text;
 }
 
-// `large`: whether it may be one that is stored in pieces.
+// `large`: whether a body that is stored in chunks is allowed.
 function checkBody(body, where, large = false) {
   if (typeof body === "string" || isBytes(body) || (large && isLarge(body))) return;
   throw new TypeError(
@@ -150,10 +150,10 @@ function checkBody(body, where, large = false) {
   );
 }
 
-// Whether the outputs buffered for a handler fill a commit; the handler's loop takes it back.
+// Whether the outputs buffered for a handler fill a commit; reset by the handler's loop.
 const buffer = { full: false };
-// Results of a handler's calls that go over together, the number of the input before each meta:
-// crossing once for each would cost as much as the call.
+// Results of a handler's calls that are handed over together, each as the input's number and its
+// meta: one op call per result would cost as much as the handler call itself.
 let results = [];
 let chars = 0;
 
@@ -163,7 +163,7 @@ function keep(input, meta) {
   if (results.length >= 2 * RESULTS_MAX || chars >= RESULT_CHARS_MAX) flush();
 }
 
-// Hands over what is kept. JSON has no line feeds of its own.
+// Hands over the buffered results. JSON text contains no line feeds.
 function flush() {
   if (results.length === 0) return;
   const text = results.join("\n");
@@ -176,7 +176,8 @@ function drop() {
   chars = 0;
 }
 
-// Hands one frame to Rust. `run` says whose it is, `input` which frame of a batch caused it.
+// Hands one frame to Rust. `run` is the run that made it, `input` the frame of a batch that caused
+// it.
 function hand(run, input, topic, meta, ttl, body) {
   if (run === HANDLER) flush();
   const full = typeof body === "string"
@@ -185,7 +186,7 @@ function hand(run, input, topic, meta, ttl, body) {
   if (full) buffer.full = true;
 }
 
-// Whether it is stored in pieces. Asking for Blob loads it: most bodies are text.
+// Whether it is stored in chunks. Using Blob loads it: most bodies are text.
 const isLarge = (body) => typeof body === "object" && body !== null && (body instanceof Blob || body instanceof ReadableStream);
 
 const isBytes = (value) => isView(value) || value instanceof ArrayBuffer;
@@ -237,16 +238,17 @@ function isThenable(value) {
   return typeof value === "object" && value !== null && typeof value.then === "function";
 }
 
-// Ends an iterator that nobody asks any more. What it throws then is not why it ended.
+// Ends an abandoned iterator. An error it throws then is not the reason for the end.
 async function left(iterator) {
   try {
     await iterator?.return?.();
   } catch {
-    // As above.
+    // See above.
   }
 }
 
-// A state that JSON would change would differ after a restart: the path of the first such value.
+// Rejects a state that JSON would change, as it would differ after a restart: returns the path of
+// the first such value.
 function unstorable(value, path = "state", seen = []) {
   switch (typeof value) {
     case "string":
@@ -287,7 +289,7 @@ function stateText(state) {
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
 
-// Milliseconds of a Duration.
+// Converts a Duration to milliseconds.
 function duration(value, what) {
   if (typeof value === "number" && value >= 0 && Number.isFinite(value)) return value;
   const parts = typeof value === "string" ? /^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$/.exec(value) : null;
@@ -297,11 +299,11 @@ function duration(value, what) {
   return Number(parts[1]) * UNITS[parts[2]];
 }
 
-// What Rust reports about a thrown value: name, message, stack, and what it asks for.
+// What Rust reports about a thrown value: name, message, stack, and the verdict it asks for.
 function describe(error) {
   let verdict = 0, after = -1, name = "", message, stack = "";
   try {
-    // First: what it asks for holds also where the rest cannot be shown.
+    // First: the verdict holds even if the rest cannot be shown.
     if (error instanceof Retry) verdict = 1;
     else if (error instanceof Park) verdict = 2;
     if (typeof error === "object" && error !== null && typeof error.message === "string") {
@@ -321,13 +323,13 @@ function describe(error) {
   return { name, message, stack, verdict, after };
 }
 
-// Tells Rust of a thrown value.
+// Reports a thrown value to Rust.
 function report(op, first, error) {
   const { name, message, stack } = describe(error);
   op(first, name, message, stack);
 }
 
-// A value in few words. JSON has no cycles and no BigInt.
+// A short form of a value. JSON has no cycles and no BigInt.
 function brief(value) {
   try {
     if (typeof value === "object" && value !== null && typeof value.message === "string") {

@@ -1,14 +1,14 @@
-//! Cron expressions: five fields, as crontab(5) has them, and when they come true next in a time
-//! zone. Knows no clock.
+//! Cron expressions: five fields as in crontab(5), and the next time that matches in a time zone.
+//! Has no clock.
 
 use jiff::civil::{Date, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, ToSpan as _};
 
-/// Days looked at before an expression counts as one that never comes true: the next 29 February on
-/// a given day of the week may be 40 years away.
+/// Days searched before an expression counts as one that never matches: the next 29 February on a
+/// given day of the week may be 40 years away.
 const DAYS_MAX: u32 = 41 * 366;
-/// Bytes of an expression.
+/// Maximum bytes of an expression.
 const BYTES_MAX: usize = 256;
 
 const MONTHS: [&str; 12] =
@@ -29,9 +29,9 @@ pub(crate) enum CronError {
     Field {
         /// The field.
         field: String,
-        /// What it is for.
+        /// Its name.
         name: &'static str,
-        /// The least value.
+        /// The smallest value.
         min: u32,
         /// The largest value.
         max: u32,
@@ -39,7 +39,7 @@ pub(crate) enum CronError {
     /// The zone is not known.
     #[error("{0:?} is no time zone; write one such as \"Europe/Paris\" or \"UTC\"")]
     Zone(String),
-    /// There is no such day.
+    /// No day matches.
     #[error("the cron expression never comes true")]
     Never,
 }
@@ -64,12 +64,12 @@ pub(crate) struct Cron {
     days: Set,
     months: Set,
     weekdays: Set,
-    /// Whether a day may be either of its month or of its week: when both are restricted.
+    /// Whether a day may match either its day of the month or its weekday: if both are restricted.
     either: bool,
 }
 
 impl Cron {
-    /// Reads an expression.
+    /// Parses an expression.
     ///
     /// # Errors
     /// [`CronError`] names the field that cannot be read.
@@ -97,7 +97,7 @@ impl Cron {
             days: Field::plain("day", 1, 31).parse(days)?,
             months: Field { name: "month", min: 1, max: 12, words: &MONTHS, first: 1 }
                 .parse(months)?,
-            // Sunday is 0 and 7.
+            // Sunday is both 0 and 7.
             weekdays: Set(week | week >> 7 & 1),
             either,
         })
@@ -111,13 +111,13 @@ impl Cron {
         self.months.has(part(date.month())) && either
     }
 
-    /// The first moment after `after_ms` at which it comes true, in milliseconds since 1970. A
-    /// local time that a change of the clock leaves out comes true when the change is over. One
-    /// that comes twice does so the first time, but with every hour both times, as crontab(5) has
-    /// it: what is due every few minutes is due in the hour that is repeated too.
+    /// The first match after `after_ms`, in milliseconds since the Unix epoch. A local time skipped
+    /// by a clock change matches right after the change. One that occurs twice matches the first
+    /// time, but with `*` for the hour both times, as in crontab(5): what is due every few minutes
+    /// is due in the repeated hour too.
     ///
     /// # Errors
-    /// [`CronError::Never`] when there is none.
+    /// [`CronError::Never`] when nothing matches.
     pub(crate) fn next(&self, after_ms: i64, zone: &TimeZone) -> Result<i64, CronError> {
         let after = Timestamp::from_millisecond(after_ms).map_err(|_| CronError::Never)?;
         let mut date = after.to_zoned(zone.clone()).date();
@@ -153,14 +153,14 @@ impl Cron {
     }
 }
 
-/// Whether some of a day's time comes twice.
+/// Whether a part of the day occurs twice.
 fn is_longer(date: Date, zone: &TimeZone) -> bool {
     let begins = |date: Date| Some(date.to_zoned(zone.clone()).ok()?.timestamp().as_second());
     let next = date.tomorrow().ok().and_then(begins);
     begins(date).zip(next).is_some_and(|(begins, next)| next - begins > 24 * 60 * 60)
 }
 
-/// The zone of a name; the system's own without one.
+/// The time zone of a name; the system's own without one.
 ///
 /// # Errors
 /// [`CronError::Zone`] when it is not known.
@@ -171,7 +171,7 @@ pub(crate) fn zone(name: Option<&str>) -> Result<TimeZone, CronError> {
     }
 }
 
-/// What one field may hold.
+/// One field of an expression.
 struct Field {
     name: &'static str,
     min: u32,
@@ -206,7 +206,7 @@ impl Field {
         let (low, high) = match range.split_once('-') {
             _ if range == "*" => (self.min, self.max),
             Some((low, high)) => (self.value(low)?, self.value(high)?),
-            // A value with a step goes on to the end.
+            // A value with a step extends to the maximum.
             None if range.len() < text.len() => (self.value(range)?, self.max),
             None => (self.value(range)?, self.value(range)?),
         };

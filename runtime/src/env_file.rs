@@ -1,14 +1,14 @@
-//! Files of variables, as `--env-file` takes them: a line `NAME=value` each. What is not understood
-//! is refused with its line, since a value that is taken differently than it was meant is worse.
+//! Files of environment variables for `--env-file`: one `NAME=value` per line. Anything unclear is
+//! refused with its line, since a value read differently than meant is worse.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
-/// Bytes of a file.
+/// Maximum bytes of a file.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// Why a file of variables cannot be used.
+/// Why an env file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvFileError {
     /// It cannot be read.
@@ -16,10 +16,10 @@ pub enum EnvFileError {
     Read {
         /// The file.
         file: String,
-        /// The system's words.
+        /// The I/O error.
         error: std::io::Error,
     },
-    /// A line is not understood.
+    /// A line cannot be parsed.
     #[error("{file}:{line}: {why}")]
     Syntax {
         /// The file.
@@ -34,7 +34,7 @@ pub enum EnvFileError {
 /// Reads a file.
 ///
 /// # Errors
-/// [`EnvFileError`] names the file, and the line that is not understood.
+/// [`EnvFileError`] names the file, and the line that cannot be parsed.
 pub fn load(path: &Path) -> Result<BTreeMap<String, String>, EnvFileError> {
     let file = path.display().to_string();
     let mut text = String::new();
@@ -50,7 +50,7 @@ pub fn load(path: &Path) -> Result<BTreeMap<String, String>, EnvFileError> {
     parse(&text).map_err(|(line, why)| EnvFileError::Syntax { file, line, why })
 }
 
-/// The variables of a text; or the line that is not understood, and why.
+/// The variables of a text; or the line that cannot be parsed, and why.
 fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, &'static str)> {
     let mut variables = BTreeMap::new();
     let mut left = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -78,7 +78,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, &'static str)> 
     Ok(variables)
 }
 
-/// The name before a `=`, and what is behind it.
+/// The name before a `=`, and the text after it.
 fn named(text: &str) -> Result<(&str, &str), &'static str> {
     let text = match text.strip_prefix("export") {
         Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start_matches([' ', '\t']),
@@ -94,7 +94,7 @@ fn named(text: &str) -> Result<(&str, &str), &'static str> {
     Ok((name, value.trim_start_matches([' ', '\t'])))
 }
 
-/// A value, and the lines behind it.
+/// A value, and the lines after it.
 fn value_of(text: &str) -> Result<(String, &str), &'static str> {
     match text.chars().next() {
         Some('\'') => {
@@ -128,7 +128,7 @@ fn plain(here: &str) -> Result<String, &'static str> {
     Ok(value.to_owned())
 }
 
-/// The value before a closing `"`, and what is behind it.
+/// The value before a closing `"`, and the text after it.
 fn quoted(text: &str) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -151,17 +151,17 @@ fn quoted(text: &str) -> Result<(String, &str), &'static str> {
     Err("the \" has no end")
 }
 
-/// Whether a shell would put something else in place of a `$`.
+/// Whether a shell would expand a `$` in the text.
 fn expands(text: &str) -> bool {
     text.match_indices('$').any(|(at, _)| is_expansion(&text[at + 1..]))
 }
 
-/// Whether a `$` before this text is more than a character.
+/// Whether a `$` before this text starts an expansion.
 fn is_expansion(behind: &str) -> bool {
     behind.starts_with(|c: char| c.is_ascii_alphanumeric() || "_({$".contains(c))
 }
 
-/// What is behind a quoted value on its line is a comment at most.
+/// The lines after a quoted value; only a comment may follow on its own line.
 fn end_of_line(text: &str) -> Result<&str, &'static str> {
     let (here, rest) = text.split_once('\n').unwrap_or((text, ""));
     let here = here.trim();

@@ -1,20 +1,20 @@
-//! What processors are called: their kind, their name and the topics made of the two.
-//! A name is valid from the moment it exists; no file is looked at here.
+//! What processors are called: their kind, their name and the topics built from both. A value is
+//! valid by construction; no file is read here.
 
 use std::fmt;
 use std::sync::Arc;
 
 use xs_engine::{BlobHash, FrameId, Topic, ValueError};
 
-/// Bytes of a processor's name. `xs.generator.<name>.fin.error` is a topic, so it must fit one.
+/// Maximum bytes of a processor's name. `xs.generator.<name>.fin.error` must still fit a topic.
 pub const NAME_BYTES_MAX: usize = 200;
 
-/// What a module defines.
+/// The kind of a processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Emits.
+    /// Emits frames.
     Generator,
-    /// Reacts, and keeps state.
+    /// Reacts to frames, and keeps state.
     Handler,
     /// Is called, and answers.
     Command,
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// The kind of a word, `None` when it is not one.
+    /// Parses a kind, `None` when the word is not one.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
@@ -81,7 +81,7 @@ pub enum NameError {
     /// It would write into the topics of xs itself.
     #[error("names beginning with xs are reserved; rename the file")]
     Reserved,
-    /// Its lifecycle topics would read as those of another name.
+    /// Its lifecycle topics would be ambiguous with those of another name.
     #[error("names ending in .fin are reserved; rename the file")]
     Fin,
 }
@@ -91,7 +91,7 @@ pub enum NameError {
 pub struct ProcessorName(Arc<str>);
 
 impl ProcessorName {
-    /// Checks `text` and keeps it.
+    /// Validates `text`.
     ///
     /// # Errors
     /// [`NameError`] says which rule is broken.
@@ -147,20 +147,20 @@ impl fmt::Debug for ProcessorName {
     }
 }
 
-/// The name of the thread that runs a version, by its `create` frame: all that is known after the
-/// process has crashed on it. Linux keeps 15 bytes.
+/// The name of the thread that runs a version, derived from its `create` frame: it is all that is
+/// known after a crash. Linux keeps 15 bytes.
 #[must_use]
 pub fn thread_name(create: FrameId) -> String {
     format!("js-{}", &create.to_string()[13..])
 }
 
-/// The name of the thread that parses a source, likewise.
+/// The name of the thread that parses a source, derived from its hash. Linux keeps 15 bytes.
 #[must_use]
 pub(crate) fn source_thread_name(source: BlobHash) -> String {
     format!("src-{}", &source.to_string()[..11])
 }
 
-/// Whether it is known of a thread what it ran, so that the next process does without.
+/// Whether a thread's name identifies what it ran, so that the next process can avoid that.
 #[must_use]
 pub(crate) fn is_avoidable(thread: &str) -> bool {
     let named = |prefix, bytes| thread.strip_prefix(prefix).is_some_and(|rest| rest.len() == bytes);

@@ -1,5 +1,5 @@
-//! A store behind a connection, as an isolate reads it. Whose isolate it is, and what becomes of
-//! what it appends and says, is for others.
+//! A store behind a connection, as an isolate uses it. Does not decide which processor it serves,
+//! nor what happens to its output and logs.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,18 +17,18 @@ use xs_protocol::{
 use crate::isolate::{BackendCode, BackendError, ByteStream, CallRequest, FrameStream, TopicInfo};
 use crate::share::{Held, STREAM_CREDIT, Share};
 
-/// What an answer of the store becomes for an isolate.
+/// A future answer of the store, with an isolate's error type.
 type Answer<T> = BoxFuture<'static, Result<T, BackendError>>;
 
-/// The store, for one module. Each method is what [`Backend`](crate::isolate::Backend) says of the
-/// same name.
+/// The store, for one module. Each method does what the method of
+/// [`Backend`](crate::isolate::Backend) with the same name documents.
 #[derive(Clone)]
 pub(crate) struct Remote {
     pub(crate) client: Client,
     share: Share,
 }
 
-/// The methods of a `Backend` that are the same for all that have a [`Remote`] in this field.
+/// The `Backend` methods that just forward to a [`Remote`] in this field.
 macro_rules! asks_remote {
     ($remote:ident) => {
         fn remove(
@@ -80,7 +80,7 @@ impl Remote {
         Self { client, share: Share::default() }
     }
 
-    /// Asks when it is the turn of the request.
+    /// Sends a request when the module's share allows it.
     fn ask<T: Send + 'static, R>(
         &self,
         request: impl FnOnce(Client) -> R + Send + 'static,
@@ -95,7 +95,7 @@ impl Remote {
         })
     }
 
-    /// Sent before the future is polled: outputs are stored in the order they were said in.
+    /// Sent before the future is polled, so that outputs are stored in the order they were made.
     pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Answer<Vec<Frame>> {
         let request = AppendRequest::frames(frames);
         let reply = self.client.append(&request);
@@ -221,7 +221,7 @@ impl Remote {
     }
 }
 
-/// The frames of a stream that is being opened, or the error instead.
+/// The frames of a stream that is being opened, or its error as the only item.
 fn opened(
     opening: impl Future<Output = Result<FrameStream, BackendError>> + Send + 'static,
 ) -> FrameStream {
@@ -232,14 +232,14 @@ fn opened(
     stream::once(opened).flatten().boxed()
 }
 
-/// A stream that holds its place for as long as it lives.
+/// A stream that holds its slot for as long as it lives.
 fn holding<S: Stream>(stream: S, held: Held) -> impl Stream<Item = S::Item> {
     stream.inspect(move |_| {
         let _held = &held;
     })
 }
 
-/// What the frames of a batch became.
+/// The frames of a batch as stored.
 pub(crate) fn stored(frames: &[NewFrame], appended: &Appended) -> Result<Vec<Frame>, BackendError> {
     let pairs = frames.iter().zip(&appended.frames);
     let made = pairs.map(|(new, stamp)| {
@@ -267,7 +267,7 @@ fn call_request(request: CallRequest) -> Result<xs_protocol::CallRequest, Backen
     Ok(call)
 }
 
-/// The frames of a subscription, one by one; what a module cannot act on is left out.
+/// The frames of a subscription, one by one; events that a module cannot act on are dropped.
 fn frames_of(
     subscription: Subscription,
 ) -> impl futures::Stream<Item = Result<Frame, BackendError>> + Send {
@@ -286,7 +286,7 @@ fn frames_of(
     .flatten()
 }
 
-/// A client's error as an isolate understands it.
+/// Converts a client's error for an isolate.
 pub(crate) fn refused(error: ClientError) -> BackendError {
     let code = match (error.code(), error.class()) {
         (Some(Code::DeadlinePassed), _) => BackendCode::TimedOut,

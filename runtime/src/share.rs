@@ -1,5 +1,6 @@
-//! What one module may have under way at its store. All modules of a Host share one connection:
-//! whoever asks for much waits for its own answers, or is told, and the others go on.
+//! The share of the store's connection that one module may use. All modules of a Host use the same
+//! connection: a module with many requests waits for its own answers, or gets an error, without
+//! delaying the others.
 
 use std::sync::Arc;
 
@@ -7,20 +8,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::isolate::{BackendCode, BackendError};
 
-/// Streams that are open as long as their module likes: reads that follow, calls, blobs in pieces.
+/// Streams whose lifetime a module decides: following reads, calls, blobs in chunks.
 pub(crate) const STREAMS_MAX: usize = 192;
-/// Bytes that the store may send on each of them ahead of what its module has taken.
+/// Bytes that the store may send ahead on each of them.
 pub(crate) const STREAM_CREDIT: u32 = 256 * 1024;
-/// Whole blobs on their way at a time, up and down; more wait for their turn.
+/// Concurrent transfers of whole blobs, in both directions; more wait for their turn.
 pub(crate) const BLOBS_MAX: usize = 16;
-/// KiB of the blobs that wait to be stored.
+/// KiB of blobs waiting to be stored.
 const BLOBS_KIB_MAX: u32 = 64 * 1024;
-/// Other requests without an answer at a time; more wait for their turn.
+/// Other concurrent requests; more wait for their turn.
 const REQUESTS_MAX: usize = 256;
-/// Requests and whole blobs, those that wait included.
+/// Requests and whole blobs, including those that wait.
 const WAITING_MAX: usize = 16_384;
 
-/// The share of one module. Clones are the same share.
+/// The share of one module. Clones refer to the same share.
 #[derive(Clone)]
 pub(crate) struct Share {
     streams: Arc<Semaphore>,
@@ -30,7 +31,7 @@ pub(crate) struct Share {
     waiting: Arc<Semaphore>,
 }
 
-/// Held while something is under way.
+/// Held while a request or a stream is in progress.
 pub(crate) struct Held {
     _permits: Vec<OwnedSemaphorePermit>,
 }
@@ -49,10 +50,10 @@ impl Default for Share {
 }
 
 impl Share {
-    /// Takes a stream, for as long as it is open.
+    /// Takes a stream slot, for as long as the stream is open.
     ///
     /// # Errors
-    /// When as many are open as may be.
+    /// When the maximum number of streams is open.
     pub(crate) fn stream(&self) -> Result<Held, BackendError> {
         let text = || {
             format!(
@@ -63,26 +64,26 @@ impl Share {
         Ok(Held { _permits: vec![take(&self.streams, 1, text)?] })
     }
 
-    /// Waits for the turn of a request.
+    /// Waits for a request slot.
     ///
     /// # Errors
-    /// When too many wait.
+    /// When too many requests wait.
     pub(crate) async fn request(&self) -> Result<Held, BackendError> {
         self.turn(&self.requests, Vec::new()).await
     }
 
-    /// Waits for the turn of a blob that comes.
+    /// Waits for a slot to read a blob.
     ///
     /// # Errors
-    /// When too many wait.
+    /// When too many requests wait.
     pub(crate) async fn blob(&self) -> Result<Held, BackendError> {
         self.turn(&self.blobs, Vec::new()).await
     }
 
-    /// Waits for the turn of a blob that is stored.
+    /// Waits for a slot to store a blob.
     ///
     /// # Errors
-    /// When too many wait, or too many bytes.
+    /// When too many requests or bytes wait.
     pub(crate) async fn blob_of(&self, bytes: usize) -> Result<Held, BackendError> {
         let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_add(1);
         let text = || {
@@ -102,7 +103,7 @@ impl Share {
             format!("{WAITING_MAX} requests of this module wait for the store; await some of them")
         };
         permits.push(take(&self.waiting, 1, text)?);
-        // It is never closed, so there is no error.
+        // The semaphore is never closed, so there is no error.
         permits.extend(Arc::clone(turns).acquire_owned().await);
         Ok(Held { _permits: permits })
     }

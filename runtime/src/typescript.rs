@@ -1,5 +1,6 @@
-//! Author's source to what the engine runs: types stripped by oxc, imports listed, syntax checked
-//! for JavaScript too, so that every syntax error has a place and a code frame. Knows no files.
+//! Compiles the author's source into what the engine runs: oxc strips the types, imports are
+//! listed, and JavaScript is syntax-checked too, so that every syntax error has a position and a
+//! code frame. Reads no files.
 
 mod nesting;
 mod room;
@@ -19,39 +20,39 @@ use crate::loader::place;
 
 pub(crate) use room::{avoid, with_room};
 
-/// TypeScript in modules, whether or not a file imports something.
+/// TypeScript in modules, even in a file without imports.
 pub(crate) const TYPESCRIPT: SourceType = SourceType::ts().with_module(true);
 
-/// A place in generated code and the author's place it comes from; lines and columns from 0.
+/// A position in generated code and its origin in the author's source; lines and columns from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) made: (u32, u32),
     pub(crate) written: (u32, u32),
 }
 
-/// An import with a literal specifier and where it stands in the author's source.
+/// An import with a literal specifier and its position in the author's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Import {
     pub(crate) specifier: String,
-    /// Byte in the source that was parsed.
+    /// Byte offset in the parsed source.
     pub(crate) at: u32,
     pub(crate) dynamic: bool,
 }
 
-/// What the engine gets.
+/// The compiler's output for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compiled {
-    /// The code; `None` when the source runs as it is.
+    /// The code; `None` when the source runs unchanged.
     pub(crate) code: Option<String>,
-    /// In the order of the generated places.
+    /// Ordered by generated position.
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) imports: Vec<Import>,
 }
 
-/// Checks a `.js` source or compiles a `.ts` one. `file` is for messages.
+/// Checks a `.js` source or compiles a `.ts` one. `file` is used in messages.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] with place and code frame.
+/// [`FailureKind::Syntax`] with position and code frame.
 pub(crate) fn compile(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     with_room(file, source, || compiled(file, source))
 }
@@ -66,8 +67,8 @@ fn compiled(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     Ok(Compiled { code: Some(code), mappings, imports })
 }
 
-/// The imports of generated code, at their places in the source. What only types were imported from
-/// is gone from the code: that is the graph that runs.
+/// The imports of generated code, at their positions in the source. Type-only imports are no longer
+/// in the code, and not part of the graph that runs.
 pub(crate) fn imports_left(
     file: &str,
     code: &str,
@@ -106,10 +107,10 @@ fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>,
     Ok(imports)
 }
 
-/// Code without types, and where each of its places comes from.
+/// Code without types, and the mappings of its positions.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] with place and code frame.
+/// [`FailureKind::Syntax`] with position and code frame.
 pub(crate) fn strip(
     file: &str,
     source: &str,
@@ -139,7 +140,7 @@ pub(crate) fn strip(
     Ok((made.code, mappings))
 }
 
-/// The first error among what was found, at its place.
+/// Converts the first error among the diagnostics, with its position.
 ///
 /// # Errors
 /// [`FailureKind::Syntax`] when there is one.

@@ -1,12 +1,12 @@
-//! The 64 C functions of WAMR that v8x links and xs leaves out: WebAssembly is not offered, so none
-//! is ever called with anything (docs/adr/0001-no-webassembly.md). Each answers "nothing".
+//! The 64 C functions of WAMR that v8x links and xs leaves out: WebAssembly is not offered, so they
+//! are never called with real arguments (docs/adr/0001-no-webassembly.md). Each returns null.
 
-/// Defines functions that answer null, whatever they are called with: extra arguments of the C
-/// calling convention are ignored by the callee.
+/// Defines functions that return null for any call: the callee ignores extra arguments in the C
+/// calling convention.
 macro_rules! absent {
     ($($name:ident)*) => {$(
-        // SAFETY: the name is one that v8x imports and nothing else in the binary defines, since
-        // the archive that would is empty.
+        // SAFETY: the name is one that v8x imports and that nothing else in the binary defines,
+        // since the archive that would define it is empty.
         #[unsafe(no_mangle)]
         extern "C" fn $name() -> *const core::ffi::c_void {
             core::ptr::null()

@@ -1,4 +1,4 @@
-//! Appends in process: one thread, one store, batch by batch.
+//! Appends in process: one thread, one store, one batch at a time.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use xs_engine::{Batch, Store, SyncPolicy};
 
 use crate::Setting;
 
-/// Frames of a synced bench, as a share of those of one that is not.
+/// A bench with syncs appends 1 in this many of the frames, times the batch size up to 16.
 const SYNC_SHARE: u64 = 200;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
@@ -18,7 +18,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     rates(setting, frames)
 }
 
-/// Rates of all sizes, shapes and policies.
+/// Measures the rates of all sizes, shapes and policies.
 pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     let about = "in process, one thread, one batch after the other; closing included under none";
     setting.report.begin("append", about)?;
@@ -42,7 +42,7 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is aimed at under `none`.
+/// The target under `none`.
 pub(crate) const fn target(shape: Shape, batch: u64) -> &'static str {
     match (shape, batch) {
         (Shape::Meta, 1) => "1 M/s",
@@ -68,7 +68,7 @@ fn measure(
     Ok((if policy == SyncPolicy::None { begun.elapsed() } else { time }, times))
 }
 
-/// Appends frames, and says how long each batch took.
+/// Appends frames and returns the time of each batch.
 pub(crate) fn fill(
     store: &Store,
     frames: &mut Frames,

@@ -1,6 +1,6 @@
-//! Ways to keep small blobs compressed: neighbours in one block, or each alone with a dictionary.
-//! Works on bytes in memory and without a store; docs/adr/0020-small-blobs-in-blocks.md says what
-//! followed from it.
+//! Compares ways to compress small blobs: several in one block, or each alone with a dictionary.
+//! Works on bytes in memory, without a store; docs/adr/0020-small-blobs-in-blocks.md holds the
+//! decision that was based on it.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,17 @@ use crate::Setting;
 
 const LEVEL: i32 = 1;
 const BLOCK_LEN: usize = 32 * 1024;
-/// Samples a dictionary is trained from.
+/// Number of samples to train a dictionary.
 const SAMPLES: usize = 20_000;
-/// docs/format.md: for each blob in a block its length, its line in the index and its share of the
-/// filter; for each block its line in the index.
+/// From docs/format.md: for each blob in a block its length, its index entry and its share of the
+/// filter; for each block its index entry.
 const LENGTH: usize = 2;
 const INDEXED: usize = 13;
 const BLOCK_INDEXED: usize = 8;
-/// The least that tells a frame of its own from the next.
+/// Minimum bytes of framing for a blob that is compressed alone.
 const FRAME_HEADER: usize = 7;
 
-/// What a way took.
+/// What one way costs.
 #[derive(Debug, Default)]
 struct Cost {
     frames: usize,

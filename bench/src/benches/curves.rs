@@ -1,5 +1,5 @@
-//! How costs grow with the number of frames and of segments: a table and a plot. Each store is
-//! filled, closed, opened, read, killed and opened again, every step in a process of its own.
+//! How costs grow with the number of frames and of segments, as a table and a plot. Each store is
+//! filled, closed, opened, read, killed and opened again, each step in a new process.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,12 +15,12 @@ use xs_engine::SyncPolicy;
 use crate::Setting;
 use crate::job::{self, Answer, Job};
 
-/// Topics that frames go to in turn: one has 1 % of the frames.
+/// Number of topics that frames go to in turn: each has 1 % of the frames.
 const TOPICS: u64 = 100;
-/// Where results are kept.
+/// The directory of the results.
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
 
-/// A store of the curves.
+/// One measured store.
 #[derive(Debug)]
 struct Point {
     frames: u64,
@@ -28,10 +28,11 @@ struct Point {
     costs: Vec<f64>,
 }
 
-/// A cost from the answers of whoever filled and of whoever opened, and the number of frames.
+/// Computes a cost from the answer of the process that filled the store, the answer of the process
+/// that opened it, and the number of frames.
 type Cost = fn(&Answer, &Answer, u64) -> f64;
 
-/// What is plotted.
+/// The costs in the table and the plot.
 const COSTS: [(&str, Cost); 7] = [
     ("append, ns a frame", |filled, _, frames| filled.append / frames as f64 * 1e9),
     ("replay, ns a frame", |_, opened, frames| opened.replay / frames as f64 * 1e9),

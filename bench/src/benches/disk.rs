@@ -1,4 +1,4 @@
-//! What a frame takes on disk once everything is sealed, and which files that is.
+//! Disk space per frame after everything is sealed, by kind of file.
 
 use std::fs;
 use std::io;
@@ -15,13 +15,13 @@ use xs_engine::SyncPolicy;
 use crate::Setting;
 use crate::benches::append::fill;
 
-/// The longest that sealing may take behind the last append.
+/// Maximum time to wait for sealing after the last append.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// docs/format.md: where an index of a pack says how many blobs it names.
+/// From docs/format.md: the position of the number of blobs in a pack index.
 const COUNT_AT: u64 = 64;
 
-/// A file and the bytes that the filesystem has given it.
+/// A file and the number of bytes that the filesystem allocated for it.
 #[derive(Debug)]
 struct Used {
     name: String,
@@ -73,13 +73,13 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(setting.report.row(&row)?)
 }
 
-/// Waits until the packs that are full are sealed.
+/// Waits until full packs are sealed.
 fn await_sealing(dir: &Path) -> anyhow::Result<()> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let files = files(&dir.join("blobs"))?;
         let count = |kind| files.iter().filter(|file| file.name.ends_with(kind)).count();
-        // The active pack and the one made ready have no index.
+        // The active pack and the prepared one have no index.
         if count(".pack") <= count(".pidx") + 2 || Instant::now() > give_up {
             return Ok(());
         }
@@ -87,12 +87,12 @@ fn await_sealing(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The files of a directory, in the order of their names.
+/// Returns the files of a directory, sorted by name.
 fn files(dir: &Path) -> io::Result<Vec<Used>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // A file may go while the directory is read.
+        // A file may be deleted while the directory is read.
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_file() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -103,13 +103,13 @@ fn files(dir: &Path) -> io::Result<Vec<Used>> {
     Ok(files)
 }
 
-/// The base of the last segment, below which all frames are sealed.
+/// Returns the base of the last segment; all frames below it are sealed.
 fn base_of_last(log: &[Used]) -> Option<u64> {
     let last = log.iter().rfind(|file| file.name.ends_with(".seg"))?;
     last.name.split('.').next()?.parse().ok()
 }
 
-/// Bytes of sealed packs, of their indexes, and the blobs in them.
+/// Returns the bytes of sealed packs, the bytes of their indexes, and the number of blobs in them.
 fn sealed_packs(dir: &Path, blobs: &[Used]) -> anyhow::Result<(u64, u64, u64)> {
     let (mut packs, mut indexes, mut count) = (0, 0, 0);
     for index in blobs.iter().filter(|file| file.name.ends_with(".pidx")) {

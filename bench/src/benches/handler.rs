@@ -1,5 +1,5 @@
-//! Frames through JavaScript: the log, the server, the Host, an isolate, and back; beside it the
-//! way into an isolate and back alone.
+//! Frames through JavaScript handlers: from the log through the server and the Host into an
+//! isolate, and back; also the way into an isolate and back without the rest.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ use crate::benches::socket::runtime;
 /// What a handler does.
 struct Kind {
     name: &'static str,
-    /// Its `run`, which is told `LAST`, the number of the last frame.
+    /// The body of its `run`; `LAST` is replaced by the number of the last frame.
     run: &'static str,
-    /// Whether each frame has an output; else the first and the last have one, so that what is
-    /// between them can be timed.
+    /// Whether each frame has an output. Otherwise only the first and the last have one, to time
+    /// what is between them.
     emits: bool,
-    /// What is aimed at without syncs, or with those of an interval.
+    /// The target without syncs or with syncs at an interval.
     target: &'static str,
 }
 
@@ -63,11 +63,11 @@ impl Kind {
     }
 }
 
-/// Syncs by the clock, as a target names them.
+/// The interval policy that the targets name.
 const INTERVAL: SyncPolicy = SyncPolicy::Interval { bytes: 4 * 1024 * 1024, ms: 50 };
-/// The longest that nothing may come.
+/// Maximum time to wait for an output.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Frames of the log for each that a filtered handler is given.
+/// In a filtered bench, the handler gets 1 in at most this many frames of the log.
 const SPARSE: u64 = 100;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
@@ -78,7 +78,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     filtered(setting, frames)
 }
 
-/// Rates of handlers, and the time there and back.
+/// Measures the rates of handlers and the round-trip times.
 pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     begin(setting)?;
     rows(setting, frames)
@@ -98,7 +98,8 @@ fn rows(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     one(setting, SyncPolicy::Sync, &EMITS, (frames, 1))
 }
 
-/// The cost follows what matches: as many matches among ever more of other topics.
+/// Shows that the cost depends on the matching frames: the number of matches is constant while the
+/// number of frames on other topics grows.
 fn filtered(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     let matches = (frames / SPARSE).max(2);
     for one_in in [SPARSE / 50, SPARSE / 10, SPARSE] {
@@ -107,7 +108,7 @@ fn filtered(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of the example `crossing` of xs-runtime.
+/// One output line of the example `crossing` of xs-runtime.
 #[derive(Deserialize)]
 pub(crate) struct Crossed {
     name: String,
@@ -115,7 +116,7 @@ pub(crate) struct Crossed {
     pub(crate) seconds: f64,
 }
 
-/// What the same work costs without store, socket and Host.
+/// Measures the same work without store, socket and Host.
 fn crossing(setting: &mut Setting) -> anyhow::Result<()> {
     for crossed in cross(setting, "frames", setting.amount(1_000_000, 2_000))? {
         let row = Row::new(format!("the crossing alone, {}", crossed.name));
@@ -125,7 +126,7 @@ fn crossing(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `crossing`; nothing when it was not built.
+/// Runs `crossing`; returns nothing if it was not built.
 pub(crate) fn cross(setting: &mut Setting, what: &str, count: u64) -> anyhow::Result<Vec<Crossed>> {
     let this = std::env::current_exe().context("find this binary")?;
     let program = this.with_file_name("examples").join("crossing");
@@ -143,15 +144,15 @@ pub(crate) fn cross(setting: &mut Setting, what: &str, count: u64) -> anyhow::Re
     text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
-/// What one run of a handler showed.
+/// The result of one run of a handler.
 struct Shown {
     time: Duration,
     trip: Option<Histogram>,
-    /// Bytes of the Host with its first outputs and at the end.
+    /// Bytes of memory of the Host at the first outputs and at the end.
     memory: (u64, u64),
 }
 
-/// Runs a handler over so many frames, which are one in so many of the log.
+/// Runs a handler over `frames` frames, which are 1 in `one_in` of the log.
 fn one(
     setting: &mut Setting,
     policy: SyncPolicy,
@@ -211,7 +212,7 @@ async fn watch(server: &mut Server, kind: &Kind, frames: u64, trips: u64) -> any
     Ok(Shown { time: Duration::from_millis(ms.max(1)), trip, memory })
 }
 
-/// Follows some topics.
+/// Subscribes to topics and follows them.
 pub(crate) async fn follow(
     client: &Client,
     topics: &str,
@@ -222,7 +223,7 @@ pub(crate) async fn follow(
     Ok(client.subscribe(&options, SubscribeOptions::default()).await?)
 }
 
-/// The next so many frames.
+/// Returns the next `count` frames or more.
 pub(crate) async fn take(from: &mut Subscription, count: u64) -> anyhow::Result<Vec<Frame>> {
     let mut taken = Vec::new();
     while (taken.len() as u64) < count {

@@ -1,5 +1,5 @@
-//! Appends of a client beside modules that do their worst, and without them: what a module can take
-//! from whoever only stores.
+//! Appends of a client with and without hostile modules on the server: how much a module can slow
+//! down a client that only stores frames.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use crate::Setting;
 use crate::benches::handler::{follow, take};
 use crate::benches::socket::runtime;
 
-/// Names, and what runs for each frame that is appended. Each is ended or slowed down by itself and
-/// tries the next frame, since `onError` skips.
+/// Names, and the code that runs for each appended frame. Each handler is stopped or slowed down
+/// alone and then tries the next frame, since `onError` is `skip`.
 const WORST: [(&str, &str); 5] = [
     ("spins", "for (;;) {}"),
     ("hoards", "const all = []; for (;;) all.push({ of: all.length });"),

@@ -1,4 +1,4 @@
-//! The benches, one file each, and their names.
+//! The benches, one per file, and their names.
 
 pub(crate) mod append;
 mod blobs;
@@ -31,7 +31,7 @@ pub(crate) struct Bench {
     name: &'static str,
     about: &'static str,
     pub(crate) run: Run,
-    /// Whether some of its rows are of what waits for the disk.
+    /// Whether some of its rows measure syncs to the disk.
     pub(crate) is_durable: bool,
 }
 
@@ -62,13 +62,13 @@ const BENCHES: &[Bench] = &[
     volatile("hostile", "appends beside modules that do their worst", hostile::run),
 ];
 
-/// The bench with a name.
+/// Returns the bench with this name.
 pub(crate) fn find(name: &str) -> anyhow::Result<&'static Bench> {
     let found = BENCHES.iter().find(|bench| bench.name == name);
     found.with_context(|| format!("there is no bench {name:?}\n{}", list()))
 }
 
-/// All of them, for whoever asks for help.
+/// Returns the list of all benches for the help text.
 pub(crate) fn list() -> String {
     BENCHES.iter().fold("Benches:\n".to_owned(), |mut text, Bench { name, about, .. }| {
         let _ = writeln!(text, "  {name:<10}{about}");

@@ -1,4 +1,4 @@
-//! What modules cost beside the frames they handle: starting and replacing one, calling a command,
+//! What modules cost apart from handling frames: starting one, replacing one, calling a command,
 //! and memory.
 
 use std::fs;
@@ -16,11 +16,12 @@ use crate::Setting;
 use crate::benches::handler::{cross, follow, take};
 use crate::benches::socket::runtime;
 
-/// Isolates after which a Host makes room for a fresh one, roughly, so that rows may show it.
+/// Number of replaces between two printed memory sizes: roughly the number of isolates after which
+/// a Host makes room for a fresh one.
 const SHOWN_EVERY: u64 = 100;
-/// Time between two starts as people make them: long enough for a Host to come to rest.
+/// Time between two starts by a person: long enough for the Host to become idle.
 const PAUSE: Duration = Duration::from_millis(400);
-/// So many of those.
+/// Number of starts with such a pause.
 const PAUSED: u64 = 20;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
@@ -40,7 +41,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server with an empty directory of modules, and what its log says of them.
+/// Starts a server with an empty module directory, and subscribes to the frames about modules.
 async fn serve(
     setting: &Setting,
     policy: SyncPolicy,
@@ -59,14 +60,14 @@ fn source(n: u64) -> String {
     format!("export default {{ topics: \"in\", state: {{ n: {n} }}, run(frame, ctx) {{}} }};\n")
 }
 
-/// The frame that brings a version.
+/// The frame that creates a version of a module.
 fn creation(name: &str, source: &str) -> anyhow::Result<NewFrame> {
     let mut frame = NewFrame::new(Topic::parse(&format!("xs.{name}.create"))?);
     frame.body = Body::Inline(Bytes::copy_from_slice(source.as_bytes()));
     Ok(frame)
 }
 
-/// Has a version run, and waits until the log says that it does.
+/// Creates a version and waits until the log says that it is active.
 async fn create(
     client: &Client,
     told: &mut Subscription,
@@ -89,10 +90,10 @@ async fn create(
     }
 }
 
-/// Starts modules one by one, which stay and do nothing.
+/// Starts modules one by one; they stay and do nothing.
 async fn starts(setting: &mut Setting) -> anyhow::Result<()> {
     let (_scratch, server, client, mut told) = serve(setting, SyncPolicy::None).await?;
-    // The first is not like the others: it makes what all share.
+    // The first module takes longer: it creates what all modules share.
     create(&client, &mut told, "handler.m0", &source(0)).await?;
     let before = server.host_bytes();
     let count = setting.amount(63, 3);
@@ -115,7 +116,7 @@ async fn starts(setting: &mut Setting) -> anyhow::Result<()> {
     together(setting, &client, &mut told).await
 }
 
-/// Starts modules all at once.
+/// Starts modules concurrently.
 async fn together(
     setting: &mut Setting,
     client: &Client,
@@ -137,7 +138,7 @@ async fn together(
     Ok(setting.report.row(&row)?)
 }
 
-/// Replaces one module again and again.
+/// Replaces one module many times.
 async fn replaces(setting: &mut Setting) -> anyhow::Result<()> {
     let (_scratch, server, client, mut told) = serve(setting, SyncPolicy::None).await?;
     create(&client, &mut told, "handler.m", &source(0)).await?;
@@ -166,7 +167,7 @@ async fn replaces(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(setting.report.line(&text)?)
 }
 
-/// Calls a command that answers at once.
+/// Calls a command that answers immediately.
 async fn calls(setting: &mut Setting, policy: SyncPolicy) -> anyhow::Result<()> {
     let (_scratch, server, client, mut told) = serve(setting, policy).await?;
     let source = "export default { run: () => ({ ok: true }) };\n";

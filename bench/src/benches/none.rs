@@ -1,4 +1,4 @@
-//! Appends that nobody syncs, sustained over many segments: how far the store is from the machine,
+//! Appends without syncs, sustained over many segments: how the store compares with the machine,
 //! and where the rest of the time goes.
 
 use std::time::{Duration, Instant};
@@ -13,30 +13,31 @@ use xs_engine::{Batch, SyncPolicy};
 use crate::Setting;
 use crate::benches::append::target;
 
-/// Pieces that a yardstick is taken over.
+/// Number of chunks in a measurement without a store.
 const PIECES: u64 = 1_000_000;
-/// Batches between two looks at how far the log is.
+/// Frames between two checks of the number of segments.
 const LOOK: u64 = 4096;
 const BODY_LEN: usize = 256;
 
-/// What a run gave.
+/// The result of one run.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     frames: u64,
     log_bytes: u64,
-    /// Of packs that were left to be compressed when there is time.
+    /// Bytes of packs whose compression was postponed.
     plain_bytes: u64,
-    /// Closing, and with it writing back what is left, included.
+    /// Time including the close, which writes back the rest.
     time: Duration,
-    /// Until the last append was acknowledged.
+    /// Time until the last append was acknowledged.
     appending: Duration,
-    /// What the appending thread did meanwhile, and those of the store.
+    /// Times of the appending thread, and of the threads of the store.
     thread: Times,
     others: Times,
 }
 
 impl Run {
-    /// Until the last append was acknowledged, had no neighbour taken the processor.
+    /// The time until the last append was acknowledged, without the time that other processes took
+    /// the processor.
     fn alone(&self) -> Duration {
         self.appending.saturating_sub(self.thread.queued)
     }
@@ -95,7 +96,7 @@ fn sustained(setting: &Setting, shape: Shape, batch: u64, segments: u64) -> anyh
     Ok(run)
 }
 
-/// What writing the same bytes and waiting for the disk takes without a store.
+/// Measures writing and syncing the same bytes without a store.
 fn written(setting: &mut Setting, shape: Shape, run: &Run) -> anyhow::Result<()> {
     let scratch = setting.scratch()?;
     let bytes = run.log_bytes + run.frames * entry_len(shape) as u64;
@@ -115,7 +116,7 @@ const fn entry_len(shape: Shape) -> usize {
     }
 }
 
-/// What a frame costs, in nanoseconds, and what the same bytes cost without a store.
+/// Measures the nanoseconds per frame, and those for the same bytes without a store.
 fn breakdown(setting: &mut Setting, shape: Shape, batch: u64, run: &Run) -> anyhow::Result<()> {
     let pieces = setting.amount(PIECES, 1000);
     let each = |time: Duration, count: u64| time.as_nanos() as f64 / count.max(1) as f64;

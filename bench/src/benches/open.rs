@@ -1,5 +1,5 @@
-//! Opening a store whose process was killed in the middle of a segment: the time it takes, and the
-//! memory that is there afterwards and that no file backs.
+//! Opening a store whose process was killed in the middle of a segment: the time, and the anonymous
+//! memory (without a file behind it) afterwards.
 
 use xs_bench::report::{Row, mib};
 use xs_bench::scratch;
@@ -7,7 +7,7 @@ use xs_bench::scratch;
 use crate::Setting;
 use crate::job::{self, Answer, Job};
 
-/// Times that the store is killed and opened.
+/// How many times the store is opened and killed.
 const REPEATS: usize = 5;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {

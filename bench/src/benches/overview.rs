@@ -1,4 +1,4 @@
-//! The figures people ask for first, in about a minute.
+//! The most requested figures, in about a minute.
 
 use crate::Setting;
 use crate::benches::{append, handler, replay, socket};

@@ -1,6 +1,6 @@
-//! How files are made ready and written: filled with zeros or only allocated, through a map or with
-//! `pwrite`. Sustained rates and the latencies that few appends see. The ways take turns, in one
-//! order and then in the other, so that a neighbour of the machine meets all of them.
+//! Compares ways to prepare and write files: zero-filled or only allocated, through a memory map or
+//! with `pwrite`. Shows sustained rates, and latencies that few appends see. The ways take turns,
+//! in one order and then in reverse, so that other load on the machine affects all of them.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use crate::Setting;
 use crate::benches::append::fill;
 
 const BATCH: usize = 64;
-/// Frames of a synced run, as a share of those of one that is not.
+/// A run with syncs appends 1 in this many of the frames of a run without.
 const SYNC_SHARE: u64 = 20;
-/// Frames of a run with bodies, likewise.
+/// A run with bodies and without syncs appends 1 in this many of the frames.
 const BODY_SHARE: u64 = 5;
 /// Turns of each way; each begins with an empty directory and ends with a closed store.
 const TURNS: u64 = 4;
 
-/// A way to make files ready and to write them.
+/// A way to prepare and write files, and its results.
 #[derive(Debug)]
 struct Way {
     media: MediaChoice,
@@ -51,7 +51,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All ways, turn by turn.
+/// Measures all ways, turn by turn.
 fn all(setting: &mut Setting, policy: SyncPolicy, shape: Shape, frames: u64) -> anyhow::Result<()> {
     let media = [MediaChoice::Mapped, MediaChoice::Positioned].into_iter();
     let ways = media.flat_map(|media| [false, true].map(|zero| way(media, zero)));
@@ -78,7 +78,7 @@ fn way(media: MediaChoice, zero: bool) -> Way {
     Way { media, zero, frames: 0, time: Duration::ZERO, times: Histogram::default() }
 }
 
-/// One turn of a way.
+/// Runs one turn of a way.
 fn one(
     setting: &Setting,
     policy: SyncPolicy,

@@ -1,4 +1,4 @@
-//! Reading back in process, from the first frame to the last.
+//! Reads back in process, from the first frame to the last.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use xs_engine::{ReadOptions, Store, SyncPolicy};
 use crate::Setting;
 use crate::benches::append::fill;
 
-/// Passes over the log; the best one counts, as all else is noise.
+/// Passes over the log; the fastest counts, the difference to others is noise.
 const PASSES: usize = 3;
 const BODY_MAX: u64 = 1024;
 
@@ -23,7 +23,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     rates(setting, frames)
 }
 
-/// Rates of whole reads.
+/// Measures the rates of complete reads.
 pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     let about = "in process, one thread, from the page cache; the best of 3 passes";
     setting.report.begin("replay", about)?;
@@ -52,12 +52,12 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The bare walk over a log.
+/// Runs the bare walk over a log.
 fn walk(log: &Path) -> anyhow::Result<(u64, Duration)> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(log)? {
         let path = entry?.path();
-        // Spares hold no batches.
+        // Prepared spare files hold no batches.
         if path.extension().is_some_and(|kind| kind == "seg") {
             segments.push(path);
         }
@@ -67,7 +67,7 @@ fn walk(log: &Path) -> anyhow::Result<(u64, Duration)> {
     passes.into_iter().min_by_key(|(_, time)| *time).context("walk at least once")
 }
 
-/// The time of the fastest of some runs, each of which has to read so many frames.
+/// Returns the time of the fastest of some runs, each of which must read `frames` frames.
 pub(crate) fn best(frames: u64, run: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<Duration> {
     let mut fastest = Duration::MAX;
     for _ in 0..PASSES {
@@ -79,7 +79,7 @@ pub(crate) fn best(frames: u64, run: impl Fn() -> anyhow::Result<u64>) -> anyhow
     Ok(fastest)
 }
 
-/// Looks at frames where they lie and says how many there were.
+/// Visits frames in place, without a copy, and returns their number.
 pub(crate) fn read(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> {
     let mut count = 0;
     let mut reader = store.read(options)?;
@@ -92,7 +92,7 @@ pub(crate) fn read(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> 
     Ok(count)
 }
 
-/// The same with a value for each that may be kept.
+/// Reads frames as owned values and returns their number.
 fn take(store: &Store) -> anyhow::Result<u64> {
     let mut count = 0;
     for frame in store.read(&ReadOptions::default())? {
@@ -102,7 +102,7 @@ fn take(store: &Store) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-/// Takes frames with their bodies, which all have, and says how many there were.
+/// Reads frames with their bodies, which all of them must have, and returns their number.
 pub(crate) fn read_bodies(store: &Store, options: &ReadOptions) -> anyhow::Result<u64> {
     let mut count = 0;
     for frame in store.read(options)? {

@@ -1,5 +1,5 @@
-//! Appends and reads over the Unix socket of an `xs serve`: what a client gets, its own cost and
-//! that of the library included. Client and server share the machine.
+//! Appends and reads over the Unix socket of an `xs serve`: what a client measures, including its
+//! own cost and that of the client library. Client and server share the machine.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,11 +21,11 @@ use crate::benches::append::fill;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,
-    /// Frames in a request.
+    /// Frames per request.
     pub(crate) batch: usize,
-    /// Requests that wait for their answer.
+    /// Number of requests in flight.
     pub(crate) outstanding: usize,
-    /// Frames that are appended, one in so many of what is asked for.
+    /// The bench appends 1 in this many of the requested frames.
     pub(crate) share: u64,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     rates(setting, frames)
 }
 
-/// Rates of all manners, shapes and policies.
+/// Measures the rates of all manners, shapes and policies.
 pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     let about = "an xs serve of its own, one connection; latencies are those of requests";
     setting.report.begin("socket", about)?;
@@ -57,7 +57,8 @@ pub(crate) fn rates(setting: &mut Setting, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server with an empty store, and a client of it. The directory goes with the first.
+/// Starts a server with an empty store and connects a client. The returned directory is removed
+/// when it is dropped.
 pub(crate) fn serve(
     setting: &Setting,
     tokio: &Runtime,
@@ -70,7 +71,7 @@ pub(crate) fn serve(
     Ok((scratch, server, client))
 }
 
-/// A client needs one thread.
+/// Returns a runtime with one thread, which is enough for a client.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
@@ -85,7 +86,7 @@ fn appends(
     let (_scratch, _server, client) = serve(setting, tokio, policy)?;
     let mut made = Frames::common(shape);
     for manner in MANNERS {
-        // A sync costs as much as a hundred requests without one.
+        // A sync costs about as much as a hundred requests without one.
         let slower = if policy == SyncPolicy::Sync { 20 } else { 1 };
         let count = (frames / manner.share / slower).max(64);
         let begun = Instant::now();
@@ -97,7 +98,7 @@ fn appends(
     Ok(())
 }
 
-/// Appends in a manner; how long each request took.
+/// Appends in this manner and returns the time of each request.
 pub(crate) async fn append(
     client: &Client,
     frames: &mut Frames,

@@ -1,5 +1,5 @@
-//! Appends of a client beside subscribers that take nothing, and without them: what those who are
-//! slow can take from whoever only stores. At the end they take what they were kept from.
+//! Appends of a client with and without subscribers that read nothing: how much slow readers can
+//! slow down a client that only stores frames. At the end they read what they missed.
 
 use std::time::Instant;
 
@@ -17,9 +17,10 @@ use crate::Setting;
 use crate::benches::socket::{Manner, append, runtime, serve};
 
 const SUBSCRIBERS: usize = 100;
-/// Bytes that a subscriber takes before it stalls: about a hundred frames.
+/// Bytes that a subscriber reads before it stalls: about a hundred frames.
 const CREDIT: u32 = 16 * 1024;
-/// Turns of without and with, so that what the machine does meanwhile falls on both.
+/// Number of turns, each without and then with subscribers, so that other load on the machine
+/// affects both.
 const TURNS: u64 = 5;
 const MANNERS: [Manner; 2] = [
     Manner { name: "1 outstanding", batch: 1, outstanding: 1, share: 2 },
@@ -51,7 +52,7 @@ fn one(
     let (_scratch, server, client) = serve(setting, tokio, policy)?;
     let each = (frames / TURNS).max(64);
     let mut made = Frames::common(Shape::Body256);
-    // What a fresh server and store do once is part of neither.
+    // A first round, not counted: a new server and store do some work only once.
     tokio.block_on(append(&client, &mut made, manner, each))?;
     let (mut without, mut with) = (Histogram::default(), Histogram::default());
     let (mut stalled, mut grown) = (Vec::new(), 0);
@@ -80,7 +81,7 @@ fn one(
     Ok(setting.report.row(&row.rate("frames", each * SUBSCRIBERS as u64, resumed))?)
 }
 
-/// Subscribers that have a little credit and give none.
+/// Connects subscribers that have a little credit and grant no more.
 async fn stall(server: &Server) -> anyhow::Result<Vec<(Client, Subscription)>> {
     let options = ReadOptions { start: Start::New, follow: true, ..ReadOptions::default() };
     let how = SubscribeOptions { credit: CREDIT, ..SubscribeOptions::default() };
@@ -92,7 +93,7 @@ async fn stall(server: &Server) -> anyhow::Result<Vec<(Client, Subscription)>> {
     try_join_all((0..SUBSCRIBERS).map(|_| subscribe())).await
 }
 
-/// Takes what they were kept from: every frame, in order.
+/// Reads what the subscribers missed and checks that it is every frame in order.
 async fn resume(stalled: Vec<(Client, Subscription)>, count: u64) -> anyhow::Result<()> {
     let take = stalled.into_iter().map(async |(_client, mut subscription)| {
         let (mut seen, mut next) = (0, None);

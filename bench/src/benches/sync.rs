@@ -1,7 +1,7 @@
-//! Durable appends beside a bare loop that syncs as many bytes in as many files, turn by turn in
-//! one run: the disk's mood changes, their ratio does not. A small group is one file, the journal;
-//! what is too long for it is synced in log and pack at once, or in the log alone where it has no
-//! bodies.
+//! Durable appends compared with a bare loop that syncs as many bytes in as many files, turn by
+//! turn in one run: the speed of the disk varies, the ratio does not. A small group takes one sync
+//! of the journal. A group too long for it is synced in log and pack concurrently, or only in the
+//! log if it has no bodies.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -19,12 +19,12 @@ use xs_engine::{Batch, Body, Store, SyncPolicy};
 
 use crate::Setting;
 
-/// The last is too many for the journal.
+/// The last value makes groups too large for the journal.
 const OUTSTANDING: [usize; 5] = [1, 8, 64, 512, 2048];
 const THREADS_MAX: usize = 4;
-/// How long each side has its turn.
+/// Duration of one turn of each side.
 const TURN: Duration = Duration::from_millis(400);
-/// The longest that a store may take to make its journal.
+/// Maximum time that a store may take to create its journal.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// As many bytes as a group of the store has.
@@ -32,11 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 enum Group {
     /// One sync, of the journal or of a log without bodies.
     Once(Vec<u8>),
-    /// Log and pack, synced at once.
+    /// Two concurrent syncs, of log and pack.
     Twice(Vec<u8>, Vec<u8>),
 }
 
-/// What one side did in all its turns.
+/// The sum of all turns of one side.
 #[derive(Debug, Default)]
 struct Done {
     frames: u64,
@@ -93,7 +93,7 @@ fn one(setting: &mut Setting, shape: Shape, outstanding: usize) -> anyhow::Resul
     Ok(setting.report.row(&row)?)
 }
 
-/// As many bytes as the store makes durable for a group of so many frames, and in which files.
+/// Returns how many bytes the store syncs for a group of `outstanding` frames, and in which files.
 fn bytes_of(store: &Store, made: &mut Frames, outstanding: usize) -> anyhow::Result<Group> {
     store.append(Batch::from(made.frame()))?;
     let before = store.info().log_bytes.max(FILE_HEADER_LEN as u64);
@@ -112,7 +112,7 @@ fn bytes_of(store: &Store, made: &mut Frames, outstanding: usize) -> anyhow::Res
     })
 }
 
-/// Appends until the store has made its journal, which it does after some groups.
+/// Appends until the store has created its journal, which takes several groups.
 fn await_journal(store: &Store, made: &mut Frames, dir: &Path) -> anyhow::Result<()> {
     let give_up = Instant::now() + PATIENCE;
     while !dir.join("journal").is_file() {
@@ -122,7 +122,7 @@ fn await_journal(store: &Store, made: &mut Frames, dir: &Path) -> anyhow::Result
     Ok(())
 }
 
-/// Keeps so many single frames in flight for one turn.
+/// Keeps `outstanding` single frames in flight for one turn.
 fn appends(
     store: &Store,
     made: &mut Frames,

@@ -1,5 +1,5 @@
-//! Reads of one topic among many frames: a share of the log, and the newest frame of a topic when
-//! there are a thousand segments.
+//! Reads of one topic among many frames: 1 % of the log, and the newest frame of a topic in a log
+//! of a thousand segments.
 
 use std::time::Instant;
 
@@ -13,12 +13,12 @@ use crate::Setting;
 use crate::benches::append::fill;
 use crate::benches::replay::{best, read, read_bodies};
 
-/// Topics that take turns, so that each has 1 % of the frames.
+/// Number of topics that frames go to in turn: each has 1 % of the frames.
 const TOPICS: u64 = 100;
-/// The one that is read.
+/// The topic that is read.
 const TOPIC: u64 = 7;
 const SEGMENT_BYTES: u64 = 1 << 20;
-/// So small that most of what is read is sealed.
+/// Small enough that most of what is read is sealed.
 const PACK_BYTES: u64 = 16 << 20;
 
 pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
@@ -28,12 +28,12 @@ pub(crate) fn run(setting: &mut Setting) -> anyhow::Result<()> {
     last(setting)
 }
 
-/// How a topic is asked for.
+/// Returns the options to read one topic.
 pub(crate) fn only(name: &str) -> anyhow::Result<ReadOptions> {
     Ok(ReadOptions { topics: TopicPatterns::parse(name)?, ..ReadOptions::default() })
 }
 
-/// How many of so many frames are of the topic that is read.
+/// Returns how many of `frames` frames are on the topic that is read.
 const fn of_topic(frames: u64) -> u64 {
     (frames + TOPICS - 1 - TOPIC) / TOPICS
 }
@@ -55,7 +55,7 @@ fn share(setting: &mut Setting) -> anyhow::Result<()> {
     Ok(setting.report.row(&row)?)
 }
 
-/// The same with a body for each frame, from sealed packs.
+/// Like `share`, with a body for each frame, read from sealed packs.
 fn bodies(setting: &mut Setting) -> anyhow::Result<()> {
     let frames = setting.frames(500_000, 5_000);
     let scratch = setting.scratch()?;
@@ -88,7 +88,7 @@ fn last(setting: &mut Setting) -> anyhow::Result<()> {
     let options =
         StoreOptions { segment_bytes: SEGMENT_BYTES, ..scratch::options(SyncPolicy::None) };
     let store = scratch::open(scratch.path(), options)?;
-    // A topic that the first segment alone holds.
+    // A topic that only the first segment contains.
     store.append(Batch::from(NewFrame::new(topic(TOPICS))))?;
     let mut frames = Frames::new(Shape::Meta, TOPICS);
     while store.info().segments < segments {

@@ -1,6 +1,6 @@
-//! The work whose instructions are counted, most in a function that valgrind is told by its name:
-//! what prepares it is not counted, and all of it runs on one thread. A handler is the example
-//! `crossing` of xs-runtime, given fewer frames and more of them: the difference is counted.
+//! The work whose instructions are counted. For most cases, valgrind counts inside one named
+//! function: setup is not counted, and all of it runs on one thread. For a handler, the example
+//! `crossing` of xs-runtime runs with fewer and with more frames, and the difference counts.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,23 +26,23 @@ use crate::service::Ready;
 /// Frames of each case.
 pub(crate) const FRAMES: usize = 10_000;
 const BATCH: usize = 16;
-/// Frames of a step of a handler.
+/// Frames per step of a handler.
 const STEP: usize = 100;
-/// Bytes of a connection in memory.
+/// Buffer size in bytes of an in-memory connection.
 const DUPLEX: usize = 1024 * 1024;
 
-/// A kind of work.
+/// One measured kind of work.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) work: Work,
 }
 
-/// What is run for a case.
+/// What runs for a case.
 pub(crate) enum Work {
-    /// A function below that is counted, by its name, and what calls it.
+    /// The name of the function below that is counted, and the function that calls it.
     Function(&'static str, fn() -> anyhow::Result<()>),
-    /// A handler of `crossing`, by its name.
+    /// The name of a handler of `crossing`.
     Handler(&'static str),
 }
 
@@ -55,7 +55,7 @@ const fn case(
     Case { name, about, work: Work::Function(counted, run) }
 }
 
-/// All of them.
+/// All cases.
 pub(crate) const CASES: &[Case] = &[
     case("append", "batches of 16, policy none", "measured_append", append),
     case("append_bodies", "the same with 256 B, mostly SHA-256", "measured_append", append_bodies),
@@ -140,7 +140,7 @@ fn measured_read_bodies(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client of a server in memory, whose service has frames ready.
+/// Connects a client over memory to a server whose service returns `frames`.
 fn connect(frames: Vec<Frame>) -> anyhow::Result<(Runtime, Client)> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = tokio.block_on(async {
@@ -158,7 +158,7 @@ fn requests() -> Vec<AppendRequest> {
 
 fn encode() -> anyhow::Result<()> {
     let (tokio, client) = connect(Vec::new())?;
-    // Within the runtime, whose tasks run later.
+    // Inside the runtime, so that its tasks are spawned but do not run yet.
     let _entered = tokio.enter();
     drop(measured_encode(&client, &requests()));
     Ok(())
@@ -226,7 +226,7 @@ fn measured_step(store: &Store, output: &NewFrame, name: &CursorName) -> anyhow:
     let mut reader = store.read(&ReadOptions { topics, ..ReadOptions::default() })?;
     while stepped < FRAMES {
         let mut position = 0;
-        // The end of a step is the end of this visit, not of the reader.
+        // Only this step ends when the visit does, not the reader.
         let _ = reader.visit(|frame| {
             position = frame.offset().map_or(position, |offset| offset + 1);
             inputs += 1;

@@ -1,7 +1,7 @@
-//! Counts the instructions of fixed work under valgrind and compares them with what
-//! `bench/instructions.toml` says: a guard against slower code that does not depend on the clock.
-//! A count that fell too far fails like one that grew: until the file has it, the gain can be lost
-//! and nobody sees it. It changes that file only when it is told to.
+//! Counts the instructions of fixed work under valgrind and compares them with
+//! `bench/instructions.toml`: a guard against slower code that does not depend on the clock. A
+//! count that fell too far fails as well: until the file contains the gain, losing it again would
+//! go unnoticed. The file changes only with `--update`.
 
 #![forbid(unsafe_code)]
 
@@ -23,12 +23,12 @@ use crate::cases::{CASES, Case, FRAMES, Work};
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
 const HEAD: &str = "# Instructions for each frame of the work of xs-guard, which `scripts/instructions` \
                     compares\n# and `scripts/instructions --update` writes.\n\n";
-/// By so much a count may differ with the same compiler and valgrind, and with others. A run
-/// repeats within 0.2 %, but the same source built in another directory is cut into other units of
-/// code: 9 % between two of them has been seen.
+/// Maximum difference of a count with the same compiler, valgrind and machine, and with others.
+/// Repeated runs differ by at most 0.2 %, but the same source built in another directory is split
+/// into other codegen units: differences of 9 % were observed.
 const TOLERANCE_PERCENT: f64 = 10.0;
 const TOLERANCE_ELSEWHERE_PERCENT: f64 = 20.0;
-/// Frames that a handler is given before those that are counted.
+/// Frames that a handler gets before the counted ones.
 const START: usize = 1_000;
 
 /// Counts instructions and compares them.
@@ -43,7 +43,7 @@ struct Args {
     case: Option<String>,
 }
 
-/// What was counted, and with which tools.
+/// The counts, and the tools they were made with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Counts {
     rustc: String,
@@ -83,8 +83,8 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// A line for each case, and the cases whose counts are not what they should be: what grew, what
-/// fell, what is new.
+/// Returns a line for each case, and the cases that differ too much: those that grew, fell or are
+/// new.
 fn compare(before: &Counts, now: &Counts) -> (Vec<String>, Vec<String>) {
     let tools =
         |counts: &Counts| (counts.rustc.clone(), counts.valgrind.clone(), counts.machine.clone());
@@ -121,7 +121,7 @@ fn count() -> anyhow::Result<Counts> {
     })
 }
 
-/// What decides which variants of memcpy and the like are taken.
+/// Returns what decides which variants of memcpy and similar functions are used.
 fn machine() -> String {
     #[cfg(target_arch = "x86_64")]
     let wide = std::arch::is_x86_feature_detected!("avx2");
@@ -136,7 +136,7 @@ fn says(program: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&run.stdout).trim().to_owned())
 }
 
-/// Instructions for each frame of a case.
+/// Returns the instructions per frame of a case.
 fn instructions(case: &Case) -> anyhow::Result<f64> {
     let this: PathBuf = std::env::current_exe().context("find this binary")?;
     let total = match case.work {
@@ -157,7 +157,7 @@ fn instructions(case: &Case) -> anyhow::Result<f64> {
             let frames = |count: usize| {
                 let mut run = Command::new("valgrind");
                 run.args(callgrind(None)).arg(&program).args([handler, &count.to_string()]);
-                // It would start itself again without this, and not under valgrind.
+                // Without this, the program would start itself again outside of valgrind.
                 collected(run.env("V82JSC_NO_BC_CACHE", "1"))
             };
             let (start, all) = (frames(START)?, frames(START + FRAMES)?);
@@ -172,7 +172,7 @@ fn callgrind(only: Option<String>) -> impl Iterator<Item = String> {
     always.into_iter().map(str::to_owned).chain(only)
 }
 
-/// Runs valgrind; how many instructions it has counted.
+/// Runs valgrind and returns the number of instructions it counted.
 fn collected(valgrind: &mut Command) -> anyhow::Result<u64> {
     let run = valgrind.stdin(Stdio::null()).output().context("run valgrind")?;
     let said = String::from_utf8_lossy(&run.stderr);

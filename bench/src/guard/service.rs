@@ -1,4 +1,5 @@
-//! A service that has all frames ready and stores none: what is left is the protocol.
+//! A service that holds its frames in memory and stores none, so that only the protocol is
+//! measured.
 
 use std::sync::Arc;
 
@@ -97,7 +98,7 @@ impl Service for Ready {
     }
 }
 
-/// All frames, once.
+/// Delivers all frames once.
 struct All {
     frames: Arc<[Frame]>,
     next: usize,

@@ -1,6 +1,6 @@
-//! `xs host`: keeps the Host running elsewhere than its server. This process runs no module. It
-//! connects, shows the token, and copies bytes between the server and the Host, which never has the
-//! token; it tries again for as long as the server may come back.
+//! `xs host`: keeps the Host running apart from its server. This process runs no module. It
+//! connects, presents the token, and copies bytes between the server and the Host, which never gets
+//! the token; it reconnects for as long as the server may come back.
 
 use std::path::{Path, PathBuf};
 
@@ -25,19 +25,19 @@ use crate::reach::{TOKEN_VARIABLE, options};
 use crate::signals::{Asked, Signals};
 use crate::variables;
 
-/// Runs modules until SIGTERM, SIGINT, or until the server refuses it for good. `token_file`: where
-/// the token was read from, which no module may read.
+/// Runs modules until SIGTERM, SIGINT, or a permanent refusal by the server. `token_file`: the file
+/// of the token, which no module may read.
 pub(crate) async fn run(
     args: HostArgs,
     addr: Option<Address>,
     token_file: Option<PathBuf>,
 ) -> anyhow::Result<Exit> {
     crate::log::start(args.log);
-    // Modules run as the same user: what this process was given in its environment is not theirs.
+    // Modules run as the same user and must not read this process's environment.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut signals = Signals::new()?;
     check_modules(&args.modules)?;
-    // The Host reads it; what is wrong with it is said here and now.
+    // The Host reads it; errors in it are reported here, at once.
     variables::of_file(&args.env)?;
     let address = addr.map_or_else(default_address, Ok)?;
     let told = Told {
@@ -71,7 +71,7 @@ pub(crate) async fn run(
     }
 }
 
-/// What no module may read: the file of the token, and the store where it is on this machine.
+/// Paths that no module may read: the token file, and the store if it is on this machine.
 fn shut(address: &Address, token_file: Option<PathBuf>) -> std::io::Result<Vec<PathBuf>> {
     let store = match address {
         Address::Unix(socket) if socket.ends_with(SOCKET_NAME) => socket.parent(),
@@ -81,7 +81,7 @@ fn shut(address: &Address, token_file: Option<PathBuf>) -> std::io::Result<Vec<P
     token_file.into_iter().chain(store).map(std::path::absolute).collect()
 }
 
-/// Why it was refused, with the exit code that it stands for.
+/// The permanent refusal as an error, with its exit code.
 fn fault(why: Refused) -> anyhow::Error {
     match why.downcast::<Fault>() {
         Ok(fault) => (*fault).into(),
@@ -89,7 +89,7 @@ fn fault(why: Refused) -> anyhow::Error {
     }
 }
 
-/// The way to the server at an address.
+/// Connects to the server at an address.
 fn connect(address: Address, options: ClientOptions) -> Connect {
     let instance = scru128::new().to_bytes();
     Box::new(move |alone| {
@@ -104,7 +104,7 @@ fn connect(address: Address, options: ClientOptions) -> Connect {
     })
 }
 
-/// Connects a Host that was started to the server.
+/// Connects a started Host to the server.
 fn link(passage: Passage) -> Link {
     Box::new(|stream| {
         let (lost, told) = oneshot::channel();
@@ -112,7 +112,7 @@ fn link(passage: Passage) -> Link {
         let lost: Lost = async {
             match told.await {
                 Ok(why) => why,
-                // It was the Host that ended.
+                // The Host ended, not the server.
                 Err(_) => std::future::pending().await,
             }
         }
@@ -123,12 +123,12 @@ fn link(passage: Passage) -> Link {
 
 async fn carry(passage: Passage, mut stream: UnixStream, lost: oneshot::Sender<String>) {
     if let PassageEnd::Server(why) = passage.carry(&mut stream).await {
-        // Nobody asks any more when the Host is being stopped.
+        // There is no receiver when the Host is being stopped.
         let _ = lost.send(why);
     }
 }
 
-/// Whether to try again, and what to say.
+/// Whether to retry, and the message.
 fn no_way(address: &Address, error: ClientError) -> NoWay {
     let forever = match &error {
         ClientError::Refused(refusal) => match refusal.code {

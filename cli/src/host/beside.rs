@@ -1,4 +1,4 @@
-//! The Host of `serve --modules`: its server is in this process.
+//! The Host of `serve --modules`: its server is this process.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use xs_runtime::supervise::{Connect, Link, Supervisor};
 use super::Told;
 use crate::args::ServeArgs;
 
-/// Starts a Host for the modules of a directory. It is connected to `server` over a socket pair.
+/// Starts a Host for the modules of a directory, connected to `server` over a socket pair.
 pub(crate) fn start(
     modules: &Path,
     store: &Path,
@@ -31,7 +31,7 @@ pub(crate) fn start(
             alone.map_or(Admission::Role(Role::Host), |name| Admission::Alone(name.into()));
         let link: Link = Box::new(move |stream| {
             drop(server.adopt(stream, admission));
-            // It ends with this process.
+            // The server ends only with this process.
             std::future::pending().boxed()
         });
         std::future::ready(Ok(link)).boxed()

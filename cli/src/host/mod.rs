@@ -1,6 +1,6 @@
-//! The Host as the binary has it: what starts it as a child of its own program, one for the modules
-//! together and one for each that is set apart, and the hidden subcommand `__host`, which is that
-//! child. `beside` keeps it beside a server, `away` elsewhere.
+//! The Host in this binary: starts it as a child process of the same program, one for the modules
+//! together and one for each with its own process, and implements the hidden subcommand `__host`,
+//! which is that child. `beside` keeps it beside a server, `away` on another machine.
 
 mod away;
 mod beside;
@@ -20,20 +20,20 @@ use crate::exit::{Exit, Fault};
 pub(crate) use away::run as run_away;
 pub(crate) use beside::start as start_beside;
 
-/// What a Host is told, wherever its server is.
+/// The settings of a Host, wherever its server is.
 struct Told<'a> {
     modules: &'a Path,
     allow: AllowArgs,
     env: &'a EnvArgs,
     log: LogArgs,
-    /// What no module may read.
+    /// Paths that no module may read.
     shut: Vec<PathBuf>,
-    /// Variables that no Host has.
+    /// Environment variables that no Host gets.
     hidden: Vec<String>,
 }
 
 impl Told<'_> {
-    /// How the Host is started.
+    /// The command line of the Host process.
     fn options(self) -> anyhow::Result<SuperviseOptions> {
         let mut args = vec![
             OsString::from("__host"),
@@ -56,7 +56,7 @@ impl Told<'_> {
             (self.allow.allow_run, "--allow-run"),
         ];
         if let Some(file) = &self.env.env_file {
-            // The Host has a working directory of its own making only by chance.
+            // Made absolute: nothing guarantees that the Host has our working directory.
             args.extend(["--env-file".into(), std::path::absolute(file)?.into_os_string()]);
         }
         args.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
@@ -67,7 +67,7 @@ impl Told<'_> {
     }
 }
 
-/// Refuses a directory of modules that cannot be read, before anything is started.
+/// Refuses an unreadable modules directory, before anything is started.
 pub(crate) fn check_modules(dir: &Path) -> anyhow::Result<()> {
     match std::fs::read_dir(dir) {
         Ok(_) => Ok(()),
@@ -81,7 +81,7 @@ pub(crate) fn check_modules(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Is the Host, until it is stopped.
+/// Runs the Host in this process until it is stopped.
 pub(crate) fn run(args: HostProcessArgs) -> ExitCode {
     crate::log::start(LogArgs { untold: args.untold, ..args.log });
     let allow = args.allow.allow(args.shut);

@@ -1,5 +1,5 @@
-//! CALL: one frame `<name>.call`, then every frame that the command makes in answer to it until
-//! `<name>.complete` or `<name>.error`. What a command does is the Host's business; here is only
+//! CALL: appends one frame `<name>.call`, then delivers every frame with which the command answers
+//! it, up to `<name>.complete` or `<name>.error`. The Host runs the command; this module only uses
 //! the log.
 
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use super::hooks::Hook;
 use super::refuse;
 use super::service::Core;
 
-/// Frames looked at in one pull: all frames after the call pass by here.
+/// Frames examined in one pull: all frames after the call pass through here.
 const LOOK_MAX: usize = 1024;
-/// What decides whether a command may be called. Exact topics, because `xs.command.a.*` would also
-/// find a command named `a.b`.
+/// The events that decide whether a command can be called. As exact topics, because
+/// `xs.command.a.*` would also match a command named `a.b`.
 const DECIDING: [&str; 7] =
     ["create", "term", "active", "invalid", "fin.ok", "fin.error", "fin.term"];
-/// What a command's deadline is extended by before the caller gives up on the Host too.
+/// Extra time after the deadline, before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Appends the call and opens the feed of its results.
@@ -67,7 +67,7 @@ pub(super) async fn start(
     Ok(Called { id, feed: Box::new(feed) })
 }
 
-/// Whether the log says that the command runs, or will once the Host is there.
+/// Checks that, according to the log, the command runs, or will once the Host is there.
 fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
     let topics = DECIDING.map(|event| TopicPattern::Exact(command_topic(name, event)));
     let topics = TopicPatterns::new(topics.to_vec())?;
@@ -110,7 +110,7 @@ async fn append_call(
     };
     let (done, appended) = oneshot::channel();
     core.submit(Batch::from(frame), move |result| {
-        // The caller may have gone; the call is in the log all the same.
+        // The caller may have disconnected; the call is in the log all the same.
         let _ = done.send(result);
     });
     core.commit();
@@ -134,7 +134,7 @@ struct CallFeed {
     core: Arc<Core>,
     name: ProcessorName,
     id: FrameId,
-    /// The version that answers, once it is known.
+    /// The version that answers, once known.
     version: Option<FrameId>,
     follower: Follower,
     _hook: Arc<Hook>,
@@ -143,8 +143,8 @@ struct CallFeed {
 }
 
 impl CallFeed {
-    /// Whether a version of the command has made a frame in answer to the call. A handler that
-    /// reads calls makes frames from it too, and the command itself calls others.
+    /// Whether a frame is an answer to the call by any version of the command. A handler that reads
+    /// calls also makes frames from it, and the command itself may call others.
     fn answers(&mut self, frame: &Frame) -> Result<bool, Refusal> {
         if frame.topic().ends_with(".call") {
             return Ok(false);
@@ -164,7 +164,7 @@ impl CallFeed {
         Ok(true)
     }
 
-    /// Whether a frame is the last of the call.
+    /// Whether a frame ends the call.
     fn is_last(&self, frame: &Frame) -> bool {
         let ending = frame.topic().strip_prefix(self.name.as_str());
         matches!(ending, Some(".complete" | ".error"))
@@ -225,8 +225,8 @@ impl Drop for CallFeed {
         let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
         let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());
         self.core.submit(Batch::from(cancel), move |result| {
-            // Without room for it a Host that listens is told all the same. Not from here: this
-            // is where batches are answered.
+            // If there is no space for it, a listening Host is told by an ephemeral frame. Not
+            // directly here: this callback runs while batches are being answered.
             if let (Err(_), Ok(runtime)) = (result, runtime) {
                 runtime.spawn(async move {
                     core.submit(Batch::from(brief), |_| ());

@@ -1,5 +1,5 @@
-//! Who commits what was queued. Where a commit syncs, a thread of its own leads, so that the tasks
-//! of connections never wait for the disk and everything queued during one sync shares the next.
+//! Commits what is queued. Where commits sync, a separate thread leads them, so that connection
+//! tasks never wait for the disk and everything queued during one sync shares the next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,15 @@ impl Committer {
                 if last {
                     return;
                 }
-                // A wake between the commit and here is not lost: park() returns at once then.
+                // A wake between the commit and this point is not lost: park() then returns at
+                // once.
                 thread::park();
             }
         })?;
         Ok(Self { thread: Some(thread), stop })
     }
 
-    /// Has everything queued so far committed, without waiting for it.
+    /// Requests a commit of everything queued so far, without waiting for it.
     pub(super) fn wake(&self) {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
@@ -45,7 +46,7 @@ impl Drop for Committer {
         self.stop.store(true, Ordering::Release);
         self.wake();
         if let Some(thread) = self.thread.take() {
-            // A panic there has poisoned the store already, which says more than this could.
+            // A panic there has already poisoned the store, which says more than this could.
             let _ = thread.join();
         }
     }

@@ -1,13 +1,13 @@
-//! File descriptors: a server takes as many as the system lets it have, and no more connections
-//! than leave enough for its store. Without one the store cannot begin its next segment.
+//! File descriptors: a server takes as many as the system allows, and no more connections than
+//! leave enough for its store. Without a descriptor the store cannot start its next segment.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xs_protocol::limits::CONNECTIONS_MAX;
 
-/// Descriptors that serve all connections that are allowed, and all else.
+/// Enough descriptors for all allowed connections and everything else.
 const WANTED: u64 = 65_536;
 
-/// Raises the limit of this process; how many connections it then may have.
+/// Raises the limit of this process; returns how many connections it allows.
 pub(super) fn connections() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(WANTED, |hard| hard.min(WANTED));
@@ -20,12 +20,12 @@ pub(super) fn connections() -> usize {
     allowed(has)
 }
 
-/// Three quarters of them: the others are for the store and for uploads.
+/// Three quarters of the descriptors: the rest is for the store and for uploads.
 fn allowed(descriptors: u64) -> usize {
     usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX)
 }
 
-/// How many uploads may have a file each: an eighth of the descriptors, and `most` at most.
+/// How many uploads may have a file each: an eighth of the descriptors, but at most `most`.
 pub(super) fn uploads(most: usize) -> usize {
     let has = getrlimit(Resource::Nofile).current.unwrap_or(WANTED);
     usize::try_from(has / 8).unwrap_or(usize::MAX).clamp(1, most)

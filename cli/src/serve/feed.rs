@@ -1,5 +1,5 @@
-//! Reads of the engine as feeds of the protocol. A feed is pulled on the task of a connection, so
-//! it looks at a bounded number of frames and then lets others run.
+//! Reads of the engine as feeds of the protocol. A feed is pulled on a connection's task, so it
+//! examines a bounded number of frames and then yields.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use xs_protocol::{Feed, Pulled, Refusal};
 use super::hooks::Hook;
 use super::refuse;
 
-/// Frames looked at in one pull, whether they are handed out or not.
+/// Frames examined in one pull, whether delivered or not.
 const LOOK_MAX: usize = 512;
 
-/// A read of what is stored.
+/// A read of the stored frames.
 pub(super) struct StoredFeed(pub(super) Reader);
 
 impl Feed for StoredFeed {
@@ -38,7 +38,7 @@ impl Feed for StoredFeed {
     }
 }
 
-/// A read that goes on with what is appended.
+/// A read that continues with new frames.
 pub(super) struct FollowFeed {
     pub(super) follower: Follower,
     /// Keeps the wake registered.
@@ -73,19 +73,19 @@ impl Feed for FollowFeed {
     }
 }
 
-/// A damaged place is told and passed by, if it took frames; anything else ends the feed.
+/// A damaged range is reported and skipped, if it contained frames; any other error ends the feed.
 fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
     match error {
         ReadError::Corrupt(corruption) => {
             tracing::error!(%corruption, "frames cannot be read");
-            // Not where the damage begins when the read began within it.
+            // Not where the damage begins if the read began inside it.
             let lowest = before.min(behind);
             let from = corruption.offset.map_or(lowest, |offset| offset.max(lowest));
-            // Upwards it reaches to where the read goes on; downwards the damage says how far, and
-            // what lies above where the read was has come.
+            // Upwards, the gap extends to where the read resumes. Downwards, the damage tells how
+            // far it extends, and everything above the read's position has been delivered.
             let until = corruption.until.unwrap_or_else(|| from.saturating_add(1));
             let to = if behind > before { behind } else { until.min(before) };
-            // A record that is no frame may be damaged between two that are whole.
+            // The damaged record may be no frame, between two whole ones.
             Ok(if from < to { Pulled::Gap { from, to } } else { Pulled::More })
         }
         other => Err(refuse::read(other)),
@@ -115,21 +115,21 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        // Upwards it ends where the read goes on, and begins no earlier than the read.
+        // Ascending, a gap ends where the read resumes and begins no earlier than the read.
         assert_eq!(gap(Some(5), None, 3, 9), Some(5..9));
         assert_eq!(gap(Some(2), None, 3, 9), Some(3..9));
-        // Downwards it ends where frames are found again, and not above where the read was.
+        // Descending, it ends where frames are found again, but not above the position of the read.
         assert_eq!(gap(Some(5), Some(9), 12, 5), Some(5..9));
         assert_eq!(gap(Some(5), Some(20), 12, 5), Some(5..12));
         assert_eq!(gap(Some(2), Some(9), 12, 3), Some(3..9));
         assert_eq!(gap(Some(5), None, 12, 5), Some(5..6));
-        // No frame was lost between those before and behind it.
+        // No frame was lost between the frames before and after it.
         assert_eq!(gap(Some(5), None, 3, 5), None);
         assert_eq!(gap(Some(5), None, 5, 5), None);
         assert_eq!(gap(Some(5), Some(5), 5, 5), None);
     }
 
-    /// One connection after another is served on a thread: a pull that finds nothing ends too.
+    /// A thread serves many connections in turn, so a pull that finds nothing must end too.
     #[test]
     fn a_pull_ends_where_all_is_superseded() {
         let frames = 4 * LOOK_MAX as u64;

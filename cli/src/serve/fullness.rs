@@ -1,20 +1,20 @@
-//! Whether a store has room: told by what it refused last, as a disk with a few bytes left takes a
-//! small event and no blob. What the log, `/readyz`, the metrics and `doctor` say comes from here.
+//! Whether a store has space: judged by its last refusal, since a disk with a few bytes left takes
+//! a small event and no blob. The log, `/readyz`, the metrics and `doctor` report it from here.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use xs_engine::Shortage;
 
-/// Free bytes with which a store that was full is taken to have room again: a segment's worth.
+/// Free bytes at which a full store counts as having space again: one segment.
 const ROOM_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is put into a store.
+/// The kind of data put into a store.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Put {
-    /// A batch, with the bodies that came in it.
+    /// A batch, with its inline bodies.
     Batch,
-    /// A blob that was uploaded.
+    /// An uploaded blob.
     Blob,
 }
 
@@ -34,12 +34,12 @@ fn number(shortage: Shortage) -> u8 {
 }
 
 impl Fullness {
-    /// That of the store in a directory.
+    /// For the store in a directory.
     pub(crate) fn of(dir: PathBuf) -> Self {
         Self { dir, ..Self::default() }
     }
 
-    /// Something was stored, or refused for want of what it says.
+    /// Records that data was stored, or refused for lack of what `refused` says.
     pub(super) fn note(&self, put: Put, refused: Option<Shortage>) {
         let noted = self.noted(put);
         let now = refused.map_or(0, number);

@@ -1,5 +1,5 @@
-//! Who is told of each publish, once for each wake: all feeds of a connection have the same, and a
-//! publish calls hooks before the next batch can be stored.
+//! Publish hooks, one per wake: all feeds of a connection share a wake, and a publish calls all
+//! hooks before the next batch can be stored.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use xs_engine::{PublishHook, Store};
 use xs_protocol::Wake;
 
-/// The wakes that are called, by their address.
+/// The registered wakes, by address.
 #[derive(Default)]
 pub(super) struct Hooks(Mutex<HashMap<usize, Weak<Hook>>>);
 
-/// Has a wake called after each publish, for as long as one of its holders keeps it.
+/// Keeps a wake called after each publish, for as long as any holder keeps it.
 pub(super) struct Hook {
     hooks: Arc<Hooks>,
     address: usize,
@@ -20,9 +20,9 @@ pub(super) struct Hook {
 }
 
 impl Hooks {
-    /// Has `wake` called after each publish.
+    /// Calls `wake` after each publish.
     pub(super) fn add(self: &Arc<Self>, store: &Store, wake: Wake) -> Arc<Hook> {
-        // The hook keeps the wake: while there is one, nothing else has its address.
+        // The hook keeps the wake alive, so no other wake can have its address meanwhile.
         let address = Arc::as_ptr(&wake).cast::<()>().addr();
         let mut hooks = self.0.lock();
         if let Some(hook) = hooks.get(&address).and_then(Weak::upgrade) {
@@ -38,7 +38,8 @@ impl Hooks {
 impl Drop for Hook {
     fn drop(&mut self) {
         let mut hooks = self.hooks.0.lock();
-        // Another may have come at the address since the last holder let go.
+        // Another hook may have been registered at this address since the last holder dropped this
+        // one.
         if hooks.get(&self.address).is_some_and(|hook| hook.strong_count() == 0) {
             hooks.remove(&self.address);
         }

@@ -1,5 +1,5 @@
-//! Who runs the modules of a store: the server itself, a Host that came from elsewhere, or nobody.
-//! Never two, or generators would run twice.
+//! Decides who runs the modules of a store: the server itself, a remote Host, or nobody. Never two,
+//! or generators would run twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -8,17 +8,17 @@ use parking_lot::Mutex;
 use xs_engine::Topic;
 use xs_protocol::{Code, Detail, HostClaim, Refusal, Wake};
 
-/// When a Host that has come again may try once more: its connection before has ended by then,
-/// unless that takes all of the time it is given.
+/// When a reconnecting Host may retry: its old connection has ended by then, unless that takes all
+/// the time it is given.
 const AGAIN_MS: u32 = 1_000;
 
-/// Told when a Host comes, as the first of its connections, and when its last is gone: its instance
-/// and whether it is there.
+/// Called when a Host arrives, with its first connection, and when its last one has ended: its
+/// instance, and whether it is present.
 pub(super) type Tell = Box<dyn Fn([u8; 16], bool) + Send + Sync>;
 
 /// The Hosts of a store.
 pub(super) struct Hosts {
-    /// The server runs modules itself.
+    /// Whether the server itself runs modules.
     own: bool,
     tell: Tell,
     present: Mutex<Present>,
@@ -27,9 +27,9 @@ pub(super) struct Hosts {
 #[derive(Default)]
 struct Present {
     instance: [u8; 16],
-    /// The connections of the instance: what each is for, and how it is ended.
+    /// The connections of the instance: the purpose of each, and how to end it.
     parts: BTreeMap<Option<Topic>, Wake>,
-    /// There was one: it may be about to come again.
+    /// Whether there was a Host before: it may be about to return.
     seen: bool,
 }
 
@@ -40,22 +40,22 @@ struct Part {
 }
 
 impl Hosts {
-    /// Those of a server that runs modules itself, or not. `seen`: whether the log tells of one
-    /// from elsewhere.
+    /// The Hosts of a server that runs modules itself, or not. `seen`: whether the log mentions a
+    /// remote Host.
     pub(super) fn new(own: bool, seen: bool, tell: Tell) -> Arc<Self> {
         Arc::new(Self { own, tell, present: Mutex::new(Present { seen, ..Present::default() }) })
     }
 
-    /// Whether somebody answers calls, or will again.
+    /// Whether calls are answered now, or may be again.
     pub(super) fn answer_calls(&self) -> bool {
         self.own || self.present.lock().seen
     }
 
-    /// Takes a connection of a Host, until what is returned is dropped.
+    /// Admits a connection of a Host, until the returned value is dropped.
     ///
     /// # Errors
-    /// [`Refusal`] when others run the modules, or the same one from another connection, which is
-    /// told to end.
+    /// [`Refusal`] when another Host runs the modules, or the same one over an older connection,
+    /// which is then told to end.
     pub(super) fn come(
         self: &Arc<Self>,
         claim: HostClaim,

@@ -1,5 +1,5 @@
-//! IMPORT: frames of another store become one batch of this one. What cannot be stored is told
-//! frame by frame; the rest is stored together.
+//! IMPORT: frames of another store become one batch of this one. Frames that cannot be stored are
+//! reported individually; the rest is stored together.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use xs_protocol::{
 use super::refuse;
 use super::service::Core;
 
-/// Frames on their way into the store.
+/// The outcome of planning an import.
 struct Plan {
     outcomes: Vec<ImportOutcome>,
     frames: Vec<NewFrame>,
     ids: Vec<FrameId>,
 }
 
-/// Imports under way. What is queued is not in the store yet, so one that names the same frames
-/// waits until it is. Those that come later wait behind it: they would bring newer ids and places
-/// than it has. What waits counts as under way on its connection, which bounds how much that is.
+/// The imports in progress. Queued frames are not in the store yet, so an import of the same frames
+/// waits until they are. Later imports queue up behind it: they would store newer ids and offsets
+/// before it. A waiting import counts as in progress on its connection, which bounds their number.
 #[derive(Default)]
 pub(super) struct Imports(Mutex<UnderWay>);
 
@@ -33,12 +33,12 @@ pub(super) struct Imports(Mutex<UnderWay>);
 struct UnderWay {
     ids: HashSet<FrameId>,
     waiting: VecDeque<(ImportRequest, DoneImport)>,
-    /// Somebody queues what need not wait any more.
+    /// Some caller is queueing imports that need not wait any more.
     is_moving: bool,
 }
 
 impl UnderWay {
-    /// The first that waits, which is under way from here on, unless it must wait.
+    /// Takes the first waiting import and marks it as in progress, unless it must still wait.
     fn first(&mut self) -> Option<(ImportRequest, DoneImport)> {
         let (request, _) = self.waiting.front()?;
         if ids_of(request).any(|id| self.ids.contains(&id)) {
@@ -54,13 +54,13 @@ fn ids_of(request: &ImportRequest) -> impl Iterator<Item = FrameId> {
     request.frames.iter().map(|one| one.frame.id())
 }
 
-/// Queues what of a request can be stored, once no other import of the same frames is under way
-/// and none that came before waits.
+/// Queues the storable part of a request, once no other import of the same frames is in progress
+/// and no earlier import waits.
 pub(super) fn submit(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
     let first = {
         let mut under_way = core.imports.0.lock();
         under_way.waiting.push_back((request, done));
-        // Whoever queues what waited comes to this one too.
+        // The caller that moves the queue will reach this import too.
         if under_way.is_moving { None } else { under_way.first() }
     };
     if let Some((request, done)) = first {
@@ -77,14 +77,15 @@ fn begin(core: &Arc<Core>, request: ImportRequest, done: DoneImport) {
     });
 }
 
-/// An import of these frames has ended: queues those that waited, up to one that still must.
+/// After an import of these frames has ended: queues the imports that waited for it, up to one that
+/// must still wait.
 fn go_on(core: &Arc<Core>, ended: &[FrameId]) {
     {
         let mut under_way = core.imports.0.lock();
         for id in ended {
             under_way.ids.remove(id);
         }
-        // Whoever moves them looks again; one may end where it is queued.
+        // The caller that moves the queue checks again; an import may end inside its own submit.
         if std::mem::replace(&mut under_way.is_moving, true) {
             return;
         }
@@ -146,17 +147,17 @@ fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     for Delivered { frame, body } in frames {
         let id = frame.id();
         let is_late = ids == ImportIds::Verbatim && id <= newest;
-        // Also those that nobody sees any more: an import that is run again brings none back.
+        // Includes frames no longer visible: repeating an import brings none back.
         let mut stored = match ids == ImportIds::New || is_late {
             true => store.stored(id).map_err(read)?,
             false => Vec::new(),
         };
-        // One that comes twice in a request.
+        // A frame may occur twice in a request.
         stored.extend(taken.get(&id).cloned());
         let outcome = if stored.iter().any(|found| is_same(found, &frame)) {
             ImportOutcome::There
         } else if is_late && stored.is_empty() && has_expired(&frame, now_ms) {
-            // It may have been here, and would be gone at once.
+            // It may have been imported before, and would expire at once.
             ImportOutcome::There
         } else if is_late || !stored.is_empty() {
             ImportOutcome::Refused(Code::ImportOrder)
@@ -177,12 +178,12 @@ fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     Ok(plan)
 }
 
-/// Whether a frame that keeps its id is past its time.
+/// Whether a frame that keeps its id has expired.
 fn has_expired(frame: &Frame, now_ms: u64) -> bool {
     matches!(frame.ttl(), Ttl::TimeMs(ms) if frame.id().time_ms().saturating_add(ms) <= now_ms)
 }
 
-/// Whether a frame of the store is the one that is to be imported.
+/// Whether a stored frame equals the one to be imported.
 fn is_same(found: &Frame, frame: &Frame) -> bool {
     found.topic() == frame.topic()
         && found.meta() == frame.meta()
@@ -191,7 +192,7 @@ fn is_same(found: &Frame, frame: &Frame) -> bool {
         && found.origin() == frame.origin()
 }
 
-/// What is appended for a frame, or why it cannot be.
+/// The frame to append, or why it cannot be imported.
 fn new_frame(store: &Store, frame: &Frame, body: Option<bytes::Bytes>) -> Result<NewFrame, Code> {
     if frame.ttl() == Ttl::Ephemeral {
         return Err(Code::InvalidValue);
@@ -206,7 +207,7 @@ fn new_frame(store: &Store, frame: &Frame, body: Option<bytes::Bytes>) -> Result
             Err(error) => return Err(refuse::read(&error).code),
         },
     };
-    // A record that was read is in order; a peer may still have made one that is not.
+    // A frame that was read is valid; a peer may still send one that is not.
     let topic = Topic::parse(frame.topic()).map_err(|_| Code::InvalidValue)?;
     let meta = match frame.meta() {
         [] => Meta::none(),

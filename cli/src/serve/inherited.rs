@@ -1,6 +1,6 @@
-//! Sockets that whoever started this process has opened for it and is listening on already
-//! (`LISTEN_FDS`, as systemd's socket units do). They are under the rules of those that a server
-//! opens itself: a Unix socket for its owner only, TCP by address.
+//! Sockets that the parent process opened and is already listening on (`LISTEN_FDS`, the protocol
+//! of systemd's socket units). The same rules apply as to sockets a server opens itself: a Unix
+//! socket only for its owner, TCP by address.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -15,24 +15,24 @@ use xs_protocol::Address;
 
 use crate::exit::{Exit, Fault};
 
-/// Sockets that are taken.
+/// Maximum number of inherited sockets.
 const SOCKETS_MAX: usize = 64;
 
-/// What was there when the process began.
+/// The sockets inherited at the start of the process.
 static TAKEN: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 
-/// A socket that is listened on.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) enum Inherited {
     Unix(UnixListener, PathBuf),
     Tcp(TcpListener, Address),
 }
 
-/// Takes the sockets that are meant for this process. To be called while it has one thread: what
-/// its children are not to see of them is taken from the environment.
+/// Takes the sockets meant for this process. Must be called while there is only one thread: it
+/// removes the variables from the environment, so that child processes do not see them.
 ///
 /// # Errors
-/// A fault of usage names the descriptor that is no socket to listen on.
+/// A usage error names the descriptor that is not a listening socket.
 pub(crate) fn take() -> anyhow::Result<()> {
     let variable = |name| std::env::var(name).ok();
     let (Some(count), Some(pid)) = (variable("LISTEN_FDS"), variable("LISTEN_PID")) else {
@@ -56,7 +56,7 @@ pub(crate) fn take() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was taken, once.
+/// The taken sockets; empty on a second call.
 pub(super) fn all() -> Vec<Inherited> {
     std::mem::take(&mut TAKEN.lock())
 }
@@ -84,7 +84,7 @@ fn one(sockets: &mut ListenFd, index: usize) -> Result<Inherited, String> {
     }
 }
 
-/// A connection instead of a listener comes from a unit with `Accept=yes`.
+/// A unit with `Accept=yes` passes a connection instead of a listener.
 fn check(socket: impl AsFd) -> Result<(), String> {
     match socket_acceptconn(socket) {
         Ok(true) => Ok(()),
@@ -93,7 +93,7 @@ fn check(socket: impl AsFd) -> Result<(), String> {
 }
 
 impl Inherited {
-    /// Where it listens.
+    /// The address it listens on.
     pub(super) fn address(&self) -> Address {
         match self {
             Self::Unix(_, path) => Address::Unix(path.clone()),
@@ -107,7 +107,7 @@ impl Inherited {
         matches!(self, Self::Unix(_, own) if file(own).is_some_and(|own| file(path) == Some(own)))
     }
 
-    /// Refuses a Unix socket that others than the owner of this process can open.
+    /// Refuses a Unix socket that users other than the owner of this process can open.
     pub(super) fn check_owner(&self) -> Result<(), String> {
         let Self::Unix(_, path) = self else { return Ok(()) };
         let file = std::fs::symlink_metadata(path)

@@ -1,5 +1,5 @@
-//! Where a server listens and what lets connections in: decided before anything is opened, so that
-//! a server that may not listen as told does not start at all.
+//! Where a server listens and how connections are admitted: decided before anything is opened, so
+//! that a server that may not listen as configured does not start at all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
 use crate::exit::{Exit, Fault};
 
-/// Where to listen.
+/// The listening addresses and their credentials.
 pub(super) struct Plan {
     addresses: Vec<Address>,
-    /// Sockets that were open before this process began.
+    /// Sockets inherited from the parent process.
     inherited: Vec<Inherited>,
     tls: Option<ServerTls>,
-    /// Asks for tokens on TCP; there is one when anything listens there.
+    /// Checks tokens on TCP; present when anything listens on TCP.
     guard: Option<Arc<TokenGuard>>,
 }
 
 impl Plan {
-    /// Decides for the store in `dir`.
+    /// Makes the plan for the store in `dir`.
     ///
     /// # Errors
-    /// A fault of usage says what is missing: a certificate, a token, or both.
+    /// A usage error says what is missing: a certificate, a token, or both.
     pub(super) fn make(args: &ServeArgs, dir: &Path) -> anyhow::Result<Self> {
         let usage = |text: String| Fault::new(Exit::Usage, text);
         let tls = match (&args.tls.tls_cert, &args.tls.tls_key) {
@@ -58,26 +58,26 @@ impl Plan {
         Ok(Self { addresses: args.listen.clone(), inherited, tls, guard })
     }
 
-    /// The guard, where tokens are asked for.
+    /// The token guard, if tokens are checked.
     pub(super) fn guard(&self) -> Option<Arc<TokenGuard>> {
         self.guard.clone()
     }
 
-    /// The certificate, where TLS is spoken.
+    /// The certificate, if TLS is used.
     pub(super) fn tls(&self) -> Option<ServerTls> {
         self.tls.clone()
     }
 
-    /// Whether the store's own socket is somebody else's, who goes on listening there.
+    /// Whether the store's own socket belongs to the parent process, which keeps listening on it.
     pub(super) fn leaves_socket(&self, dir: &Path) -> bool {
         self.inherited.iter().any(|socket| socket.is_at(&dir.join(SOCKET_NAME)))
     }
 
-    /// Begins to listen: at the store's socket, whose owner is admin, where it was told to, and at
-    /// the sockets it was given. The addresses, with the ports that were chosen.
+    /// Starts listening: on the store's socket, where the owner is admin, on the configured
+    /// addresses, and on the inherited sockets. Returns the addresses, with the chosen ports.
     ///
     /// # Errors
-    /// The first address that cannot be listened on.
+    /// The error of the first address that cannot be listened on.
     pub(super) async fn listen(self, dir: &Path, server: &Server) -> anyhow::Result<Vec<String>> {
         let own = Address::Unix(dir.join(SOCKET_NAME));
         let mut addresses = if self.leaves_socket(dir) { vec![] } else { vec![own] };
@@ -110,7 +110,7 @@ impl Plan {
     }
 }
 
-/// What lets connections to an address in.
+/// How connections to an address are admitted.
 fn admission(guard: Option<&Arc<TokenGuard>>, address: &Address) -> Admission {
     match (guard, address.to_listen()) {
         (Some(guard), Some(socket)) => {
@@ -121,13 +121,13 @@ fn admission(guard: Option<&Arc<TokenGuard>>, address: &Address) -> Admission {
     }
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Whether a server with so many tokens may listen at an address.
+/// Whether a server with this many tokens may listen on an address.
 fn check(address: &Address, has_tls: bool, tokens: usize) -> Result<(), String> {
     if matches!(address, Address::Unix(_)) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! MAINTAIN: work on the files of the store that is served, beside its appends and reads.
+//! MAINTAIN: work on the files of the served store, concurrent with appends and reads.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,15 +11,15 @@ use xs_protocol::{Code, MaintainRequest, Refusal};
 use super::refuse;
 use crate::report;
 
-/// Lets one piece of work in at a time: each of them reads all of the disk.
+/// Allows one piece of work at a time: each of them reads the whole disk.
 #[derive(Debug, Default)]
 pub(super) struct Turn(Mutex<()>);
 
 impl Turn {
-    /// Does what is asked and tells of it, in JSON.
+    /// Does the requested work and reports it as JSON.
     ///
     /// # Errors
-    /// [`Refusal`] when something is done already, or what was asked for could not be.
+    /// [`Refusal`] when other work is in progress, or the request failed.
     pub(super) fn run(
         &self,
         store: &Store,

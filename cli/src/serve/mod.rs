@@ -1,5 +1,5 @@
-//! `serve`: one process that owns a store, listens, and keeps the Host running. It starts things in
-//! order, waits for a reason to stop, and stops them in the opposite order, so that neither a child
+//! `serve`: one process that owns a store, listens, and keeps the Host running. It starts parts in
+//! order, waits for a reason to stop, and stops them in reverse order, so that neither a child
 //! process nor a socket is left behind.
 
 mod call;
@@ -49,7 +49,7 @@ pub(crate) use fullness::Fullness;
 pub(crate) use inherited::take as take_sockets;
 pub(crate) use service::StoreService;
 
-/// How long a server waits for whoever has its store, and between two looks.
+/// How long a server waits for a process that holds its store, and the interval of its attempts.
 const HELD_FOR_MAX: Duration = Duration::from_secs(3);
 const HELD_LOOK: Duration = Duration::from_millis(20);
 
@@ -68,13 +68,13 @@ pub(crate) async fn run(
     let dir = store_dir(args.store.clone(), addr)?;
     leave_alone(&dir)?;
     let plan = Plan::make(&args, &dir)?;
-    // The Host reads it; what is wrong with it is said here and now.
+    // The Host reads it; errors in it are reported here, at once.
     variables::of_file(&args.env)?;
     let metrics = Metrics::start(&args.metrics).await?;
     let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
     let opened = tokio::select! {
         biased;
-        // A recovery may take long, and is begun again by the next start as after kill -9.
+        // A recovery may take long, and the next start repeats it as after kill -9.
         () = signals.stop_only() => {
             info!("stopping before the store is open");
             return Ok(Exit::Ok);
@@ -129,7 +129,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
+/// Opens the store, waiting for a subcommand that holds it only for a moment.
 async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
     let (until, mut waits) = (Instant::now() + HELD_FOR_MAX, false);
     loop {
@@ -145,16 +145,16 @@ async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store,
     }
 }
 
-/// What ends a server.
+/// The reasons for a server to end.
 struct Heeded<'a> {
     signals: &'a mut Signals,
-    /// A write to the store has failed.
+    /// Notified when a write to the store has failed.
     failed: &'a Notify,
-    /// Whoever runs the server in this process has had enough.
+    /// Cancelled by the code that runs the server in this process.
     stop: &'a CancellationToken,
 }
 
-/// From the first listener to the last connection.
+/// Runs from the first listener to the last connection.
 async fn serve(
     args: &ServeArgs,
     plan: Plan,
@@ -215,7 +215,7 @@ async fn serve(
             modules.stop().await;
         }
         server.stop().await;
-        // What was queued of Hosts that went with their connections.
+        // Commits what Hosts had queued when their connections closed.
         let last = Arc::clone(store);
         let commit = move || while last.lead() {};
         if let Err(error) = tokio::task::spawn_blocking(commit).await {
@@ -228,8 +228,8 @@ async fn serve(
     }
 }
 
-/// Appends a frame of the server itself. A store that cannot take it says so in the log only: what
-/// it still can do, serving reads, goes on. Otherwise its id.
+/// Appends a frame of the server itself and returns its id. On failure it only logs: the store can
+/// still serve reads.
 async fn announce(
     store: &Arc<Store>,
     topic: &'static str,

@@ -1,4 +1,4 @@
-//! The newest frames of each topic, page by page: never more than an answer may have.
+//! The newest frames of each topic, page by page, within the limit of one answer.
 
 use std::ops::Range;
 
@@ -7,13 +7,13 @@ use xs_protocol::{Code, Detail, Refusal};
 
 use super::refuse;
 
-/// Topics that are asked for at a time.
+/// Topics per page.
 const PAGE: usize = 1024;
 
-/// What was found of a page of topics, and after which topic the next one begins.
+/// The results of one page of topics, and the topic after which the next page begins.
 type Page<T> = Result<(Vec<T>, Option<Topic>), ReadError>;
 
-/// The newest `n` of each topic, in log order, at most `max` in all.
+/// The newest `n` frames of each topic, in log order, at most `max` in all.
 pub(super) fn of_each(
     store: &Store,
     topics: &TopicPatterns,
@@ -43,7 +43,7 @@ pub(super) fn of_each(
     Ok(frames)
 }
 
-/// The offset of the newest of each topic, of those that lie in `range`, in order.
+/// The offsets of each topic's newest frame, if in `range`, in ascending order.
 pub(super) fn in_range(
     store: &Store,
     topics: &TopicPatterns,
@@ -63,14 +63,15 @@ pub(super) fn in_range(
     Ok(offsets)
 }
 
-/// Puts pages together, which are told how much is of use; nothing when there is more than `max`.
+/// Collects pages, each of which is told how many items are still useful; `None` when there are
+/// more than `max`.
 fn gather<T>(
     max: u64,
     page: impl Fn(Option<&Topic>, u64) -> Page<T>,
 ) -> Result<Option<Vec<T>>, ReadError> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
-        // One more than there may be tells that there are too many.
+        // One more than the limit shows that there are too many.
         let room = max.saturating_add(1).saturating_sub(all.len() as u64);
         let (mut found, next) = page(after.as_ref(), room)?;
         all.append(&mut found);

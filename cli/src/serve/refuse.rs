@@ -1,5 +1,5 @@
-//! The engine's errors as the protocol's refusals. One place decides which code, and with it the
-//! class that tells a client whether to try again.
+//! Maps the engine's errors to the protocol's refusals. The only place that decides the code, and
+//! with it the class that tells a client whether to retry.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -10,10 +10,10 @@ use xs_engine::{
 };
 use xs_protocol::{Code, Detail, Refusal};
 
-/// Why a batch or a blob was not taken.
+/// The refusal of a batch or a blob.
 pub(super) fn append(error: &AppendError) -> Refusal {
     let code = match error {
-        // An empty batch is wrong, whatever the limit.
+        // An empty batch is invalid, whatever the limit.
         AppendError::BatchCount { count: 0, .. } => Code::InvalidValue,
         AppendError::BatchCount { .. }
         | AppendError::BatchTooLarge { .. }
@@ -65,13 +65,13 @@ pub(super) fn append(error: &AppendError) -> Refusal {
     }
 }
 
-/// Why bytes of a blob that streams in were not taken.
+/// The refusal of bytes of a streamed blob.
 pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
     if let Some(shortage) = Shortage::of(error) {
         return append(&AppendError::StorageFull(shortage));
     }
     match error.kind() {
-        // The system has a limit of its own, which is not the blob's.
+        // The system's own file size limit is not the blob's.
         ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
             append(&AppendError::BlobTooLarge { max: BLOB_BYTES_MAX })
         }
@@ -79,7 +79,7 @@ pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
     }
 }
 
-/// Why something could not be read.
+/// The refusal of a read.
 pub(super) fn read(error: &ReadError) -> Refusal {
     let refusal = Refusal::new(read_code(error), error.to_string());
     match error {
@@ -89,7 +89,7 @@ pub(super) fn read(error: &ReadError) -> Refusal {
     }
 }
 
-/// Why frames could not be taken out of the files.
+/// The refusal of a compaction.
 pub(super) fn compact(error: &CompactError) -> Refusal {
     let code = match error {
         CompactError::Append(error) => return append(error),
@@ -106,14 +106,14 @@ pub(super) fn compact(error: &CompactError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// Why blobs could not be taken out of the files.
+/// The refusal of a blob garbage collection.
 pub(super) fn gc(error: &GcError) -> Refusal {
     Refusal::new(gc_code(error), error.to_string())
 }
 
-/// Why the store could not be checked, or copied to where the client asked for.
+/// The refusal of a check of the store, or of a copy to the client's path.
 pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
-    // Or of a directory above it: the store lies apart, and names its own files.
+    // Also for a directory above it: the store's own files lie elsewhere.
     let is_named = |path: &Path| to.is_some_and(|to| path.starts_with(to) || to.starts_with(path));
     let code = match error {
         MaintainError::NotEmpty { .. }
@@ -132,7 +132,7 @@ pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
             Code::InvalidValue
         }
         MaintainError::Io { .. } => Code::Unreadable,
-        // Given up because the client has hung up, or the server stops.
+        // Abandoned because the client has hung up, or the server is stopping.
         MaintainError::Changing | MaintainError::Stopped => Code::Busy,
         MaintainError::Poisoned(_) | MaintainError::Closed => Code::Closed,
         _ => Code::Internal,

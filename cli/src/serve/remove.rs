@@ -1,5 +1,6 @@
-//! Removals: from the ids and offsets of a request to ids of the store, and back to an answer for
-//! each. Who may remove what was judged before; here it is only seen to that topics are kept to.
+//! Removals: resolves the ids and offsets of a request to ids in the store, and maps the result
+//! back to one answer for each. Permissions were checked before; this module only enforces the
+//! topics.
 
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::{
@@ -9,12 +10,12 @@ use xs_protocol::{AppendRequest, Code, Detail, Refusal};
 
 use super::refuse;
 
-/// What was asked to be removed, in order: ids, or nothing where no frame is.
+/// The requested removals, in order: an id, or `None` where there is no frame.
 pub(super) struct Removes(Vec<Option<FrameId>>);
 
 impl Removes {
-    /// The answer to a batch that comes to nothing, as nothing that it removes is there. One that
-    /// is to be durable goes to the store: what has removed them may not be durable yet.
+    /// The answer to a batch that has no effect because nothing it removes exists. A durable batch
+    /// still goes to the store: the earlier removal may not be durable yet.
     pub(super) fn nothing_to_do(&self, store: &Store, batch: &Batch) -> Option<Appended> {
         let is_empty =
             batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty();
@@ -27,7 +28,7 @@ impl Removes {
         })
     }
 
-    /// An answer in which each that was asked for has its place.
+    /// The result with one entry for each requested removal, in order.
     pub(super) fn outcome(&self, mut appended: Appended) -> Appended {
         let mut done = std::mem::take(&mut appended.removed).into_iter();
         let found = |id: &Option<FrameId>| id.and_then(|_| done.next()).unwrap_or(Removal::Absent);
@@ -36,14 +37,14 @@ impl Removes {
     }
 }
 
-/// The batch of the store for one of the protocol.
+/// Converts a batch of the protocol to one of the store.
 ///
 /// # Errors
-/// [`Refusal`] when it asks for nothing, or a frame that is to be removed has another topic or
-/// cannot be read.
+/// [`Refusal`] when it is empty, or a frame to be removed has another topic or cannot be read.
 pub(super) fn resolve(store: &Store, batch: AppendRequest) -> Result<(Batch, Removes), Refusal> {
     if batch.frames.is_empty() && batch.cursors.is_empty() && batch.removes.is_empty() {
-        // The store takes one that is durable: it is what becomes of one whose removals are gone.
+        // The store itself accepts an empty durable batch: that is what remains when all its
+        // removals are of missing frames.
         let max = BATCH_RECORDS_MAX - usize::from(batch.key.is_some());
         return Err(refuse::append(&AppendError::BatchCount { count: 0, max }));
     }
@@ -56,7 +57,7 @@ pub(super) fn resolve(store: &Store, batch: AppendRequest) -> Result<(Batch, Rem
     Ok((batch, Removes(ids)))
 }
 
-/// The id of a frame that is to be removed; none when there is no such frame.
+/// The id of a frame to be removed; `None` when it does not exist.
 fn id_of(
     store: &Store,
     at: Bound,
@@ -75,10 +76,10 @@ fn id_of(
     Ok(Some(frame.id()))
 }
 
-/// Removes frames and their bytes.
+/// Removes frames together with their bytes.
 ///
 /// # Errors
-/// [`Refusal`]; the frames may be removed and their bytes still be there.
+/// [`Refusal`]; the frames may be removed although their bytes are still there.
 pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refusal> {
     let (batch, removes) = resolve(store, batch)?;
     if let Some(nothing) = removes.nothing_to_do(store, &batch) {

@@ -32,7 +32,7 @@ use super::maintain::Turn;
 use super::upload::{self, Uploads};
 use super::{call, import, newest, refuse, remove, stats};
 
-/// Topic of the frame that says that a Host from elsewhere has come.
+/// The topic of the frame that reports the arrival of a remote Host.
 const HOST_START: &str = "xs.host.start";
 
 /// A store as the protocol serves it.
@@ -43,24 +43,24 @@ pub(crate) struct StoreService {
     uploads: Arc<Uploads>,
 }
 
-/// What appends need, shared with the calls under way.
+/// What appends need, shared with calls in progress.
 pub(super) struct Core {
     pub(super) store: Arc<Store>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) committer: Committer,
     syncs: bool,
-    /// An append that is queued asks for a sync although the policy does not.
+    /// A queued append asks for a sync although the policy does not.
     sync_asked: AtomicBool,
     pub(super) imports: Imports,
-    /// Told when a write failed, after which the store takes no more.
+    /// Notified when a write failed, after which the store takes no more.
     failed: Arc<Notify>,
-    /// Told whether there was room for what came.
+    /// Records whether there was space for each append.
     fullness: Arc<Fullness>,
 }
 
 impl StoreService {
-    /// A service over `store`. `runs_modules`: whether the server has a Host of its own. `failed`
-    /// is told when the store's files fail, `fullness` when there is no room in them, or again.
+    /// A service over `store`. `runs_modules`: whether the server has its own Host. `failed` is
+    /// notified when the store's files fail; `fullness` records whether they have space.
     pub(crate) fn new(
         store: Arc<Store>,
         runs_modules: bool,
@@ -114,7 +114,7 @@ impl Core {
         });
     }
 
-    /// Tells in the log of a Host that came from elsewhere, or is gone.
+    /// Reports in the log that a remote Host has arrived or left.
     fn tell_of_host(&self, instance: [u8; 16], is_there: bool) {
         let word = if is_there { "has come" } else { "is gone" };
         tracing::info!("a Host from elsewhere {word}");
@@ -124,20 +124,20 @@ impl Core {
                 tracing::error!(%error, "cannot append a frame about a Host");
             }
         });
-        // Not here: whoever tells holds a lock.
+        // Not committed here: the caller holds a lock.
         self.committer.wake();
     }
 
-    /// Has what is queued committed. When that only copies, here. When it syncs, on the committer,
-    /// for which others gather meanwhile; but a batch that is alone would only be the later for two
-    /// threads that wake each other, so its task stays with it.
+    /// Commits what is queued. A commit that only copies runs here. One that syncs runs on the
+    /// committer thread, and more batches gather meanwhile. A single batch would only be delayed by
+    /// two threads waking each other, so its task syncs it itself.
     pub(super) fn commit(&self) {
         if !self.syncs && !self.sync_asked.swap(false, Ordering::AcqRel) {
             while self.store.lead() {}
             return;
         }
         let done = self.store.waits_alone() && may_block() && {
-            // Other tasks of this thread go on elsewhere.
+            // Other tasks of this thread move to another one.
             tokio::task::block_in_place(|| self.store.lead_once())
         };
         if !done {
@@ -146,7 +146,7 @@ impl Core {
     }
 }
 
-/// A frame that says that a Host from elsewhere has come, or is gone.
+/// A frame that reports that a remote Host has arrived or left.
 fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
     let topic = if is_there { HOST_START } else { "xs.host.end" };
     let instance: String = instance.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -154,7 +154,7 @@ fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
     Some(NewFrame { meta, ..NewFrame::new(Topic::parse(topic).ok()?) })
 }
 
-/// Whether a task may block its thread while the others of its runtime go on.
+/// Whether a task may block its thread without blocking its runtime.
 fn may_block() -> bool {
     let runtime = tokio::runtime::Handle::try_current();
     runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)

@@ -1,4 +1,4 @@
-//! What a store tells about itself, as the JSON of STATS. docs/wire.md lists the names.
+//! The store's statistics, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
 use xs_engine::{CountBytes, Health, Histogram, Shortage, StoreStats, uuid_text};

@@ -1,7 +1,7 @@
-//! Blobs on their way in. Each that has become long has memory, and beyond a MiB a file, for as
-//! long as its client takes, so a server has only so many: a further one takes the place of that
-//! which has waited for bytes the longest, if it has waited long, and is to come again later if all
-//! go on. What may be sent at a time is the protocol's affair.
+//! Uploads of blobs. A long upload holds memory, and beyond a MiB a file, for as long as its client
+//! takes, so their number is limited: a new one replaces the one that has waited longest for bytes,
+//! if that wait is long enough, and is otherwise refused for now. The protocol limits how much may
+//! be sent at a time.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,10 +16,10 @@ use xs_protocol::{BlobSink, Code, Detail, Refusal};
 use super::fullness::{Fullness, Put};
 use super::{descriptors, refuse};
 
-/// When one for which there was no place may come again, in milliseconds.
+/// When a refused upload may be retried, in milliseconds.
 const COME_AGAIN_MS: u32 = 1000;
 
-/// Shared by an upload and who may have to end it.
+/// Shared by an upload and whatever may have to end it.
 type Writer = Arc<Mutex<Option<BlobWriter>>>;
 
 /// The long uploads of a server.
@@ -32,7 +32,7 @@ pub(super) struct Uploads {
 #[derive(Default)]
 struct Long {
     next: u64,
-    /// Since when each waits for bytes: those that have waited the longest come first.
+    /// When each began to wait for bytes; the longest wait comes first.
     waiting: BTreeMap<u64, (Instant, Writer)>,
 }
 
@@ -45,13 +45,14 @@ impl Uploads {
         Arc::new(Self { max, silent_from, long: Mutex::default() })
     }
 
-    /// An upload that begins.
+    /// Starts an upload.
     pub(super) fn begin(self: &Arc<Self>, writer: BlobWriter, fullness: Arc<Fullness>) -> Upload {
         let writer = Arc::new(Mutex::new(Some(writer)));
         Upload { uploads: Arc::clone(self), writer, fullness, len: 0, place: None }
     }
 
-    /// Bytes came for a long upload: its new place. It may be another's.
+    /// Records that bytes arrived for a long upload and returns its new place, which may be taken
+    /// from another upload.
     fn heard(&self, place: Option<u64>, writer: &Writer) -> Result<u64, Refusal> {
         let (place, longest) = {
             let mut long = self.long.lock();
@@ -74,7 +75,7 @@ impl Uploads {
             (next, longest)
         };
         if let Some((_, (_, longest))) = longest {
-            // Waits for a write that is under way; none of those who write holds another's lock.
+            // Waits for a write in progress; no writer holds the lock of another upload.
             let writer = longest.lock().take();
             drop(writer);
         }
@@ -82,7 +83,7 @@ impl Uploads {
     }
 }
 
-/// A blob was refused.
+/// Records that a blob was refused for lack of space.
 pub(super) fn note(fullness: &Fullness, error: &AppendError) {
     if let AppendError::StorageFull(shortage) = error {
         fullness.note(Put::Blob, Some(*shortage));
@@ -109,7 +110,7 @@ pub(super) struct Upload {
     writer: Writer,
     fullness: Arc<Fullness>,
     len: u64,
-    /// Its place among the long ones, once it is one.
+    /// Its place among the long uploads, once it is one.
     place: Option<u64>,
 }
 
@@ -172,14 +173,14 @@ mod tests {
             second.write(&piece).unwrap();
         }
         first.write(&piece).unwrap();
-        // The second has waited longest by now.
+        // By now, the second has waited longest.
         third.write(&piece).unwrap();
         third.write(&piece).unwrap();
         let refusal = second.write(&piece).unwrap_err();
         assert_eq!((refusal.code, refusal.details), (Code::Busy, vec![Detail::Limit(2)]));
         assert_eq!(second.finish().unwrap_err().code, Code::Busy);
         assert_eq!(first.finish().unwrap().1, 3 * LONG_UPLOAD_BYTES);
-        // The place of one that has ended is free.
+        // The slot of a finished upload is free.
         let mut fourth = begin();
         fourth.write(&piece).unwrap();
         fourth.write(&piece).unwrap();

@@ -1,5 +1,5 @@
-//! `append`: one frame, its body from the command line, a file or standard input. A body that fits
-//! travels with the frame; a longer one is streamed into the store first.
+//! `append`: one frame, with its body from the command line, a file or standard input. A small body
+//! is sent with the frame; a longer one is first streamed into the store.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub(super) async fn run(
     Ok(Exit::Ok)
 }
 
-/// A refusal; of one condition nobody needs to be told its number.
+/// Explains a refusal; a single condition needs no number.
 fn unmet(error: ClientError, conditions: usize) -> anyhow::Error {
     match error {
         ClientError::Refused(mut refusal) if conditions == 1 => {
@@ -70,7 +70,7 @@ fn unmet(error: ClientError, conditions: usize) -> anyhow::Error {
     }
 }
 
-/// Where the bytes of a frame are.
+/// The content of a frame.
 enum Content {
     None,
     Bytes(Bytes),
@@ -83,8 +83,8 @@ impl From<Bytes> for Content {
     }
 }
 
-/// What was typed, or what was given on a pipe or in a file: from the length on that no longer
-/// travels with its frame, into the store.
+/// The typed content, or that of a pipe or a file. If it is too long to be sent with its frame, it
+/// is stored first.
 async fn content(
     client: &Client,
     append: &AppendArgs,

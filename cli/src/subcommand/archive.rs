@@ -1,5 +1,5 @@
-//! Exports that are one file or a pipe: the events of a store into an archive, and an archive into
-//! a directory from which it is imported.
+//! Exports as one file or to a pipe: writes the events of a store into an archive, and unpacks an
+//! archive into a directory from which it is imported.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,8 +24,8 @@ use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
-/// Bytes of a body that is read once. A longer one is read twice: to see that it is whole, and into
-/// the archive.
+/// Maximum bytes of a body that is read only once. A longer one is read twice: to check it, and to
+/// write it.
 const IN_MEMORY_MAX: u64 = 16 * 1024 * 1024;
 
 pub(super) async fn export(
@@ -47,7 +47,7 @@ pub(super) async fn export(
     let named = || path.display().to_string();
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = dir.unwrap_or_else(|| Path::new("."));
-    // It gets its name when it is whole; until then it goes with this process.
+    // It is renamed when complete; until then it is deleted with this process.
     let unfinished = NamedTempFile::new_in(dir).with_context(named)?;
     let writer = Writer::new(unfinished, dir).with_context(named)?;
     let (finished, Count { frames, unread }) = write(client, options, writer).await?;
@@ -56,10 +56,10 @@ pub(super) async fn export(
     told(frames, false, unread, out)
 }
 
-/// What became of the frames that were to be written.
+/// The counts of an export.
 struct Count {
     frames: u64,
-    /// Those that the store cannot read, or whose bodies it cannot.
+    /// Frames that the store cannot read, or whose bodies it cannot.
     unread: u64,
 }
 
@@ -76,7 +76,7 @@ impl Write for Piped<'_> {
     }
 }
 
-/// Writes what is read, and counts it.
+/// Writes the frames read, and counts them.
 async fn write<W: Write>(
     client: &Client,
     options: &ReadOptions,
@@ -106,8 +106,8 @@ async fn write<W: Write>(
     Ok((writer.finish()?, Count { frames: count, unread }))
 }
 
-/// Adds the body of a frame unless it is there; false when it is lost, and nothing was added. What
-/// is in the archive cannot be taken back, so all of a body is seen before.
+/// Adds the body of a frame unless the archive has it; returns false when it is lost, and adds
+/// nothing. Data cannot be taken back out of the archive, so the whole body is checked first.
 async fn add_body<W: Write>(
     client: &Client,
     writer: &mut Writer<W>,
@@ -140,12 +140,12 @@ async fn add_body<W: Write>(
     Ok(true)
 }
 
-/// What was seen of a body.
+/// The result of checking a body.
 enum Seen {
     Lost,
-    /// Its bytes.
+    /// It is whole; these are its bytes.
     All(Bytes),
-    /// That it can be read; it is too long to be kept in memory.
+    /// It is whole, but too long to be kept in memory.
     Whole,
 }
 
@@ -165,7 +165,7 @@ async fn seen(client: &Client, hash: &BlobHash) -> anyhow::Result<Seen> {
     Ok(if keeps { Seen::All(bytes.freeze()) } else { Seen::Whole })
 }
 
-/// An archive in a directory of its own, which goes when this does.
+/// An archive unpacked into a temporary directory, which is deleted on drop.
 pub(super) struct Unpacked {
     dir: TempDir,
 }
@@ -176,7 +176,7 @@ impl Unpacked {
     }
 }
 
-/// Unpacks what is to be imported, if it is an archive: a file, or `-` for standard input.
+/// Unpacks the import's source if it is an archive: a file, or `-` for standard input.
 pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
     let is_input = path.as_os_str() == "-";
     if !is_input && !path.is_file() {
@@ -199,7 +199,7 @@ pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
             shown.inc(bytes);
         })
     });
-    // The decoder's word for it speaks of frames, but not of those that we do.
+    // The decoder's message speaks of "frames", but means its own.
     let unpacked = unpacked.await?.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             io::Error::other("the archive is cut off; nothing was read")
@@ -211,7 +211,7 @@ pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
     Ok(Some(Unpacked { dir }))
 }
 
-/// A token that is cancelled when the guard goes, however that comes about.
+/// A token that is cancelled when the guard is dropped for any reason.
 fn stopping() -> (CancellationToken, DropGuard) {
     let stop = CancellationToken::new();
     (stop.clone(), stop.drop_guard())

@@ -1,4 +1,4 @@
-//! Bodies of frames: fetched by hash when they did not come with the frame.
+//! Bodies of frames: fetched by hash when they were not delivered with the frame.
 
 use bytes::Bytes;
 use xs_engine::{BlobHash, Frame};
@@ -9,12 +9,12 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
 
-/// Bytes of a body that is held in memory to become part of a line of JSON.
+/// Maximum bytes of a body held in memory for a line of JSON.
 const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
-/// Frames without their body of which each is named.
+/// Maximum number of frames with lost bodies that are named individually.
 const NAMED_MAX: u64 = 20;
 
-/// Prints a frame, its body, or both, as wanted.
+/// Prints a frame, its body, or both, as requested.
 pub(super) async fn print(
     client: &Client,
     frame: &Frame,
@@ -27,7 +27,7 @@ pub(super) async fn print(
             pour(blob, out).await
         }
         None if wanted.only => Ok(()),
-        // One frame with too long a body must not end what goes on for ever. Its hash is there.
+        // One frame with too long a body must not end an endless read. The frame shows its hash.
         Some(hash) if wanted.with_frame() && frame.body_len() > BODY_IN_JSON_MAX => {
             notice(&too_long(frame, &hash));
             Ok(out.frame(frame, None)?)
@@ -40,7 +40,7 @@ pub(super) async fn print(
     }
 }
 
-/// Writes a blob to the output piece by piece.
+/// Writes a blob to the output in chunks.
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
     let unknown =
         || format!("the store has no bytes with hash {hash}; events show the hashes of theirs");
@@ -71,10 +71,10 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
     open(client, &hash, || lost(frame, &hash)).await?.bytes(max).await.map_err(explain)
 }
 
-/// The bytes of a blob; `None` when damage took them, and whoever asks can do without.
+/// The bytes of a blob; `None` when they were lost to damage and the caller can do without.
 ///
 /// # Errors
-/// The store cannot be asked.
+/// The store could not answer.
 pub(super) async fn find(client: &Client, hash: &BlobHash) -> anyhow::Result<Option<BlobStream>> {
     match client.blob_get(hash).await {
         Ok(blob) => Ok(blob),
@@ -83,19 +83,19 @@ pub(super) async fn find(client: &Client, hash: &BlobHash) -> anyhow::Result<Opt
     }
 }
 
-/// Whether asking again for the bytes would be of no use.
+/// Whether the bytes are damaged, so that a retry is useless.
 pub(super) fn is_damage(error: &ClientError) -> bool {
     error.code() == Some(Code::Corrupt)
 }
 
-/// Frames that are written without their body, as it is lost.
+/// Counts frames written without their body because it is lost.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
     count: u64,
 }
 
 impl Lost {
-    /// Tells of one.
+    /// Reports one.
     pub(super) fn note(&mut self, frame: &Frame) {
         self.count += 1;
         if self.count <= NAMED_MAX {
@@ -114,7 +114,7 @@ fn too_long(frame: &Frame, hash: &BlobHash) -> String {
     )
 }
 
-/// What to say of a frame whose body is not there: gc leaves what an event names.
+/// The message for a frame whose body is missing: gc keeps every body that an event names.
 fn lost(frame: &Frame, hash: &BlobHash) -> String {
     format!(
         "the body of frame {} is not in the store ({hash}): the event has just been removed or has \

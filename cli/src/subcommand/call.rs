@@ -1,5 +1,5 @@
-//! `call`: the arguments of a command from words, its values to standard output as they come, its
-//! error to standard error. Dropping the call, as Ctrl-C does, cancels it.
+//! `call`: builds a command's arguments from words, prints its values to standard output as they
+//! arrive, and its error to standard error. Dropping the call, as Ctrl-C does, cancels it.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -22,15 +22,15 @@ use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, notice};
 
-/// Time beyond the deadline of a call in which the server may say that it passed.
+/// Time after a call's deadline for the server to report that it passed.
 const GRACE: Duration = Duration::from_millis(500);
-/// Bytes of the body of a call.
+/// Maximum bytes of a call's body.
 const CALL_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How calls are made, whatever the command.
+/// The usage of `call`, independent of any command.
 pub(super) fn usage() -> anyhow::Result<Exit> {
     let mut root = Args::command();
-    // What all subcommands share is told too.
+    // Includes the global options.
     root.build();
     let call = root.find_subcommand_mut("call").context("there is a subcommand call")?;
     let help = call.clone().bin_name("xs call").render_long_help().to_string();
@@ -40,7 +40,7 @@ pub(super) fn usage() -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// What a command says about itself.
+/// The description of a command.
 pub(super) async fn describe(
     asked: modules::Asked<'_>,
     call: &CallArgs,
@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> an
     let Some(limit) = call.timeout else { return answers(client, call, out).await };
     let name = call.name.clone();
     let answers = answers(client, call, out);
-    // The server knows the deadline and says more about it, unless it does not answer at all.
+    // The server knows the deadline and gives a better error, unless it does not answer at all.
     match tokio::time::timeout(limit.saturating_add(GRACE), answers).await {
         Ok(ended) => ended,
         Err(_) => {
@@ -129,7 +129,7 @@ async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::E
     if !is_unknown || !told.to_string().starts_with("there is no command") {
         return told;
     }
-    // Who may not read about modules is told what the server says.
+    // A user who may not read about modules gets the server's message.
     let Ok(all) = modules::all(client, true).await else { return told };
     let all: Vec<_> = all.into_iter().collect();
     match modules::meant(name, &all, Some(Kind::Command)) {
@@ -141,12 +141,12 @@ async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::E
     }
 }
 
-/// What follows the command's name in a topic.
+/// The part of a topic after the command's name.
 fn ending<'a>(name: &Topic, topic: &'a str) -> Option<&'a str> {
     topic.strip_prefix(name.as_str())?.strip_prefix('.')
 }
 
-/// An object becomes a line of JSON, text a line, bytes stay as they are.
+/// An object becomes a line of JSON, text a line; bytes are written unchanged.
 async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow::Result<()> {
     let Delivered { frame, body } = result;
     let fetched;
@@ -163,7 +163,7 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
             return Ok(());
         }
     }
-    // Without meta it is text or bytes, also where that is empty.
+    // Without meta the value is text or bytes, even if empty.
     out.bytes(body)?;
     if std::str::from_utf8(body).is_ok_and(|text| !text.ends_with('\n')) {
         out.bytes(b"\n")?;
@@ -171,8 +171,9 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
     Ok(())
 }
 
-/// What `<name>.error` says: the message, the place in the module, and as exit code whether it took
-/// too long or was called wrongly. What the module lacks is not denied to whoever calls it.
+/// The error in `<name>.error`: its message, the position in the module, and the exit code for a
+/// timeout or wrong arguments. A permission the module lacks is not reported as a denial to the
+/// caller.
 fn failure(name: &Topic, frame: &Frame) -> Fault {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
     let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();
@@ -187,7 +188,7 @@ fn failure(name: &Topic, frame: &Frame) -> Fault {
     Fault::new(exit, format!("{name}: {message}"))
 }
 
-/// Arguments and body among the words after the command's name.
+/// Splits the words after the command's name into arguments and body.
 fn words(call: &CallArgs) -> Result<(Meta, Option<String>), String> {
     let mut args: Map<String, Value> = match &call.args {
         Some(meta) => serde_json::from_slice(meta.as_bytes()).map_err(|error| error.to_string())?,

@@ -1,4 +1,4 @@
-//! `cat` and `tail`: frames as the store has them, then as they come.
+//! `cat` and `tail`: prints stored frames, then new ones as they arrive.
 
 use anyhow::Context as _;
 use jiff::Zoned;
@@ -15,7 +15,7 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice, reader_gone};
 
-/// Bytes of a body of which a person is shown the beginning.
+/// Bytes of a body whose beginning a person is shown.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
 pub(super) async fn run(
@@ -37,21 +37,21 @@ pub(super) async fn run(
     let left = filter.widen(client, &mut options).await?;
     let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, printed: false };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
-    // What was printed counts as read, however it ended.
+    // What was printed counts as read, however the read ended.
     let saved = match &mut position {
         Some(position) => position.save().await,
         None => Ok(()),
     };
-    // The first thing that went wrong is the reason for the second.
+    // The first error is the cause of the second.
     let ended = ended.and_then(|exit| saved.map(|()| exit));
     ended.map(|exit| match all_or_failed(exit, reader.unread) {
-        // Nothing was printed, and not because nothing is there.
+        // Nothing was printed, but not for lack of frames.
         Exit::Ok if reader.filter.always_threw() => Exit::Failed,
         exit => exit,
     })
 }
 
-/// How what went well ends that could not read some frames.
+/// The exit code of a successful read that could not read some frames.
 pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
     match exit {
         Exit::Ok if unread > 0 => Exit::Failed,
@@ -59,16 +59,16 @@ pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
     }
 }
 
-/// What of a subscription is printed.
+/// Prints the frames of a subscription.
 struct Reader<'a> {
     client: &'a Client,
     wanted: &'a BodyArgs,
     filter: Filter,
-    /// How many more, when they are counted here.
+    /// How many more frames to print, when that is counted here.
     left: Option<u64>,
-    /// Frames that cannot be read.
+    /// Number of unreadable frames.
     unread: u64,
-    /// Something was printed.
+    /// Whether anything was printed.
     printed: bool,
 }
 
@@ -144,7 +144,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Prints those that the filter lets through; the last that is wanted, when that is among them.
+    /// Prints the frames that pass the filter; returns the last wanted frame, if it is among them.
     async fn print_frames<'f>(
         &mut self,
         frames: &'f [Delivered],
@@ -165,7 +165,7 @@ impl Reader<'_> {
     }
 }
 
-/// Ends when the position has to be saved; never when there is none or it did not move.
+/// Resolves when the position must be saved; never when there is none or it did not move.
 async fn save_is_due(position: Option<&Position<'_>>) {
     match position.and_then(Position::due) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -180,7 +180,7 @@ async fn print(
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let Delivered { frame, body } = delivered;
-    // It may have come for the filter alone.
+    // The body may have been delivered only for the filter.
     match body.as_ref().filter(|_| wanted.wanted() || out.is_person()) {
         Some(body) if wanted.only => {
             if out.body_begin(body)? {
@@ -193,7 +193,7 @@ async fn print(
     Ok(())
 }
 
-/// Tells of frames that a reader goes without; how many of them cannot be read.
+/// Reports frames that are missing from a read; returns how many of them are unreadable.
 pub(super) fn passed_over(gap: Gap) -> u64 {
     notice(&describe(gap));
     match gap {
@@ -212,7 +212,7 @@ fn describe(gap: Gap) -> String {
     }
 }
 
-/// The frames from one to before another, by the first and the last.
+/// The frames in a half-open range, by the first and the last.
 fn frames(from: u64, to: u64) -> String {
     match to.saturating_sub(1) {
         last if last <= from => format!("frame {from}"),
@@ -220,7 +220,7 @@ fn frames(from: u64, to: u64) -> String {
     }
 }
 
-/// Prints frames that came without their bodies.
+/// Prints frames that were delivered without their bodies.
 pub(super) async fn print_all(
     client: &Client,
     frames: &[Frame],

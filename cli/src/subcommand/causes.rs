@@ -1,5 +1,5 @@
-//! `why` and `effects`: the frames that led to one, and those that came of it, by their origins. A
-//! frame's cause is older than the frame, so one walk up, or one read forwards, finds them all.
+//! `why` and `effects`: the causes of a frame, and its effects, by their origins. A cause is older
+//! than its effect, so one walk upwards, or one read forwards, finds them all.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::connect::explain;
 use crate::exit::Exit;
 use crate::output::{Output, notice};
 
-/// Causes of causes: a store ends loops long before that.
+/// Maximum depth of causes: a store breaks loops long before that.
 const DEPTH_MAX: usize = 256;
 
 pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> anyhow::Result<Exit> {

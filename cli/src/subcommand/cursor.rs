@@ -1,4 +1,4 @@
-//! `cursor`: named positions, looked at and moved by hand.
+//! `cursor`: named positions, shown and moved by hand.
 
 use serde_json::{Value, json};
 use xs_engine::{Bound, Cursor, CursorChange, CursorName, CursorValue, ExpectRevision};
@@ -43,8 +43,8 @@ async fn list(client: &Client, out: &mut Output) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// How many events lie behind a cursor. The places of modules count what is not for them, or are
-/// places in something else: xs modules show tells how far behind these are.
+/// The number of events after a cursor; null for a module's cursor. Those count events of other
+/// topics, or are positions in something else: xs modules show reports their lag.
 fn behind(name: &CursorName, offset: u64, head: u64) -> Value {
     match name.as_str().starts_with("xs.") {
         true => Value::Null,
@@ -105,7 +105,8 @@ async fn set(
     let present = client.cursor_get(&name).await.map_err(explain)?;
     let (revision, state) =
         present.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
-    // The state belongs to what was read, so it must not come from another change than this one.
+    // The state belongs to the position read, so it must not come from a different change than this
+    // one.
     let expect = ExpectRevision::Is(expect.unwrap_or(revision));
     let change =
         CursorChange { name: name.clone(), expect, set: Some(CursorValue { offset, state }) };

@@ -1,5 +1,5 @@
-//! `dev`: a store of its own below the modules directory, a server for it, and one stream of what
-//! the author wants to see: what became of each save, what modules say, and the frames they make.
+//! `dev`: a separate store below the modules directory, a server for it, and one stream of what the
+//! author wants to see: the result of each save, log lines, and the frames modules make.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::exit::Exit;
 use crate::output::{Output, Paint, notice};
 use crate::serve;
 
-/// Time between two looks for the server, which is part of this process.
+/// Interval of attempts to reach the server, which runs in this process.
 const RETRY: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
@@ -53,19 +53,19 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
     let served = serve::run(serve, None, &stop);
     let watched = async {
         let failed = watch(&store).await;
-        // Nobody sees what it does any more: it stops in order all the same.
+        // The output is gone, but the server still stops in order.
         stop.cancel();
         failed
     };
     tokio::pin!(served, watched);
-    // The server stops on the signals that stop this; what it still says is shown until then.
+    // The server stops on the signals meant for this process; its output is shown until then.
     tokio::select! {
         served = &mut served => served,
         failed = &mut watched => served.await.and_then(|exit| failed.map(|()| exit)),
     }
 }
 
-/// Shows what happens until the server has gone.
+/// Shows events until the server has ended.
 async fn watch(store: &Path) -> anyhow::Result<()> {
     let address = Address::Unix(store.join(SOCKET_NAME));
     let client = loop {
@@ -95,11 +95,11 @@ async fn watch(store: &Path) -> anyhow::Result<()> {
             view.out.flush()?;
         }
     }
-    // The server says how it ended.
+    // The server's own future reports how it ended.
     std::future::pending().await
 }
 
-/// The frame by which this server has said that it is there.
+/// The frame that announced the start of this server.
 async fn start_of_this(client: &Client) -> anyhow::Result<FrameId> {
     let pid = u64::from(std::process::id());
     let request = LastRequest { topics: TopicPatterns::parse("xs.start")?, n: 1, per_topic: false };
@@ -116,7 +116,7 @@ struct View {
     out: Output,
     /// The file and the time of each `create` frame.
     saves: HashMap<String, (String, u64)>,
-    /// The version of each processor that runs.
+    /// The running version of each processor.
     running: HashMap<Key, String>,
 }
 
@@ -151,7 +151,7 @@ impl View {
             }
             Event::FinTerm => match self.running.remove(&key) {
                 Some(_) => self.out.line(&format!("{} stopped", self.file(&key, &create))),
-                // What did not run was told of when it failed.
+                // If it was not running, its failure was already shown.
                 None => Ok(()),
             },
             Event::Retrying => {
@@ -169,7 +169,7 @@ impl View {
         }
     }
 
-    /// What every save meets while `xs.toml` is wrong, and that it is so no more.
+    /// Shows an error in `xs.toml`, which holds up every save, and its correction.
     fn config(&mut self, frame: &Frame) -> std::io::Result<()> {
         if !self.out.is_person() {
             return self.out.frame(frame, None);
@@ -189,7 +189,7 @@ impl View {
         let saved = self.saves.get(&create).map_or_else(|| frame.id().time_ms(), |(_, ms)| *ms);
         let took = frame.id().time_ms().saturating_sub(saved);
         let what = match self.running.insert(key, create.clone()) {
-            // Nothing was saved: it had failed or ended, and is well again.
+            // Nothing was saved: it had failed or ended, and runs again.
             Some(before) if before == create => format!("{file} runs again"),
             Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),
             None => format!("{file} started in {took} ms"),
@@ -197,7 +197,7 @@ impl View {
         self.out.line(&what)
     }
 
-    /// The code frame of a save that did not.
+    /// The code frame of a save that failed.
     fn invalid(&mut self, key: &Key, create: &str, error: &Value) -> std::io::Result<()> {
         self.bad(&format!("{}: {}", self.file(key, create), describe(error).trim_end()))?;
         match self.running.contains_key(key) {

@@ -1,5 +1,5 @@
-//! `doctor`: looks at a store and at what it depends on, the disk, the limits of the process, the
-//! server, and says for each whether it will do. It stores nothing; a file of its own it removes.
+//! `doctor`: checks a store and what it depends on, the disk, the process limits, the server, and
+//! rates each. Stores nothing; it removes its own temporary file.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -20,33 +20,33 @@ use crate::exit::{self, Exit};
 use crate::output::{Output, Paint};
 use crate::reach::options;
 
-/// Syncs that are timed.
+/// Number of syncs timed.
 const SYNCS: usize = 20;
-/// Bytes written before each of them.
+/// Bytes written before each sync.
 const SYNC_BYTES: usize = 4096;
 /// A sync that takes longer than this makes every durable append slow.
 const SYNC_SLOW: Duration = Duration::from_millis(20);
-/// A store needs room for a segment, a pack, and what compaction writes before it unlinks.
+/// A store needs space for a segment, a pack, and what compaction writes before it unlinks files.
 const FREE_BYTES: u64 = 512 * 1024 * 1024;
-/// What a segment takes of a tmpfs, and a pack.
+/// The space that a segment or a pack takes on tmpfs.
 const WHOLE_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// The magic number of a tmpfs, as statfs(2) has it.
 const TMPFS: u64 = 0x0102_1994;
-/// Descriptors for the files of a store and a few hundred connections.
+/// Enough descriptors for the files of a store and a few hundred connections.
 const DESCRIPTORS: u64 = 4096;
-/// Maps that a store may have open, and as many for everything else in the process.
+/// The maps that a store may have open, and as many for the rest of the process.
 const MAPS: u64 = 2048;
 
-/// How a check ended.
+/// The rating of a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Good,
-    /// It works, but less well than it could.
+    /// It works, but not as well as it could.
     Poor,
     Bad,
 }
 
-/// What was looked at and found.
+/// One check and its result.
 struct Check {
     name: &'static str,
     state: State,
@@ -160,7 +160,7 @@ async fn store(address: &Address) -> Vec<Check> {
     };
     let session = match Session::open(Some(address.clone()), Need::Existing).await {
         Ok(session) => session,
-        // The directory is looked at by itself.
+        // The directory has a check of its own.
         Err(_) if dir.is_some_and(|dir| !is_store(dir) && beheaded(dir).is_none()) => return vec![],
         Err(error) => return vec![Check::new(name, State::Bad, exit::text(&error))],
     };
@@ -180,7 +180,7 @@ async fn store(address: &Address) -> Vec<Check> {
     std::iter::once(health).chain(clock).collect()
 }
 
-/// Whether the clock has come to the newest event; none where that cannot be told.
+/// Whether the clock is past the newest event; `None` where that is unknown.
 async fn clock(client: &Client) -> Option<Check> {
     let request = LastRequest { topics: TopicPatterns::everything(), n: 1, per_topic: false };
     let newest = client.last(&request).await.ok()?.pop()?;
@@ -191,7 +191,7 @@ async fn clock(client: &Client) -> Option<Check> {
     })
 }
 
-/// How a store says that it is; `named`: what it is called in advice.
+/// The store's own state of health; `named` is its name in advice.
 fn health(store: &Value, named: &str) -> Check {
     let name = "store";
     match store["health"].as_str().unwrap_or_default() {
@@ -221,7 +221,7 @@ fn health(store: &Value, named: &str) -> Check {
 
 fn descriptors() -> Check {
     let limit = getrlimit(Resource::Nofile);
-    // A server raises its own limit to the hard one.
+    // A server raises its soft limit to the hard one.
     let text =
         limit.maximum.map_or_else(|| "no limit".to_owned(), |hard| format!("{hard} at a time"));
     let good = limit.maximum.is_none_or(|hard| hard >= DESCRIPTORS);
@@ -282,7 +282,7 @@ fn filesystem(dir: &Path) -> Check {
         Ok(magic) => magic,
         Err(error) => return Check::new(name, State::Bad, format!("{}: {error}", dir.display())),
     };
-    // The magic numbers are those of statfs(2).
+    // Magic numbers from statfs(2).
     let kind = match magic {
         0xef53 => ("ext4", State::Good),
         0x5846_5342 => ("xfs", State::Good),
@@ -309,12 +309,12 @@ fn space(dir: &Path) -> Check {
     }
 }
 
-/// Whether a store that is there has a file of events, which has its room.
+/// Whether a store has a segment, whose space is already allocated.
 fn has_segment(dir: &Path) -> bool {
     std::fs::read_dir(dir.join(LOG_DIR)).is_ok_and(|mut log| log.next().is_some())
 }
 
-/// What there is room for. On tmpfs a file of the store takes all of its room when it is made.
+/// Rates the free space. On tmpfs a file of the store takes all its space when it is created.
 fn room(free: u64, is_tmpfs: bool, has_segment: bool) -> Check {
     let (name, text) = ("space", format!("{} MiB free", free / (1024 * 1024)));
     let whole = "on tmpfs each file of events, and each of bodies, takes 64 MiB at once";
@@ -331,11 +331,11 @@ fn room(free: u64, is_tmpfs: bool, has_segment: bool) -> Check {
     }
 }
 
-/// What a durable append pays at least.
+/// Measures the minimum cost of a durable append.
 fn sync(dir: &Path) -> Check {
     let path = dir.join(format!("doctor.{}.tmp", std::process::id()));
     let timed = time_syncs(&path);
-    // One that stays is cleared away by the next open of the store.
+    // If it remains, the next open of the store removes it.
     let _ = std::fs::remove_file(&path);
     match timed {
         Ok(mut times) => {
@@ -359,7 +359,7 @@ fn sync(dir: &Path) -> Check {
 
 fn time_syncs(path: &Path) -> std::io::Result<Vec<Duration>> {
     let mut file = File::options().write(true).create_new(true).open(path)?;
-    // Space first, as the store does it: what is timed is the sync of bytes, not of a length.
+    // Allocated first, as the store does: this times the sync of data, not of a file length.
     file.write_all(&vec![0; SYNCS * SYNC_BYTES])?;
     file.sync_all()?;
     let bytes = [1; SYNC_BYTES];

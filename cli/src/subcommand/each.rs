@@ -1,5 +1,5 @@
-//! `each`: a command for every frame. The cursor moves when the command exits with 0, or together
-//! with the frame that says it was given up; a frame is handled at least once, never skipped.
+//! `each`: runs a command for every frame. The cursor moves when the command exits with 0, or
+//! together with the frame that records a failure; a frame is handled at least once, never skipped.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -27,16 +27,16 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{counted, notice};
 
-/// The wait before the first retry; it doubles up to the longest.
+/// The delay before the first retry; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
-/// The longest that a signal to this process and its commands is seen later here than there: to be
-/// waited for before an event is given up.
+/// How much later this process may see a signal than its commands do: the time to wait for one
+/// before an event counts as failed.
 const LAG: Duration = Duration::from_millis(20);
-/// The same where a signal, by what it looks like, was the reason.
+/// How long to wait when the command seems to have ended by a signal.
 const LAG_OF_SIGNAL: Duration = Duration::from_millis(500);
-/// Bytes of frames the server may send ahead: commands are slow, and what waits here is read again
-/// by the next run anyway.
+/// Bytes of frames the server may send ahead: commands are slow, and frames waiting here are read
+/// again by the next run anyway.
 const CREDIT: u32 = 256 * 1024;
 
 pub(super) async fn run(
@@ -62,7 +62,7 @@ pub(super) async fn run(
     };
     let mut left = filter.widen(client, &mut options).await?;
     if each.park.is_some() && each.patterns.is_empty() {
-        // The store would count what is parked, which is among all topics.
+        // The store would count parked frames, which are among all topics.
         left = left.or_else(|| options.limit.take());
     }
     let how = SubscribeOptions {
@@ -116,7 +116,7 @@ pub(super) async fn run(
     runner.end(position).await
 }
 
-/// Refuses a topic to park in that was named as one to read.
+/// Refuses a parking topic that is also read.
 fn check_park(each: &EachArgs) -> anyhow::Result<()> {
     if let Some(park) = &each.park
         && !each.patterns.is_empty()
@@ -136,18 +136,19 @@ async fn save(position: &mut Option<Position<'_>>) -> anyhow::Result<()> {
     }
 }
 
-/// What is the same for every frame.
+/// State shared by all frames.
 struct Runner<'a> {
     client: &'a Client,
     address: &'a Address,
     each: &'a EachArgs,
     stop: &'a CancellationToken,
-    /// Frames that cannot be read.
+    /// Number of unreadable frames.
     unread: u64,
 }
 
 impl Runner<'_> {
-    /// What is parked is among all topics, and is nothing to run the command for.
+    /// Whether a frame was parked by this command: such frames are among all topics, and are not
+    /// handled.
     fn is_parked(&self, one: &Delivered) -> bool {
         self.each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
     }
@@ -158,7 +159,7 @@ impl Runner<'_> {
         Ok(all_or_failed(exit, self.unread))
     }
 
-    /// Handles one frame; false when it is to stop before the frame was handled.
+    /// Handles one frame; returns false when it must stop before the frame is handled.
     async fn handle(
         &self,
         delivered: Delivered,
@@ -197,8 +198,8 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// Whether a failure is none of the frame's: Ctrl-C, or who stops a service, reaches the
-    /// command too, and that may be seen here first.
+    /// Whether a failure is not the frame's fault: Ctrl-C and service managers signal the command
+    /// too, and its end may be seen here first.
     async fn is_none_of(&self, failure: &Failure) -> bool {
         let lag = match failure {
             Failure::Exited(status) if status.code().is_none_or(|code| code > 128) => LAG_OF_SIGNAL,
@@ -208,13 +209,13 @@ impl Runner<'_> {
         tokio::time::timeout(lag, self.stop.cancelled()).await.is_ok()
     }
 
-    /// Runs the command once; what went wrong, if anything did.
+    /// Runs the command once; returns the failure, if any.
     async fn attempt(&self, delivered: &Delivered) -> anyhow::Result<Option<Failure>> {
         let frame = &delivered.frame;
         let [program, arguments @ ..] = self.each.command.as_slice() else {
             return Fault::fail(Exit::Usage, "there is no command");
         };
-        // Before the command: it could not tell a body that is lost from an empty one.
+        // Fetched before the command starts, which could not tell a lost body from an empty one.
         let input = match (&delivered.body, frame.hash()) {
             (Some(body), _) => Input::Bytes(body.clone()),
             (None, None) => Input::None,
@@ -233,7 +234,7 @@ impl Runner<'_> {
             if let Some(to) = &mut stdin {
                 feed(to, input).await?;
             }
-            // The end of the body, which one that is lost does not have.
+            // Closes the input after a complete body; a lost one gets no end.
             stdin = None;
             Ok(())
         };
@@ -255,7 +256,7 @@ impl Runner<'_> {
         Ok(Some(failure))
     }
 
-    /// Parks the frame, or ends.
+    /// Parks the frame, or fails.
     async fn give_up(
         &self,
         frame: &Frame,
@@ -312,20 +313,20 @@ impl Runner<'_> {
     }
 }
 
-/// What a command is given on its standard input.
+/// A command's standard input.
 enum Input {
     None,
     Bytes(Bytes),
     Blob(BlobStream),
 }
 
-/// Why a command was not given all of it.
+/// Why the input was cut off.
 enum Cut {
     Lost,
     Failed(anyhow::Error),
 }
 
-/// Writes to a command, which need not read it: one that ends before is judged by its exit code.
+/// Writes to a command, which need not read it: one that ends early is judged by its exit code.
 async fn feed(to: &mut ChildStdin, input: Input) -> Result<(), Cut> {
     match input {
         Input::None => {}
@@ -352,7 +353,7 @@ async fn feed(to: &mut ChildStdin, input: Input) -> Result<(), Cut> {
 enum Failure {
     Exited(ExitStatus),
     TimedOut(Duration),
-    /// The body of the frame.
+    /// The body of the frame is lost.
     Lost(BlobHash),
 }
 
@@ -369,7 +370,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The address, for a command that may go to another directory.
+/// The address in absolute form, for a command that may change its directory.
 fn absolute(address: &Address) -> OsString {
     match address {
         Address::Unix(socket) => match std::path::absolute(socket) {
@@ -380,7 +381,7 @@ fn absolute(address: &Address) -> OsString {
     }
 }
 
-/// What the command is told about its frame.
+/// The environment variables that describe the frame.
 fn environment(frame: &Frame, address: &Address) -> Vec<(&'static str, OsString)> {
     let meta: &[u8] = if frame.meta().is_empty() { b"{}" } else { frame.meta() };
     vec![

@@ -1,5 +1,5 @@
-//! `eval`: JavaScript of the user's own against a store, in an isolate of this process: a script,
-//! or a prompt that remembers what was typed.
+//! `eval`: the user's own JavaScript against a store, in an isolate in this process: a script, or a
+//! prompt that remembers what was typed.
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Component, Path, PathBuf};
@@ -23,16 +23,16 @@ use crate::exit::{Exit, Fault};
 use crate::output::{Output, aside, notice};
 use crate::variables;
 
-/// Lines that are remembered.
+/// Number of history lines kept.
 const HISTORY_LINES: usize = 1_000;
-/// The file with them, beside the user's own store.
+/// The history file, beside the user's default store.
 const HISTORY_FILE: &str = "eval-history";
 
-/// What to run.
+/// The script to run.
 struct Source {
-    /// The directory that its imports are looked for in.
+    /// The directory against which its imports resolve.
     dir: PathBuf,
-    /// Its name there.
+    /// Its path in that directory.
     path: String,
     text: String,
 }
@@ -49,7 +49,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         _ => None,
     };
     let mut env = variables::of_file(&eval.env)?;
-    // What is in a file of its own is told in confidence, the rest of the environment is not.
+    // Values from the env file are secret, the rest of the environment is not.
     let hidden = env.keys().cloned().collect();
     env.extend(variables::of_process());
     let around = Surroundings {
@@ -64,11 +64,11 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
         return prompt(&around, session).await;
     }
     let (given, here) = (Given::of(eval), around.base.clone());
-    // On a thread of its own: whoever feeds a pipe takes as long as they like.
+    // On a separate thread: a pipe may be slow.
     let source = tokio::task::spawn_blocking(move || source(given, &here)).await??;
     let ended = tokio::select! {
         ended = script::run(&source.dir, &source.path, &source.text, &around) => ended,
-        // What goes on without end ends with whoever reads it.
+        // A script that never ends stops when its output is closed.
         () = screen.unread.notified() => Ok(()),
     };
     if let Some(error) = screen.lost.lock().take() {
@@ -80,7 +80,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
     }
 }
 
-/// Whether somebody sits at a prompt, where Ctrl-C ends a line and not the program.
+/// Whether it is an interactive prompt, where Ctrl-C ends a line and not the program.
 pub(super) fn is_prompt(eval: &EvalArgs) -> bool {
     eval.code.is_none() && eval.file.is_none() && io::stdin().is_terminal()
 }
@@ -89,7 +89,7 @@ fn told(error: &ModuleError) -> String {
     modules::describe(&error.to_json()).trim_end().to_owned()
 }
 
-/// Where it is.
+/// Where the source comes from.
 enum Given {
     File(PathBuf),
     Code(String),
@@ -119,8 +119,8 @@ fn source(given: Given, here: &Path) -> anyhow::Result<Source> {
     }
 }
 
-/// A file below the working directory may import all that lies there, another one what lies beside
-/// it.
+/// A file below the working directory may import from all of it, another file only from its own
+/// directory.
 fn of_file(file: &Path, here: &Path) -> anyhow::Result<Source> {
     let opened = std::fs::File::open(file).with_context(|| file.display().to_string())?;
     let text = limited(opened).with_context(|| file.display().to_string())?;
@@ -142,13 +142,13 @@ fn limited(source: impl io::Read) -> io::Result<String> {
     Ok(text)
 }
 
-/// Where a script shows things: values and what is said at leisure on standard output, warnings and
-/// errors on standard error.
+/// The output of a script: values and ordinary log lines on standard output, warnings and errors on
+/// standard error.
 struct Screen {
     out: Mutex<Output>,
-    /// Why nothing can be shown any more.
+    /// The first output error.
     lost: Mutex<Option<io::Error>>,
-    /// Told of it.
+    /// Notified of that error.
     unread: Notify,
 }
 
@@ -188,23 +188,23 @@ impl Console for Screen {
     }
 }
 
-/// The lines that were typed before.
+/// The history file.
 fn history() -> Option<PathBuf> {
     Some(default_store().ok()?.parent()?.join(HISTORY_FILE))
 }
 
-/// An editor that remembers the lines of a file.
+/// A line editor that loads the history.
 fn editor(history: Option<&Path>) -> anyhow::Result<DefaultEditor> {
     let config = Config::builder().max_history_size(HISTORY_LINES)?.build();
     let mut editor = DefaultEditor::with_config(config)?;
     if let Some(path) = history {
-        // The first time there is none.
+        // On the first use there is no file.
         let _ = editor.load_history(path);
     }
     Ok(editor)
 }
 
-/// Reads a line and gives the editor back, as reading blocks.
+/// Reads a line and returns the editor, since reading blocks.
 async fn read_line(
     mut editor: DefaultEditor,
     sign: &'static str,
@@ -272,7 +272,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
                 prompt = start(around).await?;
             }
         }
-        // What cannot be remembered is typed again.
+        // A line that cannot be added to the history is just not there.
         let _ = editor.add_history_entry(typed.trim());
         typed.clear();
         if let Some(path) = &history {
@@ -282,13 +282,14 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
     if !typed.is_empty() {
         return Fault::fail(Exit::Failed, "the last line is not whole");
     }
-    // At a terminal it was seen, and gone on from.
+    // At a terminal the user saw the error and continued.
     Ok(if failed && !seen { Exit::Failed } else { Exit::Ok })
 }
 
-/// Runs a line. Ctrl-C cancels it; once more, when that does not help, ends the prompt: `None`.
+/// Runs a line. Ctrl-C cancels it; a second one, if that does not help, ends the prompt with
+/// `None`.
 async fn evaluate(prompt: &Prompt, typed: &str) -> io::Result<Option<Line>> {
-    // What was typed before is none of its business.
+    // A fresh handler: earlier signals do not concern this line.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let cancel = CancellationToken::new();
     let mut line = std::pin::pin!(prompt.line(typed, &cancel));

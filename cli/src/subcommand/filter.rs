@@ -1,5 +1,5 @@
-//! `--where`: which frames an expression holds for. It is asked about many frames at a time, in an
-//! isolate of this process; what it threw on is counted and told at the end.
+//! `--where`: selects the frames that match an expression. It evaluates many frames at a time, in
+//! an isolate in this process; errors are counted and reported at the end.
 
 use xs_engine::{Bound, Frame, ReadOptions, Start};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
@@ -13,10 +13,10 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::notice;
 
-/// Bytes of bodies that are in memory to be looked at, unless one frame has more.
+/// Maximum bytes of bodies in memory for the filter, unless a single frame has more.
 const BODIES_BYTES: usize = 8 * 1024 * 1024;
 
-/// What `--where` says, if it was given.
+/// The filter of `--where`, if given.
 pub(super) struct Filter {
     test: Option<Test>,
     asked: u64,
@@ -32,23 +32,24 @@ impl Filter {
         Ok(Self { test, asked: 0, threw: 0 })
     }
 
-    /// Whether it lets everything through.
+    /// Whether everything passes.
     pub(super) const fn is_open(&self) -> bool {
         self.test.is_none()
     }
 
-    /// Whether it threw whenever it was asked: it is wrong, and says nothing of the frames.
+    /// Whether it threw on every frame: then the expression is wrong, and says nothing about the
+    /// frames.
     pub(super) const fn always_threw(&self) -> bool {
         self.threw > 0 && self.threw == self.asked
     }
 
-    /// Bytes of bodies that should come with their frames for it.
+    /// Maximum bytes of bodies to be delivered with their frames for it.
     pub(super) fn bodies_up_to(&self) -> u32 {
         let reads = self.test.as_ref().is_some_and(Test::reads_bodies);
         if reads { BODY_WITH_FRAME_MAX } else { 0 }
     }
 
-    /// Which of the frames it holds for.
+    /// Whether each of the frames matches.
     pub(super) async fn pass(
         &mut self,
         client: &Client,
@@ -61,7 +62,7 @@ impl Filter {
         Ok(verdicts.iter().map(|verdict| *verdict == Verdict::Holds).collect())
     }
 
-    /// What it says of each frame.
+    /// The verdict on each frame.
     async fn judge(&self, client: &Client, frames: &[Delivered]) -> anyhow::Result<Vec<Verdict>> {
         let Some(test) = &self.test else { return Ok(vec![Verdict::Holds; frames.len()]) };
         let mut verdicts = Vec::with_capacity(frames.len());
@@ -82,8 +83,8 @@ impl Filter {
         Ok(verdicts)
     }
 
-    /// What to ask of the store so that all it holds for are among what comes: what is counted is
-    /// counted here, and the newest n are those it holds for.
+    /// Widens a read so that it covers all matching frames: a limit is returned and applied here
+    /// instead, and the newest n become the newest n that match.
     pub(super) async fn widen(
         &mut self,
         client: &Client,
@@ -105,7 +106,7 @@ impl Filter {
         Ok(limit)
     }
 
-    /// Where the newest `count` frames begin that it holds for.
+    /// Finds where the newest `count` matching frames begin.
     async fn newest(
         &mut self,
         client: &Client,
@@ -118,7 +119,7 @@ impl Filter {
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
         let mut events = client.subscribe(&back, how).await.map_err(explain)?;
         let (mut left, mut newest, mut oldest) = (count, None, None);
-        // Those newer than the oldest it holds for are asked about once more on the way forward.
+        // Frames newer than the oldest match are evaluated again on the way forward.
         let (mut threw_before, mut failed_before) = (0, 0);
         while let Some(event) = events.next().await {
             let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
@@ -164,7 +165,8 @@ impl Drop for Filter {
     }
 }
 
-/// The body of a frame that came without it; none when it is too long to be looked at, or lost.
+/// Fetches the body of a frame that came without it; `None` when it is too long to be evaluated, or
+/// lost.
 async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Option<bytes::Bytes>> {
     let Some(hash) = frame.hash().filter(|_| frame.body_len() <= TEXT_BYTES_MAX) else {
         return Ok(None);
@@ -178,7 +180,7 @@ async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Option<bytes::B
     }
 }
 
-/// Why an expression cannot be asked any more.
+/// The error for an expression that cannot be evaluated.
 fn failed(error: ModuleError) -> anyhow::Error {
     let exit = if error.kind == FailureKind::Syntax { Exit::Usage } else { Exit::Failed };
     Fault::new(exit, modules::describe(&error.to_json())).into()

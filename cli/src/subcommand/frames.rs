@@ -1,4 +1,4 @@
-//! `get`, `last` and `topics`: single frames and counts, answered in one reply.
+//! `get`, `last` and `topics`: single frames and statistics, answered in one reply.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> any
     Ok(Exit::Ok)
 }
 
-/// The frame at a place where there must be one.
+/// The frame at a place; an error if there is none.
 pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Frame> {
     match found(client, place).await? {
         Some(frame) => Ok(frame),
@@ -33,7 +33,7 @@ pub(super) async fn found(client: &Client, place: Bound) -> anyhow::Result<Optio
     client.get(place).await.map_err(explain)
 }
 
-/// What to say where there is none.
+/// The message for a missing frame.
 pub(super) fn no_frame(place: Bound) -> String {
     match place {
         Bound::Id(id) => format!(
@@ -70,8 +70,8 @@ pub(super) async fn last(
     Ok(cat::all_or_failed(Exit::Ok, unread))
 }
 
-/// The same frames read backwards, which damage does not end, and how many of those that it came
-/// by cannot be read: a frame that cannot be read may be one of any topic.
+/// Reads the same frames backwards, past any damage, and counts the unreadable ones on the way:
+/// those may belong to any topic.
 async fn beside_damage(
     client: &Client,
     request: &LastRequest,

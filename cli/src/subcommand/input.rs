@@ -1,6 +1,6 @@
-//! The body that `append` and `cas put` are given on a pipe or in a file. As much of it as fits in
-//! memory is read before a store is opened for it: whoever feeds a pipe takes as long as they like,
-//! and meanwhile nobody else could use the store.
+//! The body that `append` and `cas put` get on a pipe or in a file. As much of it as fits in memory
+//! is read before a store is opened for it: a pipe may be slow, and others could not use the store
+//! meanwhile.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -17,33 +17,33 @@ use crate::args::{AppendArgs, CasSubcommand, Subcommand};
 use crate::connect::{Need, explain};
 use crate::output::notice;
 
-/// Bytes that are read ahead of the store, which is what travels with its frame.
+/// Bytes read before the store is opened: as many as fit in a frame's own message.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long a pipe that nobody has named may say nothing before that is told.
+/// How long an implicitly read standard input may be silent before a notice.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// A body to be read, or what was read of it.
+/// A body to be read, and the part read so far.
 pub(super) struct Input {
     from: Source,
     head: BytesMut,
-    /// What follows; `None` before it was opened.
+    /// The rest; `None` until it is opened.
     rest: Option<Box<dyn AsyncRead + Send + Unpin>>,
     is_whole: bool,
     is_regular: bool,
-    /// Nobody has said that it is to be read.
+    /// Whether standard input is read without having been requested.
     is_guess: bool,
 }
 
-/// Where it comes from.
+/// Where the body comes from.
 enum Source {
     Stdin,
-    /// A file, and what to call it.
+    /// A file, and its name in messages.
     File(PathBuf, String),
 }
 
 impl Input {
-    /// What a subcommand is to read as a whole, if anything.
+    /// The body that a subcommand reads, if it reads one.
     pub(super) fn of(subcommand: &Subcommand) -> Option<Self> {
         let from = match subcommand {
             Subcommand::Append(append) => of_append(append)?,
@@ -59,10 +59,10 @@ impl Input {
         Some(Self { from, head, rest: None, is_whole, is_regular, is_guess })
     }
 
-    /// Reads what fits in memory, and tells what is needed of a store then.
+    /// Reads what fits in memory, and returns what is then needed of a store.
     pub(super) async fn need(&mut self) -> anyhow::Result<Need> {
         self.read_ahead().await?;
-        // A file is there already, as is the rest of what was typed.
+        // A regular file does not block, nor does a body read completely.
         Ok(if self.is_whole || self.is_regular { Need::Create } else { Need::Feed })
     }
 
@@ -95,13 +95,13 @@ impl Input {
         Ok(())
     }
 
-    /// All of it, when that fits in memory.
+    /// The whole body, if it fits in memory.
     pub(super) async fn whole(&mut self) -> anyhow::Result<Option<Bytes>> {
         self.read_ahead().await?;
         Ok(self.is_whole.then(|| std::mem::take(&mut self.head).freeze()))
     }
 
-    /// Stores it: its hash and length.
+    /// Stores the body; returns its hash and length.
     pub(super) async fn put(mut self, client: &Client) -> anyhow::Result<(BlobHash, u64)> {
         self.read_ahead().await?;
         let rest: Box<dyn AsyncRead + Send + Unpin> = match self.rest {
@@ -122,13 +122,13 @@ fn of_append(append: &AppendArgs) -> Option<Source> {
         }
         (Some(_), _) | (None, Some("-")) => Some(Source::Stdin),
         (None, Some(_)) => None,
-        // Nobody who types a topic on a terminal expects to be asked for a body.
+        // A user who types a topic on a terminal does not expect to be asked for a body.
         (None, None) if io::stdin().is_terminal() => None,
         (None, None) => Some(Source::Stdin),
     }
 }
 
-/// Opens it; whether it is a regular file.
+/// Opens the source; returns whether it is a regular file.
 async fn open(from: &Source) -> io::Result<(Box<dyn AsyncRead + Send + Unpin>, bool)> {
     match from {
         Source::File(path, _) => {

@@ -1,6 +1,6 @@
-//! `append --lines`: a frame for each line of the input. Lines that are there together share a
-//! batch; a batch leaves at once when the input is idle. Several batches are under way at a time.
-//! When one fails, or it is stopped, the lines that are stored are counted out.
+//! `append --lines`: one frame per line of input. Lines that arrive together share a batch; a batch
+//! is sent at once when the input is idle. Several batches may be in flight. On a failure or a
+//! stop, the number of stored lines is reported.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Read};
@@ -23,19 +23,19 @@ use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, notice};
 
-/// Bytes of one line.
+/// Maximum bytes of one line.
 const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Lines of one batch.
+/// Maximum lines of one batch.
 const BATCH_LINES_MAX: usize = 512;
-/// Bytes of one batch at which it leaves.
+/// Bytes at which a batch is sent.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Batches that are not acknowledged yet.
+/// Maximum number of unacknowledged batches.
 const BATCHES_MAX: usize = 8;
-/// Bytes read at a time.
+/// Bytes per read.
 const READ_BYTES: usize = 64 * 1024;
-/// Pieces read ahead of what is appended.
+/// Chunks read ahead of the appends.
 const READ_AHEAD: usize = 8;
-/// Bytes that a frame is taken to need beside its meta and body.
+/// Assumed overhead of a frame besides its meta and body, in bytes.
 const FRAME_BYTES: usize = 512;
 
 pub(super) async fn run(
@@ -83,16 +83,16 @@ pub(super) async fn run(
     Ok(Exit::Ok)
 }
 
-/// How the reading ended.
+/// How reading ended.
 enum Ended {
     AtEnd,
-    /// A line that had no end yet is not stored.
+    /// An unfinished line is not stored.
     Stopped,
-    /// At a line that cannot be one, and why.
+    /// At an invalid line, with the reason.
     At(String),
 }
 
-/// Turns pieces into lines, lines into batches, and hands the batches over, until the end of the
+/// Splits chunks into lines, groups lines into batches, and sends the batches, until the end of the
 /// input or `stop`.
 async fn feed(
     mut pieces: Pieces,
@@ -109,7 +109,7 @@ async fn feed(
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(wrong) => {
-                    // Those before it cannot be read again.
+                    // The lines before it cannot be read again.
                     sender.send(lines.take_batch()).await?;
                     return Ok(Ended::At(wrong));
                 }
@@ -124,8 +124,8 @@ async fn feed(
     Ok(Ended::Stopped)
 }
 
-/// The next piece, an empty one at the end; `None` when all is there that was read before `stop`.
-/// Meanwhile what waits is sent.
+/// The next chunk, empty at the end of the input; `None` when everything read before `stop` has
+/// been returned. Sends the pending batch while waiting.
 async fn next_piece(
     pieces: &mut Pieces,
     lines: &mut Lines,
@@ -137,7 +137,7 @@ async fn next_piece(
         if is_stopped {
             pieces.reading.is_over.store(true, SeqCst);
         }
-        // To be asked first: what a read brought that had begun before may be there by now.
+        // Loaded before the receive: a read that was in progress may have delivered meanwhile.
         let is_at_input = pieces.reading.is_at_input.load(SeqCst);
         match pieces.receiver.try_recv() {
             Ok(piece) => break Some(piece),
@@ -155,34 +155,34 @@ async fn next_piece(
     match piece.transpose() {
         Ok(piece) => Ok(piece),
         Err(error) => {
-            // Those before it cannot be read again.
+            // The lines before it cannot be read again.
             sender.send(lines.take_batch()).await?;
             Err(error).context("cannot read the input")
         }
     }
 }
 
-/// What is read: pieces of the input as they come, an empty one at its end.
+/// The chunks of the input as they arrive, with an empty one at its end.
 struct Pieces {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     reading: Arc<Reading>,
 }
 
-/// What is known of the thread that reads.
+/// The state of the reading thread.
 #[derive(Default)]
 struct Reading {
-    /// It is to read no more.
+    /// Set to make it stop reading.
     is_over: AtomicBool,
-    /// It has handed over all that it has read, and waits for more.
+    /// It has handed over everything it read, and waits for more.
     is_at_input: AtomicBool,
 }
 
 impl Pieces {
-    /// Reads on a thread of its own, because standard input cannot be read without blocking one.
+    /// Reads on a separate thread, because reading standard input blocks.
     async fn of(file: Option<&Path>) -> anyhow::Result<Self> {
         let source: Box<dyn Read + Send> = match file {
             Some(path) => {
-                // Not opened here: a named pipe waits for whoever writes to it.
+                // Opened asynchronously: opening a named pipe blocks until a writer appears.
                 let file = tokio::fs::File::open(path).await;
                 Box::new(file.with_context(|| path.display().to_string())?.into_std().await)
             }
@@ -226,12 +226,12 @@ impl Reading {
     }
 }
 
-/// The lines read so far and the batch they gather in.
+/// The lines read so far and the current batch.
 struct Lines {
     template: NewFrame,
     json: bool,
     pending: BytesMut,
-    /// Bytes of `pending` known to hold no line feed.
+    /// Bytes of `pending` known to contain no line feed.
     searched: usize,
     batch: Vec<NewFrame>,
     batch_bytes: usize,
@@ -258,11 +258,11 @@ impl Lines {
         self.pending.extend_from_slice(piece);
     }
 
-    /// Moves one line into the batch; false when none is complete. At the end of the input what
-    /// is left is a line too.
+    /// Moves one line into the batch; returns false when none is complete. At the end of the input
+    /// the rest is a line too.
     ///
     /// # Errors
-    /// A sentence about a line that cannot be one.
+    /// The reason why a line is invalid.
     fn next_line(&mut self, at_end: bool) -> Result<bool, String> {
         let feed = self.pending[self.searched..].iter().position(|&byte| byte == b'\n');
         let mut line = match feed {
@@ -296,7 +296,7 @@ impl Lines {
             if line.trim_ascii().is_empty() {
                 return Ok(());
             }
-            // A line has one line.
+            // The line number within a single line is meaningless.
             let fail = |text: String| {
                 format!("line {}: {}", self.count, text.replace(" at line 1 column", " at column"))
             };
@@ -320,7 +320,7 @@ impl Lines {
     }
 }
 
-/// Batches on their way, and what the acknowledged ones came to.
+/// The batches in flight, and the totals of the acknowledged ones.
 struct Sender<'a> {
     client: &'a Client,
     waiting: VecDeque<Reply<Appended>>,
@@ -343,7 +343,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Waits until at most `left` batches are not acknowledged.
+    /// Waits until at most `left` batches are unacknowledged.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
             self.settle_one().await?;
@@ -351,7 +351,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Waits for all, those behind one that was refused too.
+    /// Waits for all batches, including those after a refused one.
     async fn settle_all(&mut self) -> anyhow::Result<()> {
         let mut settled = Ok(());
         while !self.waiting.is_empty() {
@@ -360,8 +360,8 @@ impl<'a> Sender<'a> {
         settled
     }
 
-    /// Waits for the oldest batch. A reply stays in the queue until it is there, so that giving up
-    /// the wait loses nothing.
+    /// Waits for the oldest batch. Its reply stays in the queue until it arrives, so that the wait
+    /// can be cancelled safely.
     async fn settle_one(&mut self) -> anyhow::Result<()> {
         let Some(reply) = self.waiting.front_mut() else { return Ok(()) };
         let appended = reply.await;

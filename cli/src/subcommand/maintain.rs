@@ -1,6 +1,6 @@
-//! Subcommands that work on a store's files: check, save, copy, tidy up. A server that has the
-//! store does what can be done beside its work; this process does the rest, and all when there is
-//! no server.
+//! Subcommands that work on a store's files: verify, repair, copy, compact. A server that has the
+//! store does what can be done while it runs; this process does the rest, and everything if there
+//! is no server.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ use crate::progress::{self, watched};
 use crate::reach::options;
 use crate::report;
 
-/// Who does the work.
+/// Which process does the work.
 enum Worker {
     /// The server that has the store.
     Server(Client),
@@ -45,7 +45,7 @@ impl Worker {
     }
 }
 
-/// Has a server work; its report. Ctrl-C makes it stop.
+/// Requests work from a server and returns its report. Ctrl-C makes it stop.
 async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value> {
     let bar = progress::spinner("the server is at work");
     let text = tokio::select! {
@@ -69,14 +69,14 @@ fn there(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Prints some of a report as a table of one line.
+/// Prints columns of a report as a table with one row.
 fn told(report: &Value, columns: &[&str], out: &mut Output) -> anyhow::Result<()> {
     let row = columns.iter().map(|column| report[column].clone()).collect();
     out.table(columns, &[row])?;
     Ok(out.flush()?)
 }
 
-/// The directory of the store that is meant.
+/// The directory of the store.
 fn directory(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
     match typed.or(addr) {
         None => default_store(),
@@ -233,7 +233,7 @@ pub(super) async fn restore(args: &CopyArgs, addr: Option<Address>) -> anyhow::R
     copied_to(&report::copy(&copied.map_err(explain)?))
 }
 
-/// Opens a store that must exist.
+/// Opens a store, which must exist.
 fn open(dir: &Path) -> Result<Store, MaintainError> {
     if !is_store(dir) {
         return Err(MaintainError::NoStore { dir: dir.to_owned() });
@@ -266,7 +266,7 @@ pub(super) async fn upgrade(args: &UpgradeArgs, addr: Option<Address>) -> anyhow
     Ok(Exit::Ok)
 }
 
-/// Opens a store, works on it on a thread of its own, and closes it.
+/// Opens a store, works on it on a blocking thread, and closes it.
 async fn with_open<T: Send + 'static>(
     dir: PathBuf,
     work: impl FnOnce(&Store) -> anyhow::Result<T> + Send + 'static,
@@ -321,7 +321,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
     Ok(damaged(&report))
 }
 
-/// A store as people name it: by its directory, when its socket is there.
+/// A store's name for people: its directory, if the address is its socket.
 fn of_store(address: &Address) -> String {
     match address {
         Address::Unix(socket) if socket.ends_with(SOCKET_NAME) => {
@@ -331,7 +331,7 @@ fn of_store(address: &Address) -> String {
     }
 }
 
-/// Tells of damage that was met, and what that makes of the exit code.
+/// Reports damage that was found, and returns the exit code.
 fn damaged(report: &Value) -> Exit {
     let places = report["places"].as_array().map(Vec::as_slice).unwrap_or_default();
     places.iter().filter_map(Value::as_str).for_each(crate::output::notice);

@@ -1,6 +1,5 @@
-//! What each subcommand does. Most take what was typed, ask the store through the client of the
-//! protocol, and print; how the connection came about is not their business. `maintain` works on
-//! files.
+//! The subcommands. Most take the arguments, send requests through the protocol's client, and
+//! print; how the connection was made does not concern them. `maintain` works on files.
 
 mod append;
 mod archive;
@@ -49,11 +48,11 @@ use crate::signals;
 
 use self::input::Input;
 
-/// Time that a reader with a position has to save it when it is stopped, and whoever reads what is
-/// printed to take it.
+/// Time for a stopped reader to save its position, and for the reader of its output to take the
+/// rest.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs what was typed.
+/// Runs the subcommand.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let (addr, token_file) = (args.addr, args.reach.token_file);
     match args.subcommand {
@@ -83,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Import(import) => self::import(addr, import).await,
         Subcommand::Token(token) => token::run(token, addr),
         Subcommand::Export(export) => {
-            // What is no topic is none in any store.
+            // An invalid topic is invalid in any store.
             export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
             with_store(addr, Subcommand::Export(export)).await
         }
@@ -91,11 +90,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// Imports into a store that is made for it, once it is certain that there is something to import.
+/// Imports into a store, which is created only once there is certainly something to import.
 async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // What was unpacked goes when this does.
+    // Unpacked files are deleted on return.
     let _unpacked = tokio::select! {
         unpacked = transfer::at_hand(&mut import) => unpacked?,
         () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
@@ -129,7 +128,8 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
             }
         };
         tokio::select! {
-            // First, for what ends the commands of `each` comes here too, and is its reason.
+            // Polled first: a signal that ends the commands of `each` arrives here too, and is
+            // their reason.
             biased;
             () = stopped => {
                 stop.cancel();
@@ -150,7 +150,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
     ended.and_then(|exit| closed.map(|()| exit))
 }
 
-/// Says of what had time to come to its end that it did not.
+/// Reports that a subcommand did not end within its grace period.
 fn cut_off(grace: Duration) -> Exit {
     if !grace.is_zero() {
         notice(&format!("stopped; what was begun did not end within {} s", grace.as_secs()));
@@ -158,7 +158,7 @@ fn cut_off(grace: Duration) -> Exit {
     Exit::Interrupted
 }
 
-/// Connects, in the time that was given for the whole.
+/// Connects, within the time limit of the whole subcommand.
 async fn open(
     addr: Option<Address>,
     subcommand: &Subcommand,
@@ -189,7 +189,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// Whether it has a position to save before it ends, or lines to store that it has read.
+/// Whether it must save a position, or store lines it has read, before it ends.
 const fn has_to_finish(subcommand: &Subcommand) -> bool {
     match subcommand {
         Subcommand::Each(_) => true,

@@ -1,5 +1,5 @@
-//! A cursor that moves with what a reader has handled. It is saved now and then and when the reader
-//! ends, always behind what was handled, so what a crash takes from it is handled again.
+//! A cursor that follows what a reader has handled. It is saved periodically and when the reader
+//! ends, never ahead of what was handled, so that after a crash the rest is handled again.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use xs_protocol::{Class, Client, ClientError};
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
-/// Time between two saves of a position that moves.
+/// Interval between saves of a moving position.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// How to go on when a stream ended early.
+/// How to resume after a stream ended early.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Resume {
-    /// By the same command, which has a cursor.
+    /// With the same command, which has a cursor.
     Cursor,
-    /// By this command from an offset.
+    /// With this command, from an offset.
     From(&'static str),
-    /// It goes backwards: by none.
+    /// Not at all: it reads backwards.
     Never,
 }
 
 impl Resume {
-    /// What to do, for the end of a message.
+    /// The advice at the end of a message.
     pub(super) fn advice(self, from: Option<u64>) -> String {
         match (self, from) {
             (Self::Cursor, _) => "; the same command goes on where its cursor is".to_owned(),
@@ -36,7 +36,7 @@ impl Resume {
         }
     }
 
-    /// The error of a stream that ended with the connection.
+    /// The error when a stream ends with its connection.
     pub(super) fn cut_off(self, error: ClientError, from: Option<u64>) -> anyhow::Error {
         match error {
             ClientError::Disconnected(why) => {
@@ -48,11 +48,11 @@ impl Resume {
     }
 }
 
-/// Where a reader is.
+/// A reader's position.
 pub(super) struct Position<'a> {
     client: &'a Client,
     name: CursorName,
-    /// The cursor as it was last seen; 0 when there was none.
+    /// The cursor as last seen; 0 when there was none.
     revision: u64,
     state: Bytes,
     saved: Option<u64>,
@@ -78,12 +78,12 @@ impl<'a> Position<'a> {
         })
     }
 
-    /// The first frame that was not handled; `None` when the cursor does not exist.
+    /// The offset of the first frame not handled; `None` when the cursor does not exist.
     pub(super) const fn offset(&self) -> Option<u64> {
         self.saved
     }
 
-    /// All before `offset` was handled.
+    /// Records that all frames before `offset` have been handled.
     pub(super) fn reach(&mut self, offset: u64) {
         self.reached = self.reached.max(Some(offset));
     }
@@ -93,7 +93,7 @@ impl<'a> Position<'a> {
         (self.reached != self.saved).then_some(self.due)
     }
 
-    /// The change that saves the position, for a batch that has more in it.
+    /// The cursor change that saves the position, for use in a larger batch.
     pub(super) fn change(&self) -> Option<CursorChange> {
         let offset = self.reached.filter(|_| self.reached != self.saved)?;
         Some(CursorChange {
@@ -103,7 +103,7 @@ impl<'a> Position<'a> {
         })
     }
 
-    /// The change was made.
+    /// Records that the change was made.
     pub(super) fn changed(&mut self, revision: u64) {
         self.revision = revision;
         self.saved = self.reached;
@@ -121,12 +121,12 @@ impl<'a> Position<'a> {
             Err(error) if error.class() == Class::Condition => {
                 Fault::fail(Exit::Condition, self.in_use())
             }
-            // A save may meet the end of the connection before the stream does.
+            // A save may find the connection closed before the stream does.
             Err(error) => Err(Resume::Cursor.cut_off(error, None)),
         }
     }
 
-    /// What to say when somebody else moved the cursor.
+    /// The message when another reader moved the cursor.
     pub(super) fn in_use(&self) -> String {
         let name = &self.name;
         format!("cursor {name} was moved by another reader; give each reader a cursor of its own")

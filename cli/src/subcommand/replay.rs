@@ -1,5 +1,5 @@
-//! `replay`: what a handler's file would have made of the store's history. Nothing is appended, and
-//! with `--diff` it is compared with what the processor of its name has made.
+//! `replay`: what a handler's file would have made of the store's history. Appends nothing; with
+//! `--diff` the result is compared with what the processor of its name recorded.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -22,9 +22,9 @@ use crate::json;
 use crate::output::{Output, Paint, aside, notice};
 use crate::variables;
 
-/// Outputs that are compared, on each side.
+/// Maximum number of outputs compared, on each side.
 const COMPARED_MAX: usize = 200_000;
-/// Bytes of a body that a line of a comparison shows.
+/// Maximum bytes of a body shown in a line of a comparison.
 const SHOWN_BYTES: u64 = 200;
 
 pub(super) async fn run(
@@ -77,21 +77,21 @@ pub(super) async fn run(
     ended.map(|()| Exit::Ok).map_err(failed)
 }
 
-/// The name of a module, typed where its file is to be.
+/// A module's name, typed where its file is expected.
 fn name_for_file(file: &Path) -> Option<&str> {
     let name = file.to_str()?;
     let is_file = [".ts", ".js", "/"].iter().any(|part| name.contains(part)) || file.exists();
     (!is_file && ProcessorName::parse(name).is_ok()).then_some(name)
 }
 
-/// The directory of another kind that a file lies in, and in none of handlers.
+/// The directory of another kind that contains a file.
 fn dir_of_others(file: &Path) -> Option<&'static str> {
     let above = file.ancestors().skip(1).filter_map(Path::file_name);
     let mut dirs = above.filter_map(|name| Kind::ALL.into_iter().find(|kind| name == kind.dir()));
     dirs.next().filter(|kind| *kind != Kind::Handler).map(Kind::dir)
 }
 
-/// What the handler says goes aside.
+/// Prints the handler's log lines on standard error.
 fn say(level: LogLevel, line: &str) {
     aside(&format!("{}: {line}", level.as_str()));
 }
@@ -114,7 +114,7 @@ fn print(made: &Made, out: &mut Output) -> std::io::Result<()> {
     for frame in &made.outputs {
         let body = inline(frame);
         let length = body.map(|body| (body.len() as u64, BlobHash::of(body)));
-        // A person sees it at the time and under the id of its input: it has none of its own.
+        // A person sees the time and the id of its input: it has none of its own.
         match Frame::assemble(frame, input, None, length) {
             Ok(shown) if out.is_person() => out.frame(&shown, body.map(|body| &body[..]))?,
             Ok(shown) => {
@@ -145,18 +145,18 @@ fn inline(frame: &NewFrame) -> Option<&Bytes> {
     }
 }
 
-/// An output, as far as it is compared.
+/// An output, reduced to what is compared.
 #[derive(PartialEq)]
 struct Line {
     topic: String,
     ttl: String,
     meta: Value,
     hash: Option<BlobHash>,
-    /// How its body is shown: what it is follows from the hash.
+    /// How its body is shown: not compared, since the hash is.
     body: Shown,
 }
 
-/// A body as a comparison shows it; no part of what is compared.
+/// The display form of a body, ignored by comparisons.
 struct Shown(String);
 
 impl PartialEq for Shown {
@@ -232,7 +232,7 @@ struct Compared {
 }
 
 impl Compared {
-    /// An input that the candidate was not given.
+    /// An input that was not given to the candidate.
     fn none(id: FrameId) -> Self {
         Self { id, topic: "not an input of it".to_owned(), made: Vec::new(), error: None }
     }
@@ -265,7 +265,7 @@ impl Diff<'_> {
             if count > COMPARED_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let ended = ended.await;
-        // Behind where it stopped nothing is compared.
+        // Nothing is compared after the point where it stopped.
         let newest = inputs.last_key_value().map(|(offset, _)| *offset);
         let stopped = ended.is_err() || asked.limit.is_some();
         let last = if stopped { Some(newest.unwrap_or_default()) } else { None };
@@ -282,7 +282,7 @@ impl Diff<'_> {
         for Recorded { offset, input, frame } in &found {
             let line = Line::recorded(self.client, frame).await?;
             before.entry(*offset).or_default().push(line);
-            // It may be none of the candidate's any more.
+            // It may no longer be an input of the candidate.
             inputs.entry(*offset).or_insert_with(|| Compared::none(*input));
         }
         let mut different = 0;
@@ -301,7 +301,7 @@ impl Diff<'_> {
     }
 }
 
-/// One input whose outputs differ.
+/// Prints one input whose outputs differ.
 fn hunk(offset: u64, compared: &Compared, was: &[Line], out: &mut Output) -> std::io::Result<()> {
     let head = format!("@@ {} {} (offset {offset}) @@", compared.id, compared.topic);
     let head = out.paint(Paint::Name, &head);
@@ -318,11 +318,11 @@ fn hunk(offset: u64, compared: &Compared, was: &[Line], out: &mut Output) -> std
     }
 }
 
-/// What is on both sides, gone (-) or new (+), in order: by a longest common subsequence between
-/// equal ends.
+/// The lines that are common, removed (-) or added (+), in order, from a longest common
+/// subsequence.
 fn differences<'a>(was: &'a [Line], is: &'a [Line]) -> Vec<(char, &'a Line)> {
     let (rows, columns) = (was.len(), is.len());
-    // A handler's call makes at most 1,000.
+    // A handler call has at most 1,000 outputs.
     let mut longest = vec![vec![0_u16; columns + 1]; rows + 1];
     for row in (0..rows).rev() {
         for column in (0..columns).rev() {

@@ -1,4 +1,4 @@
-//! `stats`: what a store and its server tell about themselves in numbers.
+//! `stats`: the statistics of a store and its server.
 
 use serde_json::Value;
 use xs_protocol::Client;
@@ -23,7 +23,7 @@ pub(super) async fn run(client: &Client, out: &mut Output) -> anyhow::Result<Exi
     Ok(Exit::Ok)
 }
 
-/// Names and values of all that is not an object.
+/// The names and values of all leaves.
 fn flatten(prefix: &str, value: &Value, rows: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! `ping` and `version`: what is there, without looking at what it keeps.
+//! `ping` and `version`: checks presence, without looking into a store.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use crate::reach::options;
 /// Time between two attempts to reach a server.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Time that a server has to answer when nothing is said about it.
+/// Time for a server to answer if none is given.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// The least that it has, however late it is.
+/// The minimum time for an answer, however late it is.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
 
 /// The JavaScript engine this binary was built with.
@@ -35,7 +35,7 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
     let begun = Instant::now();
     let give_up = ping.wait.map(|wait| begun + wait);
     let (client, took) = loop {
-        // One that does not answer at all is not waited for any longer either.
+        // A server that does not answer at all is not waited for any longer either.
         let left = give_up
             .map_or(ANSWER_MAX, |at| at.saturating_duration_since(Instant::now()).max(ANSWER_MIN));
         let Ok(answered) = tokio::time::timeout(left, answer(&address)).await else {

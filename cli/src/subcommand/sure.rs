@@ -1,4 +1,5 @@
-//! The question before something is destroyed: asked on a terminal, answered by `--yes` elsewhere.
+//! The confirmation before something is destroyed: asked on a terminal, given with `--yes`
+//! elsewhere.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
@@ -6,7 +7,7 @@ use crate::args::SureArgs;
 use crate::exit::{Exit, Fault};
 use crate::output::question;
 
-/// Goes on only when whoever typed the line is sure. `what` completes "about to ...".
+/// Returns only if the user confirms. `what` completes "about to ...".
 pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
     if args.yes {
         return Ok(());
@@ -15,14 +16,14 @@ pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
         return Fault::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
     }
     question(&format!("About to {what}. Go on? [y/N] "))?;
-    // On a thread of its own, for Ctrl-C is an answer too.
+    // On a separate thread, because Ctrl-C is an answer too.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map(|_| answer)
     });
     let answer = answer.await??;
     if answer.is_empty() {
-        // The end of the input leaves the cursor behind the question.
+        // At the end of the input the cursor is still on the line of the question.
         question("\n")?;
     }
     match answer.trim() {

@@ -1,4 +1,4 @@
-//! `test`: runs the tests of modules and tells what failed, and where. Needs no store.
+//! `test`: runs the tests of modules and reports failures with their positions. Needs no store.
 
 use std::io;
 use std::sync::Arc;
@@ -62,11 +62,11 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     Ok(if failed > 0 { Exit::Failed } else { Exit::Ok })
 }
 
-/// Where the results of a file are shown as they come, and what is said meanwhile.
+/// Prints the results of a file as they arrive, and the lines logged meanwhile.
 struct Screen {
     file: String,
     out: Arc<Mutex<Output>>,
-    /// Why nothing can be shown any more.
+    /// The first output error.
     lost: Mutex<Option<io::Error>>,
 }
 
@@ -86,7 +86,7 @@ impl Screen {
 
 impl Watch for Screen {
     fn log(&self, name: &str, level: LogLevel, message: &str, fields: Option<&str>) {
-        // A line of its own for each, also while a result is being written.
+        // The lock keeps log lines apart from a result being written.
         let _out = self.out.lock();
         let fields = fields.map(|fields| format!(" {fields}")).unwrap_or_default();
         aside(&format!("{}: {name}: {}: {message}{fields}", self.file, level.as_str()));

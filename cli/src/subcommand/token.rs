@@ -1,5 +1,5 @@
-//! `token create`, `list` and `revoke`: the tokens of a store, made where its files are. Whoever
-//! may write there is its owner; no server is asked, and one that runs notices.
+//! `token create`, `list` and `revoke`: the tokens of a store, managed in its directory. Anyone who
+//! can write there is its owner; no server is involved, and a running one notices the change.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,7 +20,7 @@ pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Resu
     match token {
         TokenSubcommand::Create(create) => {
             let new = asked_for(create);
-            // No store is made for a token that cannot be.
+            // Checked first, so that no store is created for an invalid token.
             new.check().map_err(fault)?;
             make(&directory(addr, true)?, new, &mut out)?;
         }
@@ -75,8 +75,8 @@ fn list(dir: &Path, out: &mut Output) -> anyhow::Result<()> {
     Ok(out.table(&names, &rows)?)
 }
 
-/// The directory of the store, which is made when it may be: a server that others reach wants a
-/// token before it starts for the first time.
+/// The directory of the store, created if allowed: a server reachable by others needs a token
+/// before its first start.
 fn directory(addr: Option<Address>, may_make: bool) -> anyhow::Result<PathBuf> {
     let dir = match addr.map_or_else(default_address, Ok)? {
         Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),

@@ -1,4 +1,4 @@
-//! What needs no store: ids, completions, the manual.
+//! Tools that need no store: ids, completions, the manual.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -38,7 +38,7 @@ pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// The command line without what is hidden, which the scripts would offer.
+/// The command line without hidden subcommands, which completion scripts would offer.
 fn for_people() -> Command {
     let whole = Args::command();
     let shown = whole.get_subcommands().filter(|below| !below.is_hide_set());
@@ -51,8 +51,8 @@ fn for_people() -> Command {
         .subcommands(shown)
 }
 
-/// The same where files are offered only for options that name a file or a directory, and for first
-/// words, which may be a store.
+/// Restricts completion of file names to options that take a file or a directory, and to positional
+/// arguments, which may be a store.
 fn without_files(command: Command) -> Command {
     let command = command.mut_args(|arg| match arg.get_value_hint() {
         ValueHint::Unknown if !arg.is_positional() => arg.value_hint(ValueHint::Other),
@@ -76,13 +76,13 @@ pub(super) fn man(args: &ManArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Writes the page of a command and those of what is below it.
+/// Writes the manual pages of a command and its subcommands.
 fn pages(dir: &Path, command: clap::Command, name: &str) -> anyhow::Result<()> {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         pages(dir, below.clone(), &format!("{name}-{}", below.get_name()))?;
     }
     let path = dir.join(format!("{name}.1"));
-    // Pages are found by their whole name, and `xs cas get` is `xs-cas-get` there.
+    // Pages are looked up by their full name: that of `xs cas get` is `xs-cas-get`.
     let title: &'static str = Box::leak(name.to_owned().into_boxed_str());
     let mut page = Vec::new();
     clap_mangen::Man::new(command.name(title)).render(&mut page)?;

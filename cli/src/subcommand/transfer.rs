@@ -1,5 +1,5 @@
-//! `export`, `import` and `remove`: frames on their way out of a store, into another, and out of
-//! the world.
+//! `export`, `import` and `remove`: moves frames out of a store, moves them into another, and
+//! deletes them.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -30,12 +30,12 @@ use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
-/// Frames of one import, and bytes of bodies with them.
+/// Limits of one import: number of frames, and bytes of bodies.
 const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Imports that are not answered yet.
+/// Maximum number of unanswered imports.
 const BATCHES_MAX: usize = 4;
-/// Frames that were refused of which each is named.
+/// Maximum number of refused frames that are named individually.
 const NAMED_MAX: u64 = 20;
 
 pub(super) async fn export(
@@ -86,7 +86,7 @@ pub(super) async fn export(
     told(count, begun.is_some(), selection.unread(), out)
 }
 
-/// Writes what is read behind the lines that are there; how many lines were added.
+/// Writes the frames read after the existing lines; returns how many lines were added.
 async fn write(
     client: &Client,
     mut frames: Export,
@@ -113,7 +113,7 @@ async fn write(
                 is_new |= selection.pass_over(offset, offset + 1);
             }
         }
-        // Whoever goes on with this export behind a line has to know what is missing before it.
+        // A resumed export continues after the last line, so gaps before it must be recorded first.
         if is_new {
             dump.select(selection)?;
         }
@@ -129,7 +129,7 @@ async fn write(
     Ok(count)
 }
 
-/// Tells what was exported, and ends with that it was not all.
+/// Prints what was exported; fails if something was unreadable.
 pub(super) fn told(
     count: u64,
     there_before: bool,
@@ -141,7 +141,7 @@ pub(super) fn told(
     Ok(if unread == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Writes a body before the frame that names it; false when it is lost.
+/// Writes a body before the frame that names it; returns false when it is lost.
 async fn keep_body(
     client: &Client,
     dump: &Dump,
@@ -173,8 +173,8 @@ async fn keep_body(
     Ok(true)
 }
 
-/// Looks whether there is anything to import, before a store is made for it. An archive is
-/// unpacked, and the directory that came of it is what is imported.
+/// Checks that there is something to import, before a store is created for it. An archive is
+/// unpacked, and the resulting directory is imported.
 pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Unpacked>> {
     let text = "is nothing to import; name a directory that xs export wrote, or an archive";
     let nothing = format!("{} {text}", import.dir.display());
@@ -239,7 +239,7 @@ pub(super) async fn import(
     Ok(if refused == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Frames on their way into a store, and what became of the others.
+/// Sends frames to a store in batches, and counts the outcomes.
 struct Importer<'a> {
     client: &'a Client,
     ids: ImportIds,
@@ -276,7 +276,7 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// Adds a frame. Its body comes along when a message can carry it, else it goes before.
+    /// Adds a frame. A small body is sent with it; a longer one is uploaded first.
     async fn take(&mut self, number: u64, stored: Stored, dump: &Dump) -> anyhow::Result<()> {
         let Stored { id, new, hash } = stored;
         if new.ttl == Ttl::Ephemeral {
@@ -337,7 +337,7 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Waits until at most `left` imports are not answered.
+    /// Waits until at most `left` imports are unanswered.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
             let Some((numbers, reply)) = self.waiting.pop_front() else { break };
@@ -354,7 +354,7 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// Why a store did not take a frame.
+/// Why a store refused a frame.
 fn refused(code: Code) -> String {
     match code {
         Code::ImportOrder => {
@@ -395,7 +395,8 @@ pub(super) async fn remove(
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }
 
-/// The places without those that mean an event which one before them means, by offset or by id.
+/// The places without duplicates: those that name, by offset or by id, an event that an earlier one
+/// names.
 async fn once(client: &Client, places: Vec<Bound>) -> anyhow::Result<Vec<Bound>> {
     let is_mixed = places.iter().any(|place| matches!(place, Bound::Id(_)));
     let (mut offsets, mut ids) = (HashSet::new(), HashSet::new());

@@ -1,4 +1,4 @@
-//! A server that fuzz targets talk to, and the talk.
+//! A server for fuzz targets, and the conversation with it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ use xs_protocol::{
     Pulled, Refusal, Role, Server, ServerOptions, Service, StoreIdentity, TopicsPage, Wake,
 };
 
-/// The HELLO of protocol/vectors/client.json.
+/// The HELLO in protocol/vectors/client.json.
 const HELLO: &[u8] = b"\x2a\0\0\0\x01\0\x01\0\x01\0\0\0\0\0\0\0\x01\0\x01\0\x01\0\x01\0\0\0\0\0\
     \0\0\0\0\0\0\x20\0\x06\0test/1\0\0";
 const BLOB_LEN: u64 = 200_000;
@@ -25,7 +25,7 @@ const BLOB_LEN: u64 = 200_000;
 pub static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
-/// A store with one blob under every hash and nothing else.
+/// A store that has one blob under every hash and nothing else.
 pub struct Empty;
 
 struct Zeros(u64);
@@ -151,8 +151,8 @@ impl BlobSink for Count {
     }
 }
 
-/// Says a good HELLO and then the messages, on a connection whose role the mode chooses, and reads
-/// until the server has ended it.
+/// Sends a valid HELLO and then the messages, on a connection whose role depends on `mode`, and
+/// reads until the server has closed it.
 pub fn converse(mode: u8, messages: &[u8]) {
     let role = [Role::Read, Role::Append, Role::Admin, Role::Host][usize::from(mode % 4)];
     RUNTIME.block_on(async {
@@ -162,7 +162,7 @@ pub fn converse(mode: u8, messages: &[u8]) {
         let (mut from, mut to) = tokio::io::split(ours);
         let send = async {
             for part in [&PREFACE[..], HELLO, messages] {
-                // The server may have closed already.
+                // The server may already have closed.
                 if to.write_all(part).await.is_err() {
                     break;
                 }

@@ -1,5 +1,5 @@
-//! A batch of frames in a handler: what its calls made since the last reply, and what was answered
-//! for. Nothing is stored from here; the Host commits what a reply holds.
+//! A handler's batch of inputs: the output of its calls since the last reply, and how far replies
+//! have been sent. Nothing is stored here; the Host commits the contents of each reply.
 
 use bytes::Bytes;
 use deno_error::JsErrorBox;
@@ -14,43 +14,43 @@ use crate::isolate::limits::{
 };
 use crate::isolate::{HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
 
-/// A batch of frames in a handler.
+/// A handler's batch of inputs.
 pub(super) struct Batch {
     pub(super) inputs: Vec<Input>,
-    /// Where they are in the text that JavaScript was given, until it asks.
+    /// The inputs' positions in the text that JavaScript got, until it asks for them.
     pub(super) places: Vec<u32>,
-    /// The first input that no reply covers yet.
+    /// The index of the first input that no reply covers yet.
     pub(super) from: usize,
-    /// Outputs since the last reply, with the index of the input they are from.
+    /// Outputs since the last reply, with the index of their input.
     outputs: Vec<(usize, NewFrame)>,
-    /// Frames to remove since then, likewise.
+    /// Frames to remove since then, with the index of their input.
     removes: Vec<(usize, FrameId)>,
-    /// What they weigh together.
+    /// The total weight of the outputs.
     weight: Weight,
-    /// The input that the last of them are from, how many these are and what they weigh.
+    /// The input of the latest outputs, their number and their weight.
     latest: (usize, usize, Weight),
     pub(super) replies: Replies,
-    /// The call that waits. What came before it is answered for.
+    /// The call that awaits something. Earlier calls have been replied for.
     pub(super) waiting: Option<Waiting>,
 }
 
-/// A call that waits.
+/// A call that awaits something.
 pub(super) struct Waiting {
     /// Its input.
     pub(super) index: usize,
-    /// Ends the clock of this wait with it, which would be taken for that of a later one.
+    /// Stops the timer of this wait when dropped, so that it is not taken for a later one's.
     _over: DropGuard,
 }
 
 impl Waiting {
-    /// A wait that is over, for whoever minds the clock, when this is dropped.
+    /// A wait; dropping it cancels `over`, which stops its timer.
     pub(super) fn new(index: usize, over: &CancellationToken) -> Self {
         Self { index, _over: over.clone().drop_guard() }
     }
 }
 
 impl Batch {
-    /// A batch of which nothing is handled yet.
+    /// A batch with no input handled yet.
     pub(super) fn new(inputs: Vec<Input>, places: Vec<u32>, replies: Replies) -> Self {
         Self {
             inputs,
@@ -65,7 +65,7 @@ impl Batch {
         }
     }
 
-    /// Buffers what the call of the input at `index` made; whether a commit is full with it.
+    /// Buffers an output of the input at `index`; returns whether a commit is full.
     pub(super) fn push(&mut self, index: usize, frame: NewFrame) -> Result<bool, JsErrorBox> {
         let weight = Weight::of(&frame);
         let (count, of_call) = match self.latest {
@@ -88,7 +88,7 @@ impl Batch {
         Ok(self.is_full())
     }
 
-    /// Buffers what the call of the input at `index` removes; whether a commit is full with it.
+    /// Buffers a removal by the input at `index`; returns whether a commit is full.
     pub(super) fn remove(&mut self, index: usize, frame: FrameId) -> Result<bool, JsErrorBox> {
         let of_call = self.removes.iter().rev().take_while(|(input, _)| *input == index).count();
         if of_call >= OUTPUTS_PER_CALL_MAX {
@@ -107,7 +107,7 @@ impl Batch {
             || self.weight.records >= GROUP_RECORDS_BYTES
     }
 
-    /// Answers for the next `done` inputs; `None` when that was the last answer.
+    /// Replies for the next `done` inputs; `None` when that was the last reply.
     pub(super) fn reply(mut self, done: usize, state: Option<Bytes>) -> Option<Self> {
         let until = self.from + done;
         let tick = self.inputs.is_empty();
@@ -122,7 +122,7 @@ impl Batch {
         let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
         self.weight = left.fold(Weight::default(), |sum, more| sum + more);
         self.from = until;
-        // The Host may have dropped its end: then nobody wants the rest either.
+        // The Host may have dropped its end: then the rest is not needed either.
         let reply = HandlerReply { done, outputs, removes, state, failure: None };
         let _ = self.replies.replies.send(reply);
         (self.from < self.inputs.len()).then_some(self)
@@ -134,7 +134,7 @@ impl Batch {
         self.weight = Weight::default();
     }
 
-    /// Answers that the input at `index` could not be handled.
+    /// Replies that the input at `index` could not be handled.
     pub(super) fn fail(
         self,
         index: usize,
@@ -144,7 +144,7 @@ impl Batch {
         verdict: Verdict,
     ) {
         let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
-        // The Host may have dropped its end: then nobody wants to know of the failure.
+        // The Host may have dropped its end: then the failure does not matter.
         let _ = self.replies.replies.send(HandlerReply {
             done: 0,
             outputs: Vec::new(),

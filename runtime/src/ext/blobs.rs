@@ -1,5 +1,5 @@
-//! Bodies in pieces, both ways: however large one is, an isolate holds a few pieces of it. Also the
-//! ops by which JavaScript pulls bytes from any source.
+//! Bodies in chunks, both ways: however large a body is, an isolate holds only a few of its chunks.
+//! Also the ops by which JavaScript pulls bytes from any source.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,14 +20,14 @@ use super::streams::Source;
 use crate::isolate::limits::STREAMS_MAX;
 use crate::isolate::{BackendCode, BackendError, ByteStream};
 
-/// Pieces of an upload that wait for the store.
+/// Chunks of an upload that wait for the store.
 const PIECES_WAITING_MAX: usize = 2;
 
 fn refused(error: BackendError) -> JsErrorBox {
     JsErrorBox::generic(error.message)
 }
 
-/// The pieces of a blob.
+/// The chunks of a blob.
 struct Pieces(ByteStream);
 
 impl Source<Bytes> for Pieces {
@@ -36,7 +36,7 @@ impl Source<Bytes> for Pieces {
     }
 }
 
-/// Opens a blob; gives the number of its bytes.
+/// Opens a blob and returns the number of its byte source.
 #[op2]
 pub(super) async fn op_xs_blob_open(
     state: Rc<RefCell<OpState>>,
@@ -53,7 +53,7 @@ pub(super) async fn op_xs_blob_open(
     bridge.bytes.open(Box::new(Pieces(pieces)))
 }
 
-/// The next bytes of a source; none at its end.
+/// The next bytes of a source; empty at its end.
 #[op2]
 pub(super) async fn op_xs_bytes_next(
     state: Rc<RefCell<OpState>>,
@@ -63,13 +63,13 @@ pub(super) async fn op_xs_bytes_next(
     Ok(bytes.unwrap_or_default().to_vec().into())
 }
 
-/// Ends a source of bytes.
+/// Closes a byte source.
 #[op2(fast)]
 pub(super) fn op_xs_bytes_close(state: &mut OpState, number: u32) {
     state.borrow::<Rc<Bridge>>().bytes.close(number);
 }
 
-/// Blobs on their way to the store.
+/// Uploads to the store.
 #[derive(Default)]
 pub(super) struct Uploads {
     open: RefCell<HashMap<u32, Upload>>,
@@ -81,7 +81,7 @@ struct Upload {
     stored: oneshot::Receiver<Result<BlobHash, BackendError>>,
 }
 
-/// Begins an upload; gives its number.
+/// Begins an upload and returns its number.
 #[op2(fast)]
 pub(super) fn op_xs_upload(state: &mut OpState) -> Result<u32, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
@@ -97,7 +97,7 @@ pub(super) fn op_xs_upload(state: &mut OpState) -> Result<u32, JsErrorBox> {
     });
     let storing = bridge.backend.blob_put_from(source.boxed());
     drop(deno_core::unsync::spawn(async move {
-        // The module may not be interested any more.
+        // The module may have dropped the upload.
         let _ = answer.send(storing.await);
     }));
     let number = bridge.uploads.next.get();
@@ -106,7 +106,7 @@ pub(super) fn op_xs_upload(state: &mut OpState) -> Result<u32, JsErrorBox> {
     Ok(number)
 }
 
-/// Hands over the next piece once there is room for it; whether more is wanted.
+/// Hands over the next chunk once there is room; returns whether more is wanted.
 #[op2]
 pub(super) async fn op_xs_upload_write(
     state: Rc<RefCell<OpState>>,
@@ -121,7 +121,7 @@ pub(super) async fn op_xs_upload_write(
     }
 }
 
-/// Ends an upload; gives the hash.
+/// Ends an upload and returns the hash.
 #[op2]
 #[string]
 pub(super) async fn op_xs_upload_end(
@@ -139,14 +139,14 @@ pub(super) async fn op_xs_upload_end(
     }
 }
 
-/// Gives an upload up: nothing is stored.
+/// Cancels an upload: nothing is stored.
 #[op2(fast)]
 pub(super) fn op_xs_upload_drop(state: &mut OpState, number: u32) {
     let upload = state.borrow::<Rc<Bridge>>().uploads.open.borrow_mut().remove(&number);
     if let Some(Upload { pieces, .. }) = upload {
         drop(deno_core::unsync::spawn(async move {
             let error = BackendError::new(BackendCode::Refused, "the upload was given up");
-            // Nobody listens when the store has given it up before.
+            // There is no receiver if the store gave it up earlier.
             let _ = pieces.send(Err(error)).await;
         }));
     }

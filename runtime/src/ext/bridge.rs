@@ -1,5 +1,5 @@
-//! What the ops of one isolate share: its work, its outputs, its streams. Lives on the isolate's
-//! thread only, in the OpState, behind an Rc.
+//! The state shared by the ops of one isolate: its work, its outputs, its streams. Lives only on
+//! the isolate's thread, in the OpState, behind an Rc.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -32,9 +32,9 @@ use crate::isolate::{
 };
 use crate::permissions::{Denial, Granted};
 
-/// The name of an error of what is not allowed.
+/// The error name for a denied permission.
 pub(super) const NOT_CAPABLE: &str = "NotCapable";
-/// The number of the handler's run; generators and calls count from 1.
+/// The number of a handler's run; generators and calls count from 1.
 pub(super) const HANDLER_RUN: u32 = 0;
 
 pub(crate) struct Bridge {
@@ -50,14 +50,14 @@ pub(crate) struct Bridge {
     pub(super) answers: Answers,
     requests: RefCell<Option<mpsc::UnboundedReceiver<Request>>>,
     pub(super) definition: RefCell<Option<Definition>>,
-    /// Where results go that name no topic, once that was asked.
+    /// The topic of results that name none, computed on first use.
     pub(super) results: OnceCell<Topic>,
     granted: RefCell<Granted>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) held: Held,
     pub(super) runs: RefCell<HashMap<u32, Run>>,
-    /// Where sources go on in the next run.
+    /// Where sources resume in the next run.
     pub(super) places: SourcePlaces,
     next_run: Cell<u32>,
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
@@ -68,9 +68,9 @@ pub(crate) struct Bridge {
     ending: RefCell<Option<ModuleError>>,
     ended: Notify,
     idle: Notify,
-    /// Whether what nobody can reach is to be looked for.
+    /// Whether to run a garbage collection before the next turn.
     pub(super) collect: Cell<bool>,
-    /// Somebody waits for a signal: an event loop without work is then no stall.
+    /// Some code waits for a signal: then an event loop without work is not a stall.
     signal_awaited: Cell<bool>,
 }
 
@@ -81,21 +81,21 @@ pub(super) struct Run {
     pub(super) origin: Origin,
     pub(super) complete: Option<NewFrame>,
     pub(super) body: Option<(BlobHash, Bytes)>,
-    /// Grows with each result, so that the call's timer knows that it is alive.
+    /// Grows with each result, so that the call's timer sees progress.
     pub(super) results: u64,
     /// Ends the timer of a call with the call.
     pub(super) _alive: Option<DropGuard>,
-    /// Its code is over; what it made is being stored.
+    /// Its code has ended; its output is being stored.
     pub(super) finished: bool,
 }
 
 impl Run {
-    /// Whether it was answered although its code goes on, for a while.
+    /// Whether it was answered early; its code may continue for a while.
     pub(super) fn is_cut(&self) -> bool {
         self.answer.is_none()
     }
 
-    /// Cuts it off: its code may go on, and makes nothing any more.
+    /// Cuts it off: its code may continue, but its output is refused.
     pub(super) fn cut(&mut self) -> Option<oneshot::Sender<Result<(), ModuleError>>> {
         (self.complete, self.body) = (None, None);
         self.answer.take()
@@ -146,20 +146,21 @@ impl Bridge {
         })
     }
 
-    /// Takes the definition once it is known, and what follows from it.
+    /// Stores the definition once it is known, with the permissions and secrets that follow from
+    /// it.
     pub(crate) fn define(&self, definition: Definition, granted: Granted) {
         *self.secrets.borrow_mut() = self.spec.secrets(&definition);
         *self.definition.borrow_mut() = Some(definition);
         *self.granted.borrow_mut() = granted;
     }
 
-    /// A text of the module's without what it was told in confidence.
+    /// A text of the module with its secrets masked.
     pub(super) fn masked(&self, text: String) -> String {
         self.secrets.borrow().mask(text)
     }
 
-    /// Why something outside of the store is denied: as it says itself, unless no line of the
-    /// definition would help.
+    /// The message for a denied access outside the store: the denial's own text, unless no line in
+    /// the definition would help.
     pub(super) fn why_not(&self, denial: &Denial) -> String {
         let spec = &self.spec;
         let anew = spec.sealed && spec.trial.is_none() && spec.script.is_none();
@@ -185,7 +186,7 @@ impl Bridge {
         }
     }
 
-    /// The same as an error.
+    /// The denial as a JavaScript error.
     pub(super) fn denied(&self, denial: &Denial) -> JsErrorBox {
         JsErrorBox::new(NOT_CAPABLE, self.why_not(denial))
     }
@@ -198,7 +199,7 @@ impl Bridge {
         self.definition.borrow().as_ref().map_or(Duration::from_secs(30), |known| known.timeout)
     }
 
-    /// Whether a generator reads what is sent to it.
+    /// Whether the generator reads input sent to it.
     pub(super) fn is_duplex(&self) -> bool {
         self.definition.borrow().as_ref().is_some_and(|known| known.duplex)
     }
@@ -217,7 +218,7 @@ impl Bridge {
         if config.is_null() { json!({}) } else { config }
     }
 
-    /// The variables it asked for and the operator offers.
+    /// The environment variables it asked for and the operator offers.
     pub(super) fn env(&self) -> Value {
         if self.spec.script.as_ref().is_some_and(|script| script.is_free()) {
             let all = self.spec.env.iter();
@@ -237,7 +238,7 @@ impl Bridge {
         self.ended.notify_one();
     }
 
-    /// Resolves when [`Bridge::end`] was called.
+    /// Resolves once [`Bridge::end`] has been called.
     pub(crate) async fn ended(&self) -> ModuleError {
         loop {
             if let Some(error) = self.ending.borrow_mut().take() {
@@ -247,12 +248,12 @@ impl Bridge {
         }
     }
 
-    /// Whether nothing of the module runs.
+    /// Whether no code of the module runs.
     fn is_idle(&self) -> bool {
         self.runs.borrow().is_empty() && self.batch.borrow().is_none()
     }
 
-    /// Resolves when nothing of the module runs any more.
+    /// Resolves once no code of the module runs.
     pub(crate) async fn idle(&self) {
         while !self.is_idle() {
             self.idle.notified().await;
@@ -265,7 +266,7 @@ impl Bridge {
         }
     }
 
-    /// Fires the signal of one run, or of all.
+    /// Fires the abort signal of one run, or of all.
     pub(crate) fn abort(&self, run: Option<u32>, name: &str, message: &str) {
         self.stopping.set(self.stopping.get() || run.is_none());
         let run = run.map_or(-1, i64::from);
@@ -307,13 +308,13 @@ impl Bridge {
         self.collect.take()
     }
 
-    /// Whether an event loop without work means that something waits for ever.
+    /// Whether an event loop without work means that something waits forever.
     pub(crate) fn is_stalled(&self) -> bool {
         let finishing = self.runs.borrow().values().any(|run| run.finished || run.is_cut());
         !self.is_idle() && !finishing && !self.signal_awaited.get()
     }
 
-    /// Resolves when the store has answered for all that generators and calls handed over.
+    /// Resolves when the store has answered for all frames handed over by generators and calls.
     pub(crate) async fn handed_over(&self) {
         let outboxes: Vec<_> =
             self.runs.borrow().values().map(|run| Rc::clone(&run.outbox)).collect();
@@ -322,11 +323,11 @@ impl Bridge {
         }
     }
 
-    /// Tells everybody who waits for the module that it has ended.
+    /// Reports the isolate's end to all pending requests.
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
-            // Which of several did it is not known; it is one up to the last.
+            // The culprit among several is unknown; it is one up to the last.
             let last = batch.inputs.len().saturating_sub(1);
             let (index, shared) = batch
                 .waiting
@@ -343,7 +344,8 @@ impl Bridge {
 
     // ---- work
 
-    /// The next request; never resolves once the handle is gone, since the thread is ending then.
+    /// The next request; never resolves once the handle is dropped, since the thread is ending
+    /// then.
     pub(super) async fn next_request(&self) -> Request {
         let Some(mut requests) = self.requests.borrow_mut().take() else {
             return std::future::pending().await;
@@ -367,7 +369,7 @@ impl Bridge {
         *self.batch.borrow_mut() = Some(Batch::new(inputs, places, replies));
     }
 
-    /// The body of a frame that travelled along with it.
+    /// The body of a frame, if it was delivered with the frame.
     pub(super) fn body_at_hand(&self, hash: BlobHash) -> Option<Bytes> {
         let batch = self.batch.borrow();
         let inputs = batch.as_ref().map_or(&[][..], |batch| &batch.inputs);
@@ -386,7 +388,7 @@ pub(super) fn type_error(error: impl std::fmt::Display) -> JsErrorBox {
     JsErrorBox::type_error(error.to_string())
 }
 
-/// What a promise that nothing can settle amounts to.
+/// The error for a promise that nothing can settle.
 pub(crate) fn stalled(name: &str) -> ModuleError {
     ModuleError::new(
         FailureKind::Timeout,

@@ -1,7 +1,7 @@
-//! Programs that modules run, where the operator allows it. A program is in a process group of its
-//! own, has no variables but its PATH and those it is given, and is killed with everything in its
-//! group when its module ends. What is left of the group when the program itself ends is killed
-//! then: later nobody could tell whose group that is.
+//! Programs that modules run, where the operator allows it. A program has its own process group and
+//! no environment variables except PATH and those it is given, and is killed with its whole group
+//! when its module ends. When the program itself ends, the rest of its group is killed at once:
+//! later the group's id could belong to another group.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,9 +23,9 @@ use tokio::sync::Notify;
 use super::bridge::{Bridge, bridge, type_error};
 use crate::permissions::Denial;
 
-/// Programs of one module at a time.
+/// Concurrent programs of one module.
 const CHILDREN_MAX: usize = 64;
-/// Bytes of the words and variables a program is given.
+/// Total bytes of a program's arguments and variables.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Signals by the names that modules use.
 const SIGNALS: [(&str, libc::c_int); 8] = [
@@ -47,7 +47,7 @@ pub(super) struct Children {
 }
 
 struct Running {
-    /// Until it is killed.
+    /// `None` once it is killed.
     group: Cell<Option<Pid>>,
     stdin: tokio::sync::Mutex<Option<ChildStdin>>,
     status: RefCell<Option<ExitStatus>>,
@@ -64,7 +64,7 @@ struct Request {
     env: BTreeMap<String, String>,
 }
 
-/// Starts a program; gives its number.
+/// Starts a program and returns its number.
 #[op2(fast)]
 pub(super) fn op_xs_spawn(
     state: &mut OpState,
@@ -84,7 +84,7 @@ pub(super) fn op_xs_spawn(
         let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");
         return Err(JsErrorBox::range_error(text));
     }
-    // Before there is a child, so that its end is not missed.
+    // Registered before the child exists, so that its end is not missed.
     let ends = signal(SignalKind::child())
         .map_err(|error| JsErrorBox::generic(format!("cannot hear of programs: {error}")))?;
     let mut child = command(&bridge, &request).spawn().map_err(|error| {
@@ -130,7 +130,7 @@ fn command(bridge: &Bridge, request: &Request) -> Command {
         .kill_on_drop(true);
     // SAFETY: prctl is async-signal-safe and touches nothing of this process.
     unsafe {
-        // It dies with this thread, which is the module's, whatever the thread dies of.
+        // The program dies with this thread, which is the module's, whatever ends the thread.
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
@@ -139,8 +139,7 @@ fn command(bridge: &Bridge, request: &Request) -> Command {
     command
 }
 
-/// A program, which leads its group: as long as it was not waited for, no other group can have its
-/// number.
+/// A program, which leads its group: until it is waited for, no other group can get its id.
 struct Leader {
     running: Rc<Running>,
     child: Child,
@@ -166,13 +165,13 @@ async fn wait(bridge: Rc<Bridge>, number: u32, mut leader: Leader, mut ends: Sig
     leader.running.ended.notify_waiters();
 }
 
-/// Whether a child has not ended; it can still be waited for.
+/// Whether a child is still running; does not reap it.
 fn is_running(child: Pid) -> bool {
     let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::Pid(child), how), Ok(None) | Err(Errno::INTR))
 }
 
-/// Waits for the end of a program: its exit code or the signal that ended it, as JSON.
+/// Waits for a program to end and returns its exit code, or the signal that ended it, as JSON.
 #[op2]
 #[string]
 pub(super) async fn op_xs_child_status(state: Rc<RefCell<OpState>>, number: u32) -> String {
@@ -196,7 +195,7 @@ fn status_text(status: Option<ExitStatus>) -> String {
     json!({ "code": status.and_then(|status| status.code()), "signal": name }).to_string()
 }
 
-/// Sends a signal to a program and all it has started.
+/// Sends a signal to a program's process group.
 #[op2(fast)]
 pub(super) fn op_xs_child_kill(
     state: &mut OpState,
@@ -234,7 +233,7 @@ pub(super) async fn op_xs_child_write(
     written.map_err(|error| JsErrorBox::generic(format!("writing to the program: {error}")))
 }
 
-/// Ends a program's standard input.
+/// Closes a program's standard input.
 #[op2]
 pub(super) async fn op_xs_child_close(state: Rc<RefCell<OpState>>, number: u32) {
     let running = bridge(&state).children.open.borrow().get(&number).cloned();
@@ -246,12 +245,12 @@ pub(super) async fn op_xs_child_close(state: Rc<RefCell<OpState>>, number: u32) 
 impl Running {
     fn signal(&self, signal: libc::c_int) {
         if let Some(group) = self.group.get() {
-            // SAFETY: kill takes numbers only. The group is the child's own until it is ended.
+            // SAFETY: kill takes only numbers. The group is the child's own until it is ended.
             unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) };
         }
     }
 
-    /// Kills what there is of the group, once. Its leader must not have been waited for.
+    /// Kills the rest of the group, once. Its leader must not have been waited for.
     fn end(&self) {
         self.signal(libc::SIGKILL);
         self.group.set(None);

@@ -1,12 +1,12 @@
-//! What `crypto` is made of: the system's random numbers, digests and HMAC. Keys are bytes that
-//! JavaScript holds; nothing is kept here.
+//! The primitives of `crypto`: the system's random numbers, digests and HMAC. Keys are bytes that
+//! JavaScript holds; nothing is stored here.
 
 use aws_lc_rs::{digest, hmac};
 use deno_core::convert::Uint8Array;
 use deno_core::{JsBuffer, op2};
 use deno_error::JsErrorBox;
 
-/// Bytes `crypto.getRandomValues` fills at most, as the standard says.
+/// The most bytes that `crypto.getRandomValues` fills, per the standard.
 const RANDOM_BYTES_MAX: usize = 65_536;
 
 fn fill(bytes: &mut [u8]) -> Result<(), JsErrorBox> {
@@ -20,7 +20,7 @@ fn fill(bytes: &mut [u8]) -> Result<(), JsErrorBox> {
     Ok(())
 }
 
-/// Fills a buffer.
+/// Fills a buffer with random bytes.
 #[op2]
 pub(super) fn op_xs_random(#[buffer] mut buffer: JsBuffer) -> Result<(), JsErrorBox> {
     if buffer.len() > RANDOM_BYTES_MAX {
@@ -86,7 +86,7 @@ pub(super) fn op_xs_hmac(
     Ok(hmac::sign(&hmac_key(hash, key)?, data).as_ref().to_vec().into())
 }
 
-/// Whether a signature is the HMAC of bytes, in a time that does not tell where it differs.
+/// Whether a signature is the HMAC of bytes, checked in constant time.
 #[op2(fast)]
 pub(super) fn op_xs_hmac_verify(
     #[string] hash: &str,

@@ -1,5 +1,5 @@
-//! Ops of the loop in runtime/js/driver.js: work in, results and failures out. Strings and numbers
-//! only; nothing here panics on what JavaScript hands in.
+//! Ops of the loop in runtime/js/driver.js: work in, results and failures out. Only strings and
+//! numbers; nothing here panics on input from JavaScript.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,8 +23,8 @@ use crate::isolate::handle::Request;
 use crate::isolate::{BackendError, Call, FailureKind, ModuleError, Verdict};
 use crate::permissions::Denial;
 
-/// The next piece of work: `S` and the state (`F` before one that other code made, else `O`), `B`
-/// and frames (`A` while what came before them is not committed), `T` for a tick, `R` and a run,
+/// The next piece of work: `S` and the state (`F` before a state saved by other code, else `O`),
+/// `B` and frames (`A` while the previous batch is not committed), `T` for a tick, `R` and a run,
 /// `C` and a call.
 #[op2]
 #[string]
@@ -94,10 +94,10 @@ fn begin_call(
         let answer = bridge.runs.borrow_mut().get_mut(&run).and_then(Run::cut);
         if let Some(answer) = answer {
             bridge.abort(Some(run), name, &error.message);
-            // The caller may be gone: then the error interests nobody.
+            // The caller may have dropped its end: then the error does not matter.
             let _ = answer.send(Err(error));
         }
-        // Its code has as long as when all is stopped.
+        // Its code gets as much time as on a stop.
         tokio::select! {
             () = over.cancelled() => {}
             () = tokio::time::sleep(bridge.spec.limits.stop) => {
@@ -109,7 +109,7 @@ fn begin_call(
     format!("C{work}")
 }
 
-/// Resolves when the call's time is over, and also when the call is.
+/// Resolves when the call has timed out, or has ended.
 async fn out_of_time(
     bridge: &Bridge,
     run: u32,
@@ -152,7 +152,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where in the text of the batch its frames are: numbers of four bytes, little-endian.
+/// The positions of the batch's frames in its text: 4-byte little-endian numbers.
 #[op2]
 pub(super) fn op_xs_places(state: &mut OpState) -> Uint8Array {
     let mut batch = state.borrow::<Rc<Bridge>>().batch.borrow_mut();
@@ -160,20 +160,20 @@ pub(super) fn op_xs_places(state: &mut OpState) -> Uint8Array {
     Uint8Array(places.into_iter().flat_map(u32::to_le_bytes).collect())
 }
 
-/// The next signal to fire.
+/// The next abort signal to fire.
 #[op2]
 #[string]
 pub(super) async fn op_xs_control(state: Rc<RefCell<OpState>>) -> String {
     bridge(&state).next_control().await
 }
 
-/// The module came back from a call.
+/// A call into the module has returned.
 #[op2(fast)]
 pub(super) fn op_xs_alive(state: &mut OpState) {
     state.borrow::<Rc<Bridge>>().stop.alive();
 }
 
-/// Which try of its frame the input at `index` is.
+/// The attempt number of the input at `index`.
 #[op2(fast)]
 pub(super) fn op_xs_attempt(state: &mut OpState, index: u32) -> u32 {
     let batch = state.borrow::<Rc<Bridge>>().batch.borrow();
@@ -181,17 +181,17 @@ pub(super) fn op_xs_attempt(state: &mut OpState, index: u32) -> u32 {
     input.map_or(1, |input| input.attempt)
 }
 
-/// Somebody holds a run's signal.
+/// The module holds a run's signal.
 #[op2(fast)]
 pub(super) fn op_xs_watch_signal(state: &mut OpState, run: u32) {
-    // A handler's calls have a timeout; only runs without one may wait for nothing but the signal.
+    // A handler's calls have a timeout; only other runs may wait for nothing but the signal.
     if run != HANDLER_RUN {
         state.borrow::<Rc<Bridge>>().watch_signal();
     }
 }
 
-/// Takes an output with a text body; empty text stands for "not given". Whether what is buffered
-/// fills a commit.
+/// Buffers an output with a text body; empty text stands for "not given". Returns whether a commit
+/// is full.
 #[op2(fast)]
 pub(super) fn op_xs_emit(
     state: &mut OpState,
@@ -206,8 +206,8 @@ pub(super) fn op_xs_emit(
     bridge.emit(run, input, &topic, meta, &ttl, inline(body))
 }
 
-/// Takes results of a handler's calls that are nothing but meta: a line with the number of the
-/// input, a line with the meta, and so on. Whether what is buffered fills a commit.
+/// Buffers results of a handler's calls that consist only of meta: a line with the input's index, a
+/// line with the meta, and so on. Returns whether a commit is full.
 #[op2(fast)]
 pub(super) fn op_xs_results(
     state: &mut OpState,
@@ -222,7 +222,7 @@ pub(super) fn op_xs_results(
     Ok(full)
 }
 
-/// As `op_xs_emit`, with bytes.
+/// Buffers an output with a body of bytes; otherwise like `op_xs_emit`.
 #[op2]
 pub(super) fn op_xs_emit_bytes(
     state: &mut OpState,
@@ -237,7 +237,8 @@ pub(super) fn op_xs_emit_bytes(
     bridge.emit(run, input, &topic, meta, &ttl, inline(Bytes::copy_from_slice(&body)))
 }
 
-/// As `op_xs_emit`, for a generator or a call, with a body that is in the store already.
+/// Takes an output of a generator or a call with a body that is already in the store; otherwise
+/// like `op_xs_emit`.
 #[op2(fast)]
 pub(super) fn op_xs_emit_stored(
     state: &mut OpState,
@@ -251,14 +252,14 @@ pub(super) fn op_xs_emit_stored(
     bridge.emit(run, 0, &topic, meta, &ttl, stored(hash)?)
 }
 
-/// Whether a run has as many frames under way as it may.
+/// Whether a run has reached its limit of outstanding frames.
 #[op2(fast)]
 pub(super) fn op_xs_full(state: &mut OpState, run: u32) -> bool {
     let runs = state.borrow::<Rc<Bridge>>().runs.borrow();
     runs.get(&run).is_some_and(|run| run.outbox.is_full())
 }
 
-/// Resolves when a run may hand over more.
+/// Resolves when a run may hand over more frames.
 #[op2]
 pub(super) async fn op_xs_drained(state: Rc<RefCell<OpState>>, run: u32) {
     let outbox = bridge(&state).runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox));
@@ -267,7 +268,7 @@ pub(super) async fn op_xs_drained(state: Rc<RefCell<OpState>>, run: u32) {
     }
 }
 
-/// Forgets the outputs since the last reply.
+/// Discards the outputs since the last reply.
 #[op2(fast)]
 pub(super) fn op_xs_undo(state: &mut OpState) {
     if let Some(batch) = state.borrow::<Rc<Bridge>>().batch.borrow_mut().as_mut() {
@@ -275,7 +276,7 @@ pub(super) fn op_xs_undo(state: &mut OpState) {
     }
 }
 
-/// The next `done` inputs are handled; empty text stands for an unchanged state.
+/// Replies for the next `done` inputs; empty text stands for an unchanged state.
 #[op2(fast)]
 pub(super) fn op_xs_reply(
     state: &mut OpState,
@@ -342,7 +343,7 @@ pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     }));
 }
 
-/// The input at `index` could not be handled.
+/// Replies that the input at `index` could not be handled.
 #[op2(fast)]
 pub(super) fn op_xs_fail(
     state: &mut OpState,
@@ -357,7 +358,7 @@ pub(super) fn op_xs_fail(
     let Some(batch) = bridge.batch.borrow_mut().take() else { return };
     let error = bridge.spec.graph.thrown(&name, &message, &stack);
     let verdict = match verdict {
-        // A float that is no number of milliseconds saturates, which is what is wanted here.
+        // A float outside the range of milliseconds saturates, as intended.
         1 => Verdict::Retry { after_ms: (after_ms >= 0.0).then_some(after_ms as u64) },
         2 => Verdict::Park,
         _ => Verdict::Policy,
@@ -367,7 +368,7 @@ pub(super) fn op_xs_fail(
     bridge.maybe_idle();
 }
 
-/// A run is over; an empty name and message stand for success. Run 0 is the taking of the state.
+/// Ends a run; an empty name and message stand for success. Run 0 is the loading of the state.
 #[op2(fast)]
 pub(super) fn op_xs_finish(
     state: &mut OpState,
@@ -385,15 +386,15 @@ pub(super) fn op_xs_finish(
         answer.map(|answer| answer.send(failure.map_or(Ok(()), Err)).is_ok());
         return;
     }
-    // At once: with its code over, the event loop may have no more work before it is answered.
+    // Set at once: with the run's code over, the event loop may run out of work before the answer.
     if let Some(run) = bridge.runs.borrow_mut().get_mut(&run) {
         run.finished = true;
     }
     drop(deno_core::unsync::spawn(finish(bridge, run, failure)));
 }
 
-/// Waits until everything of the run is stored, then answers. Its end is not stored without what
-/// it has made.
+/// Waits until the run's whole output is stored, then answers. Its end is not stored without its
+/// output.
 async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
     let (outbox, complete) = {
         let mut runs = bridge.runs.borrow_mut();
@@ -402,17 +403,17 @@ async fn finish(bridge: Rc<Bridge>, run: u32, failure: Option<ModuleError>) {
     };
     let refused = |loss: BackendError| ModuleError::new(FailureKind::Store, loss.message);
     let mut failure = failure.or_else(|| outbox.take_loss().map(refused));
-    // Behind what is on its way already: if that is refused, this is not stored either.
+    // Queued after the outstanding frames: if one of those is refused, this is not stored either.
     if let (Some(complete), None) = (complete, &failure) {
         outbox.push(complete, None);
     }
     outbox.empty().await;
-    // The next run goes on where this one was.
+    // The next run resumes where this one stopped.
     bridge.places.written().await;
     failure = failure.or_else(|| outbox.take_loss().map(refused));
     let ended = bridge.runs.borrow_mut().remove(&run);
     if let Some(answer) = ended.and_then(|run| run.answer) {
-        // The caller may be gone: then the end of the run interests nobody.
+        // The caller may have dropped its end: then the run's end does not matter.
         let _ = answer.send(failure.map_or(Ok(()), Err));
     }
     bridge.maybe_idle();
@@ -432,8 +433,8 @@ pub(super) fn op_xs_env(state: &mut OpState) -> String {
     state.borrow::<Rc<Bridge>>().env().to_string()
 }
 
-/// The line that gives the process of its own that a module has a variable that it asked for; empty
-/// when there is no such process, or it was given it.
+/// The line of xs.toml that passes a requested variable to the module's own process; empty when the
+/// module has no such process, or the process already has the variable.
 #[op2]
 #[string]
 pub(super) fn op_xs_env_line(state: &mut OpState, #[string] name: &str) -> String {
@@ -443,7 +444,7 @@ pub(super) fn op_xs_env_line(state: &mut OpState, #[string] name: &str) -> Strin
     apart.map_or_else(String::new, |apart| apart.line("env", name))
 }
 
-/// What an author is told that is denied a host.
+/// The message for an author whose access to a host is denied.
 #[op2]
 #[string]
 pub(super) fn op_xs_why_not(state: &mut OpState, #[string] host: String) -> String {

@@ -1,4 +1,4 @@
-//! Reading files for modules: whole ones and directories. Never writes.
+//! Reading files for modules: whole files and directories. Never writes.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,10 +16,10 @@ use super::bridge::{Bridge, bridge};
 use crate::isolate::limits::READ_BYTES_MAX;
 use crate::permissions::ReadDenied;
 
-/// Entries of a directory listing.
+/// Maximum entries of a directory listing.
 const ENTRIES_MAX: usize = 100_000;
 
-/// Why a path cannot be read, as its author is told.
+/// The error for a path that cannot be read.
 pub(super) fn unreadable(bridge: &Bridge, error: ReadDenied) -> JsErrorBox {
     match error {
         ReadDenied::Denied(denial) => bridge.denied(&denial),
@@ -27,7 +27,7 @@ pub(super) fn unreadable(bridge: &Bridge, error: ReadDenied) -> JsErrorBox {
     }
 }
 
-/// Runs file work on a thread that may block.
+/// Runs file work on a blocking thread.
 async fn blocking<T: Send + 'static>(
     bridge: &Bridge,
     path: String,
@@ -44,7 +44,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Reads to the end of the file, whatever size it claims: files in /proc claim none.
+/// Reads to the end of the file, whatever size it reports: files in /proc report 0.
 fn read_all(file: File) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(READ_BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -96,7 +96,7 @@ pub(super) async fn op_xs_fs_list(
     Ok(json!(blocking(&bridge(&state), path, list).await?).to_string())
 }
 
-/// What the file system knows about a path, as JSON.
+/// The metadata of a path, as JSON.
 #[op2]
 #[string]
 pub(super) async fn op_xs_fs_stat(

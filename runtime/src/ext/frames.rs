@@ -1,7 +1,7 @@
-//! Frames on their way into JavaScript: one text for many, the topics as a JSON array, a line feed,
-//! and then for each frame its id, a flat JSON array of what is seldom looked at, and its meta. A
-//! row of numbers says where these begin, so that a frame nobody looks into costs no parsing.
-//! runtime/js/frame.js reads it.
+//! Frames encoded for JavaScript: one text for many, with the topics as a JSON array, a line feed,
+//! and then for each frame its id, a flat JSON array of the rarely used fields, and its meta. A
+//! list of numbers gives the positions of these, so that a frame nobody looks into costs no
+//! parsing. Decoded by runtime/js/frame.js.
 
 use std::fmt::Write as _;
 
@@ -9,17 +9,17 @@ use xs_engine::{Frame, Ttl};
 
 use crate::isolate::Backend;
 
-/// Frames as one text and where in it they are.
+/// Frames as one text, with their positions in it.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     /// The text.
     pub(crate) text: String,
-    /// Four numbers a frame, as JavaScript counts characters: where its id ends, where its meta
-    /// begins and ends, and which of the topics is its own.
+    /// Four numbers per frame, in UTF-16 code units: the end of its id, the start and the end of
+    /// its meta, and the index of its topic.
     pub(crate) places: Vec<u32>,
 }
 
-/// Writes frames as one text behind a prefix, and where they are beside it.
+/// Encodes frames as one text after a prefix, with their positions.
 pub(crate) fn encode_behind<'a>(
     prefix: &str,
     frames: impl Iterator<Item = &'a Frame> + Clone,
@@ -29,7 +29,7 @@ pub(crate) fn encode_behind<'a>(
     let mut numbers = Vec::new();
     let mut bytes = 0;
     for frame in frames.clone() {
-        // Frames of one topic mostly come in a row.
+        // Frames of one topic mostly arrive in a row.
         let known = topics.iter().rposition(|known| *known == frame.topic());
         numbers.push(known.unwrap_or_else(|| {
             topics.push(frame.topic());
@@ -46,7 +46,7 @@ pub(crate) fn encode_behind<'a>(
     }
     text.push_str("]\n");
     let mut places = Vec::with_capacity(numbers.len() * 4);
-    // How many characters fewer JavaScript counts than there are bytes.
+    // How many more bytes than UTF-16 code units there are so far.
     let mut fewer = 0;
     for (frame, topic) in frames.zip(numbers) {
         let _ = write!(text, "{}", frame.id());
@@ -62,7 +62,7 @@ pub(crate) fn encode_behind<'a>(
     Encoded { text, places }
 }
 
-/// Writes frames as one text that begins with their places.
+/// Encodes frames as one text that begins with their positions.
 pub(super) fn encode<'a>(
     frames: impl Iterator<Item = &'a Frame> + Clone,
     backend: &dyn Backend,
@@ -77,9 +77,9 @@ pub(super) fn encode<'a>(
     all
 }
 
-/// Characters of an id.
+/// Characters of a frame id.
 const ID_CHARS: usize = 25;
-/// Bytes that the rest of a frame without hash and cause takes, about.
+/// Approximate bytes of a frame's other fields without hash and cause.
 const REST_BYTES: usize = 24;
 
 /// Offset, ttl, hash and cause.
@@ -109,7 +109,7 @@ fn rest(text: &mut String, frame: &Frame, backend: &dyn Backend) {
     let _ = write!(text, "{cause}]");
 }
 
-/// Length as JavaScript counts it.
+/// Length in UTF-16 code units.
 fn utf16_len(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.encode_utf16().count() }
 }

@@ -1,7 +1,7 @@
-//! The input of a generator: frames `<name>.send`, each handed over alone, so that the place kept
-//! for the next run is exactly behind the last one taken. A frame is taken when the next is asked
-//! for, and when its loop is left. A crash may repeat the last, never lose one. What is at the end
-//! of too long a chain is not handed over.
+//! The input of a generator: frames `<name>.send`, each handed over alone, so that the position
+//! stored for the next run is exactly after the last one taken. A frame counts as taken when the
+//! next is requested, or when its loop is left. A crash may repeat the last frame, but loses none.
+//! Frames at the end of too long a chain are not handed over.
 
 use std::rc::Rc;
 
@@ -21,16 +21,16 @@ use super::place::{Given, SourcePlace, SourcePlaces};
 use super::streams::Source;
 use crate::isolate::{FrameStream, LogLevel};
 
-/// The key of the place among the generator's positions.
+/// The key of this position among the generator's positions.
 pub(crate) const KEY: &str = "input";
 
-/// Where the input goes on.
+/// Where the input resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Position {
     offset: u64,
 }
 
-/// The place of a generator to which everything behind an offset is new.
+/// The position of a generator to which everything after an offset is new.
 pub(crate) fn place_behind(offset: u64) -> Bytes {
     Bytes::from(json!(Position { offset: offset + 1 }).to_string())
 }
@@ -42,7 +42,7 @@ struct Sends {
     stream: Option<FrameStream>,
 }
 
-/// Opens the input; gives its stream's number.
+/// Opens the input and returns its stream's number.
 #[op2(fast)]
 pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
@@ -66,7 +66,7 @@ impl Source<String> for Sends {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             self.given.all_taken();
-            // What the generator makes now did not come of the frame before.
+            // Output made from here on was not caused by the previous frame.
             self.set_hops(None);
             let given = Rc::clone(&self.given);
             given.place.unless_lost(self.more()).await
@@ -92,7 +92,8 @@ impl Sends {
                     if let Some(offset) = frame.offset() {
                         self.given.hand_over(1, move |_| place_behind(offset));
                     }
-                    // What comes next came of it, as far as can be told: a loop is to be noticed.
+                    // Later output is attributed to this frame, as far as can be told: loops must
+                    // be noticed.
                     self.set_hops(Some(&frame));
                     let one = std::iter::once(&frame);
                     return Ok(Some(frames::encode(one, &*self.bridge.backend)));
@@ -103,7 +104,7 @@ impl Sends {
         }
     }
 
-    /// Ends a loop of generators that send to each other: the frame is told of and passed over.
+    /// Ends a loop of generators that send to each other: the frame is logged and skipped.
     fn cut(&self, frame: &Frame) {
         let text = "a chain of processors was cut: the frame is the result of too many others";
         let fields = json!({ "code": "hops", "frame": frame.id().to_string() }).to_string();
@@ -119,15 +120,15 @@ impl Sends {
         }
     }
 
-    /// What it sent itself is not its input.
+    /// Whether it sent the frame itself; such a frame is not its input.
     fn is_own(&self, frame: &Frame) -> bool {
         let maker = frame.origin().and_then(|o| self.bridge.backend.processor_name(o.processor));
         maker.is_some_and(|name| name == self.bridge.spec.name)
     }
 }
 
-/// Follows the input from where it was. Where no place is kept, as after a reset, everything behind
-/// the version's `create` frame is new.
+/// Follows the input from its stored position. Without one, as after a reset, everything after the
+/// version's `create` frame is new.
 async fn open(bridge: &Bridge, place: &SourcePlace) -> Result<FrameStream, JsErrorBox> {
     let saved = place.get().await?;
     let saved = saved.and_then(|bytes| serde_json::from_slice::<Position>(&bytes).ok());

@@ -1,6 +1,6 @@
-//! The extension that joins JavaScript and Rust: ops in Rust, their faces in runtime/js. Ops take
-//! strings, numbers and buffers only: a richer value from user code could abort the process
-//! (docs/adr/0002-what-crosses.md), and none of them panics.
+//! The extension that connects JavaScript and Rust: ops in Rust, their JavaScript side in
+//! runtime/js. Ops take only strings, numbers and buffers: a richer value from user code could
+//! abort the process (docs/adr/0002-what-crosses.md). No op panics.
 
 mod batch;
 mod blobs;
@@ -171,22 +171,22 @@ pub(crate) const XS_MODULE: &str = "xs:module";
 /// The specifier that `import ... from "xs/test"` resolves to.
 pub(crate) const XS_TEST_MODULE: &str = "xs:test";
 
-/// The specifier that the entry of a script gets its runner from.
+/// The specifier from which a script's entry module imports its runner.
 pub(crate) const XS_SCRIPT_MODULE: &str = "xs:script";
 
-/// Names that stay on the global object; runtime/js/globals.txt, one a line.
+/// Names that stay on the global object: runtime/js/globals.txt, one per line.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
 
-/// How the names of ops begin that belong to parts of the web which no global leads to.
+/// Prefixes of ops for web features that no global leads to.
 const UNREACHED: [&str; 3] = ["op_broadcast_", "op_geometry_", "op_lock_manager_"];
-/// The only class of the web that is made in Rust and shown to modules.
+/// The only web class that is implemented in Rust and shown to modules.
 const CONSOLE: &str = "Console";
 
-/// Connections of `fetch` to one host that are kept without a request, and how long one is.
+/// How many idle connections of `fetch` to one host are kept, and for how long.
 const IDLE_PER_HOST_MAX: usize = 16;
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// Takes away what no module can reach: each op and each class is made anew in every isolate.
+/// Removes what no module can reach: each op and each class costs time in every new isolate.
 fn prune(mut extension: Extension) -> Extension {
     let reached = |name: &str| !UNREACHED.iter().any(|start| name.starts_with(start));
     extension.ops.to_mut().retain(|op| reached(op.name));
@@ -194,7 +194,7 @@ fn prune(mut extension: Extension) -> Extension {
     extension
 }
 
-/// All extensions of an isolate, in the order of their dependencies.
+/// All extensions of an isolate, in dependency order.
 pub(crate) fn extensions() -> Vec<Extension> {
     let fetch = deno_fetch::Options {
         user_agent: concat!("xs/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -218,8 +218,8 @@ pub(crate) fn extensions() -> Vec<Extension> {
     extensions.into_iter().map(prune).map(sources::embed).collect()
 }
 
-/// Gives the ops of a runtime what they work on. The module's clock begins here, however long ago
-/// the runtime was made.
+/// Gives a runtime's ops their state. The module's clock starts here, however long ago the runtime
+/// was made.
 pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
     let state = runtime.op_state();
     let mut state = state.borrow_mut();
@@ -228,8 +228,8 @@ pub(crate) fn install(runtime: &mut deno_core::JsRuntime, bridge: &Rc<Bridge>) {
     permit(&mut state, permissions::nothing());
 }
 
-/// Says what the network ops may reach from here on. They panic where nobody has said anything, and
-/// the client of `fetch` goes by what held when it was made: one from before does not stay.
+/// Sets what the network ops may reach from here on. They panic without permissions, and the client
+/// of `fetch` keeps those it was created with, so an existing one is dropped.
 pub(crate) fn permit(state: &mut OpState, permissions: PermissionsContainer) {
     drop(state.try_take::<deno_fetch::Client>());
     state.put(permissions);
@@ -239,7 +239,7 @@ pub(crate) fn permit(state: &mut OpState, permissions: PermissionsContainer) {
 mod tests {
     use super::*;
 
-    /// An op that takes a richer type panics on a Symbol, and the process dies of it.
+    /// An op that takes a richer type panics on a Symbol, which ends the process.
     #[test]
     fn ops_take_strings_numbers_and_bytes_only() {
         let sources = [
@@ -275,7 +275,7 @@ mod tests {
             for op in source.split("#[op2").skip(1) {
                 let (head, _) = op.split_once(" {\n").unwrap();
                 let words = head.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-                // What begins small is a name, a number or a truth value.
+                // Lowercase words are names, numbers or booleans.
                 let mut types = words.filter(|word| word.starts_with(|c: char| c.is_uppercase()));
                 let other = types.find(|word| !known.contains(word));
                 assert!(other.is_none() && !head.contains("serde"), "{other:?} in {head}");
@@ -285,7 +285,7 @@ mod tests {
         assert!(ops >= 70, "{ops}");
     }
 
-    /// A script that is still a path would be looked for on the user's machine.
+    /// A script stored as a path would be looked up on the user's machine.
     #[test]
     fn every_script_is_in_the_binary() {
         for extension in extensions() {

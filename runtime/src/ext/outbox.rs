@@ -1,7 +1,7 @@
-//! Frames of one run on their way to the store: in order, many to a batch while one is under way,
-//! bounded. The run goes on as soon as there is room. A refused frame that somebody waits for is
-//! that one's business. One that nobody waits for is a loss: what is queued behind it is not stored
-//! either, and the run is told at its next frame, while it waits for more, or at its end.
+//! The frames of one run on their way to the store: in order, batched while an append is in flight,
+//! bounded. The run continues as soon as there is room. A refused frame that is awaited is reported
+//! to the waiter. One that is not awaited is a loss: the frames queued after it are not stored
+//! either, and the run gets the error at its next frame, while it waits for more, or at its end.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,25 +28,25 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Inner {
     queue: VecDeque<(NewFrame, Option<Stored>)>,
-    /// Frames that were ever handed over, and those of them without an answer.
+    /// Frames handed over in total, and those still unanswered.
     handed: u64,
     frames: usize,
     bytes: usize,
     pumping: bool,
-    /// Refusals of frames that nobody waited for, and how many of them the run was told.
+    /// Refusals of unawaited frames, and how many of them were reported to the run.
     losses: u64,
     told: u64,
-    /// The last of them.
+    /// The latest of them.
     refused: Option<BackendError>,
 }
 
-/// Bytes of a record at most beside topic and meta.
+/// Maximum bytes of a record besides topic and meta.
 const RECORD_BYTES: usize = 160;
 
-/// What a frame, or several, add to a batch of the store.
+/// What one or more frames add to a batch of the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Weight {
-    /// Bytes of records at most, without the bodies.
+    /// Maximum bytes of records, without the bodies.
     pub(super) records: usize,
     /// Bytes of inline bodies.
     pub(super) bodies: usize,
@@ -80,7 +80,7 @@ impl Outbox {
         Rc::new(Self { backend, inner: RefCell::default(), moved: Notify::new() })
     }
 
-    /// Queues a frame; `stored` is told what became of it.
+    /// Queues a frame; `stored` receives the result.
     pub(super) fn push(self: &Rc<Self>, frame: NewFrame, stored: Option<Stored>) {
         let start = {
             let mut inner = self.inner.borrow_mut();
@@ -101,13 +101,14 @@ impl Outbox {
         inner.frames >= OUTSTANDING_FRAMES_MAX || inner.bytes >= OUTSTANDING_BYTES_MAX
     }
 
-    /// Whether nobody waits for what is handed over, so that it would pile up without end.
+    /// Whether the outstanding frames or their bytes have reached the limit at which `ctx.append`
+    /// throws: a run that never awaits it must not pile them up without bound.
     pub(super) fn is_flooded(&self) -> bool {
         let inner = self.inner.borrow();
         inner.frames >= UNAWAITED_FRAMES_MAX || inner.bytes >= UNAWAITED_BYTES_MAX
     }
 
-    /// A loss that the run was not told of yet. It is now.
+    /// A loss that was not reported to the run yet; counts it as reported.
     pub(super) fn take_loss(&self) -> Option<BackendError> {
         let loss = self.lost_since(self.told());
         let mut inner = self.inner.borrow_mut();
@@ -115,23 +116,23 @@ impl Outbox {
         loss
     }
 
-    /// Waits for a loss, and counts it as told.
+    /// Waits for a loss, and counts it as reported.
     pub(super) async fn loss(&self) -> BackendError {
         loop {
             if let Some(loss) = self.take_loss() {
                 return loss;
             }
-            // As in `until`.
+            // No await lies between the check and this registration: one thread, no lost wake-up.
             self.moved.notified().await;
         }
     }
 
-    /// How many losses the run was told of.
+    /// How many losses were reported to the run.
     pub(super) fn told(&self) -> u64 {
         self.inner.borrow().told
     }
 
-    /// The newest loss, unless it is among the first `told`.
+    /// The latest loss, unless it is among the first `told`.
     pub(super) fn lost_since(&self, told: u64) -> Option<BackendError> {
         let inner = self.inner.borrow();
         inner.refused.clone().filter(|_| told < inner.losses)
@@ -147,7 +148,7 @@ impl Outbox {
         self.inner.borrow().handed
     }
 
-    /// Waits until the first so many frames have been answered, whatever comes behind them.
+    /// Waits until the first `handed` frames have been answered, whatever follows them.
     pub(super) async fn answered(&self, handed: u64) {
         let is_answered = |inner: &Inner| inner.handed - inner.frames as u64 >= handed;
         self.until(|outbox| is_answered(&outbox.inner.borrow())).await;
@@ -158,10 +159,11 @@ impl Outbox {
         self.answered(self.handed()).await;
     }
 
-    /// The same, for what must not happen unless everything before it is stored.
+    /// Waits until everything queued so far is stored, for an action that must not happen
+    /// otherwise.
     ///
     /// # Errors
-    /// A loss that the run was not told of before.
+    /// A loss that was not reported to the run before.
     pub(super) async fn stored(&self) -> Result<(), BackendError> {
         let told = self.told();
         self.empty().await;
@@ -195,7 +197,7 @@ impl Outbox {
         }
     }
 
-    /// What goes into the next batch; nothing ends the pump.
+    /// The frames of the next batch; an empty batch ends the pump.
     fn take(&self) -> (Vec<NewFrame>, Vec<Option<Stored>>, usize) {
         let mut inner = self.inner.borrow_mut();
         let (mut frames, mut waiting, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -214,8 +216,8 @@ impl Outbox {
         (frames, waiting, bytes)
     }
 
-    /// Tells whoever waits for the frames of a batch that they are not stored. If one of them is
-    /// lost, nothing that is queued may go past it.
+    /// Reports to the waiters of a batch that it is not stored. If one of its frames is a loss, no
+    /// queued frame may overtake it.
     fn refuse(&self, error: &BackendError, waiting: Vec<Option<Stored>>) {
         if tell(error, waiting) {
             return;
@@ -229,7 +231,7 @@ impl Outbox {
             inner.bytes -= behind.iter().map(|(frame, _)| Weight::of(frame).total()).sum::<usize>();
             behind
         };
-        // Those that nobody waits for are part of the same loss.
+        // The unawaited ones among them are part of the same loss.
         tell(error, behind.into_iter().map(|(_, stored)| stored));
     }
 }
@@ -241,7 +243,7 @@ fn answer(frames: Vec<Frame>, waiting: Vec<Option<Stored>>) {
     }
 }
 
-/// Tells a refusal; whether all frames had somebody who waits for them.
+/// Reports a refusal; returns whether all frames had a waiter.
 fn tell(error: &BackendError, waiting: impl IntoIterator<Item = Option<Stored>>) -> bool {
     let mut all = true;
     for stored in waiting {

@@ -1,5 +1,5 @@
-//! From what a module says to frames: topics, ttls and limits are checked here, and the origin is
-//! set, which no module can write.
+//! Turns a module's output into frames: checks topics, ttls and limits, and sets the origin, which
+//! no module can write.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use super::bridge::{Bridge, HANDLER_RUN, type_error};
 use crate::isolate::limits::OUTPUT_BODY_BYTES_MAX;
 
 impl Bridge {
-    /// Origin of what an input causes.
+    /// The origin of frames caused by an input.
     pub(super) fn origin(&self, input: Option<&Frame>) -> Origin {
         let hops = input.map_or(0, |frame| frame.origin().map_or(0, |origin| origin.hops) + 1);
         Origin {
@@ -22,7 +22,8 @@ impl Bridge {
         }
     }
 
-    /// Origin of what a run does now; with a handler's inputs the number says because of which.
+    /// The origin of what a run does now; for a handler's run, `input` is the index of the causing
+    /// input.
     pub(super) fn origin_of(&self, run: u32, input: usize) -> Option<Origin> {
         if run == HANDLER_RUN {
             let batch = self.batch.borrow();
@@ -32,7 +33,7 @@ impl Bridge {
         self.runs.borrow().get(&run).map(|run| run.origin)
     }
 
-    /// A frame as the module describes it; empty text stands for "not given".
+    /// Builds a frame from a module's description; empty text stands for "not given".
     pub(super) fn frame(
         &self,
         topic: &str,
@@ -59,7 +60,7 @@ impl Bridge {
         Ok(NewFrame { topic, meta, body, ttl, origin: Some(origin) })
     }
 
-    /// Where results go that name no topic.
+    /// The topic of results that name none.
     fn result_topic(&self) -> Result<Topic, JsErrorBox> {
         if let Some(topic) = self.results.get() {
             return Ok(topic.clone());
@@ -70,7 +71,7 @@ impl Bridge {
             Some(topic) => topic,
             None => self.topic(&format!("{}.{suffix}", self.spec.name))?,
         };
-        // Before there is a definition, where results go is not known.
+        // Without a definition the topic of results is not final.
         if defined.is_some() {
             let _ = self.results.set(topic.clone());
         }
@@ -87,7 +88,7 @@ impl Bridge {
         Ok(topic)
     }
 
-    /// Takes one output of a run; whether the outputs buffered for a handler fill a commit.
+    /// Takes one output of a run; returns whether the outputs buffered for a handler fill a commit.
     pub(super) fn emit(
         &self,
         run: u32,
@@ -130,16 +131,16 @@ impl Bridge {
     }
 }
 
-/// A body that travels with its frame; an empty one is none.
+/// A body sent with its frame; an empty one becomes no body.
 pub(super) fn inline(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
     if bytes.is_empty() { Body::None } else { Body::Inline(bytes) }
 }
 
-/// A body that is in the store already.
+/// A body that is already in the store.
 ///
 /// # Errors
-/// When that is no hash.
+/// When it is not a hash.
 pub(super) fn stored(hash: &str) -> Result<Body, JsErrorBox> {
     BlobHash::parse(hash).map(Body::Stored).map_err(type_error)
 }

@@ -1,6 +1,6 @@
-//! What programs write, until somebody reads it. An output is no stream of the module's before it
-//! is read, and holds nothing of the machine once its program has ended: what is left in the pipe
-//! is taken in then, and kept for those programs that ended last.
+//! The output of programs until it is read. An output does not count as a stream of the module
+//! before it is read, and holds no system resource once its program has ended: the rest of the pipe
+//! is buffered then, and kept for the programs that ended last.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -17,40 +17,39 @@ use tokio_util::sync::CancellationToken;
 use super::bridge::Bridge;
 use super::streams::Source;
 
-/// Bytes read from a program at once.
+/// Bytes per read from a program.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes taken in of an output whose program has ended: what a pipe holds unless it was told to
-/// hold more, and then the rest stays in the pipe.
+/// Bytes buffered of an output whose program has ended: the default capacity of a pipe. If the pipe
+/// was made larger, the rest stays in it.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
-/// Programs that have ended and whose outputs are kept.
+/// Ended programs whose outputs are kept.
 const KEPT_MAX: usize = 64;
 
-/// The outputs of one isolate's programs that nobody has begun to read, by the number of the
-/// program and the descriptor that it writes to.
+/// The unread outputs of one isolate's programs, by program number and file descriptor.
 #[derive(Default)]
 pub(super) struct Pipes {
     unread: RefCell<HashMap<(u32, u32), Rc<Pipe>>>,
-    /// Programs that have ended and have such outputs, the first to end first.
+    /// Ended programs with unread outputs, oldest end first.
     ended: RefCell<VecDeque<u32>>,
 }
 
-/// The descriptors that a program writes to.
+/// The file descriptors that a program writes to.
 const OUTPUTS: [u32; 2] = [1, 2];
 
 struct Pipe {
     rest: tokio::sync::Mutex<Rest>,
-    /// Fires when somebody reads it, or nobody will.
+    /// Fires when the output is read by the module, or never will be.
     settled: CancellationToken,
 }
 
 struct Rest {
-    /// Until its end was read.
+    /// `None` once its end was read.
     pipe: Option<Box<dyn AsyncRead + Unpin>>,
     taken: BytesMut,
 }
 
 impl Pipes {
-    /// Takes the outputs of a program that begins.
+    /// Adds the outputs of a new program.
     pub(super) fn add(
         &self,
         program: u32,
@@ -65,7 +64,7 @@ impl Pipes {
         }
     }
 
-    /// Takes in what a program has left that has ended.
+    /// Buffers the remaining output of a program that has ended.
     pub(super) fn ended(&self, program: u32) {
         for output in OUTPUTS {
             if let Some(pipe) = self.unread.borrow().get(&(program, output)).cloned() {
@@ -85,7 +84,7 @@ impl Pipes {
         OUTPUTS.into_iter().any(|output| self.unread.borrow().contains_key(&(program, output)))
     }
 
-    /// An output is read from here on, or by nobody.
+    /// From here on the output is read by the module, or discarded.
     fn settle(&self, program: u32, output: u32) {
         if let Some(pipe) = self.unread.borrow_mut().remove(&(program, output)) {
             pipe.settled.cancel();
@@ -97,7 +96,7 @@ impl Pipes {
 }
 
 impl Pipe {
-    /// Reads what is there and will be, until somebody else does.
+    /// Buffers the output until the module reads it itself.
     async fn take_in(&self) {
         let mut rest = self.rest.lock().await;
         loop {
@@ -108,7 +107,7 @@ impl Pipe {
             tokio::select! {
                 biased;
                 () = self.settled.cancelled() => return,
-                // Whoever reads on has the same error.
+                // The next reader gets the same error.
                 read = rest.read(room) => if !matches!(read, Ok(true)) { return },
             }
         }
@@ -116,7 +115,7 @@ impl Pipe {
 }
 
 impl Rest {
-    /// Takes what comes next, at most `max` bytes; whether anything came.
+    /// Reads the next bytes, at most `max`; returns whether any came.
     async fn read(&mut self, max: usize) -> std::io::Result<bool> {
         let Some(pipe) = &mut self.pipe else { return Ok(false) };
         self.taken.reserve(max);
@@ -128,7 +127,7 @@ impl Rest {
     }
 }
 
-/// An output that is read.
+/// An output being read.
 struct Output(Rc<Pipe>);
 
 impl Source<Bytes> for Output {
@@ -146,7 +145,7 @@ impl Source<Bytes> for Output {
     }
 }
 
-/// Begins to read an output; gives the number of its bytes.
+/// Starts reading an output and returns the number of its byte source.
 #[op2(fast)]
 pub(super) fn op_xs_child_output(
     state: &mut OpState,
@@ -167,7 +166,7 @@ pub(super) fn op_xs_child_output(
     Ok(bytes)
 }
 
-/// An output is not wanted: the program cannot write to it any more.
+/// Discards an output: the program can no longer write to it.
 #[op2(fast)]
 pub(super) fn op_xs_child_unwanted(state: &mut OpState, number: u32, output: u32) {
     state.borrow::<Rc<Bridge>>().pipes.settle(number, output);

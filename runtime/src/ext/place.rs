@@ -1,7 +1,7 @@
-//! Where a source goes on in the next run: the newest place that was reached is kept, one write at
-//! a time, each behind the frames that were made of what lies before it. A crash may repeat what
-//! came since the last write, never lose any; nor does it move past a frame that the store refused,
-//! unless the run was told and goes on.
+//! Where a source resumes in the next run: its newest position is stored, one write at a time, each
+//! after the frames made from the data before it. A crash may repeat what arrived since the last
+//! write, but loses nothing; nor does the position move past a frame that the store refused, unless
+//! the run got the error and continued.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,17 +15,16 @@ use tokio::sync::Notify;
 use super::bridge::Bridge;
 use super::outbox::Outbox;
 
-/// The newest place.
+/// The newest position.
 struct Reached {
     place: Bytes,
-    /// How many frames were handed over by then.
+    /// How many frames had been handed over by then.
     handed: u64,
-    /// How many losses the run was told of by then.
+    /// How many losses had been reported to the run by then.
     told: u64,
 }
 
-/// The places that are in use, by their keys, and what was handed over of the streams that keep
-/// one, by the numbers of these.
+/// The positions in use, by key, and the items last handed over by their streams, by stream number.
 #[derive(Default)]
 pub(super) struct SourcePlaces {
     places: RefCell<HashMap<String, Weak<SourcePlace>>>,
@@ -33,8 +32,8 @@ pub(super) struct SourcePlaces {
 }
 
 impl SourcePlaces {
-    /// The place with a key. Whoever opens a source anew shares the place of the one before, so
-    /// that what is being written of it counts.
+    /// The position with a key. A source that is reopened shares the position of the previous one,
+    /// so that a pending write of it counts.
     pub(super) fn of(bridge: &Rc<Bridge>, outbox: Rc<Outbox>, key: String) -> Rc<SourcePlace> {
         let mut places = bridge.places.places.borrow_mut();
         places.retain(|_, place| place.strong_count() > 0);
@@ -47,14 +46,14 @@ impl SourcePlaces {
         place
     }
 
-    /// What a stream hands over is to be found by its number.
+    /// Registers what a stream hands over under its number.
     pub(super) fn note(&self, stream: u32, given: Weak<Given>) {
         let mut all = self.given.borrow_mut();
         all.retain(|_, given| given.strong_count() > 0);
         all.insert(stream, given);
     }
 
-    /// Waits until no place is on its way to the store.
+    /// Waits until no position is being written to the store.
     pub(super) async fn written(&self) {
         let places: Vec<_> = self.places.borrow().values().filter_map(Weak::upgrade).collect();
         for place in places {
@@ -63,16 +62,16 @@ impl SourcePlaces {
     }
 }
 
-/// Things that were handed over together.
+/// Items that were handed over together.
 struct Handed {
     count: usize,
-    /// The place behind each of them.
+    /// Computes the position after each item.
     behind: Box<dyn Fn(usize) -> Bytes>,
-    /// How many losses the run was told of before.
+    /// How many losses had been reported to the run before.
     told: u64,
 }
 
-/// What a stream has handed over last: where the next run goes on once it is done with.
+/// The items a stream handed over last: the next run resumes after them once they are done.
 pub(super) struct Given {
     pub(super) place: Rc<SourcePlace>,
     handed: RefCell<Option<Handed>>,
@@ -83,13 +82,13 @@ impl Given {
         Rc::new(Self { place, handed: RefCell::default() })
     }
 
-    /// So many things are handed over; `behind` tells the place behind each.
+    /// Records that `count` items are handed over; `behind` computes the position after each.
     pub(super) fn hand_over(&self, count: usize, behind: impl Fn(usize) -> Bytes + 'static) {
         let (behind, told) = (Box::new(behind), self.place.outbox.told());
         self.handed.replace(Some(Handed { count, behind, told }));
     }
 
-    /// Whoever asks for more has done with all of them, and was told of what was refused.
+    /// A request for more means that all of them are done, and refusals have been reported.
     pub(super) fn all_taken(&self) {
         if let Some(Handed { count, behind, .. }) = self.handed.take()
             && let Some(last) = count.checked_sub(1)
@@ -98,8 +97,8 @@ impl Given {
         }
     }
 
-    /// The first so many of them are done with, and nobody asks for those behind. Of what was
-    /// refused since they were handed over the run may have been told, but then it did not go on.
+    /// The first `count` of them are done, and no more will be requested. Refusals since they were
+    /// handed over may have been reported to the run, but then it did not continue.
     fn left(&self, count: usize) {
         if let Some(Handed { behind, told, count: handed }) = self.handed.take()
             && let Some(last) = count.min(handed).checked_sub(1)
@@ -109,8 +108,8 @@ impl Given {
     }
 }
 
-/// The loop over a stream that keeps its place was left: the first so many of the things handed
-/// over last are done with.
+/// The loop over a stream with a position was left: the first `count` of the items handed over last
+/// are done.
 #[op2(fast)]
 pub(super) fn op_xs_left(state: &mut OpState, stream: u32, count: u32) {
     let given = state.borrow::<Rc<Bridge>>().places.given.borrow();
@@ -119,11 +118,11 @@ pub(super) fn op_xs_left(state: &mut OpState, stream: u32, count: u32) {
     }
 }
 
-/// The place of one source of a run.
+/// The position of one source of a run.
 pub(super) struct SourcePlace {
     bridge: Rc<Bridge>,
     outbox: Rc<Outbox>,
-    /// Its name among the positions of the processor.
+    /// Its key among the positions of the processor.
     key: String,
     next: Cell<Option<Reached>>,
     busy: Cell<bool>,
@@ -136,15 +135,15 @@ impl SourcePlace {
         Rc::new(Self { bridge: Rc::clone(bridge), outbox, key, next, busy, rested })
     }
 
-    /// What was kept last, in this run or one before.
+    /// The position stored last, in this run or an earlier one.
     pub(super) async fn get(&self) -> Result<Option<Bytes>, JsErrorBox> {
         self.written().await;
         let kept = self.bridge.backend.position_get(self.key.clone()).await;
         kept.map_err(super::bridge::type_error)
     }
 
-    /// What the source has next, unless what came of it before was refused: then nobody may wait
-    /// for more, since only a new run has it again.
+    /// The source's next item, unless earlier output was refused: then waiting for more is an
+    /// error, since only a new run gets the input again.
     pub(super) async fn unless_lost<T>(
         &self,
         next: impl Future<Output = Result<T, JsErrorBox>>,
@@ -156,21 +155,21 @@ impl SourcePlace {
         }
     }
 
-    /// Keeps the place that a source has reached by itself.
+    /// Stores the position that a source has reached by itself.
     pub(super) fn reached(self: &Rc<Self>, place: Bytes) {
         self.keep(place, self.outbox.told());
     }
 
-    /// Waits until nothing is on its way to the store.
+    /// Waits until no write is in flight.
     async fn written(&self) {
         while self.busy.get() {
-            // No await lies between the look and this registration: no lost wake-up.
+            // No await lies between the check and this registration: no lost wake-up.
             self.rested.notified().await;
         }
     }
 
-    /// Keeps a place, unless something was refused behind the first `told` losses; of several that
-    /// come while one is written the last.
+    /// Stores a position, unless there was a loss after the first `told`. Of several that arrive
+    /// during a write, only the last is stored.
     fn keep(self: &Rc<Self>, place: Bytes, told: u64) {
         let handed = self.outbox.handed();
         self.next.set(Some(Reached { place, handed, told }));
@@ -180,7 +179,7 @@ impl SourcePlace {
         let keeping = Rc::clone(self);
         drop(deno_core::unsync::spawn(async move {
             while let Some(Reached { place, handed, told }) = keeping.next.take() {
-                // What was made of what lies before is stored before it counts as taken.
+                // Output made from the data before it is stored before that data counts as taken.
                 keeping.outbox.answered(handed).await;
                 if keeping.outbox.lost_since(told).is_some() {
                     continue;

@@ -1,5 +1,5 @@
-//! Ops that remove frames: at once, or with the commit of a handler's call. Only of topics that the
-//! definition names; the store holds the Host to them.
+//! Ops that remove frames: at once, or with the commit of a handler's call. Only in topics that the
+//! definition names; the store enforces that for the Host.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use xs_engine::{FrameId, TopicPatterns};
 
 use super::bridge::{Bridge, bridge, type_error};
 
-/// The topics that a module may remove frames of; `None` for code that may do what its user may.
+/// The topics whose frames a module may remove; `None` for code with all permissions of its user.
 fn removable(bridge: &Bridge) -> Result<Option<TopicPatterns>, JsErrorBox> {
     if bridge.spec.script.as_ref().is_some_and(|script| script.is_free()) {
         return Ok(None);
@@ -32,7 +32,7 @@ fn not_allowed(topic: &str) -> JsErrorBox {
     JsErrorBox::new("NotCapable", text)
 }
 
-/// Removes a frame; one that is not there is no error.
+/// Removes a frame; a missing one is no error.
 #[op2]
 pub(super) async fn op_xs_remove(
     state: Rc<RefCell<OpState>>,
@@ -56,13 +56,13 @@ pub(super) async fn op_xs_remove(
     {
         return Err(not_allowed(frame.topic()));
     }
-    // What was said before it is stored before it: it may be all that is left of the frame.
+    // Earlier output is stored first: it may be all that is left of the frame.
     outbox.stored().await.map_err(refused)?;
     bridge.backend.remove(vec![id], within).await.map_err(refused)
 }
 
-/// Removes a frame with the commit of the call of the input at `index`. Whether what is buffered
-/// fills a commit.
+/// Removes a frame with the commit of the call of the input at `index`. Returns whether a commit is
+/// full.
 #[op2(fast)]
 pub(super) fn op_xs_remove_later(
     state: &mut OpState,

@@ -1,4 +1,4 @@
-//! How many requests of `fetch` are open; what may be, JavaScript knows.
+//! How many requests of `fetch` are open; the limit is in JavaScript.
 
 use std::rc::Rc;
 
@@ -6,18 +6,18 @@ use deno_core::{OpState, op2};
 
 use super::bridge::Bridge;
 
-/// What Deno calls a request that has no answer yet, and an answer that was not read to its end.
+/// Deno's names for a request without an answer yet, and for an answer not read to its end.
 const OPEN: [&str; 2] = ["fetchCancelHandle", "fetchResponse"];
 
-/// Requests that hold a connection.
+/// The number of requests that hold a connection.
 #[op2(fast)]
 pub(super) fn op_xs_requests(state: &mut OpState) -> u32 {
     let open = state.resource_table.names().filter(|(_, name)| OPEN.contains(&name.as_ref()));
     u32::try_from(open.count()).unwrap_or(u32::MAX)
 }
 
-/// Has answers collected that nobody can read any more, before the next turn of the event loop.
-/// They close by it.
+/// Requests a garbage collection before the next turn of the event loop. It closes answers that
+/// nothing can read any more.
 #[op2(fast)]
 pub(super) fn op_xs_collect(state: &mut OpState) {
     state.borrow::<Rc<Bridge>>().collect.set(true);

@@ -1,4 +1,4 @@
-//! Ops of code that a user typed: its work, and what it shows.
+//! Ops for a script that a user typed: its work, and its output.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ pub(super) async fn op_xs_script_next(state: Rc<RefCell<OpState>>) -> String {
     }
 }
 
-/// What came of the last piece of work.
+/// The result of the last piece of work.
 #[op2(fast)]
 pub(super) fn op_xs_script_answer(state: &mut OpState, #[string] answer: String) {
     if let Some(script) = script(state) {
@@ -41,7 +41,7 @@ pub(super) fn op_xs_script_answer(state: &mut OpState, #[string] answer: String)
     }
 }
 
-/// Resolves when the work that was given last is cancelled, or done.
+/// Resolves when the current work is cancelled or done.
 #[op2]
 pub(super) async fn op_xs_script_cancelled(state: Rc<RefCell<OpState>>) {
     let script = bridge(&state).spec.script.clone();
@@ -50,7 +50,7 @@ pub(super) async fn op_xs_script_cancelled(state: Rc<RefCell<OpState>>) {
     }
 }
 
-/// The body of one of the frames under test as text, when it is at hand.
+/// The body of one of the frames being filtered as text, if it was delivered with the frame.
 #[op2]
 #[string]
 pub(super) fn op_xs_script_body(state: &mut OpState, #[string] hash: String) -> Option<String> {
@@ -66,13 +66,13 @@ fn shown(state: &OpState, show: impl FnOnce(&dyn Console) -> bool) -> Result<(),
     }
 }
 
-/// Shows a line of text.
+/// Writes a line of text.
 #[op2(fast)]
 pub(super) fn op_xs_show(state: &mut OpState, #[string] text: &str) -> Result<(), JsErrorBox> {
     shown(state, |console| console.text(text))
 }
 
-/// Shows bytes as they are.
+/// Writes bytes unchanged.
 #[op2(fast)]
 pub(super) fn op_xs_show_bytes(
     state: &mut OpState,

@@ -1,6 +1,6 @@
-//! WebSockets: a connection is made like one of `fetch`, to the addresses that a name resolves to
+//! WebSockets. A connection is made like one of `fetch`: to the addresses that a name resolves to,
 //! and only if each of them is allowed. Messages cross one at a time, so that a module that does
-//! not look keeps the other side waiting.
+//! not read applies backpressure to the peer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,19 +35,19 @@ use tokio_util::sync::CancellationToken;
 use super::bridge::{bridge, type_error};
 use crate::permissions::{self, Denial};
 
-/// Sockets of one module at a time.
+/// Concurrent sockets of one module.
 const SOCKETS_MAX: usize = 64;
-/// Bytes of one message.
+/// Maximum bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Time until a connection must stand.
+/// Time limit for connecting.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
-/// Time the other side has to answer a close.
+/// Time for the peer to answer a close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
-/// How a message begins on its way into JavaScript.
+/// The tag of a message on its way into JavaScript.
 const TEXT: u8 = 0;
 const BINARY: u8 = 1;
 const CLOSED: u8 = 2;
-/// Codes of a close that never crosses the wire: none was given, the connection broke.
+/// Close codes that never cross the wire: none given, connection broken.
 const NO_CODE: u16 = 1005;
 const BROKEN: u16 = 1006;
 
@@ -60,16 +60,16 @@ type Stream = WebSocketStream<Box<dyn Wire>>;
 #[derive(Default)]
 pub(super) struct Sockets {
     open: RefCell<HashMap<u32, Rc<Socket>>>,
-    /// Those that are being connected.
+    /// Sockets that are still connecting.
     connecting: Rc<Cell<usize>>,
     next: Cell<u32>,
 }
 
-/// The place of a socket that is being connected.
+/// A reserved slot for a socket that is still connecting.
 struct Connecting(Rc<Cell<usize>>);
 
 impl Sockets {
-    /// Takes a place for another one, if there is one left.
+    /// Reserves a slot for another socket, if there is one left.
     fn reserve(&self) -> Result<Connecting, JsErrorBox> {
         let taken = self.connecting.get();
         if self.open.borrow().len() + taken >= SOCKETS_MAX {
@@ -90,7 +90,7 @@ impl Drop for Connecting {
 struct Socket {
     sender: tokio::sync::Mutex<SplitSink<Stream, Message>>,
     receiver: tokio::sync::Mutex<SplitStream<Stream>>,
-    /// Fires when the other side did not answer a close in time, or nobody wants it any more.
+    /// Fires when the peer did not answer a close in time, or the module dropped the socket.
     given_up: CancellationToken,
 }
 
@@ -102,7 +102,7 @@ struct Request {
     protocols: Vec<String>,
 }
 
-/// Connects; gives the socket's number and the protocol that was agreed on, as JSON.
+/// Connects and returns the socket's number and the negotiated protocol, as JSON.
 #[op2]
 #[string]
 pub(super) async fn op_xs_socket(
@@ -137,7 +137,7 @@ pub(super) async fn op_xs_socket(
     Ok(json!({ "socket": number, "protocol": protocol }).to_string())
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 enum Unconnected {
     Denied(Denial),
     Failed(JsErrorBox),
@@ -173,7 +173,7 @@ async fn connect(
         checked.map_err(|_| denied(&address.ip().to_string(), port))?;
     }
     let tcp = TcpStream::connect(&addresses[..]).await.map_err(|e| failed(e.to_string()))?;
-    // Messages are small and answered at once; a socket without this still works.
+    // Messages are small and often answered at once; without this the socket still works.
     let _ = tcp.set_nodelay(true);
     let wire: Box<dyn Wire> = if secure {
         let config = create_client_config(TlsClientConfigOptions::default());
@@ -197,7 +197,7 @@ async fn connect(
 
 fn handshake(url: &Url, secure: bool, request: &Request) -> Result<Handshake, JsErrorBox> {
     let mut url = url.clone();
-    // fetch's schemes are taken too, as the standard has it.
+    // fetch's schemes are accepted too, per the standard.
     let _ = url.set_scheme(if secure { "wss" } else { "ws" });
     url.set_fragment(None);
     let mut handshake = url.as_str().into_client_request().map_err(type_error)?;
@@ -221,7 +221,7 @@ fn socket(state: &RefCell<OpState>, number: u32) -> Option<Rc<Socket>> {
     bridge(state).sockets.open.borrow().get(&number).cloned()
 }
 
-/// The next message: 0 and text, 1 and bytes, 2 with the code and the reason of the end.
+/// The next message: 0 and text, 1 and bytes, or 2 with the close code and reason.
 #[op2]
 pub(super) async fn op_xs_socket_next(state: Rc<RefCell<OpState>>, number: u32) -> Uint8Array {
     let message = match socket(&state, number) {
@@ -261,13 +261,13 @@ impl Socket {
         }
     }
 
-    /// Answers a close, which reading on does, and lets the other side end the connection. One
-    /// that keeps it open is left.
+    /// Answers a close, which reading does, and waits for the peer to end the connection. One that
+    /// keeps it open is abandoned.
     async fn answer_close(&self, receiver: &mut SplitStream<Stream>) {
         let ended = async { while let Some(Ok(_)) = receiver.next().await {} };
         tokio::select! {
             () = self.given_up.cancelled() => {}
-            // Either way it is over.
+            // Either way the socket is done.
             _ = tokio::time::timeout(CLOSE_MAX, ended) => {}
         }
     }
@@ -323,7 +323,7 @@ pub(super) async fn op_xs_socket_bytes(
     }
 }
 
-/// Asks the other side to close; the end comes as the last message. Code 0 is none.
+/// Asks the peer to close; the close arrives as the last message. Code 0 means none.
 #[op2]
 pub(super) async fn op_xs_socket_close(
     state: Rc<RefCell<OpState>>,
@@ -335,16 +335,16 @@ pub(super) async fn op_xs_socket_close(
     let code = u16::try_from(code).ok().filter(|code| *code != 0);
     let frame = code.map(|code| CloseFrame { code: CloseCode::from(code), reason: reason.into() });
     let closing = Rc::clone(&socket);
-    // Before it is sent: the other side may not take that either.
+    // Started before sending: the peer may not accept the close message either.
     drop(deno_core::unsync::spawn(async move {
         tokio::time::sleep(CLOSE_MAX).await;
         closing.given_up.cancel();
     }));
-    // A connection that is gone needs no close.
+    // A lost connection needs no close.
     let _ = socket.send(Message::Close(frame)).await;
 }
 
-/// Ends a socket without asking.
+/// Drops a socket without a close.
 #[op2(fast)]
 pub(super) fn op_xs_socket_drop(state: &mut OpState, number: u32) {
     let bridge = state.borrow::<Rc<super::bridge::Bridge>>();

@@ -24,14 +24,14 @@ use super::streams::Source;
 use crate::isolate::limits::{LOG_CHARS_MAX, READ_BYTES_MAX, UNAWAITED_FRAMES_MAX};
 use crate::isolate::{Backend, BackendCode, BackendError, CallRequest, FrameStream, LogLevel};
 
-/// Frames handed to JavaScript at once.
+/// Maximum number of frames handed to JavaScript at once.
 const FRAMES_MAX: usize = 256;
 
 fn refused(error: BackendError) -> JsErrorBox {
     JsErrorBox::generic(error.message)
 }
 
-/// What `ctx.read()` was given, checked as far as JSON goes.
+/// The options of `ctx.read()`, as JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReadRequest {
@@ -84,7 +84,7 @@ impl ReadRequest {
         if self.reverse && self.follow {
             return Err(JsErrorBox::type_error("read() cannot follow in reverse"));
         }
-        // Times before 1970 and after the last id saturate, which selects what was meant.
+        // Times before 1970 or after the last id saturate, which selects what was meant.
         let time = |ms: Option<f64>| ms.map(|ms| ms as u64);
         Ok(ReadOptions {
             topics: self.topics.as_deref().map_or(Ok(TopicPatterns::all()), topics)?,
@@ -103,7 +103,7 @@ fn topics(text: &str) -> Result<TopicPatterns, JsErrorBox> {
     TopicPatterns::parse(text).map_err(type_error)
 }
 
-/// Frames of a backend stream, those that are ready together in one text.
+/// The frames of a backend stream; those that are ready go together into one text.
 struct Frames {
     bridge: Rc<Bridge>,
     stream: FrameStream,
@@ -121,7 +121,7 @@ impl Source<String> for Frames {
             loop {
                 match next {
                     Some(Ok(frame)) => ready.push(frame),
-                    // What came before it is handed over first.
+                    // Frames before the error are handed over first.
                     Some(Err(error)) => {
                         self.failed = Some(refused(error));
                         break;
@@ -149,7 +149,7 @@ impl Source<String> for Frames {
     }
 }
 
-/// Opens a read; gives its stream's number.
+/// Opens a read and returns its stream's number.
 #[op2(fast)]
 pub(super) fn op_xs_read(
     state: &mut OpState,
@@ -163,7 +163,7 @@ pub(super) fn op_xs_read(
     bridge.streams.open(Box::new(source))
 }
 
-/// Opens a call of another command.
+/// Opens a call of another command and returns its stream's number.
 #[op2]
 pub(super) fn op_xs_call(
     state: &mut OpState,
@@ -196,7 +196,7 @@ pub(super) async fn op_xs_stream_next(
     Ok(bridge(&state).streams.next(number).await?.unwrap_or_default())
 }
 
-/// Ends a stream.
+/// Closes a stream.
 #[op2(fast)]
 pub(super) fn op_xs_stream_close(state: &mut OpState, number: u32) {
     state.borrow::<Rc<Bridge>>().streams.close(number);
@@ -206,7 +206,7 @@ fn one(frame: Option<Frame>, backend: &dyn Backend) -> String {
     frame.map(|frame| frames::encode(std::iter::once(&frame), backend)).unwrap_or_default()
 }
 
-/// One frame by id; empty when there is none.
+/// One frame by id; empty when it does not exist.
 #[op2]
 #[string]
 pub(super) async fn op_xs_get(
@@ -242,7 +242,7 @@ pub(super) async fn op_xs_last_per_topic(
     Ok(frames::encode(frames.iter(), &*backend))
 }
 
-/// Counts of the topics as JSON.
+/// Statistics of the topics as JSON.
 #[op2]
 #[string]
 pub(super) async fn op_xs_topics(
@@ -280,7 +280,7 @@ async fn append(
                 "{UNAWAITED_FRAMES_MAX} frames are on their way to the store; await ctx.append()"
             )));
         }
-        // Whoever appends is told of what came before and is lost; this does not get past it.
+        // An earlier loss is reported to the next append, which does not go past it.
         if let Some(loss) = run.outbox.take_loss() {
             return Err(refused(loss));
         }
@@ -297,7 +297,7 @@ async fn append(
     }
 }
 
-/// Appends at once; gives the stored frame.
+/// Appends at once and returns the stored frame.
 #[op2]
 #[string]
 pub(super) async fn op_xs_append(
@@ -311,7 +311,7 @@ pub(super) async fn op_xs_append(
     append(bridge(&state), run, topic, meta, ttl, inline(body)).await
 }
 
-/// As `op_xs_append`, with bytes.
+/// Appends a frame with a body of bytes; otherwise like `op_xs_append`.
 #[op2]
 #[string]
 pub(super) async fn op_xs_append_bytes(
@@ -325,7 +325,7 @@ pub(super) async fn op_xs_append_bytes(
     append(bridge(&state), run, topic, meta, ttl, inline(Bytes::copy_from_slice(&body))).await
 }
 
-/// As `op_xs_append`, with a body that is in the store already.
+/// Appends a frame with a body that is already in the store; otherwise like `op_xs_append`.
 #[op2]
 #[string]
 pub(super) async fn op_xs_append_stored(
@@ -339,7 +339,7 @@ pub(super) async fn op_xs_append_stored(
     append(bridge(&state), run, topic, meta, ttl, stored(&hash)?).await
 }
 
-/// Under which condition an append is to happen, and how often.
+/// The condition and the idempotency key of an append.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Terms {
@@ -356,7 +356,7 @@ struct Expect {
 }
 
 impl Expect {
-    /// The condition. An id stands for the offset of its frame.
+    /// The condition. An id is resolved to the offset of its frame.
     async fn condition(self, bridge: &Bridge, topic: &str) -> Result<Condition, JsErrorBox> {
         let topics = topics(self.of.as_deref().unwrap_or(topic))?;
         let offset = match self.last {
@@ -374,8 +374,8 @@ impl Expect {
     }
 }
 
-/// Appends a frame on terms, given as JSON. The body is one that is in the store already; an empty
-/// hash is none. What does not hold comes back behind a `!`.
+/// Appends a frame on terms, given as JSON. The body must already be in the store; an empty hash
+/// means none. A failed condition is returned after a `!`.
 #[op2]
 #[string]
 pub(super) async fn op_xs_append_if(
@@ -406,7 +406,7 @@ pub(super) async fn op_xs_append_if(
         None => Vec::new(),
     };
     let key = key.map(|key| IdempotencyKey::parse(&key)).transpose().map_err(type_error)?;
-    // What was said before it is stored before it.
+    // Earlier output is stored first.
     outbox.stored().await.map_err(refused)?;
     match bridge.backend.append_if(vec![frame], conditions, key).await {
         Ok(frames) => Ok(one(frames.into_iter().next(), &*bridge.backend)),
@@ -415,7 +415,7 @@ pub(super) async fn op_xs_append_if(
     }
 }
 
-/// Keeps a blob; gives its hash.
+/// Stores a blob and returns its hash.
 #[op2]
 #[string]
 pub(super) async fn op_xs_blob_put(
@@ -436,7 +436,7 @@ async fn blob(bridge: Rc<Bridge>, hash: &str) -> Result<Bytes, JsErrorBox> {
     found.ok_or_else(|| JsErrorBox::generic(format!("the store has no blob {hash}")))
 }
 
-/// A body that came with its frame, as text.
+/// A body that was delivered with its frame, as text.
 #[op2]
 #[string]
 pub(super) fn op_xs_body_now(state: &mut OpState, #[string] hash: String) -> Option<String> {
@@ -456,7 +456,7 @@ pub(super) async fn op_xs_blob_text(
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A blob.
+/// A blob as bytes.
 #[op2]
 pub(super) async fn op_xs_blob_bytes(
     state: Rc<RefCell<OpState>>,
@@ -490,7 +490,7 @@ pub(super) fn op_xs_log(
     bridge.backend.log(level, message, fields);
 }
 
-/// Milliseconds since 1970 that an id carries; not a number when it is not an id.
+/// The time in an id, in milliseconds since the Unix epoch; NaN when it is not an id.
 #[op2(fast)]
 pub(super) fn op_xs_id_time(#[string] id: String) -> f64 {
     FrameId::parse(&id).map_or(f64::NAN, |id| id.time_ms() as f64)

@@ -1,5 +1,5 @@
 //! Streams that JavaScript pulls from: frames of a read or a call, lines of a file, bytes. Each
-//! next() takes what is ready, up to a bound, as one item; the end is no item.
+//! next() returns what is ready, up to a bound, as one item; the end is not an item.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::isolate::limits::STREAMS_MAX;
 
 /// One source of texts or bytes.
 pub(super) trait Source<T> {
-    /// What is next, `None` at the end.
+    /// The next item, `None` at the end.
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<T>, JsErrorBox>>;
 }
 
@@ -40,7 +40,7 @@ impl<T> Default for Streams<T> {
 }
 
 impl<T> Streams<T> {
-    /// Keeps a source under a new number.
+    /// Registers a source under a new number.
     pub(super) fn open(&self, source: Box<dyn Source<T>>) -> Result<u32, JsErrorBox> {
         let mut open = self.open.borrow_mut();
         if open.len() >= STREAMS_MAX {
@@ -60,7 +60,7 @@ impl<T> Streams<T> {
         Ok(number)
     }
 
-    /// What is next; nothing once the stream has ended or was closed.
+    /// The next item; `None` once the stream has ended or was closed.
     pub(super) async fn next(&self, number: u32) -> Result<Option<T>, JsErrorBox> {
         let Some(open) = self.open.borrow().get(&number).cloned() else { return Ok(None) };
         let item = tokio::select! {
@@ -74,7 +74,7 @@ impl<T> Streams<T> {
         item
     }
 
-    /// Ends a stream, also one that is being waited for.
+    /// Closes a stream, even one with a pending next().
     pub(super) fn close(&self, number: u32) {
         if let Some(open) = self.open.borrow_mut().remove(&number) {
             open.closed.cancel();

@@ -1,6 +1,6 @@
-//! The tail of a growing file for modules, over rotations: the file that is read is read to its
-//! end, also once another one has its name, and the next run goes on where this one was. Never
-//! writes.
+//! The tail of a growing file for modules, across rotations: the open file is read to its end even
+//! after its name has passed to another file, and the next run resumes where this one stopped.
+//! Never writes.
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
@@ -25,11 +25,11 @@ use super::streams::Source;
 use crate::isolate::LogLevel;
 use crate::permissions::{Granted, ReadDenied};
 
-/// Time between two looks at a file that has nothing new.
+/// Polling interval of a file without new data.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Bytes read at once.
+/// Bytes per read.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes of one line; a longer one is handed over in pieces.
+/// Maximum bytes of one line; a longer one is handed over in pieces.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// With so many bytes and no end a line is cut: what is left of it is more than a return alone, so
 /// that its last piece is not empty, whatever ends it.
@@ -37,16 +37,16 @@ const PARTIAL_BYTES_MAX: usize = LINE_BYTES_MAX + 2;
 /// A file that another one has replaced is left once nothing was added to it for so long: who
 /// writes it may have it open still.
 const REST: Duration = Duration::from_secs(1);
-/// And when others add to it for ever, after this.
+/// A replaced file that keeps growing is abandoned after this time.
 const REST_MAX: Duration = Duration::from_secs(60);
 
-/// Where a tail is: which file, and the byte after the last line handed over.
+/// A tail's position: which file, and the byte after the last line handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Position {
     device: u64,
     inode: u64,
-    /// When the file was made, in nanoseconds since 1970, where that is known: its number is given
-    /// to another one once it is deleted.
+    /// The file's creation time, in nanoseconds since the Unix epoch, if known: the inode number is
+    /// reused once the file is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     birth: Option<u64>,
     offset: u64,
@@ -71,11 +71,11 @@ impl Position {
     }
 }
 
-/// A file under the path.
+/// A file found under the path.
 struct Opened {
     file: File,
     meta: Metadata,
-    /// Where it really is.
+    /// Its resolved path.
     place: PathBuf,
 }
 
@@ -87,35 +87,35 @@ struct Reading {
     partial: Vec<u8>,
 }
 
-/// The file that has taken the place of the one that is read.
+/// The file that has replaced the one being read.
 struct Next {
     file: Opened,
     seen: Instant,
-    /// When something was last read of the one before.
+    /// When something was last read from the replaced file.
     rests: Instant,
 }
 
 impl Next {
-    /// Whether it is time to go on with it, when nothing is left of the one before.
+    /// Whether to switch to it, if the replaced file has nothing left.
     fn is_due(&self) -> bool {
         self.rests.elapsed() >= REST || self.seen.elapsed() >= REST_MAX
     }
 }
 
-/// A line, and where the next one begins.
+/// A line, and the offset of the next one.
 struct Line {
     text: String,
     end: u64,
 }
 
-/// How it begins.
+/// How a tail starts.
 #[derive(Clone, Copy)]
 enum Begin {
-    /// Where it was, as is to be read.
+    /// The stored position has not been read yet.
     Unread,
-    /// Where it was, if anywhere; no file could be opened since.
+    /// The stored position, if any; no file could be opened since it was read.
     Saved(Option<Position>),
-    /// It has begun.
+    /// It has started.
     Begun,
 }
 
@@ -130,7 +130,7 @@ struct Tail {
     next: Option<Next>,
 }
 
-/// Opens a tail; gives its stream's number.
+/// Opens a tail and returns its stream's number.
 #[op2]
 pub(super) async fn op_xs_tail(
     state: Rc<RefCell<OpState>>,
@@ -140,7 +140,7 @@ pub(super) async fn op_xs_tail(
 ) -> Result<u32, JsErrorBox> {
     let bridge = bridge(&state);
     let granted = bridge.granted();
-    // A file that is not there yet is waited for; one that may never be read is an error now.
+    // A missing file is waited for; one that may never be read is an error now.
     if let Err(error @ ReadDenied::Denied { .. }) = granted.readable(&path) {
         return Err(unreadable(&bridge, error));
     }
@@ -167,7 +167,7 @@ pub(super) async fn op_xs_tail(
 impl Source<String> for Tail {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
-            // Whoever asks for more has done with what was handed over.
+            // A request for more means that the previous lines are done.
             self.given.all_taken();
             let given = Rc::clone(&self.given);
             given.place.unless_lost(self.more()).await
@@ -201,17 +201,17 @@ impl Tail {
     fn open(&self) -> Result<Option<Opened>, JsErrorBox> {
         let (file, place) = match self.granted.open(&self.path) {
             Ok(opened) => opened,
-            // Between two files of a rotation there may be none: looked for again next time.
+            // Between two files of a rotation there may be none: retried at the next poll.
             Err(ReadDenied::Io { .. }) => return Ok(None),
             Err(error) => return Err(unreadable(&self.bridge, error)),
         };
         Ok(file.metadata().ok().map(|meta| Opened { file, meta, place }))
     }
 
-    /// Finds the place to begin: where it was, or the end of the file as it is now.
+    /// Finds where to start: at the stored position, or at the present end of the file.
     fn start(&mut self, saved: Option<Position>) -> Result<(), JsErrorBox> {
         let Some(opened) = self.open()? else {
-            // All of a file that is not there yet is new.
+            // A file that does not exist yet is new as a whole.
             self.from_start |= saved.is_none() && self.granted.is_missing(&self.path);
             return Ok(());
         };
@@ -225,7 +225,8 @@ impl Tail {
                     if saved.offset <= len { saved.offset } else { 0 },
                 );
             }
-            // It was rotated while nobody looked: what was left comes first, if it is still there.
+            // It was rotated while nothing was reading: the rest of the old file comes first, if it
+            // still exists.
             Some(saved) => match self.moved(&opened, saved) {
                 Some((file, meta)) => {
                     self.read(file, &meta, saved.offset);
@@ -247,7 +248,7 @@ impl Tail {
         Ok(())
     }
 
-    /// The file that was read before, under another name.
+    /// The file read before, under its new name.
     fn moved(&self, now: &Opened, saved: Position) -> Option<(File, Metadata)> {
         let file = self.granted.open_moved(&now.place, saved.device, saved.inode)?;
         let meta = file.metadata().ok()?;
@@ -259,14 +260,14 @@ impl Tail {
         self.reading = Some(Reading { file, position, partial: Vec::new() });
     }
 
-    /// Lines that are there now; moves on to the next file once the present one is used up.
+    /// The lines available now; moves on to the next file once the current one is used up.
     fn look(&mut self) -> Result<Vec<Line>, JsErrorBox> {
         if let Begin::Saved(saved) = self.begin {
             self.start(saved)?;
         }
         let Some(reading) = self.reading.as_mut() else { return Ok(Vec::new()) };
         loop {
-            // Before it is read: what was added while this thread stood still is read first.
+            // Checked before reading: data added while this thread was suspended is read first.
             let is_due = self.next.as_ref().is_some_and(Next::is_due);
             let piece = reading.piece().map_err(|error| {
                 JsErrorBox::generic(format!("cannot read {:?}: {error}", self.path))
@@ -282,12 +283,12 @@ impl Tail {
         }
     }
 
-    /// At the end of a file: goes on with the one that has taken its place, after a while.
+    /// At the end of a file: switches to its replacement, after a while.
     fn move_on(&mut self, is_due: bool) -> Result<Vec<Line>, JsErrorBox> {
         let Some(reading) = self.reading.as_ref() else { return Ok(Vec::new()) };
         let (here, at) = (reading.position, reading.at());
         if reading.file.metadata().is_ok_and(|meta| meta.len() < at) {
-            // It was cut: what comes now is new.
+            // It was truncated: everything in it is new.
             self.next = None;
             let Some(opened) = self.open()? else { return Ok(Vec::new()) };
             return Ok(self.turn_to(opened));
@@ -310,20 +311,20 @@ impl Tail {
         }
     }
 
-    /// Begins another file. What stands at the end of one that was moved away is a line, ended or
-    /// not.
+    /// Starts another file. The rest of a file that was moved away counts as a line, with or
+    /// without a newline.
     fn turn_to(&mut self, opened: Opened) -> Vec<Line> {
         let last = self.reading.take().map(|reading| reading.partial).unwrap_or_default();
         self.read(opened.file, &opened.meta, 0);
         if last.is_empty() {
-            // Nobody has anything of the file before any more.
+            // No line of the previous file is outstanding.
             self.keep();
             return Vec::new();
         }
         vec![Line { text: text(&last), end: 0 }]
     }
 
-    /// Lets the next run go on where the file is read now.
+    /// Stores the current position, for the next run to resume from.
     fn keep(&self) {
         if let Some(reading) = &self.reading {
             self.given.place.reached(reading.position.to_bytes());
@@ -331,7 +332,7 @@ impl Tail {
     }
 }
 
-/// What was read at once.
+/// The result of one read.
 enum Piece {
     /// Whole lines.
     Lines(Vec<Line>),
@@ -342,12 +343,12 @@ enum Piece {
 }
 
 impl Reading {
-    /// Where the file is read next.
+    /// The offset of the next read.
     fn at(&self) -> u64 {
         self.position.offset + self.partial.len() as u64
     }
 
-    /// Whole lines of the next piece of the file.
+    /// The whole lines of the next chunk of the file.
     fn piece(&mut self) -> std::io::Result<Piece> {
         self.file.seek(SeekFrom::Start(self.at()))?;
         let before = self.partial.len();
@@ -378,7 +379,7 @@ fn boundary(line: &[u8]) -> usize {
     (LINE_BYTES_MAX - 3..=LINE_BYTES_MAX).rfind(|at| !continues(*at)).unwrap_or(LINE_BYTES_MAX)
 }
 
-/// A line without its end, where it has one.
+/// A line without its line ending.
 fn text(line: &[u8]) -> String {
     let line = match line.strip_suffix(b"\n") {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),

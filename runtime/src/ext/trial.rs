@@ -1,4 +1,4 @@
-//! Ops of tests and of the modules that they try: the one asks, the other answers.
+//! Ops of tests and of the modules under trial: the module asks, the test answers.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,14 +23,14 @@ fn no_trials() -> JsErrorBox {
     type_error("trial() is for *.test.ts files, which `xs test` runs")
 }
 
-/// Begins a trial; gives its number.
+/// Begins a trial and returns its number.
 #[op2(fast)]
 pub(super) fn op_xs_trial(state: &mut OpState, #[string] request: &str) -> Result<u32, JsErrorBox> {
     let bridge = state.borrow::<Rc<Bridge>>();
     bridge.spec.trials.as_ref().ok_or_else(no_trials)?.begin(request).map_err(type_error)
 }
 
-/// The next request of a module under trial as JSON, with a number; empty once it is over.
+/// The next request of a module under trial as JSON, with a number; empty once the trial is over.
 #[op2]
 #[string]
 pub(super) async fn op_xs_trial_asked(
@@ -66,7 +66,7 @@ pub(super) fn op_xs_trial_answer(
     let _ = answer.send(answered);
 }
 
-/// What came of a trial: a line of JSON, and its frames.
+/// The outcome of a trial: a line of JSON, and its frames.
 #[op2]
 #[string]
 pub(super) async fn op_xs_trial_ended(
@@ -80,7 +80,8 @@ pub(super) async fn op_xs_trial_ended(
     Ok(format!("{result}\n{}", frames::encode(out.iter(), &*bridge.backend)))
 }
 
-/// Asks the test instead of the network; gives head and body of its answer as JSON.
+/// Sends a request to the test instead of the network and returns head and body of the answer as
+/// JSON.
 #[op2]
 #[string]
 pub(super) async fn op_xs_ask(

@@ -1,6 +1,6 @@
-//! Changes of files as they happen, under the path that is watched: what is put in the place of the
-//! file or directory there is watched too, what is moved away from there is not any more. What
-//! happens faster than a module looks is told once.
+//! Changes of files as they happen, under the watched path: a file or directory that takes the
+//! place of the watched one is watched too, one that is moved away no longer is. Several changes
+//! between two reads of the module are reported as one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,12 +23,12 @@ use super::files::unreadable;
 use super::streams::Source;
 use crate::permissions::{Granted, ReadDenied};
 
-/// Files whose changes wait for the module.
+/// Maximum number of changed files waiting for the module.
 const WAITING_MAX: usize = 10_000;
 
-/// What the kernel has told and the module has not heard yet.
+/// Changes reported by the kernel that the module has not read yet.
 struct Told {
-    /// The real path that is watched.
+    /// The watched path, resolved.
     real: PathBuf,
     changes: Mutex<Changes>,
     more: Notify,
@@ -38,23 +38,23 @@ struct Told {
 struct Changes {
     waiting: BTreeMap<PathBuf, &'static str>,
     failed: Option<String>,
-    /// What was watched is not there: what is told of what was below it is of another place.
+    /// The watched path does not exist now: events below it concern another place.
     is_away: bool,
-    /// There may be something else in its place, which is to be watched.
+    /// There may be a new file or directory in its place, which must be watched.
     is_new: bool,
-    /// Nothing will tell when there is.
+    /// Its return cannot be noticed.
     is_lost: bool,
 }
 
 struct Watch {
     told: Arc<Told>,
     granted: Granted,
-    /// How the module calls what is watched.
+    /// The module's name for the watched path.
     path: String,
     watcher: Arc<Mutex<RecommendedWatcher>>,
 }
 
-/// Opens a watch of a file, or of a directory and all below it; gives its stream's number.
+/// Opens a watch of a file, or of a directory and everything below it; returns its stream's number.
 #[op2]
 pub(super) async fn op_xs_watch(
     state: Rc<RefCell<OpState>>,
@@ -75,14 +75,14 @@ pub(super) async fn op_xs_watch(
 
 type Begun = (Arc<Told>, Arc<Mutex<RecommendedWatcher>>);
 
-/// Watches a real path. The directory around it tells when it is replaced, and is what tells of a
-/// file; where it cannot be watched, a replaced path is lost.
+/// Watches a resolved path. Its parent directory reports that it is replaced, and also reports
+/// changes of a file; if the parent cannot be watched, a replaced path is lost.
 fn begin(real: PathBuf) -> notify::Result<Begun> {
     let told = Told { real, changes: Mutex::default(), more: Notify::new() };
     let told = Arc::new(told);
     let telling = Arc::clone(&told);
     let notice = move |event| telling.take(event);
-    // A link leads to what may not be read, or to all of the machine.
+    // A link may lead to files that may not be read, or to the whole machine.
     let config = Config::default().with_follow_symlinks(false);
     let mut watcher = RecommendedWatcher::new(notice, config)?;
     let is_told = told
@@ -96,7 +96,7 @@ fn begin(real: PathBuf) -> notify::Result<Begun> {
 }
 
 impl Told {
-    /// The directory around what is watched.
+    /// The parent directory of the watched path.
     fn around(&self) -> Option<&Path> {
         self.real.parent()
     }
@@ -120,7 +120,7 @@ impl Told {
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
                 "remove"
             }
-            // The kernel tells both ends of a rename by themselves, too.
+            // The kernel also reports both ends of a rename separately.
             EventKind::Modify(ModifyKind::Name(_)) | EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Metadata(_)) => return,
             _ => "change",
@@ -130,11 +130,12 @@ impl Told {
                 let is_new = changes.is_new;
                 changes.is_new |= kind != "change";
                 match kind {
-                    // Told once it is watched: what is made in it from then on is told too.
+                    // Reported once it is watched: what is created in it from then on is reported
+                    // too.
                     "create" => continue,
-                    // Of a directory it may come after that of the one that has replaced it.
+                    // For a directory this may arrive after the event of its replacement.
                     "remove" => changes.is_away = true,
-                    // Written after it was made is still made.
+                    // A write after a creation still counts as a creation.
                     _ if is_new => continue,
                     _ => {}
                 }
@@ -148,14 +149,14 @@ impl Told {
                     changes.is_away = true;
                     changes.add(self.real.clone(), kind);
                 }
-                // Something else in the directory around it.
+                // Another entry of the parent directory.
                 continue;
             }
             changes.add(path, kind);
         }
     }
 
-    /// Goes on with what is in the place of what was watched, if anything is.
+    /// Continues with whatever took the place of the watched path.
     fn go_on(
         &self,
         granted: &Granted,
@@ -164,9 +165,9 @@ impl Told {
     ) -> notify::Result<()> {
         match granted.readable(path) {
             Ok(real) if real == self.real => {}
-            // Nothing yet, or not any more, which is told.
+            // Nothing is there yet, or no longer, which is reported.
             Err(ReadDenied::Io { .. }) => return Ok(()),
-            // The path leads elsewhere now.
+            // The path resolves to another place now.
             Ok(_) | Err(ReadDenied::Denied(_)) => {
                 let mut changes = self.changes.lock();
                 (changes.is_away, changes.is_lost) = (true, true);
@@ -176,7 +177,7 @@ impl Told {
         self.changes.lock().is_away = false;
         if self.real.is_dir() {
             let mut watcher = watcher.lock();
-            // Mostly it is forgotten already.
+            // Usually it is unregistered already.
             let _ = watcher.unwatch(&self.real);
             match watcher.watch(&self.real, RecursiveMode::Recursive) {
                 Err(error) if !matches!(error.kind, notify::ErrorKind::PathNotFound) => {
@@ -201,7 +202,7 @@ impl Changes {
             return;
         }
         let before = self.waiting.get(&path).copied();
-        // Written after it was made is still made.
+        // A write after a creation still counts as a creation.
         let kind = if before == Some("create") && kind == "change" { "create" } else { kind };
         self.waiting.insert(path, kind);
     }
@@ -242,7 +243,7 @@ impl Source<String> for Watch {
 }
 
 impl Watch {
-    /// Watches what is in the place of what was watched, if anything is.
+    /// Watches whatever took the place of the watched path.
     async fn go_on(&self) -> Result<(), JsErrorBox> {
         let (told, watcher) = (Arc::clone(&self.told), Arc::clone(&self.watcher));
         let (granted, path) = (self.granted.clone(), self.path.clone());

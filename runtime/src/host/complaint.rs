@@ -64,7 +64,7 @@ impl Complaint {
     /// reported.
     ///
     /// # Errors
-    /// As [`Complaint::good`].
+    /// The errors of [`Complaint::good`].
     pub(super) async fn bad(
         &mut self,
         shared: &Arc<Shared>,

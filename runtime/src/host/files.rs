@@ -114,7 +114,7 @@ fn looks_like_module(path: &Path) -> bool {
 /// sorted.
 ///
 /// # Errors
-/// As [`scan`].
+/// The errors of [`scan`].
 pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(dir)?;
     let files = walk(dir, Path::new(""), hidden, &mut 0)?.into_iter();
@@ -130,7 +130,7 @@ pub fn sources(dir: &Path) -> io::Result<Vec<String>> {
 /// saved in between.
 ///
 /// # Errors
-/// As [`scan`].
+/// The errors of [`scan`].
 pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTime>)>> {
     let mut prints = Vec::new();
     let mut seen = 0;

@@ -213,7 +213,7 @@ fn seal(spec: &mut IsolateSpec) {
 
 /// The state with which a handler begins.
 enum Begin {
-    /// That of its definition.
+    /// The initial state of its definition.
     Anew,
     /// A state saved by the same code as is run, or by other code.
     With(Bytes, Code),

@@ -121,17 +121,17 @@ mod tests {
         assert!(quiet.is_after(false, REST_CPU));
     }
 
-    /// A module that failed again and again took each, so that making the next kept a second
-    /// processor busy.
+    /// A module that failed repeatedly took each spare isolate, so that making the next kept a
+    /// second core busy.
     #[test]
     fn beside_modules_that_keep_a_processor_busy_it_waits_but_not_for_ever() {
         let waits = |quiet: &mut Quiet| (0..).take_while(|_| !quiet.is_after(false, HOG)).count();
         let mut quiet = Quiet::default();
         assert_eq!(waits(&mut quiet), 50);
-        // A moment of rest begins the wait anew.
+        // A moment of idleness restarts the wait.
         assert!(quiet.is_after(false, IDLE));
         assert_eq!(waits(&mut quiet), 50);
-        // What starts meanwhile is waited for, however long that was.
+        // It waits while something else starts, however long it has waited before.
         assert!(!quiet.is_after(true, HOG));
         assert!(quiet.is_after(false, HOG));
     }

@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the kernel gives this process notices of a directory.
+    /// Whether the kernel notifies this process about a directory.
     fn is_watched(dir: &Path) -> bool {
         let inode = format!(" ino:{:x} ", fs::metadata(dir).unwrap().ino());
         fs::read_dir("/proc/self/fdinfo").unwrap().flatten().any(|entry| {
@@ -145,7 +145,7 @@ mod tests {
         })
     }
 
-    /// One to `/` had the whole machine watched.
+    /// A link to `/` once caused the whole machine to be watched.
     #[test]
     fn links_are_not_followed() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -168,7 +168,7 @@ mod tests {
         assert!(timeout(Duration::from_millis(500), watcher.changed()).await.is_err());
         fs::remove_file(dir.path().join("handlers/a.js")).unwrap();
         timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
-        // No module, but one may import it.
+        // Not a module itself, but a module may import it.
         fs::write(dir.path().join("handlers/_shared.js"), "one").unwrap();
         timeout(Duration::from_secs(10), watcher.changed()).await.unwrap();
     }

@@ -211,7 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// Dozens that started at once on a busy machine were given up, one by one, with their Host.
+    /// Dozens of runtimes that started at once on a busy machine once timed out one by one, and
+    /// ended their Host.
     #[tokio::test]
     async fn a_runtime_is_waited_for_while_others_are_made() {
         let (tell, mut told) = oneshot::channel();
@@ -237,7 +238,7 @@ mod tests {
         };
         assert!(unless_held(&mut told, Duration::ZERO, || made(0)).await.is_none());
         assert_eq!(looks.replace(0), 2);
-        // Nor is it waited for as long as there are others.
+        // While other runtimes are made, the wait still ends, after `WAITS_MAX` rounds.
         assert!(unless_held(&mut told, Duration::ZERO, || made(1)).await.is_none());
         assert_eq!(looks.get(), 2 * u64::from(WAITS_MAX));
     }

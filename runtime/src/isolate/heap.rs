@@ -20,7 +20,7 @@ pub(super) struct Grace {
 }
 
 impl Grace {
-    /// Room of so many bytes, and some for the errors that end it.
+    /// Room of this many bytes, plus reserves for the resulting errors.
     pub(super) fn new(bytes: usize) -> Self {
         Self { left: bytes, reserves: RESERVES_MAX, failed: false }
     }
@@ -50,7 +50,7 @@ mod tests {
         let mut grace = Grace::new(40 << 20);
         let first: Vec<usize> = (0..3).map(|_| grace.more()).collect();
         assert_eq!(first, [STEP_BYTES, STEP_BYTES, 8 << 20]);
-        // One fails, the next finds room.
+        // One allocation fails, the next succeeds.
         for _ in 0..RESERVES_MAX {
             assert_eq!((grace.more(), grace.more()), (0, RESERVE_BYTES));
         }

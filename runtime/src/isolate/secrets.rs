@@ -126,7 +126,7 @@ mod tests {
         ] {
             assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
         }
-        // Half of it is another text.
+        // Half of a secret is not masked.
         assert_eq!(secrets.mask(value[..9].to_owned()), value[..9]);
     }
 

@@ -18,24 +18,24 @@ use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
 use crate::typescript::{self, Compiled, Import};
 
-/// Files in one graph.
+/// Maximum number of files in one graph.
 const FILES_MAX: usize = 256;
-/// Bytes of one file.
+/// Maximum bytes of one file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of all files of a graph.
+/// Maximum bytes of all files of a graph.
 const GRAPH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How the files end that can be imported.
+/// Extensions of files that can be imported.
 const ENDINGS: [&str; 3] = [".js", ".ts", ".json"];
-/// How others write the same, and how it ends here.
+/// Extensions used elsewhere, and their equivalents here.
 const OTHER_ENDINGS: [(&str, &str); 2] = [(".mjs", ".js"), (".mts", ".ts")];
 
-/// The entry of a test: no file can be called that, as a colon makes a specifier foreign.
+/// The entry of a test. It cannot be a file's name: a colon makes a specifier foreign.
 const TEST_ENTRY: &str = "xs-test:entry.js";
 /// The entry of a script.
 const SCRIPT_ENTRY: &str = "xs-script:entry.js";
 
-/// Whether a specifier names a module that is always there.
+/// Whether a specifier names a built-in module.
 pub(super) fn is_built_in(specifier: &str) -> bool {
     matches!(specifier, "xs" | "xs/test")
 }
@@ -55,7 +55,7 @@ pub(super) struct ModuleFile {
     pub(super) compiled: Option<Arc<Compiled>>,
 }
 
-/// Where sources come from: the directory, or what was kept of it.
+/// The source of files: the directory, or the sources stored from it.
 trait Sources {
     fn read(&self, path: &str) -> Result<String, String>;
 }
@@ -65,10 +65,11 @@ struct Directory<'a>(&'a Path);
 impl Sources for Directory<'_> {
     fn read(&self, path: &str) -> Result<String, String> {
         let inside = Inside::of(self.0).map_err(|error| error.to_string())?;
-        // Opened once and read from there: whatever links are turned meanwhile, it stays inside.
+        // Opened once and read from the descriptor: even if links change meanwhile, it stays
+        // inside.
         let file = inside.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
         let file = file.map_err(|errno| match errno {
-            // Other tools take one ending for the other.
+            // Other tools accept either extension.
             Errno::NOENT => {
                 match twin(path).filter(|twin| inside.open(twin, OFlags::PATH).is_ok()) {
                     Some(twin) => format!("there is no such file, but there is {twin}"),
@@ -94,7 +95,7 @@ impl Sources for Directory<'_> {
     }
 }
 
-/// A directory of which the text of one file is kept aside when it is read.
+/// A directory that also keeps the text of one file when it is read.
 struct Noting<'a> {
     dir: Directory<'a>,
     entry: &'a str,
@@ -113,7 +114,7 @@ impl Sources for Noting<'_> {
 
 struct Kept(BTreeMap<String, String>);
 
-/// The same path with the other ending of a source.
+/// The path with the other source extension.
 fn twin(path: &str) -> Option<String> {
     let other = |from: &str, to: &str| path.strip_suffix(from).map(|stem| stem.to_owned() + to);
     other(".js", ".ts").or_else(|| other(".ts", ".js"))
@@ -126,7 +127,7 @@ impl Sources for Kept {
 }
 
 impl ModuleGraph {
-    /// Reads `entry` (a path relative to `dir`) and all it imports.
+    /// Reads `entry` (a path relative to `dir`) with all its imports.
     ///
     /// # Errors
     /// [`ModuleError`] for a syntax error, an import that is not allowed and graphs that are too
@@ -135,25 +136,25 @@ impl ModuleGraph {
         Self::collect(entry, None, &Directory(dir))
     }
 
-    /// As [`ModuleGraph::load`], with the text of `entry`, which is empty when that is no text that
-    /// a module could have.
+    /// Reads a module like [`ModuleGraph::load`], and also returns the text of `entry`, which is
+    /// empty if the file cannot be read as a module's text.
     pub(crate) fn load_with_text(dir: &Path, entry: &str) -> (Result<Self, ModuleError>, String) {
         let sources = Noting { dir: Directory(dir), entry, text: RefCell::default() };
         let graph = Self::collect(entry, None, &sources);
         (graph, sources.text.into_inner())
     }
 
-    /// The text of one file, as [`ModuleGraph::load`] reads it.
+    /// The text of one file, read like [`ModuleGraph::load`] does.
     pub(crate) fn text(dir: &Path, entry: &str) -> String {
         Directory(dir).read(entry).unwrap_or_default()
     }
 
-    /// Takes a script and all it imports, with an entry that hands its default export to `runner`,
-    /// a function of the built-in module for scripts. `path` is relative to `dir`, and need not be
-    /// a file: `source` is what was compiled.
+    /// Builds the graph of a script with all its imports, and an entry that passes its default
+    /// export to `runner`, a function of the built-in module for scripts. `path` is relative to
+    /// `dir` and need not be a file: `source` is the compiled text.
     ///
     /// # Errors
-    /// As [`ModuleGraph::load`].
+    /// The errors of [`ModuleGraph::load`].
     pub(crate) fn of_script(
         dir: &Path,
         path: &str,
@@ -174,7 +175,7 @@ impl ModuleGraph {
         Ok(graph)
     }
 
-    /// A graph of nothing but an entry that calls `runner`, a function of the built-in module for
+    /// A graph with only an entry that calls `runner`, a function of the built-in module for
     /// scripts.
     pub(crate) fn of_runner(runner: &str) -> Self {
         let mut graph = Self { entry: String::new(), files: BTreeMap::new() };
@@ -185,7 +186,7 @@ impl ModuleGraph {
         graph
     }
 
-    /// Puts a generated file in and makes it the entry.
+    /// Adds a generated file and makes it the entry.
     fn enter(&mut self, entry: &str, source: String) {
         let compiled = Compiled { code: None, mappings: Vec::new(), imports: Vec::new() };
         let file = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
@@ -193,10 +194,10 @@ impl ModuleGraph {
         self.entry = entry.to_owned();
     }
 
-    /// Reads a test file and all it imports, with an entry that runs its tests.
+    /// Reads a test file with all its imports, and an entry that runs its tests.
     ///
     /// # Errors
-    /// As [`ModuleGraph::load`].
+    /// The errors of [`ModuleGraph::load`].
     pub fn of_test(dir: &Path, test: &str) -> Result<Self, ModuleError> {
         let mut graph = Self::load(dir, test)?;
         let quoted = |path: &str| serde_json::Value::from(format!("./{path}")).to_string();
@@ -217,10 +218,10 @@ impl ModuleGraph {
         Ok(graph)
     }
 
-    /// Makes a graph from the sources kept in the store.
+    /// Builds a graph from the sources kept in the store.
     ///
     /// # Errors
-    /// As [`ModuleGraph::load`], and when the bytes are not such a blob.
+    /// The errors of [`ModuleGraph::load`], and when the bytes are not such a blob.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModuleError> {
         let (entry, files): (String, BTreeMap<String, String>) = serde_json::from_slice(bytes)
             .map_err(|error| {
@@ -232,7 +233,7 @@ impl ModuleGraph {
         Self::collect(&entry, None, &Kept(files))
     }
 
-    /// Follows the imports of `entry`, which may be `given` with what it was compiled to.
+    /// Follows the imports of `entry`, whose text and compiled form may be `given`.
     fn collect(
         entry: &str,
         given: Option<(&str, Compiled)>,
@@ -253,7 +254,7 @@ impl ModuleGraph {
                 None => sources.read(&path),
             };
             let source = source.map_err(|why| fail(format!("cannot load {path:?}: {why}")))?;
-            // Editors may begin a file with one, and JSON may not.
+            // Editors may write a byte order mark; JSON does not allow one.
             let source = match source.strip_prefix('\u{feff}') {
                 Some(rest) => rest.to_owned(),
                 None => source,
@@ -278,7 +279,7 @@ impl ModuleGraph {
                 };
                 match join(&path, &import.specifier) {
                     Ok(target) => wanted.push_back((target, Some((path.clone(), import.clone())))),
-                    // A dynamic import that cannot work throws when it is reached.
+                    // A dynamic import that cannot be resolved throws when it is reached.
                     Err(_) if import.dynamic => {}
                     Err(message) => return Err(error(message)),
                 }
@@ -305,7 +306,7 @@ impl ModuleGraph {
         BlobHash::of(&self.to_bytes())
     }
 
-    /// The sources as one blob, from which [`ModuleGraph::from_bytes`] makes the same graph.
+    /// The sources as one blob, from which [`ModuleGraph::from_bytes`] rebuilds the graph.
     ///
     /// # Panics
     /// Never: a map of texts is JSON.
@@ -336,7 +337,7 @@ fn import_error(
     }
 }
 
-/// Finds what is wrong with JSON where it is wrong: the engine would name a place in the code that
+/// Finds an error in JSON at its own position: the engine would report a position in the code that
 /// parses it.
 fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(source) else { return Ok(()) };
@@ -348,7 +349,8 @@ fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     Err(place::error_at(FailureKind::Syntax, message, path, source, at))
 }
 
-/// The path that `specifier` means in the file `from`, both relative to the modules directory.
+/// The path that `specifier` resolves to in the file `from`, both relative to the modules
+/// directory.
 pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
     if !(specifier.starts_with("./") || specifier.starts_with("../")) {
         return Err(foreign(specifier));

@@ -1,5 +1,5 @@
-//! Opens files of one directory and none outside of it, whatever links lead there or are turned
-//! while it looks. What may be opened at all is for others to say.
+//! Opens files inside one directory and never outside it, wherever links lead and even if they
+//! change during the lookup. Does not decide which files may be opened at all.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
-/// How often a path is looked at again.
+/// Maximum number of retries of an open.
 const AGAIN_MAX: usize = 64;
 
 /// A directory that is held open.
 pub(super) struct Inside(OwnedFd);
 
 impl Inside {
-    /// Of the directory at a path.
+    /// Holds the directory at a path.
     pub(super) fn of(dir: &Path) -> Result<Self, Errno> {
         open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }
 
-    /// Opens a file by its path below the directory. [`Errno::XDEV`] or [`Errno::LOOP`]: it leads
-    /// out of it.
+    /// Opens a file by its path below the directory. [`Errno::XDEV`] or [`Errno::LOOP`]: the path
+    /// leads out of it.
     pub(super) fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let open = || openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), inside);
         let mut opened = open();
-        // A rename anywhere, beside a path with "..", has the system say: try again.
+        // A rename anywhere during the lookup of a path with ".." makes the kernel return EAGAIN.
         for _ in 0..AGAIN_MAX {
             if opened.as_ref().err() != Some(&Errno::AGAIN) {
                 break;
@@ -33,15 +33,15 @@ impl Inside {
             opened = open();
         }
         match opened {
-            // A filter of system calls that cannot look into the structure it takes, as systemd's
-            // RestrictSUIDSGID=, says that there is no such call.
+            // A seccomp filter that cannot inspect the struct argument, like that of systemd's
+            // RestrictSUIDSGID=, reports the system call as missing.
             Err(Errno::NOSYS) => self.open_and_look(path, flags),
             opened => opened,
         }
     }
 
-    /// The same by two steps: what the path leads to is held, without opening it, and opened once
-    /// its place is known to be inside.
+    /// Opens a file in two steps, without openat2: first holds it without opening it, then opens it
+    /// once its location is known to be inside.
     fn open_and_look(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let held = openat(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         if !place_of(&held)?.starts_with(place_of(&self.0)?) {
@@ -51,12 +51,12 @@ impl Inside {
     }
 }
 
-/// The link under which the system lists what is held.
+/// The link in /proc to a held file.
 fn link_of(held: impl AsFd) -> String {
     format!("/proc/self/fd/{}", held.as_fd().as_raw_fd())
 }
 
-/// Where what is held lies.
+/// The location of a held file.
 fn place_of(held: impl AsFd) -> Result<PathBuf, Errno> {
     use std::os::unix::ffi::OsStringExt as _;
     let place = readlinkat(CWD, link_of(held), Vec::new())?;

@@ -1,5 +1,5 @@
 //! Module sources: which files belong to a module, read once and kept. The isolate never reads a
-//! file to import it; what is not in the graph cannot be imported, statically or dynamically.
+//! file to import it; a file outside the graph cannot be imported, statically or dynamically.
 
 mod graph;
 mod inside;

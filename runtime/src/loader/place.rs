@@ -1,15 +1,15 @@
-//! Places in the author's source: lines, columns, and the few lines around them that people read.
+//! Positions in the author's source: lines, columns, and the surrounding lines that people read.
 
 use std::fmt::Write as _;
 
 use crate::isolate::{FailureKind, ModuleError};
 
-/// Lines shown before and after the one that matters.
+/// Lines shown before and after the relevant one.
 const CONTEXT_LINES: usize = 2;
-/// Characters of a shown line.
+/// Maximum characters of a shown line.
 const LINE_CHARS_MAX: usize = 160;
 
-/// Line and column, from 1, of a byte in a source.
+/// Line and column, from 1, of a byte offset in a source.
 pub(crate) fn line_column(source: &str, at: usize) -> (u32, u32) {
     let mut end = at.min(source.len());
     while !source.is_char_boundary(end) {
@@ -22,7 +22,7 @@ pub(crate) fn line_column(source: &str, at: usize) -> (u32, u32) {
     (count(line), count(column))
 }
 
-/// The lines around a place with a mark under it; `None` when the source has no such line.
+/// The lines around a position with a mark under it; `None` when the source has no such line.
 pub(crate) fn code_frame(source: &str, line: u32, column: u32) -> Option<String> {
     let line = usize::try_from(line).ok()?;
     source.lines().nth(line.checked_sub(1)?)?;
@@ -38,7 +38,7 @@ pub(crate) fn code_frame(source: &str, line: u32, column: u32) -> Option<String>
         let _ = writeln!(frame, "{mark}{number:>5} | {}", shown.trim_end());
         let column = usize::try_from(column).ok()?;
         if number == line && (1..=LINE_CHARS_MAX).contains(&column) {
-            // Tabs stay tabs, so that the mark stands where the character does.
+            // Tabs stay tabs, so that the mark is below its character.
             let pad: String =
                 text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             let _ = writeln!(frame, "       | {pad}^");
@@ -47,7 +47,7 @@ pub(crate) fn code_frame(source: &str, line: u32, column: u32) -> Option<String>
     Some(frame)
 }
 
-/// An error at a byte of a source.
+/// An error at a byte offset of a source.
 pub(crate) fn error_at(
     kind: FailureKind,
     message: String,

@@ -1,4 +1,5 @@
-//! The engine's view of a graph: specifiers to paths, paths to code. Knows nothing outside of it.
+//! The engine's view of a graph: resolves specifiers to paths and paths to code. Knows only the
+//! graph.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -14,18 +15,18 @@ use deno_error::JsErrorBox;
 use super::graph::{ModuleFile, ModuleGraph, join};
 use crate::ext::{XS_MODULE, XS_SCRIPT_MODULE, XS_TEST_MODULE};
 
-/// What stands before the path of a file in the names the engine sees.
+/// The prefix of a file's path in the engine's module names.
 pub(super) const SCHEME: &str = "file:///";
 
-/// What the entry of a script imports. Other files cannot: it is no built-in module of theirs.
+/// The module that a script's entry imports. It is not built-in, so other files cannot import it.
 pub(super) const SCRIPT_MODULE: &str = "xs/script";
 
-/// The engine's name of a file: what has a meaning in a URL is written otherwise there.
+/// The engine's name of a file: characters special in a URL are escaped.
 pub(super) fn specifier_of(path: &str) -> Option<ModuleSpecifier> {
     ModuleSpecifier::from_file_path(Path::new("/").join(path)).ok()
 }
 
-/// The file that the engine calls so.
+/// The file with this engine name.
 pub(super) fn path_of(specifier: &str) -> Option<String> {
     if !specifier.starts_with(SCHEME) {
         return None;
@@ -34,12 +35,12 @@ pub(super) fn path_of(specifier: &str) -> Option<String> {
     Some(path.strip_prefix("/").ok()?.to_str()?.to_owned())
 }
 
-/// The files of a graph; none before it is given one.
+/// The files of a graph; empty before it is set.
 #[derive(Default)]
 pub(crate) struct GraphLoader(OnceCell<Arc<ModuleGraph>>);
 
 impl GraphLoader {
-    /// Gives it its graph, once: it keeps the first.
+    /// Sets the graph, once: a second call has no effect.
     pub(crate) fn give(&self, graph: &Arc<ModuleGraph>) {
         self.0.get_or_init(|| Arc::clone(graph));
     }
@@ -104,7 +105,8 @@ impl ModuleLoader for GraphLoader {
             None if options.requested_module_type == RequestedModuleType::Json => {
                 (file.source.to_string(), ModuleType::Json)
             }
-            // Without `with { type: "json" }` the file is a module whose default export it is.
+            // Without `with { type: "json" }` the file becomes a module with the JSON as default
+            // export.
             None => {
                 let text = serde_json::Value::from(&*file.source);
                 (format!("export default JSON.parse({text});"), ModuleType::JavaScript)

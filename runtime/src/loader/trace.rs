@@ -1,23 +1,23 @@
-//! What the engine says about a thrown error, in the author's terms: paths in the modules
-//! directory, lines and columns of the source as written, no frames of xs itself.
+//! Translates a thrown error into the author's terms: paths in the modules directory, lines and
+//! columns of the original source, no stack frames of xs itself.
 
 use super::graph::{ModuleGraph, join};
 use super::place;
 use super::resolve::{SCHEME, path_of};
 use crate::isolate::{FailureKind, ModuleError};
 
-/// Frames of a stack that are shown.
+/// Maximum number of stack frames shown.
 const FRAMES_MAX: usize = 20;
-/// Characters of a message.
+/// Maximum characters of a message.
 const MESSAGE_CHARS_MAX: usize = 8 * 1024;
 
 impl ModuleGraph {
-    /// The error that JavaScript threw, from its name, message and `.stack`.
+    /// Builds an error from the name, message and `.stack` of a JavaScript error.
     pub(crate) fn thrown(&self, name: &str, message: &str, stack: &str) -> ModuleError {
         let kind = match name {
             "NotCapable" => FailureKind::Permission,
             "SyntaxError" => FailureKind::Syntax,
-            // Of xs itself, before any code of the module has run: one of an author has a stack.
+            // Thrown by xs before any code of the module has run; an author's error has a stack.
             "ArgumentError" if stack.is_empty() => FailureKind::Args,
             _ => FailureKind::Throw,
         };
@@ -44,7 +44,7 @@ impl ModuleGraph {
             ));
         }
         match import {
-            // The engine knows the place of a name, and none of a default export.
+            // The engine gives a position for a named import, but none for a default one.
             Some((path, at)) if missing.name == "default" => {
                 let source = self.file(path).map_or("", |file| &file.source);
                 place::error_at(kind, text, path, source, at as usize)
@@ -53,7 +53,7 @@ impl ModuleGraph {
         }
     }
 
-    /// The file with the import of an export that is not there, and where it stands in it.
+    /// The file that imports a missing export, and the offset of that import.
     fn importing(&self, missing: &Missing<'_>, stack: &str) -> Option<(&str, u32)> {
         let first = stack.lines().find_map(|line| self.frame(line)).map(|frame| frame.path);
         let mut files = self.files().filter(|path| first.is_none_or(|first| first == *path));
@@ -64,7 +64,7 @@ impl ModuleGraph {
         })
     }
 
-    /// The same error at the place that `stack`, the text of a `.stack`, begins with.
+    /// Sets the error's position and stack from `stack`, the text of a `.stack`.
     pub(crate) fn located(&self, mut error: ModuleError, stack: &str) -> ModuleError {
         let frames: Vec<Frame<'_>> = stack.lines().filter_map(|line| self.frame(line)).collect();
         let Some(first) = frames.first() else { return error };
@@ -84,14 +84,14 @@ impl ModuleGraph {
         error
     }
 
-    /// The same error where the definition of the module begins.
+    /// Sets the error's position to the start of the module's definition.
     pub(crate) fn at_definition(&self, error: ModuleError) -> ModuleError {
         let source = self.file(self.entry()).map_or("", |file| &file.source);
         let (line, column) = place::line_column(source, source.find("export default").unwrap_or(0));
         error.at(self.entry(), line, column)
     }
 
-    /// Reads one line of a stack; `None` when it is not in a file of this graph.
+    /// Parses one line of a stack; `None` when it is not in a file of this graph.
     fn frame<'a>(&'a self, line: &'a str) -> Option<Frame<'a>> {
         let (before, rest) = line.trim().strip_prefix("at ")?.split_once(SCHEME)?;
         let mut parts = rest.trim_end_matches(')').rsplitn(3, ':');
@@ -104,7 +104,7 @@ impl ModuleGraph {
         Some(Frame { function, path, line, column })
     }
 
-    /// The author's place of a place in the code that runs; both from 1.
+    /// Maps a position in the running code to the author's source; both from 1.
     fn written(&self, path: &str, line: u32, column: u32) -> (u32, u32) {
         let compiled = self.file(path).and_then(|file| file.compiled.as_ref());
         let mappings = compiled.map_or(&[][..], |compiled| &compiled.mappings);
@@ -114,7 +114,7 @@ impl ModuleGraph {
         match near.filter(|mapping| mapping.made.0 == made.0) {
             Some(mapping) => {
                 let beyond = made.1 - mapping.made.1;
-                // Within one token columns run in step; further out the token's start is closest.
+                // Within one token columns correspond; further out the token's start is closest.
                 let next = mappings.get(after).filter(|next| next.made.0 == made.0);
                 let inside = next.is_none_or(|next| made.1 < next.made.1) && beyond < 2;
                 let column = mapping.written.1 + if inside { beyond } else { 0 };
@@ -125,7 +125,7 @@ impl ModuleGraph {
     }
 }
 
-/// An export that a module does not have, as the engine says it.
+/// A missing export, parsed from the engine's message.
 struct Missing<'a> {
     specifier: &'a str,
     name: &'a str,

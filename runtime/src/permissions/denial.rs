@@ -1,21 +1,21 @@
-//! Something outside of the store that a module may not do, and the line that would let it.
+//! A denied access outside the store, and the line that would allow it.
 
 use std::fmt;
 
 use super::is_private;
 
-/// What is denied; as text what its author is told.
+/// The denied access; displays as the message for the author.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Denial {
     /// Reaching this `host:port`.
     Network(String),
     /// Reading below this path.
     Reading(String),
-    /// Reading below this path in a process of its own, for want of this line.
+    /// Reading below this path in a module's own process, for lack of this line.
     ReadingApart {
         /// The path as given.
         path: String,
-        /// What to add, and where.
+        /// The line to add, and where.
         line: String,
     },
     /// Running this program.
@@ -23,7 +23,7 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
-    /// What is not allowed.
+    /// The denied action, in words.
     pub(crate) fn what(&self) -> String {
         match self {
             Self::Network(host) => format!("network access to {host}"),
@@ -33,7 +33,7 @@ impl Denial {
         }
     }
 
-    /// What to do about it.
+    /// How to allow it.
     pub(crate) fn hint(&self) -> String {
         let permission = match self {
             Self::Network(host) => format!("net: [\"{host}\"]"),
@@ -44,7 +44,7 @@ impl Denial {
         format!("add permissions: {{ {permission} }} to the definition")
     }
 
-    /// Whether the operator has to allow it too, as an address of a private network.
+    /// Whether the operator has to allow it too, because the address is private.
     pub(crate) fn is_private(&self) -> bool {
         matches!(self, Self::Network(host) if is_private(host))
     }

@@ -1,4 +1,4 @@
-//! What a module may touch outside its isolate: what it asks for, within what the operator allows.
+//! What a module may access outside its isolate: what it asks for, within what the operator allows.
 //! Everything is denied by default; a denial names the line to add to the module.
 
 mod denial;
@@ -18,38 +18,38 @@ pub(crate) use denial::Denial;
 
 use crate::isolate::{FailureKind, ModuleError, PermissionList};
 
-/// Entries of a directory in which a file that was moved away is looked for.
+/// Entries of a directory that are searched for a file that was moved away.
 const MOVED_ENTRIES_MAX: usize = 100_000;
 
-/// What the operator allows modules to ask for.
+/// What the operator lets modules ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allow {
     /// Whether `net: ["*"]` is granted when a module asks for it.
     pub net_any: bool,
     /// Whether private, loopback and link-local addresses may be named in `net`.
     pub net_private: bool,
-    /// Whether modules may run the programs that they name.
+    /// Whether modules may run the programs they name.
     pub run: bool,
-    /// Directories that no module may read, whatever it names: the store's own files.
+    /// Directories that no module may read, even if it names them: the store's own files.
     pub read_denied: Vec<PathBuf>,
-    /// What the process of a module was given that has one of its own.
+    /// What a module's own process was given, if it has one.
     pub apart: Option<Arc<Apart>>,
 }
 
-/// What the operator gives the process of a module that has one of its own. The kernel sees to it;
-/// here it is known for those whom it keeps from something.
+/// What the operator gives a module's own process. The kernel enforces it; it is kept here so that
+/// error messages can explain a denial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apart {
     /// The module.
     pub name: String,
     /// Files and directories, as `xs.toml` names them.
     pub read: Vec<PathBuf>,
-    /// Variables.
+    /// Environment variables.
     pub env: Vec<String>,
 }
 
 impl Apart {
-    /// The line of `xs.toml` that gives it more, and where that belongs.
+    /// The line of `xs.toml` that grants more, and where it belongs.
     pub(crate) fn line(&self, key: &str, value: &str) -> String {
         let name = match self.name.contains('.') {
             true => format!("{:?}", self.name),
@@ -58,15 +58,15 @@ impl Apart {
         format!("{key} = [{value:?}] below [modules.{name}] in xs.toml")
     }
 
-    /// Whether its process may not read a path.
+    /// Whether the process may not read a path.
     fn keeps_from(&self, base: &Path, path: &Path) -> bool {
         let mut open = self.read.iter().map(|path| base.join(path)).chain([base.to_owned()]);
         !open.any(|root| normal(path).starts_with(normal(&root)))
     }
 }
 
-/// Address ranges that are somebody's own network; reached only when the operator allows it. The
-/// first are those of IPv4, by address and length.
+/// Private address ranges, reached only when the operator allows it. IPv4 ranges, by address and
+/// prefix length.
 const PRIVATE_V4: [(Ipv4Addr, u8); 8] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -77,12 +77,12 @@ const PRIVATE_V4: [(Ipv4Addr, u8); 8] = [
     (Ipv4Addr::new(192, 168, 0, 0), 16),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
 ];
-/// Those of IPv6. The last is for a network's own NAT64, which says where in an address the one of
-/// IPv4 is.
+/// Private IPv6 ranges. The last is for a network's own NAT64, which decides itself where in an
+/// address the IPv4 address is.
 const PRIVATE_V6: [&str; 6] = ["[::]", "[::1]", "fc00::/7", "fe80::/10", "ff00::/8", NAT64_LOCAL];
 const NAT64_LOCAL: &str = "64:ff9b:1::/48";
 
-/// All of them, also where addresses of IPv6 lead to those of IPv4.
+/// All private ranges, including the IPv6 ranges that embed the IPv4 ones.
 fn private() -> Vec<String> {
     let v4 = PRIVATE_V4.iter().flat_map(|&(address, len)| {
         let bits = u128::from(u32::from(address));
@@ -97,7 +97,7 @@ fn private() -> Vec<String> {
     v4.chain(PRIVATE_V6.iter().map(|&range| range.to_owned())).collect()
 }
 
-/// The address of IPv4 that one of IPv6 leads to.
+/// The IPv4 address embedded in an IPv6 address.
 fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
@@ -107,15 +107,15 @@ fn inside(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// What holds before it is known what a module asks for.
+/// The permissions before the module's requests are known: none.
 pub(crate) fn nothing() -> PermissionsContainer {
     PermissionsContainer::new(Arc::new(parser::NetOnly), Permissions::none_without_prompt())
 }
 
-/// What a module was granted: files and programs.
+/// A module's permissions for files and programs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Granted {
-    /// The directory that stands for the root, for a module under trial.
+    /// The directory that serves as root, for a module under trial.
     root: Option<PathBuf>,
     run: Vec<String>,
     run_any: bool,
@@ -189,10 +189,10 @@ impl Granted {
         Ok((granted, PermissionsContainer::new(parser, permissions)))
     }
 
-    /// What a user may do, for code of theirs that they run themselves.
+    /// The permissions of a user's own script, which runs with the user's rights.
     ///
     /// # Errors
-    /// None is expected: nothing is asked for that could be denied.
+    /// None is expected: nothing is requested that could be denied.
     pub(crate) fn to_user(
         allow: &Allow,
         base: &Path,
@@ -204,28 +204,30 @@ impl Granted {
         Ok((Self { run_any: true, ..granted }, permissions))
     }
 
-    /// The same below a directory that stands for the root.
+    /// Confines all paths to a directory that serves as root.
     pub(crate) fn below(self, root: Option<PathBuf>) -> Self {
         Self { root, ..self }
     }
 
-    /// Whether a program may be run. It is named as it is called: a name is looked for in PATH.
+    /// Whether a program may be run. It is compared by the name used to run it, which may be looked
+    /// up in PATH.
     pub(crate) fn may_run(&self, command: &str) -> bool {
         self.run_any || self.run.iter().any(|named| named == command)
     }
 
-    /// Opens what may be read, and judges what was opened: a link that is turned in between leads
-    /// nowhere else. Also the real path. Blocks for as long as the file system does.
+    /// Opens a file if it may be read, and checks the opened file itself, so that a link changed
+    /// meanwhile leads nowhere else. Also returns the resolved path. Blocks as long as the file
+    /// system does.
     ///
     /// # Errors
-    /// As [`Granted::readable`].
+    /// The errors of [`Granted::readable`].
     pub(crate) fn open(&self, path: &str) -> Result<(File, PathBuf), ReadDenied> {
         let failed = |error: std::io::Error| ReadDenied::Io {
             path: path.to_owned(),
             error: error.to_string(),
         };
         let real = self.readable(path)?;
-        // Opening a pipe must not wait for whoever writes into it.
+        // Opening a pipe must not block until a writer appears.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&real);
         let file = file.map_err(|error| match self.not_of_process(path, &real, &error) {
             Some(denial) => denial.into(),
@@ -239,8 +241,8 @@ impl Granted {
         Ok((file, opened))
     }
 
-    /// The denial behind an error, when it is the kernel's that keeps a module's own process from
-    /// what the operator did not give it.
+    /// The denial behind an error, if the kernel keeps a module's own process from a path that the
+    /// operator did not grant it.
     fn not_of_process(&self, path: &str, real: &Path, error: &std::io::Error) -> Option<Denial> {
         let apart = self.apart.as_ref()?;
         let is_kept = error.kind() == std::io::ErrorKind::PermissionDenied
@@ -250,14 +252,14 @@ impl Granted {
             .then(|| Denial::ReadingApart { path: path.to_owned(), line: apart.line("read", path) })
     }
 
-    /// Whether there is nothing under a path that may be read.
+    /// Whether nothing exists at a path that may be read.
     pub(crate) fn is_missing(&self, path: &str) -> bool {
         let found = self.at(&self.base.join(path)).symlink_metadata();
         found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     }
 
-    /// Opens a file that was moved away from a place, which was opened and so may be read: the one
-    /// of this number in the same directory, if its name is that of the place and some more.
+    /// Opens a file that was moved away from a path, which was opened before and so may be read:
+    /// the file with this inode in the same directory, if its name is the old name plus a suffix.
     pub(crate) fn open_moved(&self, place: &Path, device: u64, inode: u64) -> Option<File> {
         let name = place.file_name()?.as_bytes();
         let entries = std::fs::read_dir(place.parent()?).ok()?.take(MOVED_ENTRIES_MAX);
@@ -275,19 +277,19 @@ impl Granted {
         (is_it && !is_denied).then_some(file)
     }
 
-    /// Where a path of the module's is.
+    /// The real location of a path of the module.
     fn at(&self, path: &Path) -> PathBuf {
         match &self.root {
             None => path.to_owned(),
             Some(root) => {
-                // Only what is named is there: `..` behind a directory that is not leads nowhere.
+                // Only existing names count: `..` after a missing directory leads nowhere.
                 let path = normal(path);
                 root.join(path.strip_prefix("/").unwrap_or(&path))
             }
         }
     }
 
-    /// Whether a real path is within what was granted.
+    /// Whether a resolved path is within what was granted.
     fn holds(&self, found: &Path) -> bool {
         let inside = |roots: &[PathBuf]| {
             let mut roots = roots.iter().filter_map(|root| self.at(root).canonicalize().ok());
@@ -296,7 +298,7 @@ impl Granted {
         inside(&self.read) && !inside(&self.denied)
     }
 
-    /// The real path behind `path` when it may be read. Blocks for as long as the file system does.
+    /// The resolved form of `path` if it may be read. Blocks as long as the file system does.
     ///
     /// # Errors
     /// A message for the author: the path does not exist, or the line to add.
@@ -319,15 +321,15 @@ impl Granted {
 /// Why a path cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadDenied {
-    /// It is outside of what the module may read.
+    /// It is outside what the module may read.
     #[error("{0}")]
     Denied(Denial),
-    /// The file system says no.
+    /// The file system reported an error.
     #[error("cannot read {path:?}: {error}")]
     Io {
         /// The path as given.
         path: String,
-        /// What it says.
+        /// The error's text.
         error: String,
     },
 }
@@ -338,12 +340,12 @@ impl From<Denial> for ReadDenied {
     }
 }
 
-/// The path without `.` and `..`, as far as its text goes.
+/// The path without `.` and `..`, by text alone.
 pub(crate) fn normal(path: &Path) -> PathBuf {
     deno_core::normalize_path(std::borrow::Cow::Borrowed(path)).into_owned()
 }
 
-/// Whether a `host`, `host:port` or `[v6]:port` is a private address by its text.
+/// Whether a `host`, `host:port` or `[v6]:port` is literally a private address.
 pub(crate) fn is_private(text: &str) -> bool {
     let bare = text.trim_start_matches('[').split(']').next().unwrap_or(text);
     let host = match bare.parse::<IpAddr>() {
@@ -377,7 +379,7 @@ pub(crate) fn is_private(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// An address that leads to another one is as private as that.
+    /// An address that embeds another one is as private as that.
     #[test]
     fn addresses_inside_of_others_are_looked_at() {
         for (address, expected) in [

@@ -1,5 +1,5 @@
-//! The part of deno_permissions that reads text, for the one permission it checks for xs: net. All
-//! else it could ask about is refused here, since files and variables are checked by xs itself.
+//! The parser that deno_permissions needs, for the only permission it checks for xs: net. All
+//! others are refused here, since xs itself checks files and environment variables.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn no_paths<T>() -> Result<T, PathResolveError> {
 
 impl PermissionDescriptorParser for NetOnly {
     fn parse_net_descriptor(&self, text: &str) -> Result<NetDescriptor, NetDescriptorParseError> {
-        // deno_permissions reads ranges of IPv4 alone: it takes the colons of IPv6 for a port.
+        // deno_permissions parses only IPv4 ranges: it takes the colons of IPv6 for a port.
         if let Ok(range) = text.parse() {
             return Ok(NetDescriptor(Host::IpSubnet(range), None));
         }

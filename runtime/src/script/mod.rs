@@ -1,6 +1,6 @@
-//! Code that a user typed, in an isolate with a module's limits, in the process of whoever asks: a
-//! script, the lines of a prompt, an expression over frames. It is no processor: nothing of it is
-//! in the log but what it appends, and that as if its user had.
+//! Code that a user typed, in an isolate with a module's limits, in the user's own process: a
+//! script, the lines of a prompt, a filter expression over frames. It is not a processor: the log
+//! shows only what it appends, as if its user had.
 
 mod prompt;
 mod rewrite;
@@ -26,10 +26,10 @@ use crate::isolate::{FailureKind, Isolate, IsolateSpec, LogLevel, ModuleError};
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 
-/// Bytes of a script's own source.
+/// Maximum bytes of a script's own source.
 pub const SOURCE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Where a script shows things. False says that nobody looks any more: then it is not asked again.
+/// The output of a script. False means that the reader has gone; then it is not called again.
 pub trait Console: Send + Sync + 'static {
     /// A value, as a line of text.
     fn text(&self, text: &str) -> bool;
@@ -39,18 +39,18 @@ pub trait Console: Send + Sync + 'static {
     fn log(&self, level: LogLevel, message: &str, fields: Option<&str>) -> bool;
 }
 
-/// What a script works with.
+/// The environment of a script.
 #[derive(Clone)]
 pub struct Surroundings {
     /// The store, with the rights of the user.
     pub client: Client,
-    /// Where it shows things.
+    /// Its output.
     pub console: Arc<dyn Console>,
     /// `ctx.env`.
     pub env: BTreeMap<String, String>,
-    /// The variables whose values are kept out of errors and of what `console` says.
+    /// Environment variables whose values are masked in errors and in `console` output.
     pub hidden: Vec<String>,
-    /// Directory that relative paths of files start from.
+    /// Base directory of relative paths.
     pub base: PathBuf,
     /// Directories that it may not read: the store's own files.
     pub read_denied: Vec<PathBuf>,
@@ -80,11 +80,11 @@ impl Surroundings {
     }
 }
 
-/// Runs a script to its end and shows the value of its last expression. `path` is its name below
-/// `dir`, which imports are looked for in; a name that ends in `.js` or `.mjs` is not TypeScript.
+/// Runs a script to its end and prints the value of its last expression. `path` is its name below
+/// `dir`, where its imports are resolved; a name with the suffix `.js` or `.mjs` is not TypeScript.
 ///
 /// # Errors
-/// [`ModuleError`] with the place in the source as it was written.
+/// [`ModuleError`] with the position in the original source.
 pub async fn run(
     dir: &Path,
     path: &str,
@@ -98,7 +98,7 @@ pub async fn run(
     let (isolate, _) =
         Isolate::start(around.spec("the script", graph, script), around.store()).await?;
     let ended = isolate.run_generator().await;
-    // What it left running ends with it.
+    // Whatever it left running ends here.
     let stopped = isolate.stop().await;
     ended.and(stopped)
 }
@@ -111,19 +111,19 @@ fn fits(source: &str) -> Result<(), ModuleError> {
     Err(ModuleError::new(FailureKind::Syntax, text))
 }
 
-/// A piece of work for an isolate that is kept.
+/// A piece of work for a long-lived isolate.
 pub(crate) enum Work {
-    /// Code of a prompt.
+    /// A line of a prompt.
     Line(String),
-    /// Frames to be tested.
+    /// Frames to be filtered.
     Frames(Vec<Whole>),
 }
 
-/// Work, who waits for what comes of it, and what tells that nobody does any more.
+/// Work, the receiver of its result, and the token that cancels it.
 type Job = (Work, Answer);
 type Answer = (oneshot::Sender<String>, CancellationToken);
 
-/// What makes an isolate one of a script.
+/// The part of an isolate that makes it a script's.
 #[derive(Default)]
 pub(crate) struct Script {
     console: Option<Arc<dyn Console>>,
@@ -140,23 +140,23 @@ impl std::fmt::Debug for Script {
 }
 
 impl Script {
-    /// One that shows things.
+    /// A script with an output.
     fn showing(console: &Arc<dyn Console>) -> Self {
         Self { console: Some(Arc::clone(console)), ..Self::default() }
     }
 
-    /// The same with work that comes piece by piece.
+    /// Adds a channel through which work arrives piece by piece.
     fn with_work(self) -> (Self, Desk) {
         let (jobs, work) = mpsc::channel(1);
         (Self { jobs: tokio::sync::Mutex::new(Some(work)), ..self }, Desk(jobs))
     }
 
-    /// Whether it may do what its user may. One that shows nothing reaches nothing either.
+    /// Whether it has all permissions of its user. A script without an output has none.
     pub(crate) const fn is_free(&self) -> bool {
         self.console.is_some()
     }
 
-    /// The variables whose values are not to be seen.
+    /// The environment variables whose values must be masked.
     pub(crate) fn hidden(&self) -> &[String] {
         &self.hidden
     }
@@ -177,7 +177,7 @@ impl Script {
         work
     }
 
-    /// Keeps the bodies of the frames that are under test.
+    /// Keeps the bodies of the frames being filtered.
     pub(crate) fn hold(&self, frames: Vec<Whole>) {
         let bodies = frames.into_iter().filter_map(|whole| whole.frame.hash().zip(whole.body));
         *self.bodies.lock() = bodies.collect();
@@ -187,7 +187,7 @@ impl Script {
         self.bodies.lock().get(&hash).cloned()
     }
 
-    /// What tells that the present work is cancelled.
+    /// The cancellation token of the current work.
     pub(crate) fn cancel(&self) -> Option<CancellationToken> {
         self.waiting.lock().as_ref().map(|(_, cancel)| cancel.clone())
     }
@@ -196,20 +196,20 @@ impl Script {
         self.bodies.lock().clear();
         if let Some((answer, cancel)) = self.waiting.lock().take() {
             cancel.cancel();
-            // Whoever asked may have given up.
+            // The receiver may have given up.
             let _ = answer.send(text);
         }
     }
 }
 
-/// Where an isolate gets its work from.
+/// The sending end of an isolate's work.
 struct Desk(mpsc::Sender<Job>);
 
 impl Desk {
-    /// Hands a piece of work over; what came of it. It may look at `cancel`.
+    /// Hands over a piece of work and returns its result. The work may watch `cancel`.
     ///
     /// # Errors
-    /// Why the isolate has ended instead.
+    /// The isolate's failure, if it ended instead.
     async fn ask(
         &self,
         work: Work,
@@ -233,7 +233,7 @@ impl Desk {
     }
 }
 
-/// Starts an isolate that is kept, and its run.
+/// Starts a long-lived isolate, and its run.
 async fn keep(
     spec: IsolateSpec,
     store: Arc<dyn crate::isolate::Backend>,
@@ -241,12 +241,12 @@ async fn keep(
     let (isolate, _) = Isolate::start(spec, store).await?;
     let isolate = Arc::new(isolate);
     let run = Arc::clone(&isolate);
-    // It ends with the isolate, which says why.
+    // The run ends with the isolate, which reports the reason.
     let task = tokio::spawn(async move { drop(run.run_generator().await) });
     Ok(Kept { isolate, task })
 }
 
-/// An isolate that is kept for more work.
+/// A long-lived isolate.
 struct Kept {
     isolate: Arc<Isolate>,
     task: tokio::task::JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! A prompt: one isolate, line after line; what a line declares is there for the next.
+//! A prompt: one isolate, line after line; declarations of one line are visible to the next.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,28 +13,27 @@ use super::{Desk, Kept, Script, Surroundings, Work, fits, keep};
 use crate::isolate::ModuleError;
 use crate::loader::ModuleGraph;
 
-/// What runtime/js/script.js answers for a line that was cancelled.
+/// The answer of runtime/js/script.js for a cancelled line.
 const CANCELLED: &str = "cancelled";
-/// Time in which a line that was cancelled comes to rest.
+/// Time for a cancelled line to come to rest.
 const GRACE: Duration = Duration::from_secs(1);
-/// It rests when nothing of it has run for so long.
+/// It is at rest when none of its code has run for this long.
 const REST: Duration = Duration::from_millis(100);
 
-/// What came of a line.
+/// The result of a line.
 #[derive(Debug)]
 pub enum Line {
-    /// It ran, and what it gave was shown.
+    /// It ran, and its value was printed.
     Done,
-    /// It is not whole yet: more has to follow.
+    /// It is incomplete: more has to follow.
     Unfinished,
-    /// It is wrong, or threw.
+    /// It is invalid, or threw.
     Failed(ModuleError),
-    /// It was cancelled. What it waited for may still come, but shows nothing of its value.
+    /// It was cancelled. Whatever it awaited may still complete, but its value is not printed.
     Cancelled,
-    /// It was cancelled and did not come to rest: the isolate was ended, and with it what was
-    /// declared.
+    /// It was cancelled and did not come to rest: the isolate was ended, with all declarations.
     Ended,
-    /// The isolate has ended of it, and with it what was declared.
+    /// It ended the isolate, with all declarations.
     Lost(ModuleError),
 }
 
@@ -51,7 +50,7 @@ impl fmt::Debug for Prompt {
 }
 
 impl Prompt {
-    /// Starts one.
+    /// Starts a prompt.
     ///
     /// # Errors
     /// [`ModuleError`] when there is no thread or memory for it.
@@ -61,7 +60,7 @@ impl Prompt {
         Ok(Self { kept: keep(spec, around.store()).await?, desk })
     }
 
-    /// Runs what was typed, until `cancel` fires.
+    /// Runs a line until it ends or `cancel` fires.
     pub async fn line(&self, typed: &str, cancel: &CancellationToken) -> Line {
         let code = match fits(typed).map_err(LineError::Wrong).and_then(|()| rewrite::line(typed)) {
             Ok(code) => code,
@@ -84,8 +83,7 @@ impl Prompt {
         Line::Failed(graph.thrown(&text("name"), &text("message"), &text("stack")))
     }
 
-    /// A line that was cancelled may go on, and nothing but the end of its isolate stops a loop
-    /// that shows nothing.
+    /// A cancelled line may still run, and only ending its isolate stops a loop without output.
     async fn come_to_rest(&self) -> Line {
         let until = Instant::now() + GRACE;
         while Instant::now() < until {

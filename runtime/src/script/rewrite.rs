@@ -1,6 +1,6 @@
-//! From what a user typed to what an isolate runs. A script becomes the body of a function that
-//! returns its last expression; what a line of a prompt declares becomes global. Places are those
-//! of the source as it was written.
+//! Rewrites what a user typed into what an isolate runs. A script becomes the body of a function
+//! that returns its last expression; declarations of a prompt's line become global. Positions are
+//! those of the original source.
 
 use std::fmt::Write as _;
 
@@ -20,17 +20,17 @@ use crate::typescript::{
     Compiled, Mapping, TYPESCRIPT, first_error, imports_left, strip, with_room,
 };
 
-/// What stands before the value that a script gives.
+/// Inserted before a script's value.
 const RETURN: &str = "return (";
-/// What a line of a prompt is called in its errors.
+/// The file name of a prompt's line in its errors.
 const PROMPT: &str = "prompt";
 
-/// Why a line of a prompt is not run.
+/// Why a line of a prompt cannot be run.
 #[derive(Debug)]
 pub(super) enum LineError {
-    /// It ends too early.
+    /// It is incomplete.
     Unfinished,
-    /// It is wrong.
+    /// It is invalid.
     Wrong(ModuleError),
 }
 
@@ -43,7 +43,7 @@ impl From<ModuleError> for LineError {
 /// A script as a module whose default export is a function of `ctx` that runs it.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] with place and code frame.
+/// [`FailureKind::Syntax`] with position and code frame.
 pub(super) fn main(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     with_room(file, source, || body(file, source))
 }
@@ -80,10 +80,10 @@ fn body(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     assembled(file, source, kind, &header, &edits.done(), "\n}\n", returned)
 }
 
-/// An expression over `f` as a module whose default export is a function of it.
+/// An expression over `f` as a module whose default export is a function of `f`.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] with place and code frame.
+/// [`FailureKind::Syntax`] with position and code frame.
 pub(super) fn expression(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     with_room(file, source, || function(file, source))
 }
@@ -98,8 +98,9 @@ fn function(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     assembled(file, source, kind, "export default (f) => (\n", source, "\n);\n", None)
 }
 
-/// A line of a prompt as an expression that gives an async function of what "xs" exports. What the
-/// line declares are global variables; the function's value is that of its last expression.
+/// Rewrites a line of a prompt into an expression for an async function that takes the exports of
+/// "xs". The line's declarations become global variables; the function returns the value of its
+/// last expression.
 pub(super) fn line(source: &str) -> Result<String, LineError> {
     with_room(PROMPT, source, || called(source))
 }
@@ -142,7 +143,7 @@ fn parsed<'a>(
     Ok(parsed.program)
 }
 
-/// A source that is one object, which would be a block if it were taken for statements.
+/// The span of a source that is a single object literal, which would parse as a block.
 fn object(source: &str, kind: SourceType) -> Option<Span> {
     if !source.trim_start().starts_with('{') {
         return None;
@@ -152,17 +153,17 @@ fn object(source: &str, kind: SourceType) -> Option<Span> {
     Some(found.span())
 }
 
-/// The last expression of a program, when that is its last statement.
+/// The last expression of a program, if it is the last statement.
 fn last_value(program: &Program<'_>) -> Option<Span> {
     match program.body.last() {
         Some(Statement::ExpressionStatement(statement)) => Some(statement.expression.span()),
         Some(_) => None,
-        // Text alone is taken for a directive.
+        // A lone string literal parses as a directive.
         None => program.directives.last().map(|directive| directive.expression.span),
     }
 }
 
-/// Makes what a statement declares global.
+/// Makes the declarations of a statement global.
 fn declare(
     edits: &mut Edits<'_>,
     hoisted: &mut String,
@@ -202,7 +203,7 @@ fn declare(
     Ok(())
 }
 
-/// Assignments instead of declarations.
+/// Assignments in place of declarations.
 fn assigned(edits: &Edits<'_>, variables: &VariableDeclaration<'_>) -> String {
     let mut text = String::new();
     for variable in &variables.declarations {
@@ -216,7 +217,7 @@ fn assigned(edits: &Edits<'_>, variables: &VariableDeclaration<'_>) -> String {
     text
 }
 
-/// What an import of "xs" brings, taken from the argument of the function.
+/// Assigns the names imported from "xs" out of the function's argument.
 fn imported(source: &str, import: &ImportDeclaration<'_>) -> Result<String, ModuleError> {
     if import.source.value != "xs" {
         let message = "at the prompt only \"xs\" can be imported; run a file that imports others \
@@ -254,14 +255,14 @@ fn no_export(file: &str, source: &str, span: Span) -> ModuleError {
     place::error_at(FailureKind::Syntax, message.to_owned(), file, source, at)
 }
 
-/// Whether what is wrong with a source is that it ends.
+/// Whether a source is only incomplete.
 fn is_unfinished(source: &str, found: &Diagnostics) -> bool {
     let end = source.trim_end().len();
     let Some(error) = found.iter().find(|found| found.severity == Severity::Error) else {
         return false;
     };
     let at = error.labels.first().map_or(0, |label| label.offset() as usize);
-    // Of what has no end a template and a comment may go on in the next line.
+    // Of the unterminated tokens only a template and a comment may continue on the next line.
     match error.message.as_ref() {
         "Unterminated multiline comment" => true,
         "Unterminated string" => source[at..].starts_with(['`', '}']),
@@ -269,8 +270,8 @@ fn is_unfinished(source: &str, found: &Diagnostics) -> bool {
     }
 }
 
-/// Compiles a source between a header and a footer. Places lead back to the source; `returned` is
-/// where a `return (` was put in.
+/// Compiles a source between a header and a footer. Positions map back to the source; `returned` is
+/// where a `return (` was inserted.
 fn assembled(
     file: &str,
     source: &str,
@@ -300,14 +301,14 @@ fn assembled(
     Ok(Compiled { code: Some(code), mappings, imports })
 }
 
-/// An error behind a header, at its place in the source.
+/// Moves an error's position from after the header to the source.
 fn moved(error: ModuleError, source: &str, lines: u32) -> ModuleError {
     let (Some(line), Some(column)) = (error.line, error.column) else { return error };
     let line = line.saturating_sub(lines).max(1);
     ModuleError { line: Some(line), code_frame: place::code_frame(source, line, column), ..error }
 }
 
-/// Line and column of a byte, from 0, as source maps count them.
+/// Line and column of a byte offset, from 0, as in source maps.
 fn column(source: &str, at: u32) -> (u32, u32) {
     let before = source.get(..at as usize).unwrap_or_default();
     let line = before.matches('\n').count();
@@ -316,10 +317,10 @@ fn column(source: &str, at: u32) -> (u32, u32) {
     (count(line), count(before[begin..].encode_utf16().count()))
 }
 
-/// Changes to a source, made together.
+/// Edits of a source, applied together.
 struct Edits<'a> {
     source: &'a str,
-    /// What replaces which bytes.
+    /// Byte ranges and their replacements.
     made: Vec<(usize, usize, String)>,
 }
 
@@ -336,7 +337,7 @@ impl<'a> Edits<'a> {
         self.made.push((span.start as usize, span.end as usize, text));
     }
 
-    /// Takes text away, so that what follows keeps its line and column.
+    /// Blanks out text, so that what follows keeps its line and column.
     fn blank(&mut self, span: Option<Span>) {
         let Some(span) = span else { return };
         let kept = |c: char| if c == '\n' { '\n' } else { ' ' };

@@ -1,5 +1,5 @@
-//! The store as a script sees it: with the rights of its user, and what it appends is the user's.
-//! Its positions in files last as long as it does.
+//! The store as a script sees it: with the rights of its user, as whose frames its appends count.
+//! Its file positions last as long as the script.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct ScriptStore {
     positions: Mutex<HashMap<String, Bytes>>,
 }
 
-/// Who made the frames that were read, found out as they come.
+/// The names of the processors that made the frames read, looked up as they arrive.
 #[derive(Clone)]
 struct Names {
     remote: Remote,
@@ -40,7 +40,7 @@ impl Names {
         let Some(create) = processor.filter(|create| self.versions.name(*create).is_none()) else {
             return frame;
         };
-        // A frame whose maker is not found is one without a name.
+        // A frame whose maker is not found has no name.
         if let Ok(Some(made)) = self.remote.get(create).await
             && let Some((key, _)) = parse_topic(made.topic())
         {
@@ -71,7 +71,7 @@ impl ScriptStore {
     }
 }
 
-/// Only a processor is the origin of what it appends.
+/// Only a processor can be the origin of its appends.
 fn without_origin(mut frames: Vec<NewFrame>) -> Vec<NewFrame> {
     frames.iter_mut().for_each(|frame| frame.origin = None);
     frames
@@ -136,7 +136,7 @@ impl Backend for ScriptStore {
     }
 
     fn call(&self, mut request: CallRequest) -> FrameStream {
-        // Whoever types is no processor.
+        // The user is not a processor.
         request.origin = None;
         self.names.clone().learn_all(self.remote.call(request))
     }
@@ -144,7 +144,7 @@ impl Backend for ScriptStore {
     asks_remote!(remote);
 
     fn log(&self, level: LogLevel, message: String, fields: Option<String>) {
-        // What nobody reads is lost.
+        // Output without a reader is lost.
         let _ = self.console.log(level, &message, fields.as_deref());
     }
 

@@ -1,5 +1,5 @@
-//! An expression over frames. It is given many at a time and reaches nothing outside of them; a
-//! frame on which it throws is none that it holds for.
+//! A filter expression over frames. It gets many frames at a time and can reach nothing else; a
+//! frame on which it throws does not match.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::isolate::{FailureKind, IsolateSpec, ModuleError};
 use crate::loader::ModuleGraph;
 use crate::name::Kind;
 
-/// Bytes of a body that an expression looks at; longer ones are not at hand.
+/// Maximum bytes of a body that an expression can read; longer ones are not available.
 pub const TEXT_BYTES_MAX: u64 = crate::isolate::limits::READ_BYTES_MAX;
-/// What the expression is called in its errors.
+/// The file name of the expression in its errors.
 const FILE: &str = "--where";
-/// Characters of what it threw that are kept.
+/// Characters kept of the first error.
 const SHOWN_CHARS: usize = 200;
-/// Frames tested at a time.
+/// Maximum frames filtered at a time.
 const BATCH: usize = 512;
-/// Bytes of their bodies at which fewer are.
+/// Bytes of bodies and meta above which a batch is smaller.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// A frame, and its body when that is at hand.
+/// A frame, with its body if available.
 #[derive(Debug, Clone)]
 pub struct Whole {
     /// The frame.
@@ -35,23 +35,23 @@ pub struct Whole {
     pub body: Option<Bytes>,
 }
 
-/// What an expression says of a frame.
+/// The result of an expression for a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It holds.
     Holds,
     /// It does not.
     Fails,
-    /// It threw, or gave a promise.
+    /// It threw, or returned a promise.
     Threw,
 }
 
-/// An expression over `f`, ready to be asked.
+/// A running isolate for an expression over `f`.
 pub struct Test {
     kept: Kept,
     desk: Desk,
     reads_bodies: bool,
-    /// What it threw first, in one line.
+    /// The first error it threw, in one line.
     thrown: Mutex<Option<String>>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Test {
 /// Whether something is an expression, without asking it anything.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] with place and code frame.
+/// [`FailureKind::Syntax`] with position and code frame.
 pub fn check(expression: &str) -> Result<(), ModuleError> {
     fits(expression)?;
     rewrite::expression(FILE, expression).map(|_| ())
@@ -74,7 +74,7 @@ impl Test {
     /// Starts an isolate for an expression.
     ///
     /// # Errors
-    /// [`FailureKind::Syntax`] when it is none.
+    /// [`FailureKind::Syntax`] when it is not an expression.
     pub async fn start(expression: &str) -> Result<Self, ModuleError> {
         fits(expression)?;
         let compiled = rewrite::expression(FILE, expression)?;
@@ -89,22 +89,22 @@ impl Test {
         Ok(Self { kept, desk, reads_bodies, thrown: Mutex::default() })
     }
 
-    /// Whether it may look at bodies: then frames should come with theirs.
+    /// Whether it may read bodies: then frames should be given with theirs.
     #[must_use]
     pub const fn reads_bodies(&self) -> bool {
         self.reads_bodies
     }
 
-    /// What it threw first, in one line.
+    /// The first error it threw, in one line.
     #[must_use]
     pub fn thrown(&self) -> Option<String> {
         self.thrown.lock().clone()
     }
 
-    /// What it says of each of the frames.
+    /// The results for each of the frames.
     ///
     /// # Errors
-    /// [`ModuleError`] when it does not end, or needs too much memory.
+    /// [`ModuleError`] when the expression does not end, or needs too much memory.
     pub async fn ask(&self, frames: &[Whole]) -> Result<Vec<Verdict>, ModuleError> {
         let mut verdicts = Vec::with_capacity(frames.len());
         let mut left = frames;
@@ -134,7 +134,7 @@ impl Test {
     }
 }
 
-/// How many of the frames are tested together: at least one.
+/// How many of the frames are filtered together: at least one.
 fn batch_len(frames: &[Whole]) -> usize {
     let mut bytes = 0;
     let fits = frames.iter().take(BATCH).take_while(|whole| {

@@ -1,6 +1,6 @@
-//! Which Hosts there are: one that runs the modules together, and one for each module that
-//! `xs.toml` sets apart. When the file says otherwise, those that it concerns end before others
-//! begin: no module ever runs twice.
+//! Which Hosts run: one for the modules together, and one for each module that `xs.toml` gives its
+//! own process. When the file changes, the Hosts concerned end before others start: no module ever
+//! runs twice.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,22 +14,22 @@ use super::way::Way;
 use super::{SuperviseOptions, keep};
 use crate::host::config::{Config, ModuleConfig};
 
-/// How often the file is looked at.
+/// How often the file is read.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Names a module that the Host for the others leaves alone.
+/// The option that names a module the shared Host leaves out.
 pub const APART: &str = "--apart";
-/// Names the module that a Host of its own runs.
+/// The option that names the only module a Host runs.
 pub const ONLY: &str = "--only";
 
-/// What a Host is for: a module alone, or `None` for all others together.
+/// The module of a Host, or `None` for the shared Host.
 type Whose = Option<String>;
-/// The modules that are set apart, with what is said of their processes.
+/// The modules with their own process, with the settings of these processes.
 type Apart = BTreeMap<String, ModuleConfig>;
 
-/// One Host that is kept running.
+/// One supervised Host.
 struct Kept {
-    /// What it was started for; another one is needed when that is no more so.
+    /// The plan it was started with; a changed plan needs another Host.
     plan: Plan,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -38,16 +38,16 @@ struct Kept {
 /// How a Host is started.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
-    /// The module that it runs alone.
+    /// The only module it runs, if it is not the shared Host.
     pub(super) alone: Option<String>,
-    /// Arguments beside those of all Hosts.
+    /// Arguments in addition to those of all Hosts.
     pub(super) words: Vec<OsString>,
-    /// The variables it has; all of the server's when it runs modules together.
+    /// The environment variables it gets; the shared Host gets all of the server's.
     pub(super) env: Option<Vec<String>>,
     config: Option<ModuleConfig>,
 }
 
-/// Keeps them running until `stop` fires, and returns when all have ended.
+/// Keeps the Hosts running until `stop` fires, and returns when all have ended.
 pub(super) async fn run(options: SuperviseOptions, way: Arc<Way>, stop: CancellationToken) {
     let options = Arc::new(options);
     let mut hosts: BTreeMap<Whose, Kept> = BTreeMap::new();
@@ -71,7 +71,7 @@ pub(super) async fn run(options: SuperviseOptions, way: Arc<Way>, stop: Cancella
     end(&mut hosts, |_, _| true).await;
 }
 
-/// Ends all Hosts that are meant, side by side.
+/// Ends all matching Hosts, concurrently.
 async fn end(hosts: &mut BTreeMap<Whose, Kept>, meant: impl Fn(&Whose, &Plan) -> bool) {
     let mut ends = JoinSet::new();
     for (_, kept) in hosts.extract_if(.., |whose, kept| meant(whose, &kept.plan)) {
@@ -85,13 +85,13 @@ async fn end(hosts: &mut BTreeMap<Whose, Kept>, meant: impl Fn(&Whose, &Plan) ->
     }
 }
 
-/// What the file says now; what it said before while it is not understood.
+/// The file's current contents; the previous ones while the file is invalid.
 async fn look(options: &SuperviseOptions, before: Apart) -> Apart {
     let Some(dir) = options.modules.clone() else { return before };
     let loaded = tokio::task::spawn_blocking(move || Config::load(&dir)).await;
     match loaded {
         Ok(Ok(config)) => config.apart(),
-        // The Host that takes the file says what is wrong with it.
+        // The Host reports what is wrong with the file.
         Ok(Err(_)) | Err(_) => before,
     }
 }
@@ -140,7 +140,7 @@ mod tests {
         let changed = plans(&apart(&text.replace("env", "read = [\"/var/log\"]\nenv")));
         assert!(changed[&a] != two[&a]);
         assert!(changed.iter().filter(|(whose, plan)| two.get(*whose) != Some(*plan)).count() == 1);
-        // What a module is told is no concern of its process.
+        // The configuration passed to a module does not affect its process.
         let told = plans(&apart(&format!("{text}[modules.a.config]\nn = 1\n")));
         assert_eq!(told, two);
     }

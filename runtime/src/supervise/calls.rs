@@ -1,6 +1,6 @@
-//! System calls that no module needs and by which a process that was taken over reaches beyond
-//! itself. A list of what is refused, not of what is let through: that would break with the next
-//! libc, and files and addresses have guards of their own.
+//! Refuses system calls that no module needs and through which a compromised process could reach
+//! beyond itself. A deny list, not an allow list: the latter would break with the next libc, and
+//! files and addresses are guarded separately.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Refused whatever their arguments.
+/// Refused with any arguments.
 const REFUSED: &[c_long] = &[
     // Other processes.
     libc::SYS_tkill,
@@ -27,12 +27,12 @@ const REFUSED: &[c_long] = &[
     libc::SYS_personality,
     libc::SYS_setns,
     libc::SYS_unshare,
-    // Connections that others make: Landlock minds the ports that are asked for, and a socket that
-    // listens without having one is given one.
+    // Incoming connections: Landlock guards explicitly bound ports, but a socket that listens
+    // unbound gets a port of its own.
     libc::SYS_accept,
     libc::SYS_accept4,
     libc::SYS_listen,
-    // Files past their guards.
+    // File access that bypasses the guards.
     libc::SYS_chroot,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -65,20 +65,21 @@ const REFUSED: &[c_long] = &[
     libc::SYS_clock_settime,
     libc::SYS_userfaultfd,
 ];
-/// Refused to a module that starts no programs.
+/// Also refused to a module that starts no programs.
 #[cfg(target_arch = "x86_64")]
 const PROGRAMS: &[c_long] =
     &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_fork, libc::SYS_kill, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const PROGRAMS: &[c_long] = &[libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill];
-/// Kinds of sockets that are let through: addresses of networks, and what libc asks about them. A
-/// socket of a path would reach the store itself, as its owner.
+/// The allowed socket families: network addresses, and what libc needs to look them up. A Unix
+/// socket would reach the store itself, with the owner's rights.
 const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// Has them refused from now on, on this thread and all that it makes. How that stands, for people.
+/// Refuses these calls from now on, on this thread and all its descendants. Returns the status, for
+/// people.
 ///
 /// # Errors
-/// When the kernel has filters and does not take these.
+/// When the kernel supports filters and rejects these.
 pub(super) fn refuse(programs: bool) -> io::Result<String> {
     let has = std::fs::read_to_string("/proc/self/status")?.contains("Seccomp:");
     if has {
@@ -93,10 +94,10 @@ fn filters(programs: bool) -> Result<(), Error> {
     let other = |family: &i32| condition(0, Len::Dword, Op::Ne, family.unsigned_abs().into());
     let families = FAMILIES.iter().map(other).collect::<Result<Vec<_>, _>>()?;
     refused.push((libc::SYS_socket, vec![SeccompRule::new(families)?]));
-    // Programs are killed with their module and signal what they started; Landlock, where it has
-    // scopes, keeps their signals among them.
+    // A module's programs are killed with it and may signal each other; Landlock scopes, where
+    // available, keep their signals among them.
     if !programs {
-        // A thread of its own may be signalled: that is how a process aborts.
+        // A process may signal its own threads: abort() does so.
         let itself = u64::from(std::process::id());
         let others = SeccompRule::new(vec![condition(0, Len::Dword, Op::Ne, itself)?])?;
         refused.push((libc::SYS_tgkill, vec![others]));
@@ -107,8 +108,8 @@ fn filters(programs: bool) -> Result<(), Error> {
     }
     install(refused, libc::EPERM)?;
     if !programs {
-        // Its flags lie behind a pointer, which a filter cannot follow. Told that the kernel does
-        // not have it, libc makes its threads by the older call.
+        // The flags of clone3 are behind a pointer, which a filter cannot follow. On ENOSYS, libc
+        // creates threads with the older call.
         install(vec![(libc::SYS_clone3, Vec::new())], libc::ENOSYS)?;
     }
     Ok(())
@@ -140,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Filters hold for the thread that asks for them, and go with it.
+    /// Runs in a thread, since filters apply to the thread that installs them and end with it.
     fn confined(programs: bool, work: impl FnOnce() + Send + 'static) {
         let has = std::fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp:");
         let thread = std::thread::spawn(move || {
@@ -165,7 +166,7 @@ mod tests {
         }
     }
 
-    /// The questions of a resolver go out, and their answers come in.
+    /// A resolver sends queries and receives answers.
     #[test]
     fn datagrams_are_let_through() {
         confined(false, || {

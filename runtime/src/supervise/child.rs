@@ -1,5 +1,5 @@
-//! The Host's side of the Host process: its standard input is the connection to the server, its
-//! standard output the report of its end. It dies with the server, whatever the server dies of.
+//! The Host process: its standard input is the connection to the server, its standard output
+//! carries crash reports. It dies with the server, whatever ends the server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,23 +25,24 @@ use crate::isolate::Limits;
 use crate::permissions::Allow;
 use crate::typescript;
 
-/// Descriptors that the modules of a process share, where the machine has as many. More would only
-/// let one module take more.
+/// File descriptors that the modules of a process share, if the machine allows as many. More would
+/// only let one module take more.
 const FILES_MAX: u64 = 65_536;
 
-/// What a Host process is told by its arguments.
+/// What the arguments tell a Host process.
 #[derive(Debug, Clone)]
 pub struct ChildOptions {
-    /// The directory of the modules; without one only what admins append is run.
+    /// The directory of the modules; without one, only what admins append runs.
     pub modules: Option<PathBuf>,
-    /// What modules may ask for.
+    /// The permissions that modules may request.
     pub allow: Allow,
-    /// Isolates it may make beyond the first of each processor, in practice
+    /// Isolates it may create beyond the first of each processor, in practice
     /// [`host::SPENT_ISOLATES_MAX`].
     pub spent_isolates_max: usize,
-    /// A file of variables that are offered beside those of the process, which come first.
+    /// A file of environment variables offered in addition to the process's own, which take
+    /// precedence.
     pub env_file: Option<PathBuf>,
-    /// The processors it runs. The process of one alone is confined to what that one may use.
+    /// The processors it runs. A process for one module is confined to what that module may use.
     pub part: Part,
 }
 
@@ -57,7 +58,8 @@ enum ChildError {
     Host(#[from] HostError),
 }
 
-// By hand: what is a part of the text is no source besides, or whoever prints both says it twice.
+// Written by hand: an error included in the text is not also a source, or printing the chain
+// repeats it.
 impl From<io::Error> for ChildError {
     fn from(error: io::Error) -> Self {
         Self::Setup(error)
@@ -71,9 +73,9 @@ impl From<ClientError> for ChildError {
 }
 
 impl ChildError {
-    /// Whether the server has gone, or is going.
+    /// Whether the server is gone or going away.
     fn is_loss(&self) -> bool {
-        // Not all that may pass: a store that is full is there, and says so with an error.
+        // Not every temporary error: a full store is still there, and answers with an error.
         let gone = |code| matches!(code, Code::Draining | Code::Unauthenticated | Code::OtherHost);
         match self {
             Self::Connect(error) | Self::Host(HostError::Store(error)) => {
@@ -85,12 +87,12 @@ impl ChildError {
 }
 
 /// Runs a Host in this process, which a [`Supervisor`](super::Supervisor) has started for it, until
-/// SIGTERM comes or it cannot go on. What goes wrong is said with `tracing`.
+/// SIGTERM arrives or the Host cannot continue. Errors are logged with `tracing`.
 #[must_use]
 pub fn main(options: ChildOptions) -> ExitCode {
     match run(options) {
         Ok(HostEnd::Stopped) => ExitCode::SUCCESS,
-        // Exits now: waiting for the thread that does not end would take for ever.
+        // Exits at once: waiting for the wedged thread would take forever.
         Ok(HostEnd::Wedged) => std::process::exit(i32::from(EXIT_WEDGED)),
         Ok(HostEnd::Worn) => ExitCode::from(EXIT_WORN),
         Err(error) if error.is_loss() => {
@@ -114,7 +116,7 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
         tracing::warn!(%error, "modules have the descriptors of a shell");
     }
     let alone = alone(&options)?;
-    // Read before the file cannot be read any more.
+    // Read before the process is confined and cannot read the file any more.
     let env = variables(&options, alone.as_ref())?;
     let confined = confine(&options, alone.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -127,7 +129,7 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     end
 }
 
-/// Takes the descriptors that may be had: by default a process has 1,024.
+/// Raises the limit of file descriptors: the default is 1,024.
 fn more_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.map_or(FILES_MAX, |hard| hard.min(FILES_MAX));
@@ -137,13 +139,13 @@ fn more_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })?)
 }
 
-/// What the operator says about the only module of this Host, when there is one.
+/// The operator's settings for the only module of this Host, if there is just one.
 fn alone(options: &ChildOptions) -> Result<Option<ModuleConfig>, ChildError> {
     let (Part::Only(name), Some(dir)) = (&options.part, &options.modules) else { return Ok(None) };
     Ok(Some(Config::load(dir).map_err(io::Error::other)?.module(name)))
 }
 
-/// The variables of the process and of a file. A module alone has of the file what it was given.
+/// The variables of the process and of the file. A single module gets only its own from the file.
 fn variables(
     options: &ChildOptions,
     alone: Option<&ModuleConfig>,
@@ -161,7 +163,7 @@ fn variables(
     Ok(env)
 }
 
-/// Confines the process when it is for one module.
+/// Confines the process if it is for a single module.
 fn confine(
     options: &ChildOptions,
     alone: Option<&ModuleConfig>,

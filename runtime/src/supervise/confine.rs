@@ -1,6 +1,6 @@
-//! What a Host that runs one module alone gives up before it runs any of it: files, programs,
-//! sockets and system calls that no module needs. Each measure is taken where the kernel has it and
-//! told by name where not; one that should work and does not is an error, never a silence.
+//! What a Host for a single module gives up before it runs the module: files, programs, sockets and
+//! system calls that no module needs. Each measure is applied if the kernel has it, and reported by
+//! name if not; one that should work and fails is an error, never ignored.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::calls;
 
-/// Bytes of address space: what the runtime, its threads' stacks and a module's heap reserve.
+/// Maximum address space: what the runtime, its threads' stacks and a module's heap reserve.
 const ADDRESS_SPACE_BYTES: u64 = 4 << 30;
-/// Open files, sockets and pipes.
+/// Maximum open files, sockets and pipes.
 const FILES: u64 = 256;
-/// What is known of Landlock here: newer kernels can refuse more, older ones less.
+/// The Landlock version used: newer kernels could refuse more, older ones refuse less.
 const KNOWN: ABI = ABI::V7;
 
-/// What resolving names, checking certificates and telling the time open.
+/// Files opened to resolve names, check certificates and get local time.
 const NEEDED: [&str; 16] = [
     "/dev/null",
     "/dev/urandom",
@@ -39,10 +39,10 @@ const NEEDED: [&str; 16] = [
     "/usr/share/ca-certificates",
     "/usr/share/zoneinfo",
 ];
-/// Where programs are, for a module that may run some.
+/// Directories of programs, for a module that may run some.
 const PROGRAMS: [&str; 5] = ["/bin", "/sbin", "/usr", "/opt", "/etc/alternatives"];
 
-/// What stays open to a Host that runs one module.
+/// What remains accessible to a Host for a single module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Opening {
     /// Files and directories that may be read.
@@ -51,25 +51,26 @@ pub(super) struct Opening {
     pub(super) run: bool,
 }
 
-/// A measure and how it stands, for people.
+/// A measure and its status, for people.
 pub(super) type Measure = (&'static str, String);
 
-/// Gives up everything but the opening, for ever. To be called before there is a second thread.
+/// Gives up everything but the opening, permanently. Must be called before there is a second
+/// thread.
 ///
 /// # Errors
-/// When a measure that the kernel has cannot be taken.
+/// When a measure that the kernel supports cannot be applied.
 pub(super) fn enter(opening: &Opening) -> io::Result<Vec<Measure>> {
     let mut taken = vec![("limits", limits()?)];
     rustix::thread::set_no_new_privs(true)?;
     taken.push(("no_new_privs", "on".to_owned()));
-    // First, since whether there are filters is read from a file.
+    // Before Landlock: whether seccomp is available is read from a file.
     taken.push(("seccomp", calls::refuse(opening.run)?));
     taken.push(("landlock", files(opening)?));
     Ok(taken)
 }
 
-/// Bounds what the process may take of the machine. Processor time is bounded for each turn of a
-/// module, not for the life of a process that may run for months.
+/// Limits the process's resources. CPU time is limited per turn of a module, not for the life of a
+/// process that may run for months.
 fn limits() -> io::Result<String> {
     let lower = |resource, most: u64| {
         let hard = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
@@ -85,7 +86,7 @@ fn limits() -> io::Result<String> {
     Ok(format!("{FILES} files"))
 }
 
-/// Lets the process open what it may read and nothing else, take no port, and signal nobody.
+/// Lets the process open only what it may read, bind no port, and signal no other process.
 fn files(opening: &Opening) -> io::Result<String> {
     let failed = |error: landlock::RulesetError| io::Error::other(format!("landlock: {error}"));
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;

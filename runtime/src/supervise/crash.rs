@@ -1,29 +1,29 @@
-//! Says on which thread a Host crashes. An isolate's thread is named after its version, so the name
-//! is all the server has to know in order not to start the culprit again.
+//! Reports the thread on which a Host crashes. An isolate's thread is named after its version, so
+//! the name is all the server needs to avoid starting the culprit again.
 
 use std::io;
 
-/// What a report begins with, before the name of the thread.
+/// The prefix of a report, before the thread's name.
 pub(super) const CRASHED: &str = "crashed ";
-/// Bytes of a thread's name in Linux, with its end.
+/// Bytes of a thread's name in Linux, with its NUL.
 const NAME_BYTES: usize = 16;
-/// Signals of a process that has gone wrong.
+/// Signals of a crash.
 const SIGNALS: [libc::c_int; 5] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGILL, libc::SIGFPE];
 
-/// The thread in one line of a report.
+/// The thread named in one line of a report.
 pub(super) fn thread_of(line: &str) -> Option<&str> {
     line.strip_prefix(CRASHED).filter(|name| !name.is_empty())
 }
 
-/// Makes a crash write `crashed <thread>` to standard output before the process dies of it.
+/// Makes a crash write `crashed <thread>` to standard output before the process dies.
 pub(super) fn install() -> io::Result<()> {
     for signal in SIGNALS {
-        // SAFETY: sigaction is a plain C struct for which all zeroes is a value.
+        // SAFETY: sigaction is a plain C struct for which all zeroes is a valid value.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = report as *const () as libc::sighandler_t;
         // The default action follows: SA_RESETHAND restores it, and the fault happens again. The
-        // handler runs on the stack that std gives each of its threads for this.
+        // handler runs on the alternate stack that std gives each of its threads.
         action.sa_flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
         // SAFETY: both pointers are valid for the call; `report` is async-signal-safe.
         if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
@@ -37,7 +37,8 @@ pub(super) fn install() -> io::Result<()> {
 extern "C" fn report(_signal: libc::c_int) {
     let mut line = [0u8; CRASHED.len() + NAME_BYTES + 1];
     line[..CRASHED.len()].copy_from_slice(CRASHED.as_bytes());
-    // SAFETY: PR_GET_NAME writes at most NAME_BYTES bytes, which the buffer has behind the prefix.
+    // SAFETY: PR_GET_NAME writes at most NAME_BYTES bytes, for which the buffer has room after the
+    // prefix.
     unsafe { libc::prctl(libc::PR_GET_NAME, line.as_mut_ptr().add(CRASHED.len())) };
     let end = line.iter().position(|&byte| byte == 0).unwrap_or(CRASHED.len() + NAME_BYTES);
     line[end] = b'\n';

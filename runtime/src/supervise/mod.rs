@@ -1,7 +1,7 @@
-//! The server's side of the Hosts: starts them as child processes over socket pairs, starts each
-//! again when it ends, tells the next one on whose thread the last one crashed, and leaves no child
-//! behind. Knows nothing of modules but which have a Host of their own; what a Host does is in
-//! [`crate::host`]. Where the server is, whoever starts it knows: in this process, or elsewhere.
+//! The server's side of the Hosts: starts them as child processes over socket pairs, restarts each
+//! when it ends, tells the next one on which thread the last one crashed, and leaves no child
+//! behind. Of modules it knows only which have their own Host; what a Host does is in
+//! [`crate::host`]. The caller decides how to reach the server: in this process, or elsewhere.
 
 mod apart;
 mod calls;
@@ -30,64 +30,65 @@ use self::way::Way;
 use crate::host::backoff::{Backoff, random};
 use crate::name::is_avoidable;
 
-/// Variable in which a Host is told on whose threads the one before it crashed.
+/// Variable that tells a Host on which threads earlier ones crashed.
 const CULPRITS_VARIABLE: &str = "XS_HOST_CULPRITS";
-/// Exit code of a Host that has to be replaced because a thread of it does not end.
+/// Exit code of a Host that must be replaced because one of its threads does not end.
 const EXIT_WEDGED: u8 = 75;
-/// Exit code of a Host whose memory is to be given back.
+/// Exit code of a Host that must be replaced to free its memory.
 pub const EXIT_WORN: u8 = 76;
-/// Exit code of a Host whose server is stopping, or gone.
+/// Exit code of a Host whose server is stopping, or unreachable.
 const EXIT_LOST: u8 = 77;
-/// Wait before the next Host when it is known what the last one ended for.
+/// Wait before the next Host when the cause of the last end is known.
 const KNOWN_CAUSE: Duration = Duration::from_millis(100);
-/// A connection that lasted so long is made anew at once when it is lost.
+/// A connection that lasted this long is re-established at once when it is lost.
 const SETTLED: Duration = Duration::from_secs(10);
-/// Threads of which a Host is told; the oldest are left out.
+/// Maximum number of threads that are reported to a Host; the oldest are dropped.
 const CULPRITS_MAX: usize = 64;
-/// Time a Host has to end after SIGTERM: its own limit and some more.
+/// Time for a Host to end after SIGTERM: its own limit plus a margin.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
 /// How to start a Host.
 #[derive(Debug, Clone)]
 pub struct SuperviseOptions {
-    /// The program, in practice the running one.
+    /// The program, normally the running one.
     pub program: PathBuf,
-    /// Its arguments, which make it call [`child::main`]. Behind them come [`APART`] and [`ONLY`],
-    /// each with a name, which say the [`Part`](crate::host::Part) of a Host.
+    /// Its arguments, which make it call [`child::main`]. They are followed by [`APART`] and
+    /// [`ONLY`], each with a name, which define the [`Part`](crate::host::Part) of a Host.
     pub args: Vec<OsString>,
-    /// The directory of the modules, whose `xs.toml` says which have a Host of their own.
+    /// The directory of the modules, whose `xs.toml` says which have their own Host.
     pub modules: Option<PathBuf>,
-    /// Variables of this process that no Host has.
+    /// Environment variables of this process that no Host gets.
     pub hidden: Vec<String>,
-    /// Standard error of this process is a log of JSON: what a Host writes to its own and is none,
-    /// as a library or a panic does, becomes a line of that log.
+    /// Whether standard error of this process is a JSON log: then other text that a Host writes to
+    /// its standard error, as a library or a panic does, becomes a line of that log.
     pub is_json_log: bool,
 }
 
-/// Finds the way to the server for the Host of the processor of a name alone, or for that of all.
-/// It is asked before each Host is started.
+/// Connects to the server, for the Host of a single processor or for the shared one. Called before
+/// each start of a Host.
 pub type Connect =
     Box<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Link, NoWay>> + Send + Sync>;
 
-/// Takes the server's end of a Host's socket pair, which has the role host.
+/// Takes over the server's end of a Host's socket pair, which has the role host.
 pub type Link = Box<dyn FnOnce(UnixStream) -> Lost + Send>;
 
-/// Ends when the server is lost, before the Host's socket is closed, and says how, for people.
+/// Resolves when the server is lost, before the Host's socket is closed, with the reason for
+/// people.
 pub type Lost = BoxFuture<'static, String>;
 
-/// What is told when there will never be a way.
+/// Why a connection will never be possible.
 pub type Refused = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no way to the server.
+/// Why there is no connection to the server.
 #[derive(Debug)]
 pub enum NoWay {
-    /// Perhaps later: why, for people.
+    /// Possible later; the reason, for people.
     Yet(String),
-    /// Never.
+    /// Never possible.
     Ever(Refused),
 }
 
-/// Keeps Hosts running until it is stopped, or there is no way to the server any more.
+/// Keeps Hosts running until it is stopped, or the server can never be reached again.
 #[derive(Debug)]
 pub struct Supervisor {
     stop: CancellationToken,
@@ -96,8 +97,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the Hosts, each now and whenever it has ended. Must be called inside a tokio runtime.
-    /// `connect` is called for each.
+    /// Starts the Hosts, and restarts each when it ends. Must be called inside a tokio runtime.
+    /// `connect` is called for each start.
     #[must_use]
     pub fn start(options: SuperviseOptions, connect: Connect) -> Self {
         let stop = CancellationToken::new();
@@ -106,12 +107,12 @@ impl Supervisor {
         Self { stop, way, task }
     }
 
-    /// Waits until there will never be a way to the server, and says why. The Hosts end then.
+    /// Waits until the server can never be reached, and returns why. The Hosts then end.
     pub async fn refused(&self) -> Refused {
         self.way.refused().await
     }
 
-    /// Stops the Hosts: their modules have their time to end. Returns when the processes are gone.
+    /// Stops the Hosts, giving their modules time to end. Returns when the processes have exited.
     pub async fn stop(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
@@ -122,27 +123,28 @@ impl Supervisor {
 
 /// How a Host ended.
 enum End {
-    /// With its connection.
+    /// Its connection was lost.
     Lost,
-    /// For a reason that is known, and passes with it.
+    /// For a known cause that ends with it.
     Known,
-    /// On these threads.
+    /// It crashed on these threads.
     Crashed(Vec<String>),
     Unknown,
 }
 
-/// What is known for the next Host when one has ended.
+/// State carried from one Host to the next.
 #[derive(Default)]
 struct Next {
-    /// Threads that brought one down, of which each is told. Whether one has passed it on is not
-    /// known: the store may have been full or gone, or it may not have begun. One that is told
-    /// again finds that the version of such a thread does not run any more, and says nothing.
+    /// Threads that crashed a Host; every later Host is told of all of them. Whether one has
+    /// reported them is unknown: the store may have been full or unreachable, or the Host may not
+    /// have got that far. A Host that is told again finds that the thread's version no longer runs,
+    /// and reports nothing.
     culprits: Vec<String>,
     backoff: Backoff,
 }
 
 impl Next {
-    /// Takes in how a Host ended and how long it ran; how long the next one waits.
+    /// Records how a Host ended and how long it ran; returns the delay before the next one.
     fn after(&mut self, end: End, ran: Duration) -> Duration {
         let wait = self.backoff.next(ran, random());
         match end {
@@ -159,7 +161,7 @@ impl Next {
                 self.culprits.extend(threads);
                 let excess = self.culprits.len().saturating_sub(CULPRITS_MAX);
                 self.culprits.drain(..excess);
-                // The next one crashes as this one did unless it does without something.
+                // The next one crashes in the same way unless it avoids something new.
                 if is_new { KNOWN_CAUSE } else { wait }
             }
             End::Unknown => wait,
@@ -167,7 +169,7 @@ impl Next {
     }
 }
 
-/// What an exit stands for.
+/// Classifies an exit.
 async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     let culprits = child.culprits().await;
     let ended_with = |code: u8| child.code() == Some(i32::from(code));
@@ -205,7 +207,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                     () = stop.cancelled() => return child.stop(STOP_MAX).await,
                     why = lost => {
                         way.is_lost(why);
-                        // It ends by itself; a Host goes on from the log and in no other way.
+                        // It ends by itself; a Host cannot continue without its connection.
                         child.stop(STOP_MAX).await;
                         End::Lost
                     }
@@ -250,7 +252,7 @@ mod tests {
             |names: &[&str]| End::Crashed(names.iter().map(|&name| name.into()).collect());
         assert_eq!(next.after(crashed(&[a, b]), Duration::ZERO), KNOWN_CAUSE);
         assert_eq!(next.culprits, [a, b]);
-        // The Host that was told of them lost its connection, and may have said nothing.
+        // The Host that received them lost its connection, and may not have reported them.
         let wait = next.after(End::Lost, Duration::ZERO);
         assert!(wait > Duration::ZERO && wait <= way::WAIT_MAX, "{wait:?}");
         assert_eq!(next.culprits, [a, b]);
@@ -258,7 +260,7 @@ mod tests {
         // It did not start, or the store took nothing from it.
         assert!(next.after(End::Unknown, Duration::ZERO) > KNOWN_CAUSE);
         assert_eq!(next.culprits, [a, b]);
-        // The next one went down for another one, or without a module to blame.
+        // The next Host crashes on another thread, and one ends without a module to blame.
         next.after(crashed(&[c, a]), SETTLED);
         next.after(End::Known, SETTLED);
         assert_eq!(next.culprits, [b, c, a]);
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(next.culprits[CULPRITS_MAX - 1], "js-000000000999");
     }
 
-    /// It was started ten times a second, for ever.
+    /// Such a Host was once restarted ten times a second, forever.
     #[test]
     fn a_crash_that_tells_nothing_new_is_waited_for() {
         let mut next = Next::default();

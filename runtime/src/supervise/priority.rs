@@ -1,5 +1,5 @@
-//! A Host gives way to the server and to whoever uses it: modules get what of the processors these
-//! leave, and everything while they need nothing.
+//! Lowers a Host's priority below the server and its clients: modules get the CPU time these leave,
+//! and all of it while they are idle.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use rustix::process::{getpriority_process, setpriority_process, setsid};
 
-/// How much nicer than the server a Host is: it weighs a tenth of what the server does, which is
-/// still enough to go on beside one that never rests.
+/// How much nicer than the server a Host is: it gets a tenth of the server's weight, still enough
+/// to make progress beside a server that never rests.
 const NICER: i32 = 10;
 const NICEST: i32 = 19;
-/// Where Linux says how nice a session is as a whole, when it groups processes by session.
+/// The nice value of the whole session, if Linux groups processes by session.
 const SESSION: &str = "/proc/self/autogroup";
-/// Linux lets one process in a tenth of a second say so, of all that are not privileged; as many
-/// Hosts as there may be find their moment.
+/// Linux accepts one such write per tenth of a second from all unprivileged processes; these
+/// attempts are enough for the largest number of Hosts.
 const TRIES: u32 = 64;
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Lowers this process, and with it all that it starts. It becomes a session of its own: a Ctrl-C
-/// in the terminal is for the server, which stops the Host in its turn, and a kernel that shares
-/// the processors out among sessions would let a module that spins take the server's share. To be
-/// called before there is a second thread.
+/// Lowers the priority of this process and all its children. It becomes a session of its own:
+/// Ctrl-C in the terminal is for the server, which stops the Host itself, and in the server's
+/// session a kernel with autogroups would let a spinning module take the server's CPU share. Must
+/// be called before there is a second thread.
 ///
 /// # Errors
 /// When the system refuses.

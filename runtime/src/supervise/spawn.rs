@@ -1,5 +1,5 @@
-//! Child processes that die with this one. The kernel kills a child when the *thread* that made it
-//! ends, so one thread makes them all, waits for them, and lives as long as the supervisor.
+//! Child processes that die with this one. The kernel kills a child when the *thread* that created
+//! it ends, so one thread creates them all, waits for them, and lives as long as the supervisor.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -18,14 +18,14 @@ use super::apart::Plan;
 use super::{CULPRITS_VARIABLE, SuperviseOptions};
 use crate::supervise::crash;
 
-/// Variables that a process has which is given only some.
+/// Environment variables kept for a process that gets only some.
 const KEPT_VARIABLES: [&str; 6] =
     ["LANG", "PATH", "RUST_BACKTRACE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"];
-/// Threads that one crash may name.
+/// Maximum number of threads that one crash may name.
 const CULPRITS_MAX: usize = 16;
-/// Bytes of a line that a Host writes to standard error; a longer one is several.
+/// Maximum bytes of a line that a Host writes to standard error; a longer one is split.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// Time in which the last of them are passed on.
+/// Time to forward the last lines of a Host.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 type Spawned = io::Result<(OwnedFd, ChildStdout, oneshot::Receiver<io::Result<ExitStatus>>)>;
@@ -35,7 +35,7 @@ struct Order {
     answer: oneshot::Sender<Spawned>,
 }
 
-/// The thread that makes children.
+/// The thread that creates children.
 pub(super) struct Spawner {
     orders: mpsc::Sender<Order>,
 }
@@ -101,7 +101,7 @@ impl Spawner {
     }
 }
 
-/// Makes one child and waits for its end.
+/// Creates one child and waits for its end.
 fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -121,18 +121,18 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     });
     let failed = parts.is_err();
     if answer.send(parts).is_err() || failed {
-        // Nobody is left to look after it.
+        // The requester has gone: kill the child.
         let _ = child.kill();
     }
     let ended = child.wait();
     if let Some(last_words) = last_words {
-        // A grandchild could hold the pipe open; the wait has an end, with nothing sent.
+        // A grandchild could hold the pipe open, so the wait is bounded.
         let _ = last_words.recv_timeout(LAST_WORDS);
     }
     drop(exited.send(ended));
 }
 
-/// Passes on what a Host writes in a thread; what is given back is closed once that is all.
+/// Forwards a Host's standard error on a thread; the returned channel closes after the last line.
 fn listen(stderr: ChildStderr) -> mpsc::Receiver<()> {
     let (done, last_words) = mpsc::channel();
     let thread = std::thread::Builder::new().name("xs-host-log".to_owned());
@@ -146,15 +146,15 @@ fn listen(stderr: ChildStderr) -> mpsc::Receiver<()> {
     last_words
 }
 
-/// Passes on what a Host writes to standard error: lines of its log as they are, and what else is
-/// written there as lines of this one.
+/// Forwards a Host's standard error: lines of its log unchanged, other text as lines of this
+/// process's log.
 fn pass_on(stderr: ChildStderr) {
     let mut from = BufReader::new(stderr);
     let mut line = Vec::new();
     while matches!(from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line), Ok(1..)) {
         let text = line.trim_ascii_end();
         if serde_json::from_slice::<IgnoredAny>(text).is_ok() {
-            // Nobody may read it.
+            // Standard error may have no reader.
             let _ = io::stderr().lock().write_all(&[text, b"\n"].concat());
         } else if !text.is_empty() {
             tracing::warn!("{}", String::from_utf8_lossy(text));
@@ -163,12 +163,12 @@ fn pass_on(stderr: ChildStderr) {
     }
 }
 
-/// The threads a Host says it crashed on. All it writes is read, so that it never has to wait.
+/// The threads a Host reported as crashed. Reads its whole output, so that it never blocks.
 fn read_report(stdout: ChildStdout) -> Vec<String> {
     let mut culprits = Vec::new();
     for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
-        // The line may follow something else that was written without an end.
+        // The report may follow other text without a newline.
         let report = line.find(crash::CRASHED).and_then(|at| crash::thread_of(&line[at..]));
         if let (Some(thread), true) = (report, culprits.len() < CULPRITS_MAX) {
             culprits.push(thread.to_owned());
@@ -178,7 +178,7 @@ fn read_report(stdout: ChildStdout) -> Vec<String> {
 }
 
 impl Child {
-    /// Waits for its end; what it ended with, for people. Cancelling loses nothing.
+    /// Waits for its end and returns how it ended, for people. Cancel-safe.
     pub(super) async fn exited(&mut self) -> String {
         match (&mut self.exit).await {
             Ok(Ok(status)) => {
@@ -193,12 +193,12 @@ impl Child {
         }
     }
 
-    /// Its exit code, when it has ended with one.
+    /// Its exit code, if it exited.
     pub(super) fn code(&self) -> Option<i32> {
         self.status.and_then(|status| status.code())
     }
 
-    /// The threads it crashed on; to be asked after its end.
+    /// The threads it crashed on; to be called after its end.
     pub(super) async fn culprits(&mut self) -> Vec<String> {
         // A grandchild could hold the pipe open; it has nothing to report.
         let report = tokio::time::timeout(Duration::from_secs(1), &mut self.report).await;

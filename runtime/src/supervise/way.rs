@@ -1,5 +1,5 @@
-//! The way to the server: tried until it is found, and told of when that changes. All Hosts share
-//! it, so what holds for all of them is said once.
+//! The connection to the server: retried until it succeeds, with each change logged. Shared by all
+//! Hosts, so that a common failure is logged once.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,25 @@ use tokio_util::sync::CancellationToken;
 use super::{Connect, Link, NoWay, Refused};
 use crate::host::backoff::{Backoff, random};
 
-/// The longest wait between two tries: a server, or a place that another Host leaves, is found
-/// within a few seconds, and asking costs next to nothing.
+/// The longest wait between two attempts: a server, or a slot freed by another Host, is found
+/// within a few seconds, and an attempt costs next to nothing.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// What is known of the way.
+/// The last known state.
 #[derive(Debug)]
 struct Known {
-    /// Why there is none at present.
+    /// Why the server cannot be reached at present.
     missing: Option<String>,
     refused: Option<Refused>,
 }
 
-/// The way to the server.
+/// The connection to the server.
 pub(super) struct Way {
     connect: Connect,
     known: Mutex<Known>,
-    /// Cancelled when there will never be one.
+    /// Cancelled when the server can never be reached.
     never: CancellationToken,
-    /// Stops all that need it.
+    /// Stops all Hosts.
     stop: CancellationToken,
 }
 
@@ -37,8 +37,8 @@ impl Way {
         Self { connect, known, never: CancellationToken::new(), stop }
     }
 
-    /// Tries until there is a way, for the Host of a processor alone or of all; `None` when there
-    /// will never be one. Cancelling it loses nothing.
+    /// Tries until the server is reached, for the Host of one processor or the shared one; `None`
+    /// when it never will be. Cancel-safe.
     pub(super) async fn find(&self, alone: Option<&str>) -> Option<Link> {
         let mut backoff = Backoff::default();
         loop {
@@ -60,12 +60,12 @@ impl Way {
         }
     }
 
-    /// The server that was there is not any more.
+    /// Records that the connection was lost.
     pub(super) fn is_lost(&self, why: String) {
         self.is_missing(Some(format!("the connection to the server ended: {why}")));
     }
 
-    /// Tells of a change, and of nothing else.
+    /// Records and logs a change; does nothing if there is none.
     fn is_missing(&self, why: Option<String>) {
         let mut known = self.known.lock();
         if known.missing == why {
@@ -78,7 +78,7 @@ impl Way {
         known.missing = why;
     }
 
-    /// Waits until there will never be a way, and says why.
+    /// Waits until the server can never be reached, and returns why.
     pub(super) async fn refused(&self) -> Refused {
         self.never.cancelled().await;
         let why = self.known.lock().refused.take();
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// A way that is missing so many times, then there or never.
+    /// A way that is missing for `missing` attempts, then found, or ruled out for good if `never`.
     fn way(missing: usize, never: bool) -> (Way, Arc<AtomicUsize>) {
         let tries = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tries);

@@ -1,5 +1,5 @@
-//! A store in memory for trials: what a module may do with a store, without one. Bodies are shared
-//! with the test, which looks at them afterwards.
+//! An in-memory store for trials: what a module may do with a store, without a server. Bodies are
+//! shared with the test, which inspects them afterwards.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::isolate::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
 
-/// Bytes of all bodies of a test file.
+/// Maximum bytes of all bodies of a test file.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Frames of one trial.
+/// Maximum number of frames of one trial.
 const FRAMES_MAX: usize = 100_000;
 
 /// Bodies by their hash.
@@ -60,7 +60,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// An empty store for the processor `name`, whose first frame is of `now_ms`.
+    /// An empty store for the processor `name`, whose first frame has the time `now_ms`.
     pub(super) fn new(
         name: &str,
         now_ms: u64,
@@ -80,12 +80,12 @@ impl Store {
         })
     }
 
-    /// Every frame, ephemeral ones too.
+    /// Every frame, including ephemeral ones.
     pub(super) fn frames(&self) -> Vec<Frame> {
         self.frames.lock().clone()
     }
 
-    /// Tells how many frames there are, whenever there are more.
+    /// Watches the number of frames.
     pub(super) fn changes(&self) -> watch::Receiver<usize> {
         self.changed.subscribe()
     }
@@ -215,7 +215,7 @@ impl Backend for Store {
     fn read(&self, options: ReadOptions) -> FrameStream {
         let limit = options.limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let found = stream::iter(self.selected(&options).into_iter().map(Ok));
-        // A follower of a trial waits: nobody else appends.
+        // A follower waits: nothing else appends to a trial.
         match options.follow {
             true => found.chain(stream::pending()).take(limit).boxed(),
             false => found.take(limit).boxed(),

@@ -1,6 +1,6 @@
-//! `xs test`: runs `*.test.ts`, each in an isolate of its own, and the modules that they try in
-//! others, against a store in memory. Files, variables and what the network answers are made up by
-//! the test; nothing outside is reached, and no time is waited for.
+//! `xs test`: runs `*.test.ts`, each in its own isolate, and the modules under trial in others,
+//! against an in-memory store. The test supplies files, environment variables and network answers;
+//! nothing outside is reached, and no timer really waits.
 
 mod memory;
 mod run;
@@ -27,19 +27,19 @@ use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::Allow;
 
-/// The name that tests go by in their own messages.
+/// The name of tests in their own messages.
 const NAME: &str = "test";
 
-/// Who sees a test file run. Told by the threads of the modules, in the order of what happens.
+/// Observes the run of a test file. Called on the modules' threads, in the order of events.
 pub trait Watch: Send + Sync {
-    /// A test, or a module that it tries, has something to say.
+    /// A test, or a module under trial, logs a line.
     fn log(&self, name: &str, level: LogLevel, message: &str, fields: Option<&str>);
 
     /// A test has ended.
     fn tested(&self, tested: &Tested);
 }
 
-/// What a module under trial asks the test for.
+/// A request of a module under trial to its test.
 pub(crate) struct Ask {
     /// Method, URL and headers, as JSON.
     pub(crate) request: String,
@@ -48,14 +48,14 @@ pub(crate) struct Ask {
     pub(crate) answer: oneshot::Sender<Result<(String, Bytes), String>>,
 }
 
-/// What makes an isolate one under trial.
+/// The part of an isolate that puts its module under trial.
 #[derive(Debug)]
 pub struct Trial {
-    /// Where its requests go.
+    /// The receiver of its requests.
     pub(crate) asks: mpsc::UnboundedSender<Ask>,
-    /// The directory that stands for the root of its files.
+    /// The directory that serves as root of its files.
     pub(crate) files: PathBuf,
-    /// The time at which it begins, in milliseconds since 1970.
+    /// The start time of its clock, in milliseconds since the Unix epoch.
     pub(crate) now_ms: u64,
 }
 
@@ -69,14 +69,14 @@ impl std::fmt::Debug for Ask {
 pub(crate) struct Trials {
     dir: PathBuf,
     blobs: Arc<Blobs>,
-    /// Variables that all of them may ask for.
+    /// Environment variables that any of them may request.
     env: BTreeMap<String, String>,
     watch: Arc<dyn Watch>,
     next: AtomicU32,
     open: Mutex<HashMap<u32, Open>>,
 }
 
-/// A trial under way.
+/// A trial in progress.
 struct Open {
     asks: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Ask>>>,
     outcome: Option<oneshot::Receiver<(String, Vec<Frame>)>>,
@@ -89,17 +89,17 @@ impl std::fmt::Debug for Trials {
 }
 
 impl Trials {
-    /// Begins a trial; its number.
+    /// Begins a trial and returns its number.
     ///
     /// # Errors
-    /// What of the request is not understood.
+    /// The part of the request that is invalid.
     pub(crate) fn begin(&self, request: &str) -> Result<u32, String> {
         let mut request: run::Request =
             serde_json::from_str(request).map_err(|error| format!("trial(): {error}"))?;
         for (name, value) in &self.env {
             request.env.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        // Each is waited for in the isolate, whose heap bounds them.
+        // The isolate awaits each request, so that its heap bounds their number.
         let (asks, asked) = mpsc::unbounded_channel();
         let (done, outcome) = oneshot::channel();
         let (dir, blobs) = (self.dir.clone(), Arc::clone(&self.blobs));
@@ -112,7 +112,7 @@ impl Trials {
             };
             let state = state.map(|text| String::from_utf8_lossy(&text).into_owned());
             let error = error.map(|error| error.to_json());
-            // The test may not wait any more.
+            // The test may no longer wait.
             let _ = done.send((json!({ "state": state, "error": error }).to_string(), out));
         });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -121,13 +121,13 @@ impl Trials {
         Ok(number)
     }
 
-    /// What the module of a trial asks next; nothing once it is over.
+    /// The next request of a trial's module; `None` once the trial is over.
     pub(crate) async fn asked(&self, number: u32) -> Option<Ask> {
         let asks = self.open.lock().get(&number).map(|open| Arc::clone(&open.asks))?;
         asks.lock().await.recv().await
     }
 
-    /// What came of a trial: its state and its error as JSON, and its frames.
+    /// The outcome of a trial: its state and its error as JSON, and its frames.
     pub(crate) async fn ended(&self, number: u32) -> Option<(String, Vec<Frame>)> {
         let outcome = self.open.lock().get_mut(&number).and_then(|open| open.outcome.take())?;
         let outcome = outcome.await.ok();
@@ -136,7 +136,7 @@ impl Trials {
     }
 }
 
-/// What came of a test.
+/// The result of a test.
 #[derive(Debug)]
 pub struct Tested {
     /// Its name.
@@ -147,7 +147,7 @@ pub struct Tested {
     pub error: Option<ModuleError>,
 }
 
-/// What came of a test file.
+/// The result of a test file.
 #[derive(Debug)]
 pub struct TestFile {
     /// Its tests, in order.
@@ -166,7 +166,8 @@ pub fn test_files(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Runs the tests of a file in a modules directory. Modules are offered the variables of `env` that
-/// a test does not make up itself. `watch` sees each test when it ends, and what is said meanwhile.
+/// a test does not set itself. `watch` is called at the end of each test, and for lines logged
+/// meanwhile.
 pub async fn run_file(
     dir: &Path,
     file: &str,
@@ -175,13 +176,13 @@ pub async fn run_file(
 ) -> TestFile {
     let mut tests = Vec::new();
     loop {
-        // Each round passes a test at least, or is the last.
+        // Each round finishes at least one test, or is the last.
         let failed = match run_tests(dir, file, env, watch, &mut tests).await {
             Ok(()) => return TestFile { tests, error: None },
             Err(Ended { begun: None, error }) => return TestFile { tests, error: Some(error) },
             Err(Ended { begun: Some(name), error }) => Tested { name, ms: 0.0, error: Some(error) },
         };
-        // The test that ended the isolate; those behind it are run in another.
+        // This test ended the isolate; the tests after it run in another one.
         watch.tested(&failed);
         tests.push(failed);
     }
@@ -200,7 +201,7 @@ impl From<ModuleError> for Ended {
     }
 }
 
-/// Runs the tests behind those that have been.
+/// Runs the tests after those already finished.
 async fn run_tests(
     dir: &Path,
     file: &str,
@@ -255,12 +256,12 @@ async fn run_tests(
         loop {
             tokio::select! {
                 ended = &mut called => break ended.err(),
-                // It never fails: whoever changes it lives as long as the store does.
+                // It never fails: the sender lives as long as the store.
                 _ = changes.changed() => results.take(&store, watch),
             }
         }
     };
-    // What a test left running ends with it.
+    // Whatever a test left running ends here.
     let _ = isolate.stop().await;
     results.take(&store, watch);
     match error {
@@ -269,12 +270,12 @@ async fn run_tests(
     }
 }
 
-/// The results of a file, as they come.
+/// The results of a file, as they arrive.
 struct Results<'a> {
     graph: &'a ModuleGraph,
     seen: usize,
     tests: &'a mut Vec<Tested>,
-    /// The test that runs.
+    /// The running test.
     begun: Option<String>,
 }
 

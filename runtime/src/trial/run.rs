@@ -1,5 +1,5 @@
-//! One trial: a module in an isolate of its own, given what the test made up, until it has handled
-//! it. What it made and what it remembers is the result.
+//! One trial: a module in its own isolate, given the test's inputs, until it has handled them. Its
+//! output and its final state are the outcome.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,12 +26,12 @@ use crate::loader::ModuleGraph;
 use crate::name::{Kind, ProcessorName};
 use crate::permissions::{Allow, normal};
 
-/// Real time that a trial may take.
+/// Maximum real time of a trial.
 const TIME_MAX: Duration = Duration::from_secs(20);
-/// Files of a trial.
+/// Maximum number of files of a trial.
 const FILES_MAX: usize = 1_000;
 
-/// What a test asks for.
+/// A test's request for a trial.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Request {
@@ -56,7 +56,7 @@ pub(super) struct Request {
     now: Option<u64>,
 }
 
-/// A frame that is there before.
+/// A frame that exists before the trial.
 #[derive(Deserialize)]
 struct Given {
     topic: String,
@@ -68,7 +68,7 @@ struct Given {
     ttl: String,
 }
 
-/// What came of a trial.
+/// The outcome of a trial.
 pub(super) struct Outcome {
     pub(super) out: Vec<Frame>,
     /// As JSON.
@@ -76,17 +76,17 @@ pub(super) struct Outcome {
     pub(super) error: Option<ModuleError>,
 }
 
-/// The files of a trial, which are gone with it.
+/// The files of a trial, removed with it.
 struct Files(PathBuf);
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What cannot be removed lies among the temporary files.
+        // A directory that cannot be removed stays among the temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Carries a trial out.
+/// Runs a trial.
 pub(super) async fn run(
     dir: &Path,
     request: Request,
@@ -159,10 +159,10 @@ impl Driver {
         }
         let complete = self.name.topic("complete");
         let own = |frame: &Frame| frame.origin().is_some() && frame.topic() != complete.as_str();
-        // A generator goes on until it is told that it has made enough.
+        // A generator runs until it has made enough frames and is stopped.
         let most = request.take.filter(|_| kind == Kind::Generator).unwrap_or(usize::MAX);
         let out = self.store.frames().into_iter().skip(before).filter(own).take(most).collect();
-        // A module that does not stop has its own failure to tell.
+        // A module that does not stop fails the trial in its own way.
         let stopped = self.isolate.stop().await.err();
         Ok(Outcome { out, state, error: error.or(stopped) })
     }
@@ -172,7 +172,7 @@ impl Driver {
         stored.map_err(|error| ModuleError::new(FailureKind::Store, error.message))
     }
 
-    /// Each frame of its topics in a commit of its own, up to the first that fails.
+    /// Handles each frame of its topics in a commit of its own, up to the first failure.
     async fn handle(
         &self,
         request: &Request,
@@ -201,16 +201,16 @@ impl Driver {
         Ok(())
     }
 
-    /// Until it ends, or has made as many frames as are wanted.
+    /// Runs until it ends, or has made the wanted number of frames.
     async fn generate(&self, before: usize, take: Option<usize>) -> Result<(), ModuleError> {
         let mut changes = self.store.changes();
         let enough = async {
             let wanted = before.saturating_add(take.unwrap_or(usize::MAX));
-            // It never fails: whoever changes it lives as long as whoever waits.
+            // It never fails: the sender lives as long as the receiver.
             drop(changes.wait_for(|count| *count >= wanted).await);
         };
         tokio::select! {
-            // First: what it does beyond what is wanted is none of the trial's.
+            // Checked first: frames beyond the wanted number do not concern the trial.
             biased;
             () = enough => Ok(()),
             ended = self.isolate.run_generator() => ended,
@@ -261,7 +261,7 @@ fn named(file: &str) -> Option<(Kind, ProcessorName)> {
     Some((kind, ProcessorName::parse(&module_name(below)?).ok()?))
 }
 
-/// Writes the files of a trial below a directory that stands for the root.
+/// Writes the files of a trial below a temporary directory that serves as root.
 fn files(base: &Path, given: &BTreeMap<String, String>) -> std::io::Result<Files> {
     if given.len() > FILES_MAX {
         return Err(std::io::Error::other(format!("at most {FILES_MAX}")));
@@ -285,7 +285,7 @@ trait Parent: Sized {
 }
 
 impl Parent for PathBuf {
-    /// The path with its directory's links followed: it is compared with real paths.
+    /// The path with symbolic links in its directory resolved: it is compared with resolved paths.
     fn canonicalize_parent(self) -> std::io::Result<Self> {
         match (self.parent(), self.file_name()) {
             (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),

@@ -1,13 +1,13 @@
-//! How deep a source is nested, before it is parsed: the parser, and what walks over its trees,
-//! call themselves for each level. An estimate from tokens, which need not make sense; what it
-//! misses costs a crash, so it is not what protects from whoever means harm.
+//! Estimates how deeply a source is nested, before it is parsed: the parser and the passes over its
+//! trees recurse per level. It works on tokens, which need not form valid code. What it misses
+//! costs a crash, so it is no defence against malicious code.
 
-/// The most of all weights that are open at a place. Far more than people write, and than bundlers
-/// make: the engine gives up much earlier.
+/// The maximum total weight open at any position. Far more than people write and bundlers generate:
+/// the engine gives up much earlier.
 const WEIGHT_MAX: usize = 16_384;
-/// What an open bracket weighs; an operator between two commas weighs one.
+/// The weight of an open bracket; an operator between two commas weighs one.
 const BRACKET_WEIGHT: usize = 8;
-/// Words after which `/` begins a regular expression.
+/// Words after which `/` starts a regular expression.
 const OPERATORS: [&[u8]; 13] = [
     b"await",
     b"case",
@@ -24,7 +24,7 @@ const OPERATORS: [&[u8]; 13] = [
     b"void",
 ];
 
-/// The byte from which on a source is nested too deep, if it is.
+/// The byte offset from which a source is nested too deeply, if it is.
 pub(super) fn too_deep(source: &str) -> Option<usize> {
     let mut scan = Scan::of(source.as_bytes());
     while scan.at < scan.source.len() {
@@ -36,12 +36,12 @@ pub(super) fn too_deep(source: &str) -> Option<usize> {
     None
 }
 
-/// What came before a token.
+/// The kind of the previous token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Last {
-    /// Something that needs an operand, or nothing.
+    /// One that needs an operand, or the start of the source.
     Operator,
-    /// A word, a text, a number or a bracket that ends an operand.
+    /// A word, a string, a number or a bracket that ends an operand.
     Operand,
     /// The end of a block or of an object.
     Brace,
@@ -51,15 +51,15 @@ enum Last {
 struct Scan<'s> {
     source: &'s [u8],
     at: usize,
-    /// Of each open bracket: whether it is one in a template, and what stood before it between two
-    /// commas.
+    /// For each open bracket: whether it is a template's, and the number of operators before it
+    /// since the last comma.
     open: Vec<(bool, usize)>,
     /// Operators since the last comma, semicolon or open bracket.
     chain: usize,
-    /// All of it together.
+    /// The total weight.
     weight: usize,
     last: Last,
-    /// Whether a line has ended since the last token.
+    /// Whether there was a line break since the last token.
     is_new_line: bool,
 }
 
@@ -137,7 +137,7 @@ impl<'s> Scan<'s> {
 
     fn pop(&mut self, byte: u8) {
         self.end_chain();
-        // A bracket too many is an error that the parser tells of.
+        // An unmatched bracket is an error that the parser reports.
         let Some((is_template, chain)) = self.open.pop() else { return };
         self.weight -= BRACKET_WEIGHT;
         self.chain = chain;
@@ -155,10 +155,10 @@ impl<'s> Scan<'s> {
         self.operand(&rest[..len]);
     }
 
-    /// An operand, or a word that may be an operator.
+    /// Handles an operand, or a word that may be an operator.
     fn operand(&mut self, word: &[u8]) {
         match self.last {
-            // Two in a row are two statements where a line or a block ends in between.
+            // Two operands in a row are two statements if a line or a block ends in between.
             Last::Brace if word != b"else" => self.end_chain(),
             Last::Operand if self.is_new_line => self.end_chain(),
             Last::Operator if !OPERATORS.contains(&word) => {}
@@ -168,14 +168,14 @@ impl<'s> Scan<'s> {
         self.set(if is_operator { Last::Operator } else { Last::Operand });
     }
 
-    /// Moves to what ends something, or to the end.
+    /// Moves to the end marker, or to the end of the source.
     fn skip_to(&mut self, end: &[u8]) {
         let rest = self.source.get(self.at..).unwrap_or_default();
         let found = rest.windows(end.len()).position(|window| window == end);
         self.at += found.unwrap_or(rest.len());
     }
 
-    /// Moves behind a text in quotes, which ends with its line at the latest.
+    /// Moves past a quoted string, which ends with its line at the latest.
     fn text(&mut self, quote: u8) {
         self.at += 1;
         while self.at < self.source.len() && self.peek(0) != b'\n' {
@@ -191,7 +191,7 @@ impl<'s> Scan<'s> {
         }
     }
 
-    /// Moves behind a regular expression, which ends with its line at the latest.
+    /// Moves past a regular expression, which ends with its line at the latest.
     fn pattern(&mut self) {
         let mut in_class = false;
         self.at += 1;
@@ -210,7 +210,7 @@ impl<'s> Scan<'s> {
         }
     }
 
-    /// Moves through the text of a template, to what is put in or behind its end.
+    /// Moves through the text of a template, to an interpolation or past its end.
     fn template(&mut self) {
         while self.at < self.source.len() {
             match (self.peek(0), self.peek(1)) {

@@ -1,5 +1,5 @@
-//! Where sources are parsed: on a thread of its own, with a stack that what is not nested too deep
-//! does not use up. It is called after the source, so that one which brings the process down all
+//! Runs the parser on its own thread, with a stack large enough for any source that is not nested
+//! too deeply. The thread is named after the source, so that a source which crashes the process all
 //! the same is not parsed again by the next process.
 
 use std::collections::BTreeSet;
@@ -12,25 +12,25 @@ use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::place;
 use crate::name::source_thread_name;
 
-/// Bytes of the stack, of which those are memory that were used.
+/// Bytes of the stack; only pages that are touched use memory.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// Such threads at a time.
+/// Maximum number of such threads at the same time.
 const THREADS_MAX: usize = 4;
 
-/// Threads on which a process before this one has crashed.
+/// Names of threads on which an earlier process crashed.
 static AVOIDED: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
-/// Parses nothing any more on the threads of these names.
+/// Refuses from now on to parse on threads with these names.
 pub(crate) fn avoid(threads: &[String]) {
     AVOIDED.write().extend(threads.iter().cloned());
 }
 
-/// Does what recurses with the nesting of a source.
+/// Runs work that recurses with the nesting of a source.
 ///
 /// # Errors
-/// [`FailureKind::Syntax`] when the source is nested too deep, or has crashed a process.
+/// [`FailureKind::Syntax`] when the source is nested too deeply, or has crashed a process.
 pub(crate) fn with_room<T, E>(
     file: &str,
     source: &str,
@@ -59,7 +59,8 @@ where
             Ok(thread) => {
                 thread.join().unwrap_or_else(|_| Some(Err(error("the parser failed", 0).into())))
             }
-            // Nothing was done: most sources need little room.
+            // No thread could be started; most sources need little stack, so the caller's thread
+            // does the work.
             Err(_) => None,
         }
     });
@@ -70,7 +71,7 @@ where
     }
 }
 
-/// One of the threads.
+/// A slot for one of the threads.
 struct Turn;
 
 impl Turn {
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
     use crate::typescript::compile;
 
-    /// Each is nested as deep as is let through; what walks over the tree needs the most room.
+    /// Each source is nested as deep as is accepted; traversing its tree needs the most stack.
     #[test]
     fn there_is_room_for_all_that_is_not_too_deep() {
         let nested = [
@@ -141,7 +142,7 @@ mod tests {
                     (100..high - 1).contains(&low) || low + 1 == high,
                     "{before}{after}: {low}"
                 );
-                // Whether it is right is not the question.
+                // The result does not matter, only that the stack does not overflow.
                 let _ = compile(file, &whole(low));
             }
         }

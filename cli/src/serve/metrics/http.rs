@@ -1,6 +1,6 @@
-//! As much HTTP/1.1 as it takes to answer GET and HEAD: one request for each connection, with a
-//! limit on its length, on the time it takes, and on how many there are at once. Whoever connects
-//! and asks for nothing keeps nobody out.
+//! Just enough HTTP/1.1 to answer GET and HEAD: one request per connection, with limits on its
+//! length, its time, and the number of connections. A client that connects and sends nothing cannot
+//! block others.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,19 +13,19 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of a request: its line and its headers.
+/// Maximum bytes of a request: its request line and headers.
 const REQUEST_BYTES_MAX: usize = 4096;
-/// Time for a request to come whole.
+/// Time limit for a complete request to arrive.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
-/// Time for a request and its answer.
+/// Time limit for a request and its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections at a time. A further one takes the place of the oldest whose request has not come;
-/// when all have, it is closed.
+/// Maximum number of connections. A further one replaces the oldest whose request has not arrived;
+/// if all have arrived, the new one is closed.
 const CONNECTIONS_MAX: usize = 16;
-/// How long accepting rests after an error such as "too many open files".
+/// Pause of accepting after an error such as "too many open files".
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
-/// How an answer begins.
+/// The status of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ok,
@@ -64,7 +64,7 @@ impl Page {
     }
 }
 
-/// Answers for as long as it is polled. `page` gives what is at a path.
+/// Serves for as long as it is polled. `page` returns the page at a path.
 pub(super) async fn serve<F, P>(listener: TcpListener, page: F)
 where
     F: Fn(String) -> P + Send + Sync + 'static,
@@ -85,13 +85,13 @@ where
         tokio::spawn(async move {
             let given_up = seat.given_up.clone();
             let exchange = exchange(stream, &*page, || seat.heard());
-            // Whether the reader takes the answer is its business.
+            // It does not matter whether the client takes the answer.
             let _ = tokio::time::timeout(PATIENCE, given_up.run_until_cancelled(exchange)).await;
         });
     }
 }
 
-/// Places for connections.
+/// The connection slots.
 #[derive(Default)]
 struct Room(Mutex<Seats>);
 
@@ -99,12 +99,12 @@ struct Room(Mutex<Seats>);
 struct Seats {
     taken: usize,
     next: u64,
-    /// Those whose request has not come, the oldest first.
+    /// Slots whose request has not arrived, oldest first.
     silent: BTreeMap<u64, CancellationToken>,
 }
 
 impl Room {
-    /// A place, if there is one or can be.
+    /// Takes a slot, if one is free or can be freed.
     fn enter(self: &Arc<Self>) -> Option<Seat> {
         let mut seats = self.0.lock();
         if seats.taken < CONNECTIONS_MAX {
@@ -120,17 +120,17 @@ impl Room {
     }
 }
 
-/// The place of one connection.
+/// The slot of one connection.
 struct Seat {
     room: Arc<Room>,
     number: u64,
-    /// Cancelled when another has the place.
+    /// Cancelled when another connection takes over the slot.
     given_up: CancellationToken,
     is_heard: bool,
 }
 
 impl Seat {
-    /// Its request has come: it keeps the place, if it still has it.
+    /// The request has arrived: keeps the slot, unless it was taken over.
     fn heard(&mut self) {
         self.is_heard = self.room.0.lock().silent.remove(&self.number).is_some();
     }
@@ -145,8 +145,8 @@ impl Drop for Seat {
     }
 }
 
-/// Reads a request, as far as it is looked at: all before its empty line, or that it is too long.
-/// `None` when it does not come.
+/// Reads a request up to the empty line, or reports that it is too long. `None` when the connection
+/// ends early.
 async fn request<S: AsyncRead + Unpin>(
     stream: &mut S,
 ) -> io::Result<Option<Result<Vec<u8>, Status>>> {
@@ -166,7 +166,7 @@ async fn request<S: AsyncRead + Unpin>(
     }
 }
 
-/// One request and its answer. `heard` is called between them.
+/// Handles one request. `heard` is called between the request and its answer.
 async fn exchange<S, F, P>(mut stream: S, page: &F, heard: impl FnOnce()) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -197,7 +197,7 @@ where
     }
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
-    // What the reader still sends is taken, or the system would cut off our answer with a reset.
+    // Drains what the client still sends, or the kernel would cut off our answer with a reset.
     let mut rest = [0; 512];
     let mut left = REQUEST_BYTES_MAX;
     while left > 0 {
@@ -209,7 +209,7 @@ where
     Ok(())
 }
 
-/// The path that a request asks for, and whether the answer has a body.
+/// The requested path, and whether the answer has a body.
 fn parse(head: &[u8]) -> Result<(String, bool), Status> {
     let head = std::str::from_utf8(head).map_err(|_| Status::BadRequest)?;
     let mut lines = head.split("\r\n");
@@ -249,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes back for some bytes.
+    /// Returns the answer to a request.
     async fn answer(request: &[u8]) -> String {
         let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
         let page = |path: String| async move {
@@ -307,7 +307,7 @@ mod tests {
         let mut text = String::new();
         let request = b"GET /page HTTP/1.1\r\n\r\n";
         if stream.write_all(request).await.is_ok() {
-            // Whoever is closed without an answer has none.
+            // A connection closed without an answer gives an empty text.
             let _ = stream.read_to_string(&mut text).await;
         }
         text
@@ -337,7 +337,7 @@ mod tests {
             let stream = connect().await;
             asking.push(tokio::spawn(get(stream)));
         }
-        // The oldest went for them, though none was there for long.
+        // The oldest connections were closed for them, although none had waited long.
         for mut stream in silent {
             assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
         }
@@ -346,7 +346,7 @@ mod tests {
             let text = asking.await.unwrap();
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
         }
-        // All places are free again.
+        // All connection slots are free again.
         gate.add_permits(1);
         let again = async { while !get(connect().await).await.starts_with("HTTP/1.1 200 OK") {} };
         tokio::time::timeout(PATIENCE, again).await.unwrap();

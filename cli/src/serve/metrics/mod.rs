@@ -1,6 +1,6 @@
-//! The numbers of a server over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for what
-//! keeps processes running. It answers before the store is open, so that a long recovery is seen as
-//! one. It knows no topics, no names of clients and no tokens, and changes nothing.
+//! The server's metrics over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for process
+//! supervisors. It answers before the store is open, so that a long recovery is visible. Exposes no
+//! topics, client names or tokens, and changes nothing.
 
 mod http;
 mod modules;
@@ -27,10 +27,10 @@ use crate::args::MetricsArgs;
 use crate::exit::{Exit, Fault};
 use crate::serve::Fullness;
 
-/// How long an exposition is given out again, so that many readers cost as much as one.
+/// How long an exposition is reused, so that many readers cost as much as one.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What the numbers are of, once the store is open.
+/// The sources of the metrics, once the store is open.
 pub(super) struct Served {
     pub(super) store: Arc<Store>,
     pub(super) dir: PathBuf,
@@ -40,7 +40,7 @@ pub(super) struct Served {
     pub(super) fullness: Arc<Fullness>,
 }
 
-/// The responder. Dropping it ends it.
+/// The HTTP responder. Dropping it stops it.
 pub(super) struct Metrics {
     pub(super) probe: Arc<Probe>,
     task: Option<JoinHandle<()>>,
@@ -54,10 +54,10 @@ impl Drop for Metrics {
     }
 }
 
-/// Refuses an address that others could reach, unless told that they may.
+/// Refuses an address that other machines could reach, unless explicitly allowed.
 ///
 /// # Errors
-/// A fault of usage.
+/// A usage error.
 pub(super) fn check(args: &MetricsArgs) -> anyhow::Result<()> {
     match args.metrics.as_ref() {
         None => Ok(()),
@@ -75,7 +75,7 @@ pub(super) fn check(args: &MetricsArgs) -> anyhow::Result<()> {
 }
 
 impl Metrics {
-    /// Begins to answer, if told to.
+    /// Starts to answer, if configured.
     ///
     /// # Errors
     /// When the address cannot be listened on.
@@ -97,7 +97,7 @@ impl Metrics {
     }
 }
 
-/// What can be asked for.
+/// The pages.
 struct Pages {
     probe: Arc<Probe>,
     began: SystemTime,
@@ -134,7 +134,7 @@ impl Pages {
         http::Page { status, content_type: "text/plain; charset=utf-8", body }
     }
 
-    /// The exposition, made anew when the last one is old. One is made at a time.
+    /// The exposition, rebuilt when the last one is stale. Only one is built at a time.
     async fn metrics(&self) -> String {
         let mut last = self.last.lock().await;
         if let Some((made, text)) = &*last
@@ -150,7 +150,7 @@ impl Pages {
     }
 }
 
-/// Everything that is told.
+/// Builds the whole exposition.
 fn expose(probe: &Probe, began: SystemTime) -> String {
     let mut out = Exposition::default();
     let version = env!("CARGO_PKG_VERSION");
@@ -179,7 +179,7 @@ fn expose(probe: &Probe, began: SystemTime) -> String {
     out.finish()
 }
 
-/// What is told of the process, under the names that Prometheus' own libraries use.
+/// Metrics of the process, under the names used by Prometheus client libraries.
 fn process(out: &mut Exposition, began: SystemTime) {
     let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.family(

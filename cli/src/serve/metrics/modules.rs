@@ -1,4 +1,4 @@
-//! How many modules are in which state, as the log tells.
+//! The number of modules in each state, according to the log.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use xs_engine::{Store, TopicPatterns};
 use super::text::{Exposition, Kind};
 use crate::subcommand::{MODULE_TOPICS, module_states};
 
-/// The numbers of the modules.
+/// Metrics of the modules.
 pub(super) fn expose(store: &Store, out: &mut Exposition) {
     let Ok(topics) = TopicPatterns::parse(MODULE_TOPICS) else { return };
-    // A store whose log cannot be read says so elsewhere.
+    // An unreadable log is reported elsewhere.
     let Ok(frames) = store.last_per_topic(&topics) else { return };
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for (kind, state) in module_states(frames) {

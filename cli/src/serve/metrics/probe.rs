@@ -1,5 +1,5 @@
 //! Whether a server is alive, and whether it is ready: recovered, not stopping, and able to take
-//! appends. A store that only cannot be written still serves reads, and says why it is not ready.
+//! appends. A store that cannot be written still serves reads, and reports why it is not ready.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use xs_engine::Health;
 
 use super::Served;
 
-/// How far the server is.
+/// The server's phase.
 #[derive(Default)]
 enum State {
     #[default]
@@ -17,28 +17,28 @@ enum State {
     Stopping,
 }
 
-/// What the pages look at.
+/// The state behind the health and readiness pages.
 #[derive(Default)]
 pub(in crate::serve) struct Probe(RwLock<State>);
 
-/// One thing that must be so.
+/// One condition.
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) failure: Option<String>,
 }
 
 impl Probe {
-    /// The store is open and listened for.
+    /// Records that the store is open and the server listens.
     pub(in crate::serve) fn serving(&self, served: Served) {
         *self.0.write() = State::Serving(Arc::new(served));
     }
 
-    /// The server begins to stop.
+    /// Records that the server is stopping.
     pub(in crate::serve) fn stopping(&self) {
         *self.0.write() = State::Stopping;
     }
 
-    /// What is served, while something is.
+    /// What is served, during the serving phase.
     pub(super) fn served(&self) -> Option<Arc<Served>> {
         match &*self.0.read() {
             State::Serving(served) => Some(Arc::clone(served)),
@@ -46,7 +46,7 @@ impl Probe {
         }
     }
 
-    /// What must be so for the process to be worth keeping.
+    /// The conditions for the process to be healthy.
     pub(super) fn health(&self) -> Vec<Check> {
         let served = self.served();
         let failure = match served.map(|served| served.store.health()) {
@@ -58,7 +58,7 @@ impl Probe {
         vec![Check { name: "alive", failure }]
     }
 
-    /// What must be so for appends to be taken.
+    /// The conditions for accepting appends.
     pub(super) fn readiness(&self) -> Vec<Check> {
         let (recovered, stopping) = match &*self.0.read() {
             State::Recovering => (false, false),

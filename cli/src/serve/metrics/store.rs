@@ -1,4 +1,4 @@
-//! What is told of the store, the server over it, and its tokens.
+//! Metrics of the store, the server over it, and its tokens.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use xs_protocol::{ServerStats, TokenGuard};
 
 use super::text::{Exposition, Kind};
 
-/// The classes of refusals, from 1.
+/// The classes of refusals, numbered from 1.
 const CLASSES: [&str; 8] =
     ["protocol", "access", "invalid", "condition", "busy", "storage", "absent", "unknown"];
 
-/// The numbers of the store.
+/// Metrics of the store.
 pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
     let stats = store.stats();
     let mut gauge = |name, help, value| {
@@ -84,7 +84,7 @@ fn expose_commits(times: &CommitTimes, out: &mut Exposition) {
     }
 }
 
-/// The numbers of the server.
+/// Metrics of the server.
 pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
     let mut one = |name, kind, help, value| {
         out.family(name, kind, help).value(&[], value);
@@ -132,7 +132,7 @@ pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
     }
 }
 
-/// The numbers of the tokens.
+/// Metrics of the tokens.
 pub(super) fn expose_guard(guard: &TokenGuard, out: &mut Exposition) {
     out.family("xs_tokens", Kind::Gauge, "Tokens that have not expired.")
         .value(&[], guard.usable() as u64);
@@ -146,7 +146,7 @@ pub(super) fn expose_guard(guard: &TokenGuard, out: &mut Exposition) {
         .value(&[], guard.refused());
 }
 
-/// Free bytes and all bytes of the filesystem that the store is on.
+/// Free and total bytes of the file system that holds the store.
 pub(in crate::serve) fn room(dir: &Path) -> Option<(u64, u64)> {
     let found = rustix::fs::statvfs(dir).ok()?;
     Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))

@@ -1,30 +1,30 @@
-//! The text format of Prometheus, version 0.0.4: families with HELP and TYPE, and their samples.
+//! The Prometheus text format, version 0.0.4: families with HELP and TYPE, and their samples.
 
 use std::fmt::Write as _;
 
-/// What the text is, for HTTP.
+/// The HTTP content type.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What kind of numbers a family has.
+/// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// They only grow; the name ends in `_total`.
+    /// Only increases; the name ends in `_total`.
     Counter,
-    /// They go up and down.
+    /// Goes up and down.
     Gauge,
-    /// How often something stayed below each of some bounds.
+    /// Counts observations below each of several bounds.
     Histogram,
 }
 
 /// Labels and their values.
 pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// The text as it is written.
+/// The text being built.
 #[derive(Debug, Default)]
 pub(super) struct Exposition(String);
 
 impl Exposition {
-    /// Begins a family.
+    /// Starts a family.
     pub(super) fn family<'a>(&'a mut self, name: &'a str, kind: Kind, help: &str) -> Family<'a> {
         let kind_name = match kind {
             Kind::Counter => "counter",
@@ -61,8 +61,8 @@ impl Family<'_> {
         self.sample("", labels, None, &value.to_string())
     }
 
-    /// A histogram: how often something stayed below each bound, without those below the bound
-    /// before; the last count has no bound. `sum` is of all of them.
+    /// A histogram. `counts` are per bucket, not cumulative; the last one has no bound. `sum` is
+    /// the sum of all observations.
     pub(super) fn histogram(
         &mut self,
         labels: Labels<'_>,

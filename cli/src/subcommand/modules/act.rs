@@ -1,5 +1,5 @@
-//! `modules stop`, `start` and `reset`: what an operator asks for goes into the log as frames, and
-//! what came of it is read from there.
+//! `modules stop`, `start` and `reset`: an operator's request goes into the log as frames, and the
+//! outcome is read from there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::exit::{Exit, Fault};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
-/// Time a server has to do what was asked of it: modules have several seconds to stop.
+/// Time for a server to respond: modules have several seconds to stop.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
@@ -65,7 +65,7 @@ pub(super) async fn reset(
     sure::ask(&format!("forget {what}"), sure).await?;
     let drop = |name| CursorChange { name, expect: ExpectRevision::Any, set: None };
     let cursors = cursors.into_iter().map(drop).collect();
-    // One that runs is started anew in the same batch, so that nothing of its memory goes on.
+    // A running module is restarted in the same batch, so that nothing of its state survives.
     let create = if module.wanted { vec![again(&key, &module)?] } else { Vec::new() };
     if create.is_empty() {
         append(asked.client, create, cursors).await?;
@@ -77,7 +77,7 @@ pub(super) async fn reset(
     settle(asked, &key, asked_by, &[Event::Active, Event::Invalid], out).await
 }
 
-/// The newest version once more. It names the same file, which then counts as taken.
+/// A new `create` frame for the newest version. It names the same file, which then counts as taken.
 fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     let Some(create) = &module.create else {
         return Fault::fail(Exit::NotFound, format!("no source of {key} is in the log"));
@@ -93,7 +93,7 @@ fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     Ok(frame)
 }
 
-/// The cursors that belong to a module: its own, and those of its tails and its input.
+/// The cursors of a module: its own, and those of its tails and its input.
 async fn cursors_of(client: &Client, key: &Key) -> anyhow::Result<BTreeSet<CursorName>> {
     let own = processor_cursor(key);
     let below = format!("{own}:");
@@ -101,7 +101,7 @@ async fn cursors_of(client: &Client, key: &Key) -> anyhow::Result<BTreeSet<Curso
     Ok(all.filter(|name| *name == own || name.as_str().starts_with(&below)).collect())
 }
 
-/// Appends; the id of the first frame.
+/// Appends a batch and returns the id of the first frame.
 async fn append(
     client: &Client,
     frames: Vec<NewFrame>,
@@ -112,7 +112,8 @@ async fn append(
     Ok(appended.frames.first().map_or(FrameId::ZERO, |stamp| stamp.id))
 }
 
-/// Waits for what comes of a frame, and tells it. Without a server it is told that it will.
+/// Waits for the outcome of a frame and prints it. Without a server it prints that the next one
+/// will act.
 async fn settle(
     asked: Asked<'_>,
     key: &Key,
@@ -146,7 +147,7 @@ async fn settle(
     }
 }
 
-/// The first of the outcomes behind a frame.
+/// The first of the outcomes after a frame.
 async fn outcome(
     client: &Client,
     key: &Key,
@@ -168,7 +169,7 @@ async fn outcome(
         let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
         for delivered in frames {
             let meta = meta(&delivered.frame);
-            // What is said of an older version meanwhile is not about this.
+            // Events about an older version meanwhile do not count.
             let about = meta["create"].as_str().map(str::to_owned);
             let Some((_, event)) = parse_topic(delivered.frame.topic()) else { continue };
             if event == Event::FinTerm || about == Some(asked_by.to_string()) {

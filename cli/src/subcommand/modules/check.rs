@@ -1,5 +1,5 @@
-//! `modules check`: evaluates the modules of a directory as a server would, runs none of them, and
-//! says what is wrong. Needs no store.
+//! `modules check`: evaluates the modules of a directory as a server would, without running them,
+//! and reports errors. Needs no store.
 
 use std::path::PathBuf;
 

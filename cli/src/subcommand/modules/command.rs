@@ -1,4 +1,4 @@
-//! `call NAME --help`: what a command module says about itself, from the log; no server is needed.
+//! `call NAME --help`: a command module's description, from the log; no server is needed.
 
 use serde_json::{Value, json};
 use xs_engine::Topic;
@@ -46,7 +46,7 @@ pub(in crate::subcommand) async fn describe_command(
     Ok(Exit::Ok)
 }
 
-/// A line to type.
+/// The usage line of a command.
 fn usage(name: &Topic, args: &Value) -> String {
     let mut usage = format!("xs call {name}");
     match args.as_object() {

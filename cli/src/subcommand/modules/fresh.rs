@@ -1,4 +1,4 @@
-//! `modules new`: a first version of a module, and the types an editor needs beside it.
+//! `modules new`: a first version of a module, with the types an editor needs beside it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -52,10 +52,10 @@ export default command({
 });
 "#;
 
-/// Directories in one another that are looked through.
+/// Maximum depth of nested directories searched.
 const DEPTH_MAX: usize = 16;
 
-/// The file of the module of a name in the directory of a kind: dots may be directories.
+/// The file of the module with this name in a kind's directory: a dot may stand for a subdirectory.
 fn named(dir: &Path, name: &str, depth: usize) -> Option<PathBuf> {
     for end in ["ts", "js"] {
         let path = dir.join(format!("{name}.{end}"));

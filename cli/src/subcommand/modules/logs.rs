@@ -1,4 +1,4 @@
-//! `modules logs`: what a module has said, what has ended it, and what it goes on to say.
+//! `modules logs`: a module's log lines and the errors that ended it, with new ones as they arrive.
 
 use serde_json::{Value, json};
 use xs_engine::{Frame, ReadOptions, Start, Topic, TopicPatterns};
@@ -53,12 +53,12 @@ pub(super) async fn run(
     }
 }
 
-/// One line: the frame for a program, time, level and text for a person.
+/// One line: the frame for a program; time, level and text for a person.
 fn line(frame: &Frame, out: &mut Output) -> std::io::Result<()> {
     let event = parse_topic(frame.topic()).map(|(_, event)| event);
     let facts = meta(frame);
     if event == Some(Event::Retrying) && facts["message"].is_null() {
-        // It has ended without an error, as it may.
+        // A generator may end without an error.
         return Ok(());
     }
     if !out.is_person() {
@@ -81,7 +81,7 @@ fn line(frame: &Frame, out: &mut Output) -> std::io::Result<()> {
     out.line(&format!("{}  {text}", out.paint(Paint::Faint, &time)))
 }
 
-/// What a log frame says: the level, the text, the fields.
+/// The text of a log frame: level, message, fields.
 pub(crate) fn said(meta: &Value, out: &Output) -> String {
     let level = meta["level"].as_str().unwrap_or("info");
     let message = meta["message"].as_str().unwrap_or_default();

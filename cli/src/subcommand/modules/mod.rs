@@ -1,5 +1,5 @@
-//! `modules`: how the modules are, and what an operator does about one. All of it is frames in the
-//! log and cursors beside it; nothing here talks to the Host.
+//! `modules`: shows the state of modules, and lets an operator act on one. Everything goes through
+//! frames in the log and cursors; nothing here talks to the Host directly.
 
 mod act;
 mod check;
@@ -29,17 +29,17 @@ use crate::args::ModulesSubcommand;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// What becomes of the modules while `xs.toml` cannot be used.
+/// What happens to the modules while `xs.toml` is invalid.
 pub(super) const STILL: &str = "no change is acted on; the modules run on as they were";
 
-/// The store that is asked, and whether a server answers for it.
+/// The queried store, and whether a server answers for it.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) client: &'a Client,
     pub(super) served: bool,
 }
 
-/// Runs a subcommand that needs no store; gives back one that does.
+/// Runs a subcommand that needs no store; returns it if it needs one.
 pub(super) async fn without_store(
     subcommand: ModulesSubcommand,
 ) -> Result<anyhow::Result<Exit>, ModulesSubcommand> {
@@ -77,7 +77,7 @@ pub(super) async fn run(
     }
 }
 
-/// Tells what was done with a module: a sentence to a person, facts to a program.
+/// Reports an action on a module: a sentence for a person, facts for a program.
 fn say(out: &mut Output, key: &Key, text: &str, facts: &[(&str, Value)]) -> io::Result<()> {
     if out.is_person() {
         return out.line(text);
@@ -102,7 +102,7 @@ async fn list(asked: Asked<'_>, check: bool, all: bool, out: &mut Output) -> any
     });
     let mut rows: Vec<_> = rows.collect();
     let config = survey::config_error(asked).await?;
-    // It concerns all modules and is none, as `modules check` tells of it too.
+    // It concerns all modules and is not one itself; `modules check` lists it too.
     rows.extend(config.iter().map(|(frame, error)| {
         let text = format!("{}; {STILL}", survey::summary_of(error));
         let since = out.time(frame.id().time_ms());

@@ -1,6 +1,6 @@
-//! `modules parked`, `unpark` and `discard`: inputs that a handler set aside. A record
-//! `<name>.parked` is open until a frame `unpark` or `discard` names it; the cursor
-//! `handler:<name>:parked` lets two operators who are at it at once not do the same twice.
+//! `modules parked`, `unpark` and `discard`: inputs that a handler has parked. A record
+//! `<name>.parked` is open until a frame `unpark` or `discard` names it. The cursor
+//! `handler:<name>:parked` keeps two concurrent operators from deciding the same record twice.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -22,12 +22,12 @@ use crate::exit::{Exit, Fault};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
-/// Frames of one batch.
+/// Maximum number of frames in one batch.
 const BATCH_FRAMES: usize = 512;
-/// Times in a row that somebody else, at the same handler, is faster.
+/// Maximum number of consecutive conflicts with other operators at the same handler.
 const CONFLICTS_MAX: u32 = 16;
 
-/// The records nobody has decided about, oldest first. Those from before a reset are of no account
+/// The records that are still undecided, oldest first. Records from before a reset do not count
 /// where their inputs were offered again.
 pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame>> {
     let event = |event| TopicPattern::Exact(key.name.event_topic(key.kind, event));
@@ -124,14 +124,14 @@ pub(super) async fn discard(
     Ok(Exit::Ok)
 }
 
-/// Records that something is decided about: what is parked later is not among them.
+/// Records to be decided: what is parked later is not included.
 struct Chosen<'a> {
     client: &'a Client,
     key: &'a Key,
-    /// What was named, by the record or by its input; nothing stands for all.
+    /// The selected ids, of records or of their inputs; empty means all.
     ids: &'a [FrameId],
     guard: CursorName,
-    /// That of the guard, seen before the records were.
+    /// The guard's revision, read before the records.
     revision: u64,
     records: VecDeque<Frame>,
 }
@@ -148,7 +148,7 @@ impl<'a> Chosen<'a> {
         Ok(Self { client, key, ids, guard, revision, records })
     }
 
-    /// Says what becomes of them, each once; how many there were.
+    /// Decides each record once; returns how many there were.
     async fn decide(mut self, what: &str) -> anyhow::Result<usize> {
         let (mut decided, mut conflicts) = (0, 0);
         while !self.records.is_empty() {
@@ -179,7 +179,7 @@ impl<'a> Chosen<'a> {
         Ok(decided)
     }
 
-    /// Somebody else has decided meanwhile: what they did is nothing to be done again.
+    /// Another operator decided meanwhile: drops the records that are no longer open.
     async fn look_again(&mut self, is_whole: bool) -> anyhow::Result<()> {
         self.revision = revision(self.client, &self.guard).await?;
         let open = open(self.client, self.key).await?;
@@ -197,7 +197,7 @@ async fn revision(client: &Client, guard: &CursorName) -> anyhow::Result<u64> {
     Ok(cursor.map_or(0, |cursor| cursor.revision))
 }
 
-/// A record can be named by its own id and by that of the input.
+/// The ids that name a record: its own and its input's.
 fn names(record: &Frame) -> impl Iterator<Item = FrameId> {
     [Some(record.id()), about(record, "frame")].into_iter().flatten()
 }

@@ -18,7 +18,7 @@ use crate::output::{Output, Paint};
 use crate::subcommand::frames;
 use crate::variables;
 
-/// Frames counted to tell how far a handler is behind; more are told as more.
+/// Frames counted to measure a handler's lag; beyond it the count is shown as "or more".
 const LAG_MAX: u64 = 10_000;
 
 pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
@@ -72,8 +72,8 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     Ok(Exit::Ok)
 }
 
-/// The configuration in effect: the defaults of the definition with the operator's values over
-/// them, key by key.
+/// The effective configuration: the definition's defaults, overridden by the operator's values, key
+/// by key.
 fn config_of(defaults: &Value, given: &Value) -> Value {
     match (defaults, given) {
         (Value::Object(defaults), Value::Object(given)) => {
@@ -86,7 +86,7 @@ fn config_of(defaults: &Value, given: &Value) -> Value {
     }
 }
 
-/// What waits to be tried again, how often it was, and when it will be.
+/// The pending retry: its frame, the attempts so far, and when it is due.
 fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &Output) {
     let place = cursor.and_then(|cursor| Place::of(cursor).ok());
     if let Some(Retry { frame, attempt, due_ms, .. }) = place.and_then(|place| place.retry) {
@@ -105,8 +105,8 @@ fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &O
     facts.add_time("due", due);
 }
 
-/// Frames of its topics that a handler at `offset` has not seen, counted to `max`; none for what
-/// takes no frames.
+/// Frames of a handler's topics from `offset` on, counted up to `max`; `None` for a module that
+/// reads no frames.
 pub(in crate::subcommand) async fn lag(
     client: &Client,
     module: &Module,

@@ -1,6 +1,6 @@
-//! How each module is, as the lifecycle frames in the log say it. The log is the only source, so
-//! this works without a server too; but a module that ran when its server was killed has had nobody
-//! to say so, and only a newer start of a server tells.
+//! The state of each module, according to the lifecycle frames in the log. The log is the only
+//! source, so this works without a server too. But when a server is killed, nothing reports that
+//! its modules stopped; only a later start of a server shows it.
 
 use std::collections::BTreeMap;
 
@@ -16,44 +16,44 @@ use crate::alike::nearest;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
-/// Where the frames about modules are, and about the servers and Hosts that ran them.
+/// The topics of frames about modules, and about the servers and Hosts that ran them.
 pub(crate) const TOPICS: &str =
     "xs.generator.*,xs.handler.*,xs.command.*,xs.start,xs.host.start,xs.host.end";
 
-/// One module, from the newest frame of each of its events.
+/// One module, built from the newest frame of each of its events.
 pub(crate) struct Module {
-    /// The event that tells how it is, and its frame.
+    /// The event that determines its state, with its frame.
     pub(super) latest: (Event, Frame),
-    /// The newest frame that says what went wrong, unless it has been active since.
+    /// The newest frame with an error, unless the module has been active since.
     pub(crate) error: Option<Frame>,
-    /// The newest frame that says what ended a run, whatever came after it.
+    /// The newest frame with an error that ended a run, whatever followed it.
     pub(super) last_error: Option<Frame>,
-    /// Why its newest version could not become active, as far as it did not.
+    /// Why its newest version could not become active, if it could not.
     invalid: Option<Frame>,
     /// The newest `create` and `active` frames.
     pub(super) create: Option<Frame>,
     pub(super) active: Option<Frame>,
-    /// The file its present version was taken from.
+    /// The file its current version was taken from.
     pub(super) file: Option<String>,
-    /// Whether it is to run whenever there is a server for it.
+    /// Whether it should run whenever there is a server for it.
     pub(super) wanted: bool,
-    /// Whether an older version runs although the newest could not.
+    /// Whether an older version runs because the newest could not.
     fallen_back: bool,
     running: Running,
 }
 
-/// What is known of the process that would run a module.
+/// The process that would run a module, as far as known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
-    /// No server that runs modules, and no Host at one.
+    /// No server that runs modules, and no Host connected to one.
     Nobody,
-    /// One whose start is newer than the newest frame about the module.
+    /// A process whose start is newer than the newest frame about the module.
     Starting,
-    /// One that has said something about it.
+    /// A process that has appended a frame about it.
     Somebody,
 }
 
-/// Every module that the log knows. `served`: whether a server answered.
+/// Every module in the log. `served`: whether a server answered.
 pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMap<Key, Module>> {
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
     let mut modules = fold(client.last(&request).await.map_err(not_shown)?, served);
@@ -65,7 +65,7 @@ pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMa
     Ok(modules)
 }
 
-/// Why nobody says how the modules are: not which of the topics may not be read.
+/// The error for a user who may not see modules, without naming the unreadable topics.
 fn not_shown(error: ClientError) -> anyhow::Error {
     match error.class() {
         Class::Access => Fault::new(Exit::Denied, "modules are shown to admins and hosts").into(),
@@ -73,8 +73,8 @@ fn not_shown(error: ClientError) -> anyhow::Error {
     }
 }
 
-/// Whether the file of a module that was stopped is gone: a stop by hand is newer than the one that
-/// says so, and hides it among the newest frames.
+/// Whether the file of a stopped module was deleted: a later manual stop hides the frame that says
+/// so from the newest frames.
 async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::Result<bool> {
     let Some(create) = &module.create else { return Ok(false) };
     let term = key.name.event_topic(key.kind, Event::Term.as_str());
@@ -92,8 +92,8 @@ async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::R
     Ok(false)
 }
 
-/// The kind and the state of every module of a store that is served, from the newest frame of each
-/// of [`TOPICS`].
+/// The kind and state of every module of a served store, from the newest frame of each of
+/// [`TOPICS`].
 pub(crate) fn states(frames: Vec<Frame>) -> Vec<(&'static str, &'static str)> {
     let modules = fold(frames, true);
     modules.iter().map(|(key, module)| (key.kind.as_str(), module.state())).collect()
@@ -128,18 +128,18 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
     modules
 }
 
-/// Since when a server runs modules, or has a Host that does. `came`, `gone`: the newest frames
-/// that tell so of a Host from elsewhere.
+/// The id of the frame since which a server or a connected Host runs modules. `came`, `gone`: the
+/// newest frames about the arrival and the end of a remote Host.
 fn runs_since(start: &Frame, came: Option<FrameId>, gone: Option<FrameId>) -> Option<FrameId> {
     if !meta(start)["modules"].is_null() {
         return Some(start.id());
     }
-    // A Host from elsewhere is known to the server that it came to, and to no other.
+    // A remote Host is connected to the server it came to, and not to a later one.
     came.filter(|came| Some(*came) > gone && *came > start.id())
 }
 
-/// What is wrong with `xs.toml` by the words of the Host that reads it, and its frame; none when
-/// there is no such Host.
+/// The error in `xs.toml` as reported by the Host that reads it, with the frame; `None` when there
+/// is no such Host.
 pub(super) async fn config_error(asked: Asked<'_>) -> anyhow::Result<Option<(Frame, Value)>> {
     if !asked.served {
         return Ok(None);
@@ -161,7 +161,7 @@ pub(super) async fn config_error(asked: Asked<'_>) -> anyhow::Result<Option<(Fra
     Ok(runs_since(&start, came, gone).map(|_| (frame, error)))
 }
 
-/// What a frame of [`CONFIG_TOPIC`] says is wrong.
+/// The error in a frame of [`CONFIG_TOPIC`].
 pub(crate) fn config_error_of(frame: &Frame) -> Option<Value> {
     Some(meta(frame)["error"].clone()).filter(|error| !error.is_null())
 }
@@ -174,7 +174,7 @@ fn running(start: Option<FrameId>, latest: &Frame) -> Running {
     }
 }
 
-/// The module of a name: the one that is to run, when several kinds have had it.
+/// The module with a name: the one that should run, if several kinds have used the name.
 pub(super) async fn one(
     client: &Client,
     served: bool,
@@ -194,7 +194,7 @@ pub(super) async fn one(
     })
 }
 
-/// The module that was most likely meant by a name of none; of this kind, if one is given.
+/// The module most likely meant by an unknown name; of this kind, if one is given.
 pub(in crate::subcommand) fn meant<'a>(
     name: &Topic,
     modules: impl IntoIterator<Item = &'a (Key, Module)>,
@@ -234,7 +234,7 @@ impl Module {
                 self.invalid = None;
             }
             Event::Active if self.is_older(&frame) && self.invalid.is_some() => {
-                // That it runs again does not mend the newest.
+                // That an older version runs again does not fix the newest.
                 self.error = self.invalid.clone();
                 self.active = Some(frame.clone());
                 self.latest = (Event::Invalid, frame);
@@ -248,11 +248,11 @@ impl Module {
                 self.error = Some(frame.clone());
                 self.invalid = Some(frame.clone());
             }
-            // Nobody waits for its newest version any more.
+            // The newest version is no longer wanted.
             Event::Term | Event::FinTerm => self.invalid = None,
             Event::FinError | Event::Retrying => {
                 self.error = Some(frame.clone());
-                // A generator that has ended without an error has no message.
+                // A generator that ended without an error has no message.
                 if !meta(&frame)["message"].is_null() {
                     self.last_error = Some(frame.clone());
                 }
@@ -262,13 +262,13 @@ impl Module {
         self.latest = (event, frame);
     }
 
-    /// Whether what a frame tells is of a version before the newest.
+    /// Whether a frame is about a version older than the newest.
     fn is_older(&self, frame: &Frame) -> bool {
         let newest = self.create.as_ref().map(|create| create.id().to_string());
         newest.is_some_and(|newest| meta(frame)["create"] != newest.as_str())
     }
 
-    /// One word, or a few, for how it is.
+    /// The state, in a few words.
     pub(crate) fn state(&self) -> &'static str {
         match self.latest.0 {
             Event::FinOk => "ended",
@@ -285,23 +285,23 @@ impl Module {
         }
     }
 
-    /// Whether it came from a file that is no more.
+    /// Whether its file was deleted.
     fn is_gone(&self) -> bool {
         let from_file = |create: &Frame| !meta(create)["file"].is_null();
         self.file.is_none() && self.create.as_ref().is_some_and(from_file)
     }
 
-    /// Whether somebody has to look after it.
+    /// Whether it needs attention.
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.latest.0, Event::Invalid | Event::FinError) || self.invalid.is_some()
     }
 
-    /// Whether its newest version asks for what the operator does not allow.
+    /// Whether its newest version was denied a permission.
     fn is_denied(&self) -> bool {
         self.invalid.as_ref().is_some_and(|frame| meta(frame)["code"] == "permission")
     }
 
-    /// What would help, as something to type.
+    /// A remedy, as something to type.
     pub(super) fn help(&self, name: &str) -> Option<String> {
         let is_broken = self.create.as_ref().and_then(refused).is_some();
         Some(match self.state() {
@@ -309,7 +309,7 @@ impl Module {
             "failed" => format!("save its file, or: xs modules start {name}"),
             "stopped" => format!("xs modules start {name}"),
             "deleted" => "put its file back".to_owned(),
-            // The message names the option and the line of xs.toml; the file may do as it is.
+            // The message names the option and the line of xs.toml; the file may be right as it is.
             "invalid" | "active, newest invalid" if self.is_denied() => return None,
             "invalid" | "active, newest invalid" => "save its file".to_owned(),
             "waiting for a server" => "xs serve --modules DIR, or xs host DIR".to_owned(),
@@ -323,27 +323,27 @@ pub(crate) fn meta(frame: &Frame) -> Value {
     serde_json::from_slice(frame.meta()).unwrap_or_default()
 }
 
-/// The first line of what went wrong, and where.
+/// The first line of an error, with its position.
 pub(crate) fn summary(frame: &Frame) -> String {
     summary_of(&meta(frame))
 }
 
-/// Why a version could not be taken, as its `create` frame says.
+/// Why a version could not be taken, from its `create` frame.
 pub(super) fn refused(create: &Frame) -> Option<Value> {
     Some(meta(create)["error"].clone()).filter(|error| !error.is_null())
 }
 
-/// The first line of an error, and where.
+/// The first line of an error, with its position.
 pub(super) fn summary_of(error: &Value) -> String {
     let message = message(error);
     let place = place(error).map(|place| format!(" ({place})")).unwrap_or_default();
     format!("{}{place}", message.lines().next().unwrap_or_default())
 }
 
-/// Everything about what went wrong, with the stack.
+/// The whole error, with the stack.
 pub(crate) fn describe(error: &Value) -> String {
     let message = message(error);
-    // What was thrown says so itself.
+    // A thrown error's message already says so.
     let code = error["code"].as_str().filter(|code| *code != "throw");
     let mut text = code.map(|code| format!("{code}: ")).unwrap_or_default() + message;
     if let Some(place) = place(error) {
@@ -352,7 +352,7 @@ pub(crate) fn describe(error: &Value) -> String {
     if let Some(frame) = error["code_frame"].as_str() {
         text += &format!("\n{}", frame.trim_end());
     }
-    // The stack begins with the message again, and its first place is the one above.
+    // The stack repeats the message, and its first position is the one above.
     let stack = error["stack"].as_str().unwrap_or_default();
     let stack = stack.strip_prefix(message).unwrap_or(stack).trim_matches('\n');
     if stack.lines().count() > 1 {
@@ -361,7 +361,7 @@ pub(crate) fn describe(error: &Value) -> String {
     text
 }
 
-/// What was said about an error, or why a generator waits without one.
+/// The message of an error, or why a generator waits without one.
 pub(super) fn message(error: &Value) -> &str {
     match (error["message"].as_str(), error["reason"].as_str()) {
         (Some(message), _) => message,
@@ -370,7 +370,7 @@ pub(super) fn message(error: &Value) -> &str {
     }
 }
 
-/// `file:line:column`, as far as it is known.
+/// `file:line:column`, as far as known.
 pub(crate) fn place(error: &Value) -> Option<String> {
     let mut place = error["file"].as_str()?.to_owned();
     for number in ["line", "column"].iter().filter_map(|key| error[*key].as_u64()) {
@@ -379,7 +379,7 @@ pub(crate) fn place(error: &Value) -> Option<String> {
     Some(place)
 }
 
-/// Facts by name, in the order in which they are told.
+/// Facts by name, in display order.
 #[derive(Default)]
 pub(super) struct Facts(pub(super) Map<String, Value>);
 
@@ -388,7 +388,7 @@ impl Facts {
         self.0.insert(name.to_owned(), value.into());
     }
 
-    /// A time, as the printer shows it.
+    /// Adds a time, as the printer shows it.
     pub(super) fn add_time(&mut self, name: &str, shown: Option<String>) {
         self.0.insert(name.to_owned(), json!(shown));
     }

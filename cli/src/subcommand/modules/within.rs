@@ -1,33 +1,33 @@
-//! A modules directory, or one of its files where that alone is meant.
+//! A path that names a modules directory, or a single file in one.
 
 use std::path::{Path, PathBuf};
 
 use xs_runtime::Kind;
 
-/// Where code lies that modules share.
+/// The directory of code shared by modules.
 const LIB: &str = "lib";
 
-/// What a path names.
+/// What a path refers to.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::subcommand) struct Within {
     /// The modules directory.
     pub(in crate::subcommand) dir: PathBuf,
-    /// The file, relative to it, when the path is one.
+    /// The file, relative to the directory, if the path names one.
     pub(in crate::subcommand) file: Option<String>,
 }
 
-/// Takes a path as it was typed.
+/// Resolves a path as typed.
 pub(in crate::subcommand) fn within(path: &Path) -> Within {
     let whole = Within { dir: path.to_owned(), file: None };
     if !path.is_file() {
         return whole;
     }
-    // What is typed may begin inside of the directory.
+    // A relative path may start inside the modules directory.
     let absolute = std::path::absolute(path).unwrap_or_default();
     placed(path).or_else(|| placed(&absolute)).unwrap_or_else(|| beside(&absolute).unwrap_or(whole))
 }
 
-/// The file below the directory of its kind.
+/// The file below its kind's directory.
 fn placed(path: &Path) -> Option<Within> {
     let above = |is_it: &dyn Fn(&str) -> bool| {
         let mut above = path.ancestors().skip(1);
@@ -40,7 +40,7 @@ fn placed(path: &Path) -> Option<Within> {
     Some(Within { dir: dir.to_owned(), file })
 }
 
-/// The file in whatever directory it lies in.
+/// The file in its own directory.
 fn beside(path: &Path) -> Option<Within> {
     let file = Some(path.file_name()?.to_str()?.to_owned());
     Some(Within { dir: path.parent()?.to_owned(), file })

@@ -1,5 +1,5 @@
-//! Keys, from the bytes that a terminal in raw mode sends. Sequences that stand for nothing here
-//! are passed over whole.
+//! Parses keys from the bytes that a terminal in raw mode sends. Unknown escape sequences are
+//! skipped as a whole.
 
 /// A key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub(super) enum Key {
     Home,
 }
 
-/// The keys in what was read at once. A terminal sends the bytes of one key together, so an escape
-/// with nothing behind it is the key of that name.
+/// The keys in the bytes of one read. A terminal sends the bytes of one key together, so a lone
+/// escape byte is the Escape key.
 pub(super) fn keys(bytes: &[u8]) -> Vec<Key> {
     let mut keys = Vec::new();
     let mut rest = bytes;
@@ -46,7 +46,7 @@ pub(super) fn keys(bytes: &[u8]) -> Vec<Key> {
     keys
 }
 
-/// What stands behind `ESC [`.
+/// The key for the bytes after `ESC [`.
 fn sequence(bytes: &[u8]) -> Option<Key> {
     Some(match bytes {
         b"A" => Key::Up,

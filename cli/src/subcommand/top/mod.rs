@@ -1,6 +1,6 @@
-//! `top`: topics, modules and the server, looked at again and again. What is seen is `sample`'s,
-//! what keys ask of it is `view`'s, how it looks is `picture`'s, the terminal is `screen`'s; here
-//! they meet.
+//! `top`: topics, modules and the server, refreshed periodically. `sample` collects the data,
+//! `view` handles keys, `picture` lays out the text, `screen` owns the terminal; this module
+//! connects them.
 
 mod keys;
 mod picture;
@@ -39,7 +39,7 @@ pub(super) async fn run(
     let mut look = sampler.look().await?;
     let mut view = View::new(top.sort, top.filter.clone());
     if top.once {
-        // There is no rate until it has been looked at twice.
+        // A rate needs two samples.
         tokio::select! {
             () = tokio::time::sleep(top.every) => {}
             () = stop.cancelled() => return Ok(Exit::Interrupted),
@@ -61,7 +61,7 @@ pub(super) async fn run(
                     Asked::Interrupt => return Ok(Exit::Interrupted),
                 },
                 Event::Resized => {}
-                // The terminal has gone away.
+                // The terminal was closed.
                 Event::Closed => return Ok(Exit::Ok),
             },
             _ = ticks.tick() => look = sampler.look().await?,
@@ -75,8 +75,8 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Three tables: the server, the modules, the topics. To a program each line says by its first key
-/// what it is about.
+/// Prints three tables: the server, the modules, the topics. A program recognises each line's
+/// subject by its first key.
 fn print(look: &Look, view: &View, out: &mut Output) -> std::io::Result<()> {
     let server = &look.server;
     let names =

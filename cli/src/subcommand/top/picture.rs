@@ -1,28 +1,28 @@
-//! What `top` shows, as lines of text that fit. Pure: it knows neither the terminal nor the time.
+//! Lays out `top` as lines of text that fit. Pure: knows neither the terminal nor the time.
 
 use super::sample::{BEHIND_MAX, Look, Module, Topic};
 use super::view::View;
 use crate::args::TopSort;
 use crate::output::{Paint, cut, printable};
 
-/// How large the screen is.
+/// The size of the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) columns: usize,
     pub(super) rows: usize,
 }
 
-/// Lines above the tables and below them.
+/// Lines above and below the tables.
 const HEAD_ROWS: usize = 3;
 const FOOT_ROWS: usize = 1;
-/// Columns of numbers in the table of topics.
+/// Widths of the number columns in the table of topics.
 const NUMBERS: [usize; 4] = [12, 10, 11, 6];
-/// Columns of a module's kind, state and lag.
+/// Widths of a module's kind, state and lag.
 const KIND: usize = 10;
 const STATE: usize = 22;
 const BEHIND: usize = 9;
 
-/// Who is looked at, and when.
+/// What is shown, for which store and at what time.
 pub(super) struct Scene<'a> {
     pub(super) address: &'a str,
     pub(super) look: &'a Look,
@@ -31,7 +31,7 @@ pub(super) struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// The lines of the whole screen, at most as many as it has.
+    /// The lines of the whole screen, at most as many as fit.
     pub(super) fn lines(&self, view: &mut View, size: Size) -> Vec<String> {
         let mut lines = self.server(size);
         let look = self.look;
@@ -147,7 +147,7 @@ fn topic_row(name: &str, numbers: &[String; 4], size: Size) -> String {
     row
 }
 
-/// A number of bytes that a person can read at a glance.
+/// A byte count in a readable unit.
 fn bytes(count: f64) -> String {
     let mut rest = count;
     for unit in ["B", "KiB", "MiB", "GiB"] {
@@ -159,7 +159,7 @@ fn bytes(count: f64) -> String {
     format!("{rest:.1} TiB")
 }
 
-/// How long ago something was.
+/// The age of something.
 fn ago(at_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(at_ms) / 1000;
     match seconds {

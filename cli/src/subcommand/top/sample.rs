@@ -1,5 +1,5 @@
-//! What `top` sees: STATS, TOPICS and the modules, asked for one after another, and what has
-//! changed since the look before. It draws nothing.
+//! The data of `top`: STATS, TOPICS and the modules, fetched in sequence, with the changes since
+//! the previous sample. Draws nothing.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,10 +11,10 @@ use xs_runtime::host::processor_cursor;
 use super::super::modules::{self, Asked};
 use crate::connect::explain;
 
-/// Frames counted, at each look, to tell how far a handler is behind.
+/// Frames counted in each sample to measure a handler's lag.
 pub(super) const BEHIND_MAX: u64 = 1_000;
 
-/// What was seen at one moment.
+/// One sample.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Look {
     pub(super) server: Server,
@@ -22,7 +22,7 @@ pub(super) struct Look {
     pub(super) topics: Vec<Topic>,
 }
 
-/// The store and its server. Rates are of a second.
+/// The store and its server. Rates are per second.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Server {
     pub(super) uuid: String,
@@ -31,9 +31,9 @@ pub(super) struct Server {
     pub(super) rate: f64,
     pub(super) connections: u64,
     pub(super) subscriptions: u64,
-    /// Frames that the slowest subscription has before it.
+    /// The lag of the slowest subscription, in frames.
     pub(super) behind: u64,
-    /// Bytes a second, of the connections that are open.
+    /// Bytes per second, over the open connections.
     pub(super) bytes_in: f64,
     pub(super) bytes_out: f64,
 }
@@ -44,7 +44,7 @@ pub(super) struct Module {
     pub(super) name: String,
     pub(super) kind: &'static str,
     pub(super) state: &'static str,
-    /// Frames of its topics that a handler has not seen, counted to [`BEHIND_MAX`].
+    /// Frames of its topics that a handler has not seen, counted up to [`BEHIND_MAX`].
     pub(super) behind: Option<u64>,
     pub(super) error: Option<String>,
 }
@@ -59,7 +59,7 @@ pub(super) struct Topic {
     pub(super) seen_ms: u64,
 }
 
-/// Looks, and remembers what the next look is compared with.
+/// Takes samples, and remembers the previous one for comparison.
 pub(super) struct Sampler<'a> {
     store: Asked<'a>,
     patterns: TopicPatterns,
@@ -107,7 +107,7 @@ impl<'a> Sampler<'a> {
                 .iter()
                 .map(|topic| {
                     let name = topic.topic.as_str().to_owned();
-                    // A topic that was not there at the last look has begun at nothing.
+                    // A topic that is new since the previous sample started at 0.
                     let before = last.map(|last| last.counts.get(&name).copied().unwrap_or(0));
                     Topic {
                         count: topic.count,
@@ -124,7 +124,8 @@ impl<'a> Sampler<'a> {
         Ok(look)
     }
 
-    /// What a count was and is, as a rate. What was removed meanwhile does not count.
+    /// Computes the rate between an earlier and a current count. A decrease by removals counts as
+    /// 0.
     fn rates(&self, now: Instant) -> impl Fn(Option<u64>, u64) -> f64 + use<> {
         let seconds = self.last.as_ref().map(|last| (now - last.at).as_secs_f64());
         move |before, now| match (before, seconds) {

@@ -1,5 +1,5 @@
-//! The terminal of `top`, taken over and given back: it is as it was however this ends, by a drop
-//! or by a panic, which is told on the screen that is back. What is drawn is `picture`'s.
+//! Takes over the terminal for `top` and restores it however the program ends, by a drop or by a
+//! panic, whose message appears after the restore. `picture` makes the contents.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -15,25 +15,25 @@ use super::picture::Size;
 use crate::exit::{Exit, Fault};
 use crate::output::{Audience, raw};
 
-/// The second screen without a cursor, and the first one with it.
+/// Switches to the alternate screen without a cursor, and back.
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
-/// How long the thread that waits for keys sleeps before it looks whether it is wanted still.
+/// How often the key thread checks whether it is still wanted.
 const WAIT: Duration = Duration::from_millis(50);
-/// Keys that were pressed and not taken.
+/// Maximum number of keys pressed and not yet handled.
 const KEYS_MAX: usize = 64;
-/// A terminal that does not say how large it is.
+/// The assumed size of a terminal that does not report one.
 const SIZE_DEFAULT: Size = Size { columns: 80, rows: 24 };
 
-/// How the terminal was, while it is taken over.
+/// The terminal's original modes, while it is taken over.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// What comes from the terminal.
+/// An event of the terminal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Key(Key),
     Resized,
-    /// It has gone away.
+    /// The terminal was closed.
     Closed,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal over.
+    /// Takes over the terminal.
     pub(super) fn open() -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() {
             let text = "top takes keys from a terminal; xs top --once needs none";
@@ -67,7 +67,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// The next thing that comes from the terminal.
+    /// The next event of the terminal.
     pub(super) async fn event(&mut self) -> Event {
         tokio::select! {
             key = self.keys.recv() => key.map_or(Event::Closed, Event::Key),
@@ -75,7 +75,7 @@ impl Screen {
         }
     }
 
-    /// How large it is now.
+    /// The current size.
     pub(super) fn size() -> Size {
         match tcgetwinsize(io::stdout()) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
@@ -85,7 +85,7 @@ impl Screen {
         }
     }
 
-    /// Shows lines in place of what was there.
+    /// Replaces the contents of the screen.
     pub(super) fn show(&self, lines: &[String]) {
         let lines = lines.iter().map(|line| format!("{line}\u{1b}[K"));
         raw(&format!("\u{1b}[H{}\u{1b}[J", lines.collect::<Vec<_>>().join("\r\n")));
@@ -98,11 +98,11 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back, once.
+/// Restores the terminal, once.
 fn restore() {
     if let Some(before) = BEFORE.lock().take() {
         raw(LEAVE);
-        // A terminal that has gone away needs nothing back.
+        // A closed terminal needs no restoring.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
     }
 }
@@ -115,7 +115,7 @@ fn restore_before_panics() {
     }));
 }
 
-/// Passes keys on as they come; `None` when nobody wants any more or none can come.
+/// Forwards keys as they arrive; `None` when the receiver is gone or the terminal is closed.
 fn pass_on(to: &mpsc::Sender<Key>) -> Option<()> {
     if to.is_closed() {
         return None;

@@ -1,4 +1,5 @@
-//! What of a look is shown, and in which order: the state that keys change. It knows no terminal.
+//! What part of a sample is shown, and in which order: the state that keys change. Knows no
+//! terminal.
 
 use std::cmp::Reverse;
 
@@ -6,12 +7,12 @@ use super::keys::Key;
 use super::sample::{Look, Module, Topic};
 use crate::args::TopSort;
 
-/// Characters of a filter.
+/// Maximum characters of a filter.
 const FILTER_MAX: usize = 64;
-/// Rows that a page is.
+/// Rows per page.
 const PAGE: usize = 10;
 
-/// What a key asks for.
+/// The request that a key stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Nothing,
@@ -19,14 +20,14 @@ pub(super) enum Asked {
     Interrupt,
 }
 
-/// How it is looked at.
+/// The display settings.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) sort: TopSort,
     pub(super) filter: String,
-    /// Whether keys are letters of the filter.
+    /// Whether keys are typed into the filter.
     pub(super) typing: bool,
-    /// The first row of topics.
+    /// The first topic row shown.
     pub(super) first: usize,
 }
 
@@ -35,7 +36,7 @@ impl View {
         Self { sort, filter, typing: false, first: 0 }
     }
 
-    /// Does what a key stands for.
+    /// Handles a key.
     pub(super) fn press(&mut self, key: Key) -> Asked {
         if key == Key::Interrupt {
             return Asked::Interrupt;
@@ -77,12 +78,12 @@ impl View {
         }
     }
 
-    /// The modules that are shown.
+    /// The modules to show.
     pub(super) fn modules<'a>(&'a self, look: &'a Look) -> impl Iterator<Item = &'a Module> {
         look.modules.iter().filter(|module| module.name.contains(&self.filter))
     }
 
-    /// The topics that are shown, in order.
+    /// The topics to show, in order.
     pub(super) fn topics<'a>(&self, look: &'a Look) -> Vec<&'a Topic> {
         let mut topics: Vec<_> =
             look.topics.iter().filter(|topic| topic.name.contains(&self.filter)).collect();

@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_history_begins_with_a_create_or_a_reset() {
-        // Reset by a version, while one ran, and by one that handles what was before it.
+        // Reset by a new version, by a running version, and by a version that starts from the first
+        // frame.
         let (version, running, first) = (
             Began { from: 10, behind: 9 },
             Began { from: 20, behind: 3 },

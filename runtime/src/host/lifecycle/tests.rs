@@ -156,7 +156,7 @@ fn a_term_is_kept_in_mind_until_it_is_answered() {
     assert_eq!((log.starts(), log.slots().told_to_end()), ((Some(two), None), Some(one)));
     log.event("fin.term", one);
     assert_eq!((log.starts(), log.slots().told_to_end()), ((Some(two), None), None));
-    // One that could not run at all is answered for too.
+    // A `term` for a version that could not run must be answered too.
     log.event("invalid", two);
     log.append("xs.handler.h.term", &json!({}));
     assert_eq!(log.slots().told_to_end(), Some(two));

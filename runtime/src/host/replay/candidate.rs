@@ -98,7 +98,7 @@ fn placed(file: &Path) -> Option<(PathBuf, String)> {
 /// present code, as the candidate's start; `None` when that is the initial state.
 ///
 /// # Errors
-/// As [`state_at`].
+/// The errors of [`state_at`].
 pub async fn state_for(
     client: &Client,
     candidate: &Candidate,
