@@ -64,6 +64,15 @@
 //! # }
 //! ```
 //!
+//! # A consumer with a durable cursor
+//!
+//! What was handled is kept in the store, under a name, and each frame is handled at least once
+//! whatever stops: `examples/consume.rs`.
+//!
+//! ```no_run
+#![doc = include_str!("../examples/consume.rs")]
+//! ```
+//!
 //! # The types to know
 //!
 //! - [`Client`]: one connection, shared by clones; many concurrent requests and streams. It does

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use xs_engine::{Body, NewFrame, Topic};
+use xs_engine::{Body, CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Topic};
 use xs_protocol::{Address, AppendRequest, Role};
 
 use crate::relay::Relay;
@@ -39,6 +39,44 @@ async fn append(rig: &Rig, body: &str) {
     let frame = NewFrame { body, ..NewFrame::new(Topic::parse("notes").unwrap()) };
     let client = rig.client().await;
     soon(client.append(&AppendRequest::frames(vec![frame]))).await.unwrap();
+}
+
+/// Its cursor is all it needs to go on, in the same process over another connection and in another
+/// one.
+#[tokio::test]
+async fn the_example_consumes_and_goes_on_where_its_cursor_is() {
+    let rig = Rig::unix(Role::Admin).await;
+    let relay = Relay::before(&rig.address);
+    let client = rig.client().await;
+    let name = CursorName::parse("job").unwrap();
+    let reached = async |offset| {
+        let is_there = async || {
+            soon(client.cursor_get(&name)).await.unwrap().is_some_and(|at| at.offset == offset)
+        };
+        while !is_there().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    append(&rig, "one").await;
+    let (mut child, mut lines) = run("consume", &relay.address(), &["job", "notes"]);
+    assert_eq!(line(&mut lines).await, "Some(0) notes");
+    soon(reached(1)).await;
+    relay.cut();
+    append(&rig, "two").await;
+    assert_eq!(line(&mut lines).await, "Some(1) notes");
+    soon(reached(2)).await;
+    // Without a word.
+    soon(child.kill()).await.unwrap();
+    append(&rig, "three").await;
+    let (mut child, mut lines) = run("consume", &relay.address(), &["job", "notes"]);
+    assert_eq!(line(&mut lines).await, "Some(2) notes");
+    soon(reached(3)).await;
+    // Somebody else moves the cursor: it is nobody's that two have.
+    let set = Some(CursorValue::default());
+    let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
+    soon(client.cursor_set(change)).await.unwrap();
+    append(&rig, "four").await;
+    assert!(!soon(child.wait()).await.unwrap().success());
 }
 
 /// Behind what only a file of the tree needs.

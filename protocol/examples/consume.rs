@@ -1,0 +1,90 @@
+//! `consume ADDRESS CURSOR [TOPICS]` handles each frame of some topics, and keeps in a cursor of
+//! the store which it has handled. It can be killed at any moment, and the server too: started
+//! again it goes on where it was, and handles a frame once more if its end was not saved. At the
+//! end of its input it ends.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
+
+use std::error::Error;
+
+use tokio::io::AsyncReadExt as _;
+use xs_protocol::{
+    Address, Class, Client, ClientError, ClientOptions, CursorChange, CursorName, CursorValue,
+    Delivered, ExpectRevision, Follow, FollowEvent, FollowOptions, ReadOptions, Resume,
+    TopicPatterns,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut words = std::env::args().skip(1);
+    let usage = "consume ADDRESS CURSOR [TOPICS]";
+    let address = Address::parse(&words.next().ok_or(usage)?)?;
+    let name = CursorName::parse(&words.next().ok_or(usage)?)?;
+    let topics = TopicPatterns::parse(&words.next().unwrap_or_else(|| "*".to_owned()))?;
+
+    // Where it goes on. The epoch in which the cursor was changed goes with its offset: where
+    // frames that were handled are lost the server says so, instead of giving others for them.
+    let client = Client::connect(&address, ClientOptions::default()).await?;
+    let kept = client.cursor_get(&name).await?;
+    let store = client.server().uuid;
+    let from = kept.as_ref().map(|at| Resume { store, epoch: at.epoch }.point(at.offset));
+    let mut place = Place { name, revision: kept.as_ref().map(|at| at.revision).or(Some(0)) };
+    drop(client);
+
+    let read = ReadOptions { topics, ..ReadOptions::default() };
+    let options = FollowOptions { read, from, ..FollowOptions::default() };
+    let mut follow = Follow::open(&address, options).await?;
+    let mut saved = from.map(|point| point.offset);
+    let mut input = tokio::io::stdin();
+    loop {
+        let event = tokio::select! {
+            event = follow.next() => event,
+            // Any byte, or the end.
+            _ = input.read_u8() => break,
+        };
+        match event.transpose()? {
+            Some(FollowEvent::Frame(one)) => handle(&one),
+            Some(FollowEvent::Gap(gap)) => eprintln!("missing: {gap:?}"),
+            Some(FollowEvent::Resumed { lost, .. }) => eprintln!("connected again after: {lost}"),
+            Some(_) => {}
+            None => break,
+        }
+        // All before it is handled. Whoever has much to handle saves once for many frames.
+        let Some(reached) = follow.point().map(|point| point.offset) else { continue };
+        if saved != Some(reached) {
+            match place.save(follow.client(), reached).await {
+                Ok(()) => saved = Some(reached),
+                // What follows connects again and tells so; then there is another try.
+                Err(error) if matches!(error.class(), Class::Unknown | Class::Busy) => {}
+                // Class::Condition: another consumer has the cursor.
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn handle(one: &Delivered) {
+    println!("{:?} {}", one.frame.offset(), one.frame.topic());
+}
+
+/// The cursor.
+struct Place {
+    name: CursorName,
+    /// As it was seen last; `None` when a change of it was not answered.
+    revision: Option<u64>,
+}
+
+impl Place {
+    /// All before `offset` is handled.
+    async fn save(&mut self, client: &Client, offset: u64) -> Result<(), ClientError> {
+        let revision = match self.revision.take() {
+            Some(revision) => revision,
+            None => client.cursor_get(&self.name).await?.map_or(0, |at| at.revision),
+        };
+        let set = Some(CursorValue { offset, ..CursorValue::default() });
+        let expect = ExpectRevision::Is(revision);
+        let change = CursorChange { name: self.name.clone(), expect, set };
+        self.revision = Some(client.cursor_set(change).await?);
+        Ok(())
+    }
+}
