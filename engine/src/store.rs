@@ -150,8 +150,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Closes the store: everything appended is synced and the store is marked clean, so that the
-    /// next open has nothing to recover. Existing readers keep reading what they hold. Closing
+    /// Closes the store: what was submitted is committed, everything appended is synced, and the
+    /// store is marked clean, so that the next open has nothing to recover. Existing readers keep reading what they hold. Closing
     /// twice is no error.
     ///
     /// # Errors
@@ -214,7 +214,8 @@ impl Store {
         }
     }
 
-    /// Submits a batch. It is committed when this ticket or any other one is waited for.
+    /// Submits a batch. It is committed when this ticket or any other one is waited for, when any
+    /// thread appends, or when the store is closed.
     pub fn submit(&self, batch: Batch) -> Ticket {
         match self.inner.prepare(batch) {
             Ok(pending) => {
@@ -226,9 +227,9 @@ impl Store {
     }
 
     /// Submits a batch. `done` is called with the result on the thread that commits it, and must
-    /// not wait for another append. Nothing is committed before some thread calls
-    /// [`lead`](Self::lead) or [`lead_once`](Self::lead_once): do so afterwards, or the batch may
-    /// wait for ever.
+    /// not wait for another append. This is for servers, which may not block where they submit:
+    /// nothing is committed before some thread calls [`lead`](Self::lead) or
+    /// [`lead_once`](Self::lead_once), appends, or closes the store.
     pub fn submit_with(
         &self,
         batch: Batch,
@@ -445,7 +446,7 @@ impl Inner {
         // Without the writer's lock, which a sweep needs in order to end.
         self.blobs.end_sweeps();
         self.compaction.stop();
-        // Nobody may be left who would commit what was submitted.
+        // Later there may be no thread left that commits what was submitted.
         self.commits.drain(self);
         let mut writer = self.writer.lock();
         // Leaders from now on answer that the store is closed.

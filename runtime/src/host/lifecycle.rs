@@ -129,7 +129,8 @@ impl Slots {
         self.denied
     }
 
-    /// The newest version, if its Host had no room for it: it runs once there is room.
+    /// The newest version, or the confirmed one, if its Host had no room for it: it runs once there
+    /// is room.
     #[must_use]
     pub const fn waits(&self) -> Option<FrameId> {
         self.waits
