@@ -32,7 +32,7 @@ def number(value: int) -> bytes:
 
 
 def push(peer: Peer, header: Header, one: Any) -> None:
-    peer.send(message(one.op, PUSH, 0, 0, header.sub, one.body))
+    peer.send(message(one.op, PUSH, one.code, 0, header.sub, one.body))
 
 
 async def silent(peer: Peer) -> None:
@@ -106,6 +106,35 @@ class Closing(Liar):
         await client.close()
         items: List[Any] = [item async for item in follow]
         self.assertEqual([item.offset for item in items], [3, 4, 5])
+
+    async def test_a_follower_ends_that_had_lost_its_connection_before(self) -> None:
+        for code in (0, 501, 503):
+
+            async def brief(peer: Peer, code: int = code) -> None:
+                await peer.greet()
+                header = await peer.expect(Op.SUBSCRIBE)
+                peer.answer(header)
+                for one in (deliver([3], 4), deliver([4], 5)):
+                    push(peer, header, one)
+                if code:
+                    push(peer, header, event(4, 5, code=code, rest=refused("enough")))
+                await peer.writer.drain()
+
+            self.connections = 0
+            client = await self.client(brief)
+            assert client._current is not None
+            follow = client.follow("*")
+            item: Any = await self.shortly(follow.__anext__())
+            self.assertEqual(item.offset, 3)
+            await self.shortly(client._current._ended)
+            await client.close()
+            item = await self.shortly(follow.__anext__())
+            self.assertEqual(item.offset, 4)
+            if code == 503:
+                with self.assertRaises(Unavailable):
+                    await self.shortly(follow.__anext__())
+            self.assertEqual([item async for item in follow], [])
+            self.assertEqual(self.connections, 1)
 
     async def test_a_blocking_follower_is_given_what_came_before(self) -> None:
         self._talks = [self.eager]

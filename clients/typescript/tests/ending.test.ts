@@ -148,6 +148,31 @@ describe("closing a client", () => {
     assert.deepEqual(offsets, [3n, 4n]);
   });
 
+  it("ends a follower that had lost its connection before", async () => {
+    for (const code of [0, 501, 503]) {
+      const brief: Talk = async (peer) => {
+        await peer.greet();
+        const header = await peer.expect(Op.SUBSCRIBE);
+        peer.answer(header);
+        const pushes = [deliver([3n], 4n), deliver([4n], 5n)];
+        if (code) pushes.push(event(4, 5n, code, refused("enough")));
+        for (const push of pushes) peer.push(push.op, header.sub, push.body, push.code);
+      };
+      liar.connections = 0;
+      const client = await liar.dial([brief]);
+      const follow = client.follow("*");
+      const first = await take(follow);
+      assert(first.kind === "frame" && first.offset === 3n);
+      while ([...liar.sockets].some((one) => !one.destroyed)) await setImmediate();
+      await client.close();
+      const second = await take(follow);
+      assert(second.kind === "frame" && second.offset === 4n);
+      if (code === 503) await assert.rejects(soon(follow.next()), Unavailable);
+      assert.deepEqual(await soon(follow.next()), END);
+      assert.equal(liar.connections, 1);
+    }
+  });
+
   it("a call that is closed while the server is away is not made", async () => {
     const ops: number[] = [];
     const client = await liar.dial([
