@@ -23,7 +23,7 @@ import { FREE_WAITING_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import { Flow, Session, type Event, type Push } from "./session.js";
 import type { ServerInfo } from "./values.js";
-import { Settle, sleep, until } from "./waiting.js";
+import { Settle, sleep, timer, until } from "./waiting.js";
 
 const SOCKET_PATH_MAX = 107;
 const CLOSE_WAIT_MS = 2000;
@@ -416,7 +416,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
   }
   const timeout = new AbortController();
   const late = new ConnectError(`${text}: no answer within ${timeoutMs} ms`);
-  const timer = setTimeout(() => timeout.abort(late), timeoutMs);
+  const ending = timer(() => timeout.abort(late), timeoutMs);
   const stop = signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal;
   let socket: net.Socket | undefined;
   try {
@@ -435,7 +435,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
     }
     throw error;
   } finally {
-    clearTimeout(timer);
+    clearTimeout(ending);
   }
 }
 

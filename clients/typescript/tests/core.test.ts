@@ -193,6 +193,12 @@ describe("waiting", () => {
     await sleep(1, long.signal, undefined);
   });
 
+  it("a wait that no timer holds is no short one", async () => {
+    for (const ms of [Infinity, 2 ** 31]) {
+      await assert.rejects(sleep(ms, AbortSignal.timeout(20)), { name: "TimeoutError" });
+    }
+  });
+
   it("waits grow to a most and vary by half", () => {
     const retry = { firstMs: 1, mostMs: 5, factor: 2, giveUpMs: 0 };
     const longest = new Backoff(retry, () => 1);
