@@ -385,8 +385,13 @@ export class Connection {
  */
 function told(why: XsError): XsError {
   if (why instanceof AccessError) return why;
-  if (why instanceof ProtocolRefused && why.code !== 104 && why.code !== 106) return why;
+  if (why instanceof ProtocolRefused && !isLate(why)) return why;
   return lost(why);
+}
+
+/** Whether it is only the network that was too slow. */
+function isLate(why: unknown): why is ProtocolRefused {
+  return why instanceof ProtocolRefused && (why.code === 104 || why.code === 106);
 }
 
 /** What is told of a request or a call that changes something: it is not known what was done. */
@@ -430,7 +435,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
   } catch (error) {
     socket?.on("error", () => undefined);
     socket?.destroy();
-    if (error instanceof ConnectionLost) {
+    if (error instanceof ConnectionLost || isLate(error)) {
       throw new ConnectError(`${text}: ${error.message}`, { cause: error });
     }
     throw error;
