@@ -378,13 +378,13 @@ def record(topic: str, delta: int, meta: bytes = b"", body_bytes: int = 0) -> by
     return crc32(rest).to_bytes(4, "little") + rest
 
 
-def deliver(offsets: List[Optional[int]], scanned_to: int) -> Push:
+def deliver(offsets: List[Optional[int]], scanned_to: int, topic: str = "a") -> Push:
     out = Writer()
     out.u64(scanned_to)
     out.u32(len(offsets))
     out.u32(0)
     for offset in offsets:
-        one = record("a", 0)
+        one = record(topic, 0)
         out.u64((1 << 64) - 1 if offset is None else offset)
         out.u32((len(one) + 7) & ~7)
         out.u32(1)

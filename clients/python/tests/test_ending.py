@@ -267,6 +267,46 @@ class Reads(Liar):
         self.assertEqual(offsets, list(range(parts)))
 
 
+class Calls(Liar):
+    """A call whose last frame has come: who was told of a failure would make it again."""
+
+    async def test_it_is_over_whatever_becomes_of_its_stream(self) -> None:
+        for code in (0, 501):
+
+            async def once(peer: Peer, code: int = code) -> None:
+                await peer.greet()
+                header = await peer.expect(Op.CALL)
+                peer.answer(header, bytes(16))
+                push(peer, header, deliver([3], 4, "job.recv"))
+                push(peer, header, deliver([4], 5, "job.complete"))
+                if code:
+                    push(peer, header, event(4, 5, code=code, rest=refused("enough")))
+                    await peer.rest()
+
+            self.connections = 0
+            client = await self.client(once)
+            call = client.call("job")
+            frame = await self.shortly(call.__anext__())
+            self.assertEqual(frame.topic, "job.recv")
+            with self.assertRaises(StopAsyncIteration):
+                await self.shortly(call.__anext__())
+            assert call.complete is not None
+            self.assertEqual((call.complete.offset, self.connections), (4, 1))
+
+    async def test_without_it_a_lost_connection_is_told(self) -> None:
+        async def half(peer: Peer) -> None:
+            await peer.greet()
+            header = await peer.expect(Op.CALL)
+            peer.answer(header, bytes(16))
+            push(peer, header, deliver([3], 4, "job.recv"))
+
+        client = await self.client(half)
+        call = client.call("job")
+        await self.shortly(call.__anext__())
+        with self.assertRaises(ConnectionLost):
+            await self.shortly(call.__anext__())
+
+
 class Uploads(Liar):
     """An upload that is written to by many, or cut short."""
 

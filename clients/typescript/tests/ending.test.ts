@@ -274,6 +274,41 @@ describe("a read", () => {
   });
 });
 
+describe("a call", () => {
+  const liar = new Liar();
+
+  /** A server that gives frames of a call, then a refusal, if any, and hangs up. */
+  const job = (events: string[], code: number): Talk => async (peer) => {
+    await peer.greet();
+    const header = await peer.expect(Op.CALL);
+    peer.answer(header, Buffer.alloc(16));
+    const pushes = events.map((name, n) => deliver([BigInt(n)], BigInt(n) + 1n, `job.${name}`));
+    if (code) pushes.push(event(4, 5n, code, refused("enough")));
+    for (const push of pushes) peer.push(push.op, header.sub, push.body, push.code);
+    if (code) await peer.rest();
+  };
+
+  // Whoever were told of a failure would make it again.
+  it("is over with its last frame, whatever becomes of its stream", async () => {
+    for (const code of [0, 501]) {
+      liar.connections = 0;
+      const client = await liar.dial([job(["recv", "complete"], code)]);
+      const call = client.call("job");
+      assert.equal((await take(call)).topic, "job.recv");
+      assert.deepEqual(await soon(call.next()), END);
+      assert.equal(call.complete?.offset, 1n);
+      assert.equal(liar.connections, 1);
+    }
+  });
+
+  it("that has not come so far tells of a lost connection", async () => {
+    const client = await liar.dial([job(["recv"], 0)]);
+    const call = client.call("job");
+    await take(call);
+    await assert.rejects(soon(call.next()), ConnectionLost);
+  });
+});
+
 describe("an upload", () => {
   const liar = new Liar();
 
