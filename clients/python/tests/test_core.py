@@ -17,6 +17,7 @@ from xs_stream import (
     BlobHash,
     CaughtUp,
     CorruptRange,
+    CursorChange,
     Frame,
     FrameId,
     Gap,
@@ -31,6 +32,7 @@ from xs_stream import (
     ServerInfo,
     Ttl,
     Unavailable,
+    aio,
     messages,
     parse_address,
 )
@@ -162,6 +164,13 @@ class Values(unittest.TestCase):
         for wrong in (None, 5, [5], b"a"):
             with self.assertRaises(InvalidValue, msg=repr(wrong)):
                 patterns_of(wrong)
+        # What is empty is no 0.
+        for wrong in ("", [], {}, b""):
+            for change in (CursorChange("a", wrong), CursorChange("a", 1, expect=wrong)):
+                with self.assertRaises(InvalidValue, msg=repr(change)):
+                    messages.put_cursor_change(Writer(), change)
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                aio.AsyncClient(":1").call("a", deadline=wrong)
         for wrong in (None, 1.5, b"x" * 16, -1, 1 << 64):
             with self.assertRaisesRegex(InvalidValue, "not an offset or an id"):
                 bound_of(wrong)

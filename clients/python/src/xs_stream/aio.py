@@ -645,7 +645,8 @@ class AsyncClient:
         body = b"" if body is None else body
         is_text = isinstance(body, str)
         raw = (text_bytes if is_text else raw_bytes)(body, "a call's body")
-        return Call(self, name, text, raw, millis(deadline or 0.0, "deadline"), bodies, credit)
+        until_ms = 0 if deadline is None else millis(deadline, "deadline")
+        return Call(self, name, text, raw, until_ms, bodies, credit)
 
     async def stats(self) -> Dict[str, Any]:
         """What the server counts, as docs/wire.md names it."""
