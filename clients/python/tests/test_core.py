@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import pathlib
 import pickle
 import re
 import unittest
@@ -30,6 +31,7 @@ from xs_stream import (
     ResumePoint,
     Retry,
     ServerInfo,
+    TlsError,
     Ttl,
     Unavailable,
     aio,
@@ -156,6 +158,10 @@ class Values(unittest.TestCase):
             for wrong in (None, 5, b"x"):
                 with self.assertRaises(InvalidValue, msg=f"{kind} {wrong}"):
                     kind.parse(wrong)
+        for new in (FrameId, BlobHash, Ttl):
+            for wrong in (None, 5, [], {}, "x"):
+                with self.assertRaises(InvalidValue, msg=f"{new} {wrong}"):
+                    new(wrong)
         wrong = "5"
         with self.assertRaises(InvalidValue):
             Ttl("time", wrong)
@@ -254,9 +260,24 @@ class Addresses(unittest.TestCase):
         for wrong in (5, b"store", ["store"]):
             with self.assertRaisesRegex(AddressError, "is text or a path, not "):
                 parse_address(wrong)
-        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1"):
+        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1", "\ud800:1", "a\0b:1"):
             with self.assertRaisesRegex(AddressError, "names no host"):
                 parse_address(bad)
+        for bad in ("\ud800", "~\ud800", "./\ud800.sock", "a\0b", "~\0", "\0a"):
+            for path in (bad, pathlib.PurePath(bad)):
+                with self.assertRaisesRegex(AddressError, "names no file"):
+                    parse_address(path)
+
+    def test_what_is_trusted_is_a_file(self) -> None:
+        for bad in ("\ud800", "a\0b"):
+            with self.assertRaisesRegex(TlsError, "names no file"):
+                aio.AsyncClient("xss://a:1", tls=bad)
+        wrong: Any
+        for wrong in (5, b"ca.pem", []):
+            with self.assertRaisesRegex(InvalidValue, "tls is an SSLContext or"):
+                aio.AsyncClient("xss://a:1", tls=wrong)
+            with self.assertRaisesRegex(InvalidValue, "a token is text"):
+                aio.AsyncClient("xss://a:1", token=wrong)
 
     def test_local_is_this_machine(self) -> None:
         local = [":1", "127.0.0.2:1", "[::1]:1", "localhost:1", "./a"]
