@@ -161,6 +161,9 @@ describe("addresses", () => {
     for (const bad of ["", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"]) {
       assert.throws(() => parseAddress(bad), AddressError, bad);
     }
+    for (const bad of ["a\0b", "\0a", "~\0", "a\0.sock", "\ud800", "./\ud800.sock"]) {
+      assert.throws(() => parseAddress(bad), /^AddressError: .* names no file$/);
+    }
     // As an argument of the command line that was left out.
     for (const none of ["", undefined, null]) {
       assert.throws(() => parseAddress(none as string), /^AddressError: the address is empty; /);
