@@ -91,8 +91,18 @@ struct Certificates {
     cert: PathBuf,
     key: PathBuf,
     current: Mutex<Arc<CertifiedKey>>,
-    /// The versions of the files that were read last, even if those were invalid.
-    seen: Mutex<[Option<FileVersion>; 2]>,
+    seen: Mutex<Seen>,
+}
+
+/// Both files, where there are any.
+type Versions = [Option<FileVersion>; 2];
+
+/// What is known of the files.
+struct Seen {
+    /// Those that were read last, also when they could not be taken.
+    read: Versions,
+    /// Those that could not even be read when they were looked at last.
+    unread: Option<Versions>,
 }
 
 impl ServerTls {
@@ -105,7 +115,7 @@ impl ServerTls {
         let seen = [cert, key].map(FileVersion::of);
         let certificates = Arc::new(Certificates {
             current: Mutex::new(Arc::new(load(cert, key)?)),
-            seen: Mutex::new(seen),
+            seen: Mutex::new(Seen { read: seen, unread: None }),
             cert: cert.to_owned(),
             key: key.to_owned(),
         });
@@ -129,13 +139,28 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`], once for each change.
     pub fn refresh(&self) -> Result<bool, TlsError> {
+        self.refresh_by(load)
+    }
+
+    fn refresh_by(
+        &self,
+        load: fn(&Path, &Path) -> Result<CertifiedKey, TlsError>,
+    ) -> Result<bool, TlsError> {
         let Certificates { cert, key, current, seen } = &*self.certificates;
         let found = [cert, key].map(|path| FileVersion::of(path));
-        if std::mem::replace(&mut *seen.lock(), found) == found {
+        let mut seen = seen.lock();
+        if found == seen.read && seen.unread.is_none() {
             return Ok(false);
         }
-        let loaded = load(cert, key)?;
-        *current.lock() = Arc::new(loaded);
+        let loaded = load(cert, key);
+        // It may be for a moment, as for want of a descriptor: they are read again at each look,
+        // until that works.
+        if let Err(error @ TlsError::Io { .. }) = loaded {
+            let is_told = seen.unread.replace(found) == Some(found);
+            return if is_told { Ok(false) } else { Err(error) };
+        }
+        *seen = Seen { read: found, unread: None };
+        *current.lock() = Arc::new(loaded?);
         Ok(true)
     }
 
@@ -288,4 +313,45 @@ fn read(path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
         return Err(TlsError::TooLong { path: path.to_owned() });
     }
     Ok((bytes, mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
+
+    use super::*;
+
+    #[test]
+    fn files_that_could_not_be_read_are_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+        let put = |path: &Path, text: String| {
+            let unfinished = path.with_extension("tmp");
+            fs::write(&unfinished, text).unwrap();
+            fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(unfinished, path).unwrap();
+        };
+        let renew = || {
+            let Made { cert: made, signing_key } =
+                generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            put(&cert, made.pem());
+            put(&key, signing_key.serialize_pem());
+            made.der().clone()
+        };
+        renew();
+        let tls = ServerTls::open(&cert, &key).unwrap();
+        let renewed = renew();
+        let busy = |path: &Path, _: &Path| {
+            let error = io::Error::other("too many open files");
+            Err(TlsError::Io { path: path.to_owned(), error })
+        };
+        assert!(tls.refresh_by(busy).is_err(), "it is told of");
+        assert!(!tls.refresh_by(busy).unwrap(), "once");
+        assert!(tls.refresh().unwrap(), "the files are still the same");
+        assert_eq!(tls.certificates.current.lock().cert, [renewed]);
+        assert!(!tls.refresh().unwrap());
+    }
 }

@@ -18,15 +18,17 @@ from xs_stream import (
     InvalidRequest,
     NewFrame,
     NotFound,
+    ProtocolRefused,
     Resumed,
     Retry,
     Unavailable,
     XsError,
     aio,
 )
-from xs_stream.coding import MORE, PUSH, Header, Op, message
+from xs_stream.coding import MORE, PREFACE, PUSH, Header, Op, message
 
 from .peer import Liar, Peer, Talk, refused
+from .test_core import deliver
 
 HASTY = Retry(first=0.01, most=0.02, give_up=0.2)
 STORED = bytes(8) + b"\1\0\1\0\0\0\0\0" + bytes(16) + (7).to_bytes(8, "little")
@@ -277,3 +279,33 @@ class Opening(Liar):
             self.assertEqual(asked[0][17:], asked[1][17:])
             self.assertEqual(asked[2][17:27], bytes([1, 0]) + number(7))
             await follow.aclose()
+
+    async def test_it_goes_on_where_the_network_was_too_slow_for_hello(self) -> None:
+        def close(code: int) -> Talk:
+            async def talk(peer: Peer) -> None:
+                peer.send(PREFACE)
+                peer.send(message(Op.CLOSE, PUSH, code, 0, 0, refused("too slow")))
+                await peer.rest()
+
+            return talk
+
+        async def one(peer: Peer) -> None:
+            await peer.greet()
+            header = await peer.expect(Op.SUBSCRIBE)
+            peer.answer(header)
+            peer.send(message(Op.DELIVER, PUSH, 0, 0, header.sub, deliver([3], 4).body))
+
+        async def stay(peer: Peer) -> None:
+            await peer.greet()
+            peer.answer(await peer.expect(Op.SUBSCRIBE))
+            await peer.rest()
+
+        client = await self.client(one, close(104), close(106), stay)
+        async with client.follow("*") as follow:
+            frame: Any = await self.shortly(follow.__anext__())
+            self.assertEqual(frame.offset, 3)
+            self.assertEqual(await self.shortly(follow.__anext__()), Resumed(4))
+        self.connections = 0
+        with self.assertRaises(ConnectError) as caught:
+            await self.client(close(104))
+        self.assertIsInstance(caught.exception.__cause__, ProtocolRefused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import pathlib
 import pickle
 import re
 import unittest
@@ -17,6 +18,7 @@ from xs_stream import (
     BlobHash,
     CaughtUp,
     CorruptRange,
+    CursorChange,
     Frame,
     FrameId,
     Gap,
@@ -29,8 +31,10 @@ from xs_stream import (
     ResumePoint,
     Retry,
     ServerInfo,
+    TlsError,
     Ttl,
     Unavailable,
+    aio,
     messages,
     parse_address,
 )
@@ -154,6 +158,10 @@ class Values(unittest.TestCase):
             for wrong in (None, 5, b"x"):
                 with self.assertRaises(InvalidValue, msg=f"{kind} {wrong}"):
                     kind.parse(wrong)
+        for new in (FrameId, BlobHash, Ttl):
+            for wrong in (None, 5, [], {}, "x"):
+                with self.assertRaises(InvalidValue, msg=f"{new} {wrong}"):
+                    new(wrong)
         wrong = "5"
         with self.assertRaises(InvalidValue):
             Ttl("time", wrong)
@@ -162,6 +170,13 @@ class Values(unittest.TestCase):
         for wrong in (None, 5, [5], b"a"):
             with self.assertRaises(InvalidValue, msg=repr(wrong)):
                 patterns_of(wrong)
+        # What is empty is no 0.
+        for wrong in ("", [], {}, b""):
+            for change in (CursorChange("a", wrong), CursorChange("a", 1, expect=wrong)):
+                with self.assertRaises(InvalidValue, msg=repr(change)):
+                    messages.put_cursor_change(Writer(), change)
+            with self.assertRaises(InvalidValue, msg=repr(wrong)):
+                aio.AsyncClient(":1").call("a", deadline=wrong)
         for wrong in (None, 1.5, b"x" * 16, -1, 1 << 64):
             with self.assertRaisesRegex(InvalidValue, "not an offset or an id"):
                 bound_of(wrong)
@@ -245,9 +260,24 @@ class Addresses(unittest.TestCase):
         for wrong in (5, b"store", ["store"]):
             with self.assertRaisesRegex(AddressError, "is text or a path, not "):
                 parse_address(wrong)
-        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1"):
+        for bad in (f"xss://{'a' * 70}.example:1", "a..b:1", "\ud800:1", "a\0b:1"):
             with self.assertRaisesRegex(AddressError, "names no host"):
                 parse_address(bad)
+        for bad in ("\ud800", "~\ud800", "./\ud800.sock", "a\0b", "~\0", "\0a"):
+            for path in (bad, pathlib.PurePath(bad)):
+                with self.assertRaisesRegex(AddressError, "names no file"):
+                    parse_address(path)
+
+    def test_what_is_trusted_is_a_file(self) -> None:
+        for bad in ("\ud800", "a\0b"):
+            with self.assertRaisesRegex(TlsError, "names no file"):
+                aio.AsyncClient("xss://a:1", tls=bad)
+        wrong: Any
+        for wrong in (5, b"ca.pem", []):
+            with self.assertRaisesRegex(InvalidValue, "tls is an SSLContext or"):
+                aio.AsyncClient("xss://a:1", tls=wrong)
+            with self.assertRaisesRegex(InvalidValue, "a token is text"):
+                aio.AsyncClient("xss://a:1", token=wrong)
 
     def test_local_is_this_machine(self) -> None:
         local = [":1", "127.0.0.2:1", "[::1]:1", "localhost:1", "./a"]
@@ -378,13 +408,13 @@ def record(topic: str, delta: int, meta: bytes = b"", body_bytes: int = 0) -> by
     return crc32(rest).to_bytes(4, "little") + rest
 
 
-def deliver(offsets: List[Optional[int]], scanned_to: int) -> Push:
+def deliver(offsets: List[Optional[int]], scanned_to: int, topic: str = "a") -> Push:
     out = Writer()
     out.u64(scanned_to)
     out.u32(len(offsets))
     out.u32(0)
     for offset in offsets:
-        one = record("a", 0)
+        one = record(topic, 0)
         out.u64((1 << 64) - 1 if offset is None else offset)
         out.u32((len(one) + 7) & ~7)
         out.u32(1)

@@ -32,7 +32,7 @@ def number(value: int) -> bytes:
 
 
 def push(peer: Peer, header: Header, one: Any) -> None:
-    peer.send(message(one.op, PUSH, 0, 0, header.sub, one.body))
+    peer.send(message(one.op, PUSH, one.code, 0, header.sub, one.body))
 
 
 async def silent(peer: Peer) -> None:
@@ -106,6 +106,35 @@ class Closing(Liar):
         await client.close()
         items: List[Any] = [item async for item in follow]
         self.assertEqual([item.offset for item in items], [3, 4, 5])
+
+    async def test_a_follower_ends_that_had_lost_its_connection_before(self) -> None:
+        for code in (0, 501, 503):
+
+            async def brief(peer: Peer, code: int = code) -> None:
+                await peer.greet()
+                header = await peer.expect(Op.SUBSCRIBE)
+                peer.answer(header)
+                for one in (deliver([3], 4), deliver([4], 5)):
+                    push(peer, header, one)
+                if code:
+                    push(peer, header, event(4, 5, code=code, rest=refused("enough")))
+                await peer.writer.drain()
+
+            self.connections = 0
+            client = await self.client(brief)
+            assert client._current is not None
+            follow = client.follow("*")
+            item: Any = await self.shortly(follow.__anext__())
+            self.assertEqual(item.offset, 3)
+            await self.shortly(client._current._ended)
+            await client.close()
+            item = await self.shortly(follow.__anext__())
+            self.assertEqual(item.offset, 4)
+            if code == 503:
+                with self.assertRaises(Unavailable):
+                    await self.shortly(follow.__anext__())
+            self.assertEqual([item async for item in follow], [])
+            self.assertEqual(self.connections, 1)
 
     async def test_a_blocking_follower_is_given_what_came_before(self) -> None:
         self._talks = [self.eager]
@@ -236,6 +265,46 @@ class Reads(Liar):
         client = await self.client(*[part(at) for at in range(parts)], retry=retry)
         offsets = [frame.offset async for frame in client.read("*")]
         self.assertEqual(offsets, list(range(parts)))
+
+
+class Calls(Liar):
+    """A call whose last frame has come: who was told of a failure would make it again."""
+
+    async def test_it_is_over_whatever_becomes_of_its_stream(self) -> None:
+        for code in (0, 501):
+
+            async def once(peer: Peer, code: int = code) -> None:
+                await peer.greet()
+                header = await peer.expect(Op.CALL)
+                peer.answer(header, bytes(16))
+                push(peer, header, deliver([3], 4, "job.recv"))
+                push(peer, header, deliver([4], 5, "job.complete"))
+                if code:
+                    push(peer, header, event(4, 5, code=code, rest=refused("enough")))
+                    await peer.rest()
+
+            self.connections = 0
+            client = await self.client(once)
+            call = client.call("job")
+            frame = await self.shortly(call.__anext__())
+            self.assertEqual(frame.topic, "job.recv")
+            with self.assertRaises(StopAsyncIteration):
+                await self.shortly(call.__anext__())
+            assert call.complete is not None
+            self.assertEqual((call.complete.offset, self.connections), (4, 1))
+
+    async def test_without_it_a_lost_connection_is_told(self) -> None:
+        async def half(peer: Peer) -> None:
+            await peer.greet()
+            header = await peer.expect(Op.CALL)
+            peer.answer(header, bytes(16))
+            push(peer, header, deliver([3], 4, "job.recv"))
+
+        client = await self.client(half)
+        call = client.call("job")
+        await self.shortly(call.__anext__())
+        with self.assertRaises(ConnectionLost):
+            await self.shortly(call.__anext__())
 
 
 class Uploads(Liar):

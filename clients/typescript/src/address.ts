@@ -13,8 +13,12 @@ export type Address =
   | { readonly path: string }
   | { readonly host: string; readonly port: number; readonly tls: boolean };
 
-/** The address as text. */
+/** The address as text. @throws {AddressError} for what is none */
 export function addressText(address: Address): string {
+  const { path, host: name } = Object(address) as { path?: unknown; host?: unknown };
+  if (typeof path !== "string" && typeof name !== "string") {
+    throw new AddressError(`${shown(address)} is no address; parseAddress reads one`);
+  }
   if ("path" in address) return address.path;
   const host = address.host.includes(":") ? `[${address.host}]` : address.host;
   return `${address.tls ? "xss://" : ""}${host}:${address.port}`;
@@ -49,6 +53,8 @@ export function parseAddress(text: string): Address {
 }
 
 function ofPath(path: string): Address {
+  // Half of a pair of UTF-16 would be another letter.
+  if (/[\0\p{Surrogate}]/u.test(path)) throw new AddressError(`${shown(path)} names no file`);
   const isSocket = path.endsWith(".sock") && !isDirectory(path);
   return { path: isSocket ? path : join(path, SOCKET_NAME) };
 }

@@ -2,9 +2,10 @@
 
 import { Op, Reader } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
-import { ClientClosed, CommandFailed, ProtocolError } from "./errors.js";
+import { ClientClosed, CommandFailed, ProtocolError, XsError } from "./errors.js";
 import type { Frame } from "./frames.js";
 import { call, readEvent, readList, type CallRequest } from "./messages.js";
+import type { Push } from "./session.js";
 import { Stream } from "./streams.js";
 import type { FrameId } from "./values.js";
 
@@ -91,7 +92,15 @@ export class Call extends Stream<Frame> {
   async #more(line: Line): Promise<void> {
     if (this.taken) line.took(this.taken);
     this.taken = undefined;
-    const push = await line.item(this.signal);
+    let push: Push;
+    try {
+      push = await line.item(this.signal);
+    } catch (error) {
+      if (!this.complete || !(error instanceof XsError)) throw error;
+      // Only the word that it is over is lost: who was told of a failure would make the call again.
+      this.#isOver = true;
+      return;
+    }
     if (push.op === Op.DELIVER) {
       this.taken = push;
       this.#frames = readList(push.body).frames;
@@ -103,7 +112,8 @@ export class Call extends Stream<Frame> {
     const event = readEvent(push.code, push.body);
     if (event.kind === "dropped") {
       line.isOver = true;
-      throw event.refusal;
+      if (!this.complete) throw event.refusal;
+      this.#isOver = true;
     }
     if (event.kind === "ended") line.isOver = this.#isOver = true;
   }

@@ -41,6 +41,12 @@ export function numberOf(number: number, what: string): number {
   return number;
 }
 
+/** Whether it is a number that is neither less nor more; of others nothing can be compared. */
+export function isWithin(number: unknown, least: number, most: number): boolean {
+  const isNumber = typeof number === "number" || typeof number === "bigint";
+  return isNumber && number >= least && number <= most;
+}
+
 /** The names that an object may have, and what each of them is. */
 export interface Keys {
   readonly what: string;

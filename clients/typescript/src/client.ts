@@ -133,7 +133,8 @@ export class Client {
 
   /** Makes the connection now, and goes on trying for so long when nobody listens there. */
   async open(waitMs = 0, signal?: AbortSignal): Promise<ServerInfo> {
-    return (await this.#connection(waitMs, signal)).info;
+    checkOptions({ signal }, OPTIONS.plain);
+    return (await this.#connection(numberOf(waitMs, "waitMs"), signal)).info;
   }
 
   /**
@@ -392,7 +393,7 @@ export class Client {
   ): Promise<Page> {
     checkOptions(options, OPTIONS.fetch);
     const isNext = typeof topics === "object" && topics !== null && "start" in topics;
-    const read = isNext ? topics : selection(topics, options, false);
+    const read = isNext ? messages.checkSelection(topics) : selection(topics, options, false);
     const body = messages.fetch(read, options.pageBytes ?? PAGE_BYTES_MAX);
     return messages.readPage(only(await this.#ask(Op.FETCH, body, options.signal)), read);
   }

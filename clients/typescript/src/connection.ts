@@ -23,7 +23,7 @@ import { FREE_WAITING_MAX } from "./limits.js";
 import * as messages from "./messages.js";
 import { Flow, Session, type Event, type Push } from "./session.js";
 import type { ServerInfo } from "./values.js";
-import { Settle, sleep, until } from "./waiting.js";
+import { Settle, sleep, timer, until } from "./waiting.js";
 
 const SOCKET_PATH_MAX = 107;
 const CLOSE_WAIT_MS = 2000;
@@ -385,8 +385,13 @@ export class Connection {
  */
 function told(why: XsError): XsError {
   if (why instanceof AccessError) return why;
-  if (why instanceof ProtocolRefused && why.code !== 104 && why.code !== 106) return why;
+  if (why instanceof ProtocolRefused && !isLate(why)) return why;
   return lost(why);
+}
+
+/** Whether it is only the network that was too slow. */
+function isLate(why: unknown): why is ProtocolRefused {
+  return why instanceof ProtocolRefused && (why.code === 104 || why.code === 106);
 }
 
 /** What is told of a request or a call that changes something: it is not known what was done. */
@@ -416,7 +421,7 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
   }
   const timeout = new AbortController();
   const late = new ConnectError(`${text}: no answer within ${timeoutMs} ms`);
-  const timer = setTimeout(() => timeout.abort(late), timeoutMs);
+  const ending = timer(() => timeout.abort(late), timeoutMs);
   const stop = signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal;
   let socket: net.Socket | undefined;
   try {
@@ -430,12 +435,12 @@ export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<
   } catch (error) {
     socket?.on("error", () => undefined);
     socket?.destroy();
-    if (error instanceof ConnectionLost) {
+    if (error instanceof ConnectionLost || isLate(error)) {
       throw new ConnectError(`${text}: ${error.message}`, { cause: error });
     }
     throw error;
   } finally {
-    clearTimeout(timer);
+    clearTimeout(ending);
   }
 }
 

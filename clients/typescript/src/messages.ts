@@ -1,6 +1,16 @@
 // The bodies of requests, responses and pushes, one function each, in the order of docs/wire.md.
 
-import { checkKeys, checkKind, keys, listOf, rawBytes, shown, textBytes } from "./checking.js";
+import {
+  checkKeys,
+  checkKind,
+  isWithin,
+  keys,
+  listOf,
+  numberOf,
+  rawBytes,
+  shown,
+  textBytes,
+} from "./checking.js";
 import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
 import { Frame, putFrameList, readFrameList, type FrameList } from "./frames.js";
@@ -192,7 +202,7 @@ function putFrame(out: Writer, frame: NewFrame): void {
     out.raw(idBytes(origin.processor));
     out.raw(origin.input === null ? Buffer.alloc(16) : idBytes(origin.input));
     out
-      .u64(origin.inputOffset ?? limits.NO_OFFSET)
+      .u64(u64(origin.inputOffset ?? limits.NO_OFFSET, "an offset"))
       .u32(origin.hops)
       .u32(0);
   }
@@ -394,6 +404,48 @@ export function selection(
   };
 }
 
+const SELECTION = keys<Selection>("part of a selection", {
+  topics: 1,
+  start: 1,
+  before: 1,
+  sinceMs: 1,
+  untilMs: 1,
+  limit: 1,
+  reverse: 1,
+  follow: 1,
+});
+
+/** What selects the next page, as a page has it. @throws {InvalidValue} for what is none */
+export function checkSelection(given: Selection): Selection {
+  const { topics, start, before, sinceMs, untilMs, limit, reverse } = checkKeys(given, SELECTION);
+  const number = (one: bigint | undefined) => (one === undefined ? one : u64(one, "a bound"));
+  return {
+    topics: patternsOf(topics),
+    start: checkStart(start),
+    before: before === undefined ? before : boundOf(before),
+    sinceMs: number(sinceMs),
+    untilMs: number(untilMs),
+    limit: number(limit),
+    reverse: reverse === true,
+    follow: false,
+  };
+}
+
+function checkStart(start: Start): Start {
+  switch (start?.at) {
+    case "first":
+    case "new":
+      return { at: start.at };
+    case "from":
+    case "after":
+      return { at: start.at, bound: boundOf(start.bound) };
+    case "last":
+      return { at: "last", count: u64(start.count, "last") };
+    default:
+      throw new InvalidValue(`${shown(start)} is not where a read begins`);
+  }
+}
+
 const STARTS = ["first", "from", "after", "last", "new"] as const;
 
 function putSelection(out: Writer, read: Selection): Writer {
@@ -423,8 +475,9 @@ export function goingOn(read: Selection, scannedTo: bigint, taken: number): Sele
 }
 
 export function fetch(read: Selection, pageBytes: number): Buffer[] {
-  if (!(pageBytes >= 1 && pageBytes <= limits.PAGE_BYTES_MAX)) {
-    throw new InvalidValue(`a page has 1 to ${limits.PAGE_BYTES_MAX} bytes, not ${pageBytes}`);
+  if (!isWithin(pageBytes, 1, limits.PAGE_BYTES_MAX)) {
+    const most = limits.PAGE_BYTES_MAX;
+    throw new InvalidValue(`a page has 1 to ${most} bytes, not ${shown(pageBytes)}`);
   }
   return putSelection(new Writer().u32(pageBytes), read).done();
 }
@@ -462,8 +515,8 @@ export function get(bound: Bound): Buffer[] {
 }
 
 export function last(topics: Topics, n: number, perTopic: boolean): Buffer[] {
-  if (!(n >= 0 && n <= limits.LAST_MAX)) {
-    throw new InvalidValue(`last takes up to ${limits.LAST_MAX} frames, not ${n}`);
+  if (!isWithin(n, 0, limits.LAST_MAX)) {
+    throw new InvalidValue(`last takes up to ${limits.LAST_MAX} frames, not ${shown(n)}`);
   }
   const out = new Writer().u64(u64(n, "a count")).u8(perTopic ? 1 : 0);
   return out.patterns(patternsOf(topics)).done();
@@ -509,8 +562,9 @@ export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] 
   checkBodies(how.bodies);
   checkCredit(how.credit);
   const { pulseMs } = how;
-  if (pulseMs !== 0 && !(pulseMs >= limits.PULSE_MS_MIN && pulseMs <= limits.DAY_MS)) {
-    throw new InvalidValue(`a pulse takes ${limits.PULSE_MS_MIN} ms to a day, not ${pulseMs} ms`);
+  if (pulseMs !== 0 && !isWithin(pulseMs, limits.PULSE_MS_MIN, limits.DAY_MS)) {
+    const least = limits.PULSE_MS_MIN;
+    throw new InvalidValue(`a pulse takes ${least} ms to a day, not ${shown(pulseMs)} ms`);
   }
   const out = new Writer().u32(how.credit).u32(how.bodies).u64(u64(pulseMs, "a pulse"));
   putSelection(out, read);
@@ -528,15 +582,14 @@ export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] 
 
 /** With a credit of 0 nothing would ever come, so that nothing could be granted anew. */
 function checkCredit(credit: number): void {
-  if (!(credit >= 1 && credit <= limits.NUMBER_MAX)) {
-    throw new InvalidValue(
-      `a stream has a credit of 1 to ${limits.NUMBER_MAX} bytes, not ${credit}`,
-    );
+  if (!isWithin(credit, 1, limits.NUMBER_MAX)) {
+    const most = limits.NUMBER_MAX;
+    throw new InvalidValue(`a stream has a credit of 1 to ${most} bytes, not ${shown(credit)}`);
   }
 }
 
 function checkBodies(bodies: number): void {
-  if (!(bodies >= 0 && bodies <= limits.BODY_WITH_FRAME_MAX)) {
+  if (!isWithin(bodies, 0, limits.BODY_WITH_FRAME_MAX)) {
     throw new InvalidValue(`bodies with frames have at most ${limits.BODY_WITH_FRAME_MAX} bytes`);
   }
 }
@@ -640,7 +693,7 @@ export function call(request: CallRequest): Buffer[] {
   const { name, args, body, deadlineMs } = request;
   checkBodies(request.bodies);
   checkCredit(request.credit);
-  if (!(deadlineMs >= 0 && deadlineMs <= limits.DAY_MS)) {
+  if (!isWithin(deadlineMs, 0, limits.DAY_MS)) {
     throw new InvalidValue("a deadline is at most a day from now");
   }
   const out = new Writer().u32(request.credit).u32(request.bodies);
@@ -715,7 +768,7 @@ export function maintain(what: keyof typeof WORK, work: Work = {}): Buffer[] {
     .u8(flags)
     .u8(deadPercent)
     .u8(0)
-    .u64(u64(Math.round(graceMs), "grace"))
+    .u64(u64(Math.round(numberOf(graceMs, "graceMs")), "grace"))
     .text(path, limits.PATH_BYTES_MAX, "path")
     .done();
 }

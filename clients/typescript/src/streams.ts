@@ -191,8 +191,11 @@ abstract class ReaderStream<T> extends Stream<T> {
       if (this.reading.isDone && this.line) this.line.isOver = push.op === Op.SUB_EVENT;
     } catch (error) {
       if (this.isClosed) return;
-      const isClosing = error instanceof ClientClosed && this.host.closing.aborted;
-      if (isClosing && this.isEndless && this.#isBegun) return this.close();
+      // Perhaps the connection was lost before the client was closed: it would have gone on then.
+      const isEnd = error instanceof ClientClosed || isPassing(error);
+      if (isEnd && this.host.closing.aborted && this.isEndless && this.#isBegun) {
+        return this.close();
+      }
       await this.rest(this.#lost(error), this.host, this.signal);
     }
   }
@@ -204,12 +207,7 @@ abstract class ReaderStream<T> extends Stream<T> {
     if (this.line && error instanceof XsError) this.line.isOver = isRefused;
     if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
     this.drop();
-    // Who asked to be dropped when too slow is told.
-    const isSlow = isRefused && error.code === 503;
-    const goesOn =
-      (isRefused && !isSlow) || error instanceof ConnectionLost || error instanceof ConnectError;
-    const isFinal = error instanceof ConnectError && !error.retryable;
-    if (!goesOn || isFinal || this.host.closing.aborted) {
+    if (!isPassing(error) || this.host.closing.aborted) {
       this.close();
       throw error;
     }
@@ -242,6 +240,13 @@ abstract class ReaderStream<T> extends Stream<T> {
     const resumed = this.reading.began(connection.info);
     if (resumed && this.isEndless) this.#items = [resumed];
   }
+}
+
+/** Whether another attempt may do better. Who asked to be dropped when too slow is told. */
+function isPassing(error: unknown): boolean {
+  if (error instanceof ConnectError) return error.retryable;
+  if (error instanceof Unavailable) return error.code !== 503;
+  return error instanceof ConnectionLost;
 }
 
 /**

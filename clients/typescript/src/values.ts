@@ -52,9 +52,10 @@ export function hashBytes(hash: string): Buffer {
   return bytes;
 }
 
-/** The hash of some bytes. */
+/** The hash of some bytes. @throws {InvalidValue} for what is none */
 export function blobHash(bytes: Uint8Array): BlobHash {
-  return hashOfBytes(createHash("sha256").update(bytes).digest());
+  const raw = rawBytes(bytes, "what has a hash");
+  return hashOfBytes(createHash("sha256").update(raw).digest());
 }
 
 /** A blob the store has, as a frame's body. */
@@ -89,16 +90,16 @@ export type Ttl =
 
 /** A ttl as it travels. @throws {InvalidValue} */
 export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
-  const found = /^(?:(forever|ephemeral)|(time|last):0*(\d{1,20})([a-z]*))$/.exec(ttl);
+  const form = /^(?:(forever|ephemeral)|(time|last):0*(\d{1,20})([a-z]*))$/;
+  const found = typeof ttl === "string" ? form.exec(ttl) : null;
   const [, plain, counted, digits = "0", unit = ""] = found ?? [];
   if (plain) return { kind: plain === "forever" ? 0 : 1, value: 0n };
   const isLast = counted === "last";
   const factor = isLast && unit !== "" ? undefined : UNITS_MS.get(unit);
   const value = BigInt(digits) * (factor ?? 0n);
   if (!found || factor === undefined || value > NO_OFFSET || (isLast && value < 1n)) {
-    const form = "forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>";
-    const text = JSON.stringify(String(ttl).slice(0, 80));
-    throw new InvalidValue(`${text} is not a ttl: ${form}, n from 1 on`);
+    const forms = "forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>";
+    throw new InvalidValue(`${shown(ttl)} is not a ttl: ${forms}, n from 1 on`);
   }
   return { kind: isLast ? 3 : 2, value };
 }
@@ -360,14 +361,15 @@ export interface ResumePoint {
   readonly offset: bigint;
 }
 
-/** A resume point as text. */
+/** A resume point as text. @throws {InvalidValue} for what is none */
 export function resumeText(point: ResumePoint): string {
+  checkResume(point);
   return `${point.store}:${point.epoch}:${point.offset}`;
 }
 
 /** @throws {InvalidValue} for what is no resume point */
 export function checkResume(point: ResumePoint): void {
-  const isStore = /^[0-9a-f]{32}$/.test(String(point?.store));
+  const isStore = typeof point?.store === "string" && /^[0-9a-f]{32}$/.test(point.store);
   if (!isStore || typeof point.epoch !== "bigint" || typeof point.offset !== "bigint") {
     throw new InvalidValue(`${shown(point)} is not a resume point; parseResume reads its text`);
   }
@@ -375,7 +377,8 @@ export function checkResume(point: ResumePoint): void {
 
 /** The resume point of its text. @throws {InvalidValue} */
 export function parseResume(text: string): ResumePoint {
-  const found = /^([0-9a-f]{32}):(\d{1,20}):(\d{1,20})$/.exec(text);
+  const form = /^([0-9a-f]{32}):(\d{1,20}):(\d{1,20})$/;
+  const found = typeof text === "string" ? form.exec(text) : null;
   if (!found) throw new InvalidValue(`${shown(text)} is not a resume point`);
   const [, store = "", epoch = "", offset = ""] = found;
   return { store, epoch: BigInt(epoch), offset: BigInt(offset) };

@@ -1,5 +1,13 @@
 // Waiting that a signal ends.
 
+/** The longest time of a timer of Node, which takes a longer one for 1 ms: 24 days. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** A timer, also of a time that is longer than a timer takes. */
+export function timer(work: () => void, ms: number): NodeJS.Timeout {
+  return setTimeout(work, Math.min(ms, TIMER_MS_MAX));
+}
+
 /** @throws the reason of a signal that was aborted */
 export function check(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
@@ -67,13 +75,13 @@ export async function sleep(
 ): Promise<void> {
   for (const signal of signals) check(signal);
   const timed = new Settle<void>();
-  const timer = setTimeout(timed.resolve, ms);
+  const waking = timer(timed.resolve, ms);
   let over = timed.promise;
   for (const signal of signals) over = until(over, signal);
   try {
     await over;
   } finally {
-    clearTimeout(timer);
+    clearTimeout(waking);
     // Whoever waits for it within listens to the other signals until it is settled.
     timed.resolve();
   }

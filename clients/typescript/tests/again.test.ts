@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import * as tls from "node:tls";
-import { MORE, Op, Writer, type Header } from "../src/coding.js";
+import { MORE, Op, PREFACE, Writer, type Header } from "../src/coding.js";
 import { crc32InJs } from "../src/crc.js";
 import {
   AccessError,
@@ -31,7 +31,7 @@ import {
 import { hashBytes, hashOfBytes } from "../src/values.js";
 import { Settle } from "../src/waiting.js";
 import { Liar, Peer, QUICK, refused, STORED, take, type Talk } from "./peer.js";
-import { CONFORMANCE, PATIENCE_MS } from "./support.js";
+import { CONFORMANCE, deliver, PATIENCE_MS } from "./support.js";
 
 const LONG = Buffer.alloc(2 << 20, "long");
 const LONGER = Buffer.alloc(3 << 20, "longer");
@@ -263,6 +263,37 @@ describe("a follower of what begins now", () => {
       assert.deepEqual(asked[2]?.subarray(17, 27), Buffer.concat([Buffer.from([1, 0]), u64(7)]));
       follow.close();
     }
+  });
+
+  it("goes on where the network was too slow for HELLO", async () => {
+    const close = (code: number): Talk => async (peer) => {
+      peer.send(PREFACE);
+      peer.push(Op.CLOSE, 0, refused("too slow"), code);
+      await peer.rest();
+    };
+    const one: Talk = async (peer) => {
+      await peer.greet();
+      const header = await peer.expect(Op.SUBSCRIBE);
+      peer.answer(header);
+      const push = deliver([3n], 4n);
+      peer.push(push.op, header.sub, push.body);
+    };
+    const stay: Talk = async (peer) => {
+      await peer.greet();
+      peer.answer(await peer.expect(Op.SUBSCRIBE));
+      await peer.rest();
+    };
+    const client = await liar.dial([one, close(104), close(106), stay]);
+    const follow = client.follow("*");
+    assert.equal((await take(follow)).kind, "frame");
+    assert.deepEqual(await take(follow), { kind: "resumed", offset: 4n });
+    follow.close();
+    const isLate = (error: unknown) => {
+      const { cause } = error as Error;
+      return error instanceof ConnectError && cause instanceof Refusal && cause.code === 104;
+    };
+    liar.connections = 0;
+    await assert.rejects(liar.dial([close(104)]), isLate);
   });
 });
 

@@ -3,8 +3,17 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { checkKeys, checkOptions } from "../src/checking.js";
-import { blobHash, connect, InvalidValue, parseResume } from "../src/index.js";
-import { append, maintain } from "../src/messages.js";
+import {
+  AddressError,
+  addressText,
+  blobHash,
+  Client,
+  connect,
+  InvalidValue,
+  parseResume,
+  resumeText,
+} from "../src/index.js";
+import { append, checkSelection, maintain } from "../src/messages.js";
 import { OPTIONS } from "../src/options.js";
 import { checkResume, hashBytes, idBytes, NEW_FRAME, patternsOf } from "../src/values.js";
 import { PATIENCE_MS, Server } from "./support.js";
@@ -36,6 +45,48 @@ describe("what plain JavaScript gives", () => {
     // What an object inherits is not what was written.
     const inherits = Object.create({ other: 1 }) as object;
     assert.equal(checkKeys(inherits, OPTIONS.plain), inherits);
+  });
+
+  it("what cannot even be compared is told", async () => {
+    const client = new Client(":1", { retry: { giveUpMs: 0 } });
+    const start = (one: unknown) => any({ topics: ["*"], start: one });
+    const calls: Array<(wrong: never) => unknown> = [
+      (wrong) => client.read("*", { bodies: wrong }),
+      (wrong) => client.read("*", { credit: wrong }),
+      (wrong) => client.follow("*", { pulseMs: wrong }),
+      (wrong) => client.follow("*", { resume: any({ store: wrong, epoch: 1n, offset: 1n }) }),
+      (wrong) => client.fetch("*", { pageBytes: wrong }),
+      (wrong) => client.fetch(start(wrong)),
+      (wrong) => client.fetch(start({ at: wrong })),
+      (wrong) => client.fetch(start({ at: "last", count: wrong })),
+      (wrong) => client.fetch(any({ topics: ["*"], start: { at: "first" }, limit: wrong })),
+      (wrong) => client.last("*", wrong),
+      (wrong) => client.call("a", {}, { deadlineMs: wrong }),
+      (wrong) => client.append("a", "", { ttl: wrong }),
+      (wrong) => client.gc({ graceMs: wrong }),
+      (wrong) => client.open(wrong),
+      (wrong) => blobHash(wrong),
+      (wrong) => resumeText(wrong),
+      (wrong) => parseResume(wrong),
+    ];
+    for (const wrong of [Symbol("a"), Object.create(null), [], {}]) {
+      for (const call of calls) {
+        await assert.rejects(async () => call(any(wrong)), InvalidValue, String(call));
+      }
+      assert.throws(() => addressText(any(wrong)), AddressError);
+    }
+    await assert.rejects(client.gc({ graceMs: any(5n) }), InvalidValue);
+    refuses(() => blobHash(any(undefined)), /what has a hash is a Uint8Array, not undefined/);
+    refuses(() => resumeText(any(undefined)), /undefined is not a resume point/);
+    const later = { topics: ["a"], start: { at: "from", bound: 3n }, limit: 2n, reverse: false };
+    assert.deepEqual(checkSelection(any(later)), {
+      ...later,
+      before: undefined,
+      sinceMs: undefined,
+      untilMs: undefined,
+      follow: false,
+    });
+    await client.close();
   });
 
   it("a value of another kind is told", () => {

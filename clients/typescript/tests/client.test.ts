@@ -8,7 +8,7 @@ import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import { MORE, Op, PREFACE, PUSH, RESPONSE, Writer, type Header } from "../src/coding.js";
 import {
   AccessError,
@@ -183,6 +183,15 @@ describe("over servers that lie", () => {
       dial([(peer) => peer.rest()], { timeoutMs: 50 }),
       (error) => error instanceof ConnectError && /no answer within/.test(error.message),
     );
+  });
+
+  it("a time to connect that no timer holds is no short one", async () => {
+    const slow: Talk = async (peer) => {
+      await setTimeout(20);
+      await peer.greet();
+      await peer.rest();
+    };
+    for (const timeoutMs of [Infinity, 2 ** 31]) await dial([slow], { timeoutMs });
   });
 
   it("another protocol is told", async () => {

@@ -161,6 +161,9 @@ describe("addresses", () => {
     for (const bad of ["", ":", ":0", ":65536", ":-1", "a:b", "::1:80", "xss://:1", "http://a:1"]) {
       assert.throws(() => parseAddress(bad), AddressError, bad);
     }
+    for (const bad of ["a\0b", "\0a", "~\0", "a\0.sock", "\ud800", "./\ud800.sock"]) {
+      assert.throws(() => parseAddress(bad), /^AddressError: .* names no file$/);
+    }
     // As an argument of the command line that was left out.
     for (const none of ["", undefined, null]) {
       assert.throws(() => parseAddress(none as string), /^AddressError: the address is empty; /);
@@ -191,6 +194,12 @@ describe("waiting", () => {
     await new Promise(setImmediate);
     assert.equal(getEventListeners(long.signal, "abort").length, 0);
     await sleep(1, long.signal, undefined);
+  });
+
+  it("a wait that no timer holds is no short one", async () => {
+    for (const ms of [Infinity, 2 ** 31]) {
+      await assert.rejects(sleep(ms, AbortSignal.timeout(20)), { name: "TimeoutError" });
+    }
   });
 
   it("waits grow to a most and vary by half", () => {

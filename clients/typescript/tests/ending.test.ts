@@ -148,6 +148,31 @@ describe("closing a client", () => {
     assert.deepEqual(offsets, [3n, 4n]);
   });
 
+  it("ends a follower that had lost its connection before", async () => {
+    for (const code of [0, 501, 503]) {
+      const brief: Talk = async (peer) => {
+        await peer.greet();
+        const header = await peer.expect(Op.SUBSCRIBE);
+        peer.answer(header);
+        const pushes = [deliver([3n], 4n), deliver([4n], 5n)];
+        if (code) pushes.push(event(4, 5n, code, refused("enough")));
+        for (const push of pushes) peer.push(push.op, header.sub, push.body, push.code);
+      };
+      liar.connections = 0;
+      const client = await liar.dial([brief]);
+      const follow = client.follow("*");
+      const first = await take(follow);
+      assert(first.kind === "frame" && first.offset === 3n);
+      while ([...liar.sockets].some((one) => !one.destroyed)) await setImmediate();
+      await client.close();
+      const second = await take(follow);
+      assert(second.kind === "frame" && second.offset === 4n);
+      if (code === 503) await assert.rejects(soon(follow.next()), Unavailable);
+      assert.deepEqual(await soon(follow.next()), END);
+      assert.equal(liar.connections, 1);
+    }
+  });
+
   it("a call that is closed while the server is away is not made", async () => {
     const ops: number[] = [];
     const client = await liar.dial([
@@ -246,6 +271,41 @@ describe("a read", () => {
     const offsets: unknown[] = [];
     for await (const frame of client.read("*")) offsets.push(Number(frame.offset));
     assert.deepEqual(offsets, [...Array(PARTS).keys()]);
+  });
+});
+
+describe("a call", () => {
+  const liar = new Liar();
+
+  /** A server that gives frames of a call, then a refusal, if any, and hangs up. */
+  const job = (events: string[], code: number): Talk => async (peer) => {
+    await peer.greet();
+    const header = await peer.expect(Op.CALL);
+    peer.answer(header, Buffer.alloc(16));
+    const pushes = events.map((name, n) => deliver([BigInt(n)], BigInt(n) + 1n, `job.${name}`));
+    if (code) pushes.push(event(4, 5n, code, refused("enough")));
+    for (const push of pushes) peer.push(push.op, header.sub, push.body, push.code);
+    if (code) await peer.rest();
+  };
+
+  // Whoever were told of a failure would make it again.
+  it("is over with its last frame, whatever becomes of its stream", async () => {
+    for (const code of [0, 501]) {
+      liar.connections = 0;
+      const client = await liar.dial([job(["recv", "complete"], code)]);
+      const call = client.call("job");
+      assert.equal((await take(call)).topic, "job.recv");
+      assert.deepEqual(await soon(call.next()), END);
+      assert.equal(call.complete?.offset, 1n);
+      assert.equal(liar.connections, 1);
+    }
+  });
+
+  it("that has not come so far tells of a lost connection", async () => {
+    const client = await liar.dial([job(["recv"], 0)]);
+    const call = client.call("job");
+    await take(call);
+    await assert.rejects(soon(call.next()), ConnectionLost);
   });
 });
 

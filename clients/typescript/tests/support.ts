@@ -126,10 +126,14 @@ export function record(topic: string, delta: number): Buffer {
 }
 
 /** A DELIVER of frames; null is an ephemeral one. */
-export function deliver(offsets: ReadonlyArray<bigint | null>, scannedTo: bigint): Push {
+export function deliver(
+  offsets: ReadonlyArray<bigint | null>,
+  scannedTo: bigint,
+  topic = "a",
+): Push {
   const out = new Writer().u64(scannedTo).u32(offsets.length).u32(0);
   for (const offset of offsets) {
-    const one = record("a", 0);
+    const one = record(topic, 0);
     const padded = Buffer.concat([one, Buffer.alloc((8 - (one.length % 8)) % 8)]);
     out
       .u64(offset ?? (1n << 64n) - 1n)

@@ -29,6 +29,8 @@ pub struct TokenGuard {
 struct State {
     /// The version of the file that was read last, even if it was invalid.
     seen: Option<FileVersion>,
+    /// The file that could not even be read when it was looked at last.
+    unread: Option<Option<FileVersion>>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
     /// The time of the last check for expired tokens.
@@ -58,7 +60,14 @@ impl TokenGuard {
         let path = dir.join(TOKENS_NAME);
         let seen = FileVersion::of(&path);
         let tokens = TokenFile::load(&path)?.map(Arc::new);
-        let state = State { seen, tokens, checked_ms: now_ms(), is_current: true, version: 0 };
+        let state = State {
+            seen,
+            unread: None,
+            tokens,
+            checked_ms: now_ms(),
+            is_current: true,
+            version: 0,
+        };
         let (state, throttle) = (RwLock::new(state), Mutex::default());
         Ok(Self { path, state, throttle, refused: AtomicU64::new(0) })
     }
@@ -89,6 +98,10 @@ impl TokenGuard {
     /// be checked again, because the file has changed or a token has expired. It may have several
     /// callers, each of which compares with the version it saw last.
     pub fn refresh(&self) -> u64 {
+        self.refresh_by(|path| TokenFile::load(path))
+    }
+
+    fn refresh_by(&self, load: fn(&Path) -> Result<Option<TokenFile>, TokenError>) -> u64 {
         let (found, now) = (FileVersion::of(&self.path), now_ms());
         let mut state = self.state.write();
         let since = std::mem::replace(&mut state.checked_ms, now);
@@ -96,11 +109,19 @@ impl TokenGuard {
             file.tokens().iter().any(|token| token.is_expired(now) && !token.is_expired(since))
         });
         state.version += u64::from(ended);
-        if found == state.seen {
+        if found == state.seen && state.unread.is_none() {
             return state.version;
         }
-        state.seen = found;
-        match TokenFile::load(&self.path) {
+        match load(&self.path) {
+            // It may be for a moment, as for want of a descriptor, and a token may have been
+            // revoked: it is read again at each look, until that works.
+            Err(error @ TokenError::Io { .. }) => {
+                if state.unread.replace(found) != Some(found) {
+                    tracing::error!(%error, "the tokens cannot be read; the last ones hold");
+                }
+                state.is_current = false;
+                return state.version;
+            }
             Ok(tokens) => {
                 let count = tokens.as_ref().map_or(0, |file| file.tokens().len());
                 tracing::info!(count, "the tokens have changed");
@@ -113,6 +134,7 @@ impl TokenGuard {
                 state.is_current = false;
             }
         }
+        (state.seen, state.unread) = (found, None);
         state.version
     }
 
@@ -186,7 +208,7 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io};
 
     use super::*;
     use crate::auth::{NewToken, Secret};
@@ -263,5 +285,21 @@ mod tests {
         assert!(TokenGuard::open(dir.path()).is_err());
         fs::write(&path, good).unwrap();
         assert!(guard.refresh() == 1 && guard.is_current());
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = create(dir.path(), "a", None);
+        let guard = TokenGuard::open(dir.path()).unwrap();
+        TokenFile::revoke(dir.path(), "a").unwrap();
+        let busy = |path: &Path| {
+            let error = io::Error::other("too many open files");
+            Err(TokenError::Io { path: path.to_owned(), error })
+        };
+        assert_eq!((guard.refresh_by(busy), guard.refresh_by(busy)), (0, 0));
+        assert!(!guard.is_current());
+        assert!(guard.refresh() == 1 && guard.is_current(), "the file is still the same");
+        assert_eq!(admit(&guard, secret.reveal()), Err(Code::Unauthenticated));
     }
 }

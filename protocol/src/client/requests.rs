@@ -252,6 +252,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`Code::UnknownCommand`](crate::Code::UnknownCommand) when there is none.
     pub async fn call(&self, request: &CallRequest) -> Result<CallStream, ClientError> {
+        let name = request.name.clone();
         let request = Request::Call { credit: self.credit, call: request.clone() };
         let called = |response| match response {
             Response::Called(id) => Some(id),
@@ -259,7 +260,7 @@ impl Client {
         };
         let (mut line, reply) = Line::open(&self.handle, self.credit, &request, called);
         match reply.await {
-            Ok(id) => Ok(CallStream::new(line, id)),
+            Ok(id) => Ok(CallStream::new(line, id, name)),
             Err(error) => {
                 line.refused();
                 Err(error)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
-use xs_engine::{Frame, FrameId, ReadOptions, ResumePoint};
+use xs_engine::{Frame, FrameId, ReadOptions, ResumePoint, Topic};
 
 use super::Reply;
 use super::core::{Handle, Item, Opened, gone};
@@ -172,7 +172,10 @@ impl Stream for Subscription {
 pub struct CallStream {
     line: Line,
     id: FrameId,
+    name: Topic,
     results: VecDeque<Delivered>,
+    /// The last of the results has come.
+    is_answered: bool,
 }
 
 impl fmt::Debug for CallStream {
@@ -182,8 +185,8 @@ impl fmt::Debug for CallStream {
 }
 
 impl CallStream {
-    pub(super) const fn new(line: Line, id: FrameId) -> Self {
-        Self { line, id, results: VecDeque::new() }
+    pub(super) const fn new(line: Line, id: FrameId, name: Topic) -> Self {
+        Self { line, id, name, results: VecDeque::new(), is_answered: false }
     }
 
     /// Id of the frame `<name>.call`.
@@ -209,7 +212,13 @@ impl CallStream {
             match item {
                 Item::Deliver { list, cost } => {
                     self.line.took(cost);
+                    self.is_answered |= list.frames.iter().any(|one| self.ends_with(one));
                     self.results.extend(list.frames);
+                }
+                // Only the word that it is over is lost: who was told of a failure would make the
+                // call again.
+                Item::Event(StreamEvent::Dropped { .. }) | Item::Failed(_) if self.is_answered => {
+                    return Poll::Ready(None);
                 }
                 Item::Event(StreamEvent::Dropped { refusal, .. }) => {
                     return Poll::Ready(Some(Err(refusal.into())));
@@ -222,6 +231,11 @@ impl CallStream {
                 }
             }
         }
+    }
+
+    fn ends_with(&self, result: &Delivered) -> bool {
+        let event = result.frame.topic().strip_prefix(self.name.as_str());
+        matches!(event, Some(".complete" | ".error"))
     }
 }
 

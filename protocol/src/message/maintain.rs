@@ -97,18 +97,16 @@ impl MaintainRequest {
         body.zeros(1)?;
         let grace = Duration::from_millis(body.u64("grace")?);
         let to = body.text("path")?.as_str().to_owned();
-        let allowed = match what {
-            GC => FLAG_DRY_RUN,
-            BACKUP => FLAG_LINK,
-            _ => 0,
-        };
-        if flags & !allowed != 0 {
+        let (link, dry_run) = (flags & FLAG_LINK != 0, flags & FLAG_DRY_RUN != 0);
+        if flags & !(FLAG_LINK | FLAG_DRY_RUN) != 0 {
             return Err(body.wrong("flags").into());
         }
         body.extensions()?;
         let invalid = |text: String| Err(Refusal::new(Code::InvalidValue, text).into());
         let is_gc = what == GC;
         for (field, is_set, is_used) in [
+            ("links", link, what == BACKUP),
+            ("a dry run", dry_run, is_gc),
             ("a percentage", dead_percent != 0, is_gc || what == COMPACT),
             ("a grace", !grace.is_zero(), is_gc),
             ("a path", !to.is_empty(), matches!(what, BACKUP | FORK)),
@@ -133,8 +131,8 @@ impl MaintainRequest {
         match what {
             VERIFY => Ok(Self::Verify),
             COMPACT => Ok(Self::Compact { dead_percent }),
-            GC => Ok(Self::Gc { grace, dead_percent, dry_run: flags & FLAG_DRY_RUN != 0 }),
-            BACKUP => Ok(Self::Backup { to, link: flags & FLAG_LINK != 0 }),
+            GC => Ok(Self::Gc { grace, dead_percent, dry_run }),
+            BACKUP => Ok(Self::Backup { to, link }),
             FORK => Ok(Self::Fork { to }),
             other => invalid(format!("{other} is no maintenance that this server knows")),
         }
@@ -189,26 +187,32 @@ mod tests {
                 "{request:?}"
             );
         }
-        // Fields that a kind of maintenance does not use.
-        for (what, dead_percent, grace, path) in [
-            (VERIFY, 1, 0, ""),
-            (VERIFY, 0, 1, ""),
-            (VERIFY, 0, 0, "/a"),
-            (COMPACT, 50, 1, ""),
-            (COMPACT, 50, 0, "/a"),
-            (GC, 50, 1, "/a"),
-            (BACKUP, 1, 0, "/a"),
-            (BACKUP, 0, 1, "/a"),
-            (FORK, 1, 0, "/a"),
-            (FORK, 0, 1, "/a"),
+        // What a kind of work does not use.
+        for (what, flags, dead_percent, grace, path) in [
+            (VERIFY, FLAG_LINK, 0, 0, ""),
+            (VERIFY, FLAG_DRY_RUN, 0, 0, ""),
+            (VERIFY, 0, 1, 0, ""),
+            (VERIFY, 0, 0, 1, ""),
+            (VERIFY, 0, 0, 0, "/a"),
+            (COMPACT, FLAG_DRY_RUN, 50, 0, ""),
+            (COMPACT, 0, 50, 1, ""),
+            (COMPACT, 0, 50, 0, "/a"),
+            (GC, FLAG_LINK, 50, 0, ""),
+            (GC, 0, 50, 1, "/a"),
+            (BACKUP, FLAG_DRY_RUN, 0, 0, "/a"),
+            (BACKUP, 0, 1, 0, "/a"),
+            (BACKUP, 0, 0, 1, "/a"),
+            (FORK, FLAG_LINK, 0, 0, "/a"),
+            (FORK, 0, 1, 0, "/a"),
+            (FORK, 0, 0, 1, "/a"),
         ] {
             let bytes = body_of(|out| {
-                out.put_slice(&[what, 0, dead_percent, 0]);
+                out.put_slice(&[what, flags, dead_percent, 0]);
                 out.put_u64(grace);
                 out.put_str(path);
             });
             let refused = MaintainRequest::read(Body::new("MAINTAIN", bytes));
-            let case = (what, dead_percent, grace, path);
+            let case = (what, flags, dead_percent, grace, path);
             assert!(
                 matches!(refused, Err(DecodeError::Refused(refusal))
                     if refusal.code == Code::InvalidValue),
@@ -217,10 +221,17 @@ mod tests {
         }
         let fits = MaintainRequest::Fork { to: long[..PATH_BYTES_MAX].to_owned() };
         assert_eq!(read(&fits).unwrap(), fits);
-        for (what, flags) in [(0, 0), (6, 0), (VERIFY, 1), (GC, FLAG_LINK), (BACKUP, 2)] {
+        for (what, flags) in [(0, 0), (6, 0), (6, FLAG_LINK)] {
             let mut bytes = vec![what, flags, 50, 0];
             bytes.extend([0; 10]);
-            assert!(MaintainRequest::read(Body::new("MAINTAIN", bytes.into())).is_err());
+            let refused = MaintainRequest::read(Body::new("MAINTAIN", bytes.into()));
+            assert!(matches!(refused, Err(DecodeError::Refused(_))), "{what} with {flags}");
+        }
+        for what in [VERIFY, GC, BACKUP, 6] {
+            let mut bytes = vec![what, 4, 0, 0];
+            bytes.extend([0; 10]);
+            let broken = MaintainRequest::read(Body::new("MAINTAIN", bytes.into()));
+            assert!(matches!(broken, Err(DecodeError::Protocol(_))), "{what}");
         }
     }
 }

@@ -5,11 +5,13 @@ use xs_engine::{
     BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Meta, NewFrame,
     ReadOptions, Start, Topic, TopicPatterns, Ttl,
 };
+use xs_protocol::codec::Envelope;
 use xs_protocol::{
-    AppendRequest, CallRequest, Class, Client, ClientError, Code, Detail, LastRequest, Role,
-    SubEvent, SubscribeOptions,
+    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Detail,
+    LastRequest, Op, Role, SubEvent, SubscribeOptions,
 };
 
+use crate::relay::up_to;
 use crate::rig::{Rig, one, soon, until};
 
 #[tokio::test]
@@ -247,6 +249,27 @@ async fn calls_stream_results_and_are_cancelled_by_dropping_them() {
     assert_eq!(error.code(), Some(Code::DeadlinePassed));
     assert!(soon(late.next()).await.is_none());
     until(|| rig.memory.cancelled().len() == 2).await;
+}
+
+/// Whoever were told of a lost connection would make the call again.
+#[tokio::test]
+async fn a_call_is_over_with_its_last_frame() {
+    let rig = Rig::unix(Role::Append).await;
+    let (ours, near) = tokio::io::duplex(64 * 1024);
+    let (far, theirs) = tokio::io::duplex(64 * 1024);
+    rig.server.adopt(theirs, Role::Append);
+    let is_end = |envelope: &Envelope| {
+        envelope.header.op == Op::SubEvent as u8 && envelope.body.first() == Some(&5)
+    };
+    tokio::spawn(up_to(near, far, false, is_end));
+    let client = Client::over(ours, ClientOptions::default()).await.unwrap();
+    let echo = CallRequest::new(Topic::parse("echo").unwrap());
+    let mut results = soon(client.call(&echo)).await.unwrap();
+    for event in ["echo.recv", "echo.complete"] {
+        assert_eq!(soon(results.next()).await.unwrap().unwrap().frame.topic(), event);
+    }
+    assert!(soon(results.next()).await.is_none());
+    assert!(soon(client.ping()).await.is_err(), "the connection is gone");
 }
 
 #[tokio::test]

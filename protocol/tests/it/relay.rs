@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional, split,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle};
 use xs_protocol::codec::{Codec, Envelope, PREFACE};
@@ -56,7 +58,13 @@ impl Relay {
                     // A server that is gone ends the connection at once.
                     let Ok(mut far) = UnixStream::connect(to).await else { return };
                     let _ = match cut {
-                        true => up_to_an_answer(near, far, Op::Subscribe).await,
+                        true => {
+                            up_to(near, far, true, |envelope| {
+                                envelope.header.op == Op::Subscribe as u8
+                                    && envelope.header.is_response()
+                            })
+                            .await
+                        }
                         false => copy_bidirectional(&mut near, &mut far).await.map(drop),
                     };
                 });
@@ -91,18 +99,25 @@ impl Relay {
     }
 }
 
-/// Lets everything through up to the answer to a request.
-async fn up_to_an_answer(near: UnixStream, far: UnixStream, op: Op) -> io::Result<()> {
-    let ((mut asks, mut answered), (mut answers, mut asked)) =
-        (near.into_split(), far.into_split());
+/// Lets everything through up to a message of the server, with it or without.
+pub(crate) async fn up_to(
+    near: impl AsyncRead + AsyncWrite,
+    far: impl AsyncRead + AsyncWrite,
+    with_it: bool,
+    is_last: impl Fn(&Envelope) -> bool,
+) -> io::Result<()> {
+    let ((mut asks, mut answered), (mut answers, mut asked)) = (split(near), split(far));
     let asking = tokio::io::copy(&mut asks, &mut asked);
     let answering = async {
         let (mut codec, mut inbox) = (Codec::new(u32::MAX), BytesMut::new());
         answered.write_all(&PREFACE).await?;
         while answers.read_buf(&mut inbox).await? > 0 {
-            while let Ok(Some(Envelope { header, body })) = codec.next(&mut inbox) {
-                answered.write_all(&message(header, &body)).await?;
-                if header.op == op as u8 && header.is_response() {
+            while let Ok(Some(envelope)) = codec.next(&mut inbox) {
+                let is_last = is_last(&envelope);
+                if with_it || !is_last {
+                    answered.write_all(&message(envelope.header, &envelope.body)).await?;
+                }
+                if is_last {
                     return Ok(());
                 }
             }

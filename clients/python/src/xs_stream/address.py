@@ -59,11 +59,18 @@ def parse_address(text: Union[str, "os.PathLike[str]"]) -> Address:
     if "://" in text:
         raise AddressError(f"{text!r}: only xss:// is known")
     if "/" in text or text[0] in ".~" or ":" not in text:
-        return _of_path(os.path.expanduser(text))
+        return _of_path(text, with_home=True)
     return _of_host(text, text, tls=False)
 
 
-def _of_path(path: str) -> Address:
+def _of_path(path: str, with_home: bool = False) -> Address:
+    try:
+        if "\0" in path:
+            raise ValueError("a path has no NUL")
+        os.fsencode(path)
+        path = os.path.expanduser(path) if with_home else path
+    except ValueError as error:
+        raise AddressError(f"{path!r} names no file: {error}") from error
     is_socket = path.endswith(".sock") and not os.path.isdir(path)
     return Address(path=path if is_socket else os.path.join(path, SOCKET_NAME))
 
@@ -80,7 +87,8 @@ def _of_host(text: str, whole: str, tls: bool) -> Address:
         raise AddressError(f"{whole!r} names no host")
     try:
         # As it is when it is connected to.
-        host.encode("idna")
+        if b"\0" in host.encode("idna"):
+            raise UnicodeError("a host has no NUL")
     except UnicodeError as error:
         raise AddressError(f"{whole!r} names no host: {error}") from error
     return Address(host=host or "127.0.0.1", port=int(port), tls=tls)

@@ -137,10 +137,13 @@ class AsyncClient:
         self.address: Address = parse_address(address)
         self.retry = checked(retry, Retry, "retry")
         # Encoded before anything is sent, so that a wrong argument is told by the call.
-        messages.hello(name, token or "")
+        messages.hello(name, "" if token is None else token)
         millis(timeout, "timeout")
         if tls is not None and not self.address.tls:
             raise AddressError(f"{self.address}: tls belongs to an address with xss://")
+        if tls is not None and not isinstance(tls, (str, ssl.SSLContext)):
+            kind = type(tls).__name__
+            raise InvalidValue(f"tls is an SSLContext or the name of a file, not {kind}")
         self._tls = _trusting(tls) if isinstance(tls, str) else tls
         self._token, self._name, self._timeout = token, name, timeout
         self._current: Optional[Connection] = None
@@ -645,7 +648,8 @@ class AsyncClient:
         body = b"" if body is None else body
         is_text = isinstance(body, str)
         raw = (text_bytes if is_text else raw_bytes)(body, "a call's body")
-        return Call(self, name, text, raw, millis(deadline or 0.0, "deadline"), bodies, credit)
+        until_ms = 0 if deadline is None else millis(deadline, "deadline")
+        return Call(self, name, text, raw, until_ms, bodies, credit)
 
     async def stats(self) -> Dict[str, Any]:
         """What the server counts, as docs/wire.md names it."""
@@ -732,6 +736,8 @@ def _trusting(path: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path)
     except OSError as error:  # That of ssl is one too.
         raise TlsError(f"{path}: no certificates to trust: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TlsError(f"{path!r} names no file: {error}") from error
 
 
 def _ready(frame: NewFrame, long: Dict[BlobHash, bytes]) -> NewFrame:

@@ -117,7 +117,15 @@ class Call(Closable):
         if self._taken is not None:
             line.took(self._taken)
             self._taken = None
-        push = await line.item()
+        try:
+            push = await line.item()
+        except XsError:
+            if self.complete is None:
+                raise
+            # Only the word that it is over is lost: who was told of a failure would make the call
+            # again.
+            self._over = True
+            return
         if push.op == Op.DELIVER:
             self._taken = push
             self._frames.extend(read_list(push.body).frames)
@@ -127,7 +135,9 @@ class Call(Closable):
         event = read_event(push.code, push.body)
         if isinstance(event, Dropped):
             line.over = True
-            raise event.refusal
+            if self.complete is None:
+                raise event.refusal
+            self._over = True
         if isinstance(event, Ended):
             line.over = self._over = True
 

@@ -44,6 +44,8 @@ KEEP_ALIVE = (
 """Seconds, and milliseconds until what was sent must have arrived."""
 
 
+_LATE = (104, 106)
+"""What a connection is closed with when it is only the network that was too slow."""
 _SPENT = "the connection has no stream numbers left"
 
 
@@ -372,7 +374,7 @@ def _ending(op: int, why: XsError) -> XsError:
 def _told(why: XsError) -> XsError:
     """What requests and streams that only read and who comes later are told of the end of a
     connection. A breach of the protocol, a lost right and the user's own closing are final."""
-    if isinstance(why, Refusal) and why.code not in (104, 106) and why.code < 300:
+    if isinstance(why, Refusal) and why.code not in _LATE and why.code < 300:
         return refusal_of(why.code, why.message, why.details)
     return _lost(why)
 
@@ -431,7 +433,8 @@ async def open_connection(
     except BaseException as error:
         for connection in made:
             connection.abandon(ConnectionLost("the connection was not wanted any more"))
-        if isinstance(error, (ConnectionLost, asyncio.TimeoutError)):
+        is_late = isinstance(error, Refusal) and error.code in _LATE
+        if is_late or isinstance(error, (ConnectionLost, asyncio.TimeoutError)):
             why = str(error) or f"no answer within {timeout:g} s"
             raise ConnectError(f"{address}: {why}") from error
         if isinstance(error, ssl.SSLError):

@@ -230,8 +230,8 @@ def put_cursor_change(out: Writer, change: CursorChange) -> None:
     out.u8(len(name))
     out.u16(0)
     out.u32(len(state))
-    out.u64(change.expect or 0)
-    out.u64(change.offset or 0)
+    out.u64(0 if change.expect is None else change.expect)
+    out.u64(0 if change.offset is None else change.offset)
     out.raw(name)
     out.raw(state)
 

@@ -162,9 +162,10 @@ class _Reader(Closable):
             await self._unless_closed(self._client._sleep(wait))
 
     def _ends_with(self, error: XsError) -> bool:
-        """Whether it is the end of a follower: the user has closed its client meanwhile."""
-        is_closing = isinstance(error, ClientClosed) and self._client._closed
-        return is_closing and self._IS_ENDLESS and self._begun
+        """Whether it is the end of a follower: the user has closed its client meanwhile, perhaps
+        after the connection was lost, which it would have gone on from."""
+        is_closing = isinstance(error, (ClientClosed, ConnectionLost)) or _is_passing(error)
+        return is_closing and self._client._closed and self._IS_ENDLESS and self._begun
 
     def _time_left(self) -> Optional[float]:
         """Seconds for a connection to be made; None is the client's own bound."""
@@ -185,13 +186,7 @@ class _Reader(Closable):
             if connection is not None and error.code == 501:
                 connection.draining = connection.draining or error.message
         self._drop()
-        # Who asked to be dropped when too slow is told.
-        is_slow = isinstance(error, Unavailable) and error.code == 503
-        if (
-            self._client._closed
-            or is_slow
-            or (isinstance(error, ConnectError) and not error.retryable)
-        ):
+        if self._client._closed or not (isinstance(error, ConnectionLost) or _is_passing(error)):
             self._closed = True
             raise error
         if isinstance(error, NotSent):
@@ -213,6 +208,12 @@ class _Reader(Closable):
         resumed = self._reading.began(connection.info)
         if resumed is not None and isinstance(self, Follow):
             self._items.append(resumed)
+
+
+def _is_passing(error: XsError) -> bool:
+    """Whether it may be over later. Who asked to be dropped when too slow is told."""
+    is_slow = isinstance(error, Unavailable) and error.code == 503
+    return isinstance(error, (ConnectError, Unavailable)) and error.retryable and not is_slow
 
 
 class Read(_Reader):

@@ -110,7 +110,7 @@ class FrameId(bytes):
     __slots__ = ()
 
     def __new__(cls, raw: bytes) -> "FrameId":
-        if len(raw) != 16:
+        if len(raw_bytes(raw, "a frame id")) != 16:
             raise InvalidValue(f"a frame id has 16 bytes, not {len(raw)}")
         return super().__new__(cls, raw)
 
@@ -147,7 +147,7 @@ class BlobHash(bytes):
     __slots__ = ()
 
     def __new__(cls, raw: bytes) -> "BlobHash":
-        if len(raw) != 32:
+        if len(raw_bytes(raw, "a hash")) != 32:
             raise InvalidValue(f"a hash has 32 bytes, not {len(raw)}")
         return super().__new__(cls, raw)
 
@@ -182,7 +182,7 @@ class Ttl:
     value: int = 0
 
     def __post_init__(self) -> None:
-        least = {"time": 0, "last": 1}.get(self.kind)
+        least = {"time": 0, "last": 1}.get(self.kind) if isinstance(self.kind, str) else None
         is_good = least is None or is_within(self.value, least, NO_OFFSET)
         if self.kind not in _TTLS or not is_good:
             raise _no_ttl(f"{self.kind}:{self.value}")
