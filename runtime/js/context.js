@@ -229,18 +229,19 @@ async function* listed(load) {
   yield* await load();
 }
 
-async function collect(body) {
-  if (!isLarge(body)) return body;
-  if (body instanceof Blob) return await body.bytes();
-  return await new Response(body).bytes();
+// The bytes of what is not large. An op takes them when it is called, which has to be before anything
+// is awaited: whoever gave a buffer may go on to change it.
+function bytesOf(body, what) {
+  if (typeof body === "string") return new TextEncoder().encode(body);
+  if (ArrayBuffer.isView(body)) return viewBytes(body);
+  if (body instanceof ArrayBuffer) return new Uint8Array(body);
+  throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(body)}`);
 }
 
-async function bytesOf(body, what) {
-  const collected = await collect(body);
-  if (typeof collected === "string") return new TextEncoder().encode(collected);
-  if (ArrayBuffer.isView(collected)) return viewBytes(collected);
-  if (collected instanceof ArrayBuffer) return new Uint8Array(collected);
-  throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(collected)}`);
+// The bytes of any body, for whoever has to wait before they are taken.
+async function collect(body, what) {
+  if (!isLarge(body)) return bytesOf(body, what).slice();
+  return body instanceof Blob ? await body.bytes() : await new Response(body).bytes();
 }
 
 function logger(run) {
@@ -297,17 +298,18 @@ function base(scope, definition, ready) {
     topics: (topics = "*") =>
       listed(async () => (await ready(), parse(await op_xs_topics(topicsText(topics, "topics()"))))),
     blob: Object.freeze({
-      put: async (body) => (isLarge(body) ? bytes().upload(body) : op_xs_blob_put(await bytesOf(body, "blob.put()"))),
+      put: async (body) => (isLarge(body) ? bytes().upload(body) : op_xs_blob_put(bytesOf(body, "blob.put()"))),
       get: async (hash) => op_xs_blob_bytes(String(hash)),
       stream: (hash) => bytes().blobStream(String(hash)),
     }),
     call: (name, options = {}) => {
       const input = scope.input();
       return results(String(name), stream(scope, async () => {
-        await ready();
-        const body = options.body === undefined ? new Uint8Array(0) : await bytesOf(options.body, "call({ body })");
+        const args = stringify(options.args ?? {});
+        const body = options.body === undefined ? new Uint8Array(0) : await collect(options.body, "call({ body })");
         const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
-        return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout, scope.run, input);
+        await ready();
+        return op_xs_call(String(name), args, body, timeout, scope.run, input);
       }, frames));
     },
     fs: Object.freeze({

@@ -206,6 +206,24 @@ async fn a_web_socket_is_the_standards() {
     assert!(seen.contains("add permissions: { net: [") && seen.contains("127.0.0.1"), "{seen}");
 }
 
+/// A buffer that is used again has the next message in it before this one is on its way.
+#[tokio::test]
+async fn a_message_is_what_it_was_when_it_was_sent() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }}, timeout: '1m',");
+    let talk = format!(
+        "const socket = new WebSocket('ws://127.0.0.1:{port}/'), seen = [], view = new Uint8Array(3); \
+         socket.binaryType = 'arraybuffer'; await new Promise((done) => socket.onopen = done); \
+         const told = new Promise((done) => socket.onmessage = ({{ data }}) => \
+           seen.push([...new Uint8Array(data)]) === 3 && done()); \
+         view[1] = 1; socket.send(view.subarray(1)); view[1] = 2; socket.send(view.buffer); \
+         view[1] = 3; socket.send(new DataView(view.buffer, 1, 1)); view[1] = 4; \
+         await told; return {{ seen }};"
+    );
+    let seen = eval_with(&talk, &named, |_| {}).await;
+    assert_eq!(seen, json!({ "seen": [[1, 0], [0, 2, 0], [3]] }));
+}
+
 #[tokio::test]
 async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     let port = echo_server();
