@@ -19,6 +19,7 @@ class Scope {
   #controller = null;
   #why = null;
   #closers = new Set();
+  #leavers = new Set();
   // The number of the input that is being handled, where there are several.
   input = () => 0;
   constructor(run) {
@@ -53,6 +54,15 @@ class Scope {
     else this.#closers.add(close);
     return () => this.#closers.delete(close);
   }
+  // Its code has come to its end, or has had the time that it has for that.
+  leave() {
+    for (const tell of this.#leavers) tell();
+    this.#leavers.clear();
+  }
+  onLeave(tell) {
+    this.#leavers.add(tell);
+    return () => this.#leavers.delete(tell);
+  }
 }
 
 // What fails because a run is over. Where nobody waits for it any more that is nobody's failure.
@@ -81,13 +91,17 @@ function callBegan(call) {
 }
 
 function newBacks() {
-  const made = { waiting: new Set(), forgets: [] };
-  let left = calls.size, cut = false;
+  const made = { ends: new Set(), leaves: new Set(), forgets: [] };
+  let open = calls.size, running = calls.size, cut = false;
   for (const call of calls) {
     made.forgets.push(call.onEnd(() => {
       cut ||= call.cut;
-      if (--left > 0) return;
-      for (const back of made.waiting) back(cut);
+      if (--open > 0) return;
+      for (const back of made.ends) back(cut);
+    }));
+    made.forgets.push(call.onLeave(() => {
+      if (--running > 0) return;
+      for (const back of made.leaves) back(cut);
     }));
   }
   return made;
@@ -102,18 +116,26 @@ function newList() {
 
 // A list that nobody is in, nor comes to: a call that stays open need not know of it any more.
 function letGo(list) {
-  if (list === backs || list.waiting.size > 0) return;
+  if (list === backs || list.ends.size + list.leaves.size > 0) return;
   for (const forget of list.forgets) forget();
 }
 
 // Calls back once all calls that are open now are over, and says whether one of them was cut off,
 // unless it is told to forget it; with none open there is nothing to wait for.
 function whenCallsEnd(back) {
-  if (calls.size === 0) return null;
+  return calls.size === 0 ? null : join("ends", back);
+}
+
+// As above, once no code of these calls runs any more.
+function whenCallsLeave(back) {
+  return calls.size === 0 ? null : join("leaves", back);
+}
+
+function join(which, back) {
   const list = backs ??= newBacks();
-  list.waiting.add(back);
+  list[which].add(back);
   return () => {
-    list.waiting.delete(back);
+    list[which].delete(back);
     letGo(list);
   };
 }
@@ -362,5 +384,5 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd };
+return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd, whenCallsLeave };
 })();

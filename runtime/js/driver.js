@@ -9,6 +9,8 @@ const { stateText, duration, nameOf, report } = core.loadExtScript("ext:xs_runti
 const { HandlerLoop } = core.loadExtScript("ext:xs_runtime/handler.js");
 
 const HANDLER = 0;
+// What is told in place of a reason once the code of a run has had its time: runtime/src/ext/bridge.rs.
+const LEFT = "";
 
 const scopes = new Map();
 // The definition and what is to be known about it, once there is one.
@@ -61,7 +63,9 @@ async function control() {
       if (scope === undefined) continue;
       scope.cut = true;
       scope.end(message, name);
-      if (id !== -1) scopes.delete(key);
+      if (name !== LEFT) continue;
+      scopes.delete(key);
+      scope.leave();
     }
   }
 }

@@ -1,8 +1,8 @@
-// Timers as modules have them: those that a call sets end with it when it is cut off.
+// Timers as modules have them: those that a call sets end with its code when it is cut off.
 (function () {
 const { core } = __bootstrap;
 const plain = core.loadExtScript("ext:deno_web/02_timers.js");
-const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
+const { whenCallsLeave } = core.loadExtScript("ext:xs_runtime/context.js");
 const { setTimeout: later, setInterval: often, clearTimeout: clear } = plain;
 
 // How to forget a timer that a call has set, by its number.
@@ -13,10 +13,10 @@ function forget(id) {
   kept.delete(id);
 }
 
-// As with requests: it ends once all calls are over that are open now, if one of them was cut off.
-// One that calls leave behind which end by themselves goes on.
+// It ends with the code of all calls that are open now, if one of them was cut off: what waits for
+// it is to go on to its finally blocks. One that calls leave behind which end by themselves goes on.
 function keep(id) {
-  const forgotten = whenCallsEnd((wasCut) => {
+  const forgotten = whenCallsLeave((wasCut) => {
     kept.delete(id);
     if (wasCut) clear(id);
   });
