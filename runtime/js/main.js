@@ -91,6 +91,27 @@ const console = {};
 for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
 defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
 
+// What ops throw that the language has no class for. Of what is not named here nobody would catch more
+// than `undefined`.
+const DOM = ["IndexSizeError", "InvalidCharacterError", "InvalidStateError", "NotSupportedError", "OperationError", "SyntaxError"];
+const SYSTEM = [
+  "AddrInUse", "AddrNotAvailable", "AlreadyExists", "BrokenPipe", "Busy", "ConnectionAborted", "ConnectionRefused",
+  "ConnectionReset", "FilesystemLoop", "InvalidData", "IsADirectory", "NetworkUnreachable", "NotADirectory", "NotConnected",
+  "NotFound", "NotSupported", "PermissionDenied", "TimedOut", "UnexpectedEof", "WouldBlock", "WriteZero",
+];
+const exceptions = () => load("ext:deno_web/01_dom_exception.js");
+for (const name of DOM) {
+  core.registerErrorBuilder(`DOMException${name}`, (message) => new (exceptions().DOMException)(message, name));
+}
+core.registerErrorBuilder("DOMExceptionQuotaExceededError", (message) => new (exceptions().QuotaExceededError)(message));
+for (const name of SYSTEM) {
+  core.registerErrorBuilder(name, (message) => {
+    const error = new Error(message);
+    defineProperty(error, "name", { value: name, configurable: true, enumerable: false, writable: true });
+    return error;
+  });
+}
+
 lazily("crypto", () => load("ext:xs_runtime/crypto.js"));
 defineProperty(globalThis, "self", { value: globalThis, configurable: true, enumerable: false, writable: true });
 
