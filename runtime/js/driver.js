@@ -16,6 +16,8 @@ const scopes = new Map();
 // The definition and what is to be known about it, once there is one.
 let module = null;
 
+// The options that are functions.
+const FUNCTIONS = ["run", "tick", "migrate"];
 const TYPES = ["string", "number", "boolean", "json"];
 
 // Checks what only JavaScript can see and gives Rust the rest as JSON.
@@ -28,9 +30,12 @@ function define(namespace, kind, name) {
   for (const key of ["tick", "migrate"]) {
     if (found[key] !== undefined && typeof found[key] !== "function") throw new TypeError(`${key} must be a function`);
   }
+  for (const key of ["about", "topics", "config"]) {
+    if (typeof found[key] === "function") throw new TypeError(`${key} is a function; give what it returns`);
+  }
   const plain = {};
   for (const key of Object.keys(found)) {
-    if (typeof found[key] !== "function") plain[key] = found[key];
+    if (!FUNCTIONS.includes(key)) plain[key] = found[key];
   }
   for (const key of ["timeout", "pulse"]) {
     if (plain[key] !== undefined) plain[key] = duration(plain[key], key);
@@ -51,6 +56,8 @@ function define(namespace, kind, name) {
   const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
   const once = name.includes(" ") && found.once === true;
   module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
+  // JSON would leave out an option that is a function, and it would be without effect and a word.
+  for (const key of Object.keys(plain)) if (typeof plain[key] === "function") plain[key] = "a function";
   return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 

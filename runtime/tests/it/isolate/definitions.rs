@@ -43,6 +43,46 @@ async fn what_is_wrong_with_one_is_named() {
             "topic is no option of a handler; did you mean topics?",
         ),
         (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', migrat(old) { return old; } };",
+            "migrat is no option of a handler; did you mean migrate?",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', onError: () => 'skip' };",
+            "onError is \"unregister\", \"skip\", \"park\" or",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', state: () => ({}) };",
+            "state is a function",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', timeout: () => 1 };",
+            "timeout is a function; use milliseconds",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: () => 'a' };",
+            "topics is a function; give what it returns",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, config: () => ({}) };",
+            "config is a function; give what it returns",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, concurrency() {} };",
+            "concurrency: invalid type: string \"a function\"",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, helper: class {} };",
+            "helper is no option of a command; there are",
+        ),
+        (
             "generators/it.js",
             "export default { run() {}, sometimes: 1 };",
             "there are about, timeout, isolation, config, permissions, output, duplex",
