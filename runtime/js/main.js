@@ -120,6 +120,7 @@ defineProperty(globalThis, "self", { value: globalThis, configurable: true, enum
 globalThis.__xs_boot = (list, trial) => {
   const allowed = new Set(list.split("\n").filter((name) => name !== ""));
   const driver = load("ext:xs_runtime/driver.js");
+  load("ext:xs_runtime/locales.js").install(globalThis);
   for (const key of Reflect.ownKeys(globalThis)) {
     if (!allowed.has(typeof key === "symbol" ? key.toString() : key)) delete globalThis[key];
   }

@@ -141,6 +141,7 @@ deno_core::extension!(
         "crypto.js",
         "fetch.js",
         "frame.js",
+        "locales.js",
         "script.js",
         "socket.js",
         "timers.js",
@@ -173,7 +174,8 @@ pub(crate) const XS_TEST_MODULE: &str = "xs:test";
 /// The specifier that the entry of a script gets its runner from.
 pub(crate) const XS_SCRIPT_MODULE: &str = "xs:script";
 
-/// Names that stay on the global object; runtime/js/globals.txt, one a line.
+/// Names that stay on the global object; runtime/js/globals.txt, one a line. `__v8xTemporalTimeZone` is
+/// what Temporal asks for the rules of time zones.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
 
 /// How the names of ops begin that belong to parts of the web which no global leads to.

@@ -180,6 +180,86 @@ async fn what_the_web_throws_is_a_dom_exception() {
     assert_eq!(failed["failed"], "QuotaExceededError: at most 65536 random bytes at once");
 }
 
+/// The engine has no data of locales: what it would have to make up is refused, and says so.
+#[tokio::test]
+async fn what_needs_a_locale_is_refused() {
+    for call in [
+        "day.toLocaleString('de-DE', { weekday: 'long', year: 'numeric', month: 'long', day: 'numeric' })",
+        "day.toLocaleDateString('en-US', { timeZone: 'America/New_York' })",
+        "day.toLocaleTimeString(undefined, { hour12: true })",
+        "(1234.5).toLocaleString('en-US', { style: 'currency', currency: 'USD' })",
+        "1234n.toLocaleString('de-DE')",
+        "[1.5].toLocaleString('de-DE')",
+        "new Float64Array(1).toLocaleString('de-DE')",
+        "'a'.localeCompare('b', undefined, { numeric: true })",
+        "'i'.toLocaleUpperCase('tr')",
+        "'I'.toLocaleLowerCase('tr')",
+        "Temporal.Instant.from('2026-01-01T03:00Z').toLocaleString('de-DE')",
+        "Temporal.PlainDate.from('2026-01-01').toLocaleString('de-DE')",
+        "Temporal.Duration.from('PT1H').toLocaleString('de-DE')",
+    ] {
+        let body = format!("const day = new Date('2026-01-01T03:00Z'); return {{ v: {call} }}");
+        let failed = eval(&body).await;
+        let failed = failed["failed"].as_str().unwrap_or_else(|| panic!("{call}: {failed}"));
+        assert!(failed.contains("takes no locale and no options in a module"), "{failed}");
+    }
+    for call in ["new Intl.NumberFormat('de-DE')", "new Intl.PluralRules('en').select(1)"] {
+        let failed = eval(&format!("return {{ v: {call} }}")).await;
+        assert_eq!(failed["failed"], "ReferenceError: Intl is not defined", "{call}");
+    }
+    // Of a calendar that the engine does not have nothing is told, rather than a wrong day.
+    let failed = eval("return { v: Temporal.PlainDate.from('2026-01-01[u-ca=hebrew]').day }").await;
+    assert!(failed["failed"].is_string(), "{failed}");
+}
+
+#[tokio::test]
+async fn times_and_numbers_are_right_without_one() {
+    for (call, want) in [
+        ("typeof Intl", json!("undefined")),
+        ("(1234.5).toLocaleString()", json!("1234.5")),
+        ("[1.5, 2].toLocaleString()", json!("1.5,2")),
+        ("['b', 'a'].sort((a, b) => a.localeCompare(b)).join()", json!("a,b")),
+        ("'a'.toLocaleUpperCase()", json!("A")),
+        ("typeof new Date(0).toLocaleString()", json!("string")),
+        ("Temporal.PlainDate.from('2026-01-01').toLocaleString()", json!("2026-01-01")),
+        ("Temporal.Now.instant() instanceof Temporal.Instant", json!(true)),
+        ("Math.abs(Temporal.Now.zonedDateTimeISO().epochMilliseconds - Date.now()) < 60_000", json!(true)),
+        ("Temporal.Now.plainDateISO('Asia/Tokyo').toString().length", json!(10)),
+        (
+            "Temporal.Now.plainDateTimeISO().hour === new Date().getHours() || new Date().getMinutes() === 0",
+            json!(true),
+        ),
+        ("/^(UTC|[+-]\\d\\d:\\d\\d)$/.test(Temporal.Now.timeZoneId())", json!(true)),
+        (
+            "Temporal.Instant.from('2026-01-01T03:00Z').toZonedDateTimeISO('America/New_York').toString()",
+            json!("2025-12-31T22:00:00-05:00[America/New_York]"),
+        ),
+        (
+            "Temporal.ZonedDateTime.from('2026-03-28T12:00[Europe/Paris]').add({ days: 1 }).offset",
+            json!("+02:00"),
+        ),
+        ("Temporal.Instant.from('2026-01-01T03:00Z').toZonedDateTimeISO('+05:30').hour", json!(8)),
+        ("Temporal.PlainDate.from('2026-01-31').add({ months: 1 }).toString()", json!("2026-02-28")),
+        (
+            "['-271821-04-20T00:00Z', '+275760-09-13T00:00Z'].map((at) => \
+               Temporal.Instant.from(at).toZonedDateTimeISO('UTC').year).join()",
+            json!("-271821,275760"),
+        ),
+    ] {
+        assert_eq!(eval(&format!("return {{ v: {call} }}")).await, json!({ "v": want }), "{call}");
+    }
+    // Whatever else Temporal's helper is asked, it answers or throws.
+    let seen = eval(
+        "const seen = new Set(); \
+         for (const at of [NaN, 1 / 0, -1e300, 8.64e15, -8.64e15, 8.64e15 + 1, -1, '', {}, Symbol(), undefined]) \
+           for (const zone of ['UTC', 'Asia/Tokyo', 'America/New_York', '+99:99', '', 'x'.repeat(1e5), {}, Symbol(), undefined]) \
+             try { __v8xTemporalTimeZone(at, zone); seen.add('told'); } catch { seen.add('threw'); } \
+         return { v: [...seen].sort() };",
+    )
+    .await;
+    assert_eq!(seen, json!({ "v": ["threw", "told"] }));
+}
+
 /// Wherever the pieces of a body end.
 #[tokio::test]
 async fn lines_end_where_their_standard_says() {
