@@ -184,7 +184,8 @@ function iteratorOf(source) {
   return open.call(source);
 }
 
-// Messages one by one; what `send` yields goes out. Ends on a clean close and throws on any other.
+// Messages one by one; what `send` yields goes out, and its end is not that of the socket. Ends on a
+// clean close and throws on any other.
 async function* messages(scope, url, options = {}) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);
@@ -198,7 +199,6 @@ async function* messages(scope, url, options = {}) {
       }
       await send(id, data);
     }
-    await op_xs_socket_close(id, 1000, "");
   };
   try {
     if (options.send !== undefined) {
