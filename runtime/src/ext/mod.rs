@@ -138,6 +138,7 @@ deno_core::extension!(
         "values.js",
         "bytes.js",
         "child.js",
+        "clone.js",
         "crypto.js",
         "fetch.js",
         "frame.js",

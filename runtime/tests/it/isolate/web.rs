@@ -260,6 +260,69 @@ async fn times_and_numbers_are_right_without_one() {
     assert_eq!(seen, json!({ "v": ["threw", "told"] }));
 }
 
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn a_clone_is_the_standards() {
+    for (given, shown, want) in [
+        ("new RangeError('far', { cause: [1] })", "[c instanceof RangeError, c.message, c.cause, c.stack === v.stack]", json!([true, "far", [1], true])),
+        ("{ e: class extends Error { name = 'Own' } }.e && new (class extends Error { name = 'Own' })('m')", "[c.constructor === Error, c.message]", json!([true, "m"])),
+        ("new DOMException('gone', 'AbortError')", "[c instanceof DOMException, c.name, c.message, c.code]", json!([true, "AbortError", "gone", 20])),
+        ("new DataView(new Uint8Array([1, 2, 3]).buffer, 1, 1)", "[c instanceof DataView, c.getUint8(0), c.byteLength]", json!([true, 2, 1])),
+        ("[1, , 3]", "[c.length, 1 in c, c[2]]", json!([3, false, 3])),
+        ("Object.assign([1], { more: 2 })", "[c[0], c.more]", json!([1, 2])),
+        ("new Date(5)", "[c instanceof Date, c.getTime()]", json!([true, 5])),
+        ("/a+/gi", "[c instanceof RegExp, String(c)]", json!([true, "/a+/gi"])),
+        ("new Map([[{ a: 1 }, new Set([1, 'b'])]])", "[[...c.keys()], [...[...c.values()][0]]]", json!([[{ "a": 1 }], [1, "b"]])),
+        ("[new String('s'), Object(1n), new Number(2), new Boolean(false)]", "c.map((x) => typeof x + String(x))", json!(["objects", "object1", "object2", "objectfalse"])),
+        ("[undefined, null, NaN, -0, 1n]", "[c[0] === undefined, c[1], Object.is(c[2], NaN), Object.is(c[3], -0), String(c[4])]", json!([true, null, true, true, "1"])),
+        ("JSON.parse('{\"__proto__\": 1}')", "[Object.keys(c), Object.getPrototypeOf(c) === Object.prototype]", json!([["__proto__"], true])),
+        ("(() => { const o = { n: {} }; o.self = o; o.twice = o.n; return o; })()", "[c.self === c, c.twice === c.n, c.n !== v.n]", json!([true, true, true])),
+        ("(() => { const b = new Uint8Array([1, 2]).buffer; return [new Uint8Array(b), new Uint16Array(b)]; })()", "[c[0].buffer === c[1].buffer, c[0][1], c[0].buffer !== v[0].buffer]", json!([true, 2, true])),
+        ("new (class Point { x = 1; get y() { return 2; } })()", "[Object.keys(c), c.constructor === Object]", json!([["x"], true])),
+        ("new File(['ab'], 'n', { type: 'a/b' })", "[c instanceof File, c.name, c.type, await c.text()]", json!([true, "n", "a/b", "ab"])),
+        ("(() => { let deep = null; for (let n = 0; n < 100_000; n++) deep = { deep }; return deep; })()", "(() => { let n = 0, at = c; while (at) { at = at.deep; n++; } return n; })()", json!(100_000)),
+    ] {
+        let body = format!("const v = {given}, c = structuredClone(v); return {{ v: {shown} }};");
+        assert_eq!(eval(&body).await, json!({ "v": want }), "{given}");
+    }
+    for given in [
+        "() => 1",
+        "[Symbol('s')]",
+        "{ at: { run() {} } }",
+        "Promise.resolve()",
+        "new WeakMap()",
+        "new Proxy({}, {})",
+        "{ url: new URL('http://a') }",
+        "[new Response('x')]",
+    ] {
+        let body = format!(
+            "try {{ structuredClone({given}); }} catch (e) {{ return {{ v: [e instanceof DOMException, e.name] }} }}"
+        );
+        assert_eq!(eval(&body).await, json!({ "v": [true, "DataCloneError"] }), "{given}");
+    }
+}
+
+/// What is transferred is of no use behind it, and only then.
+#[tokio::test]
+async fn what_a_clone_transfers_is_taken_away() {
+    let body = "const bytes = new Uint8Array([1, 2, 3]), { buffer } = bytes, seen = []; \
+        try { structuredClone({ bytes, no() {} }, { transfer: [buffer] }); } catch (e) { seen.push(e.name); } \
+        seen.push(buffer.byteLength); \
+        const made = structuredClone({ bytes, buffer }, { transfer: [buffer] }); \
+        seen.push(buffer.byteLength, buffer.detached, made.bytes.buffer === made.buffer, [...made.bytes]); \
+        for (const [value, transfer] of [[1, [buffer]], [1, [{}]], [1, [made.buffer, made.buffer]]]) \
+          try { structuredClone(value, { transfer }); } catch (e) { seen.push(e.name); } \
+        return { v: seen };";
+    let no = "DataCloneError";
+    let want = json!([no, 3, 0, true, true, [1, 2, 3], no, no, no]);
+    assert_eq!(eval(body).await, json!({ "v": want }));
+    let body = "const { port1, port2 } = new MessageChannel(); \
+        const { port } = structuredClone({ port: port2 }, { transfer: [port2] }); \
+        const told = new Promise((done) => port.onmessage = (e) => done(e.data)); \
+        port1.postMessage('over'); const v = await told; port.close(); return { v };";
+    assert_eq!(eval(body).await, json!({ "v": "over" }));
+}
+
 /// Wherever the pieces of a body end.
 #[tokio::test]
 async fn lines_end_where_their_standard_says() {
