@@ -1,6 +1,6 @@
 //! What a module was told in confidence, the values of variables, kept out of what it says: its
 //! errors and its log. They are recognised as they are and as the usual encodings write them: JSON,
-//! percent signs, Base64. What else was made of such a value is not.
+//! percent signs, addresses, Base64. What else was made of such a value is not.
 
 use std::sync::Arc;
 
@@ -13,6 +13,21 @@ use super::{Definition, IsolateSpec, ModuleError};
 const SECRET_BYTES_MIN: usize = 8;
 /// What stands for a secret.
 const MASK: &str = "***";
+
+/// What an address has escaped besides controls, spaces and what is not ASCII, by the part in which
+/// something is written: a query, one of another scheme, a fragment, a path, a user or a password.
+/// `#` and `?` stay where they begin the next part, and `^` in older ones.
+const ADDRESSES: [&[u8]; 9] = [
+    b"\"<>'",
+    b"\"#<>'",
+    b"\"#<>",
+    b"\"<>`",
+    b"\"<>`{}",
+    b"\"#<>?`{}",
+    b"\"<>^`{}",
+    b"\"#<>?^`{}",
+    b"\"#/:;<=>?@[\\]^`{|}",
+];
 
 /// Values that are not to be seen.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +64,13 @@ fn forms(value: &str) -> Vec<String> {
         forms.push(percent(b"-_.!~*'()", "%20", lower));
         forms.push(percent(b"-_.~", "%20", lower));
         forms.push(percent(b"-_.*", "+", lower));
+    }
+    for escaped in ADDRESSES {
+        let parsed = value.bytes().map(|byte| match byte {
+            b'!'..=b'~' if !escaped.contains(&byte) => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        });
+        forms.push(parsed.collect());
     }
     for before in 0..3 {
         let inner = inner_base64(value.as_bytes(), before);
@@ -123,6 +145,20 @@ mod tests {
             "p%C3%A4ss%20w%C3%B6rd%2B%3F%3E%2F~%26'*",
             "p%c3%a4ss%20w%c3%b6rd%2b%3f%3e%2f~%26%27%2a",
             "p%C3%A4ss+w%C3%B6rd%2B%3F%3E%2F%7E%26%27*",
+        ] {
+            assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
+        }
+        // As URL, and whoever goes by its standard, takes them when they are written as they are.
+        let secrets = Secrets::of(["s3cr3t/to\"ken+x y", "it's#{no}?`|^[\u{e4}]"].into_iter());
+        for encoded in [
+            "s3cr3t/to%22ken+x%20y",
+            "s3cr3t%2Fto%22ken+x%20y",
+            "it%27s#{no}?`|^[%C3%A4]",
+            "it%27s%23{no}?`|^[%C3%A4]",
+            "it's#{no}?%60|^[%C3%A4]",
+            "it's#%7Bno%7D?%60|^[%C3%A4]",
+            "it's%23%7Bno%7D%3F%60|%5E[%C3%A4]",
+            "it's%23%7Bno%7D%3F%60%7C%5E%5B%C3%A4%5D",
         ] {
             assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
         }
