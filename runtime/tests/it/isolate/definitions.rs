@@ -85,7 +85,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "generators/it.js",
             "export default { run() {}, sometimes: 1 };",
-            "there are about, timeout, isolation, config, permissions, output, duplex",
+            "there are about, timeout, config, permissions, output, duplex",
         ),
         (
             "commands/it.js",
@@ -159,7 +159,8 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, isolation: 'process' };",
-            "isolation: \"process\" is not offered",
+            "isolation is no option of a command; write isolation = \"process\" below \
+             [modules.NAME] in xs.toml",
         ),
         (
             "generators/it.js",
