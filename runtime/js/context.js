@@ -19,7 +19,8 @@ class Scope {
   #controller = null;
   #why = null;
   #closers = new Set();
-  // Returns the number of the input being handled, where there are several.
+  #leavers = new Set();
+  // The number of the input that is being handled, where there are several.
   input = () => 0;
   constructor(run) {
     this.run = run;
@@ -53,6 +54,15 @@ class Scope {
     else this.#closers.add(close);
     return () => this.#closers.delete(close);
   }
+  // Its code has come to its end, or has had the time that it has for that.
+  leave() {
+    for (const tell of this.#leavers) tell();
+    this.#leavers.clear();
+  }
+  onLeave(tell) {
+    this.#leavers.add(tell);
+    return () => this.#leavers.delete(tell);
+  }
 }
 
 // Errors raised because a run is over. If nothing handles them, they are not unhandled rejections.
@@ -81,13 +91,17 @@ function callBegan(call) {
 }
 
 function newBacks() {
-  const made = { waiting: new Set(), forgets: [] };
-  let left = calls.size, cut = false;
+  const made = { ends: new Set(), leaves: new Set(), forgets: [] };
+  let open = calls.size, running = calls.size, cut = false;
   for (const call of calls) {
     made.forgets.push(call.onEnd(() => {
       cut ||= call.cut;
-      if (--left > 0) return;
-      for (const back of made.waiting) back(cut);
+      if (--open > 0) return;
+      for (const back of made.ends) back(cut);
+    }));
+    made.forgets.push(call.onLeave(() => {
+      if (--running > 0) return;
+      for (const back of made.leaves) back(cut);
     }));
   }
   return made;
@@ -102,18 +116,26 @@ function newList() {
 
 // Drops a list without callbacks that gets no new ones: a call that stays open need not keep it.
 function letGo(list) {
-  if (list === backs || list.waiting.size > 0) return;
+  if (list === backs || list.ends.size + list.leaves.size > 0) return;
   for (const forget of list.forgets) forget();
 }
 
 // Calls back once all currently open calls have ended, saying whether one of them was cut off.
 // Returns a function that cancels this, or null when no call is open.
 function whenCallsEnd(back) {
-  if (calls.size === 0) return null;
+  return calls.size === 0 ? null : join("ends", back);
+}
+
+// As above, once no code of these calls runs any more.
+function whenCallsLeave(back) {
+  return calls.size === 0 ? null : join("leaves", back);
+}
+
+function join(which, back) {
   const list = backs ??= newBacks();
-  list.waiting.add(back);
+  list[which].add(back);
   return () => {
-    list.waiting.delete(back);
+    list[which].delete(back);
     letGo(list);
   };
 }
@@ -229,18 +251,19 @@ async function* listed(load) {
   yield* await load();
 }
 
-async function collect(body) {
-  if (!isLarge(body)) return body;
-  if (body instanceof Blob) return await body.bytes();
-  return await new Response(body).bytes();
+// The bytes of what is not large. An op takes them when it is called, which has to be before anything
+// is awaited: whoever gave a buffer may go on to change it.
+function bytesOf(body, what) {
+  if (typeof body === "string") return new TextEncoder().encode(body);
+  if (ArrayBuffer.isView(body)) return viewBytes(body);
+  if (body instanceof ArrayBuffer) return new Uint8Array(body);
+  throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(body)}`);
 }
 
-async function bytesOf(body, what) {
-  const collected = await collect(body);
-  if (typeof collected === "string") return new TextEncoder().encode(collected);
-  if (ArrayBuffer.isView(collected)) return viewBytes(collected);
-  if (collected instanceof ArrayBuffer) return new Uint8Array(collected);
-  throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(collected)}`);
+// The bytes of any body, for whoever has to wait before they are taken.
+async function collect(body, what) {
+  if (!isLarge(body)) return bytesOf(body, what).slice();
+  return body instanceof Blob ? await body.bytes() : await new Response(body).bytes();
 }
 
 function logger(run) {
@@ -297,17 +320,18 @@ function base(scope, definition, ready) {
     topics: (topics = "*") =>
       listed(async () => (await ready(), parse(await op_xs_topics(topicsText(topics, "topics()"))))),
     blob: Object.freeze({
-      put: async (body) => (isLarge(body) ? bytes().upload(body) : op_xs_blob_put(await bytesOf(body, "blob.put()"))),
+      put: async (body) => (isLarge(body) ? bytes().upload(body) : op_xs_blob_put(bytesOf(body, "blob.put()"))),
       get: async (hash) => op_xs_blob_bytes(String(hash)),
       stream: (hash) => bytes().blobStream(String(hash)),
     }),
     call: (name, options = {}) => {
       const input = scope.input();
       return results(String(name), stream(scope, async () => {
-        await ready();
-        const body = options.body === undefined ? new Uint8Array(0) : await bytesOf(options.body, "call({ body })");
+        const args = stringify(options.args ?? {});
+        const body = options.body === undefined ? new Uint8Array(0) : await collect(options.body, "call({ body })");
         const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
-        return op_xs_call(String(name), stringify(options.args ?? {}), body, timeout, scope.run, input);
+        await ready();
+        return op_xs_call(String(name), args, body, timeout, scope.run, input);
       }, frames));
     },
     fs: Object.freeze({
@@ -360,5 +384,5 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd };
+return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd, whenCallsLeave };
 })();

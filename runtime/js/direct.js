@@ -22,7 +22,7 @@ async function append(scope, topic, options) {
   const body = (content.json === undefined ? content.body : jsonText(content.json, "append()")) ?? "";
   checkBody(body, "append()", true);
   if (key !== undefined || expect !== undefined) {
-    const hash = body === "" ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(await bytesOf(body, "append({ body })"));
+    const hash = body === "" ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(bytesOf(body, "append({ body })"));
     const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
     const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
     const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
@@ -34,7 +34,7 @@ async function append(scope, topic, options) {
   }
   const text = typeof body === "string"
     ? await op_xs_append(scope.run, topic, meta, ttl, body)
-    : await op_xs_append_bytes(scope.run, topic, meta, ttl, await bytesOf(body, "append({ body })"));
+    : await op_xs_append_bytes(scope.run, topic, meta, ttl, bytesOf(body, "append({ body })"));
   return frames(text)[0];
 }
 

@@ -9,11 +9,15 @@ const { stateText, duration, nameOf, report } = core.loadExtScript("ext:xs_runti
 const { HandlerLoop } = core.loadExtScript("ext:xs_runtime/handler.js");
 
 const HANDLER = 0;
+// What is told in place of a reason once the code of a run has had its time: runtime/src/ext/bridge.rs.
+const LEFT = "";
 
 const scopes = new Map();
 // The definition and facts about it, once known.
 let module = null;
 
+// The options that are functions.
+const FUNCTIONS = ["run", "tick", "migrate"];
 const TYPES = ["string", "number", "boolean", "json"];
 
 // Checks what only JavaScript can see and returns the rest as JSON for Rust.
@@ -26,9 +30,12 @@ function define(namespace, kind, name) {
   for (const key of ["tick", "migrate"]) {
     if (found[key] !== undefined && typeof found[key] !== "function") throw new TypeError(`${key} must be a function`);
   }
+  for (const key of ["about", "topics", "config"]) {
+    if (typeof found[key] === "function") throw new TypeError(`${key} is a function; give what it returns`);
+  }
   const plain = {};
   for (const key of Object.keys(found)) {
-    if (typeof found[key] !== "function") plain[key] = found[key];
+    if (!FUNCTIONS.includes(key)) plain[key] = found[key];
   }
   for (const key of ["timeout", "pulse"]) {
     if (plain[key] !== undefined) plain[key] = duration(plain[key], key);
@@ -50,6 +57,8 @@ function define(namespace, kind, name) {
   const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
   const once = name.includes(" ") && found.once === true;
   module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
+  // JSON would leave out an option that is a function, and it would be without effect and a word.
+  for (const key of Object.keys(plain)) if (typeof plain[key] === "function") plain[key] = "a function";
   return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
@@ -69,7 +78,9 @@ async function control() {
       if (scope === undefined) continue;
       scope.cut = true;
       scope.end(message, name);
-      if (id !== -1) scopes.delete(key);
+      if (name !== LEFT) continue;
+      scopes.delete(key);
+      scope.leave();
     }
   }
 }

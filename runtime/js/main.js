@@ -22,13 +22,14 @@ const WEB = {
   ],
   "ext:deno_web/08_text_encoding.js": ["TextDecoder", "TextDecoderStream", "TextEncoder", "TextEncoderStream"],
   "ext:deno_web/09_file.js": ["Blob", "File"],
-  "ext:deno_web/13_message_port.js": ["MessageChannel", "MessagePort", "structuredClone"],
+  "ext:deno_web/13_message_port.js": ["MessageChannel", "MessagePort"],
   "ext:deno_web/14_compression.js": ["CompressionStream", "DecompressionStream"],
   "ext:deno_web/15_performance.js": ["Performance", "PerformanceEntry", "PerformanceMark", "PerformanceMeasure", "performance"],
   "ext:deno_fetch/20_headers.js": ["Headers"],
   "ext:deno_fetch/21_formdata.js": ["FormData"],
   "ext:deno_fetch/23_request.js": ["Request"],
   "ext:deno_fetch/23_response.js": ["Response"],
+  "ext:xs_runtime/clone.js": ["structuredClone"],
   "ext:xs_runtime/socket.js": ["WebSocket"],
   "ext:xs_runtime/timers.js": ["clearInterval", "clearTimeout", "setInterval", "setTimeout"],
 };
@@ -91,6 +92,27 @@ const console = {};
 for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
 defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
 
+// What ops throw that the language has no class for. Of what is not named here nobody would catch more
+// than `undefined`.
+const DOM = ["IndexSizeError", "InvalidCharacterError", "InvalidStateError", "NotSupportedError", "OperationError", "SyntaxError"];
+const SYSTEM = [
+  "AddrInUse", "AddrNotAvailable", "AlreadyExists", "BrokenPipe", "Busy", "ConnectionAborted", "ConnectionRefused",
+  "ConnectionReset", "FilesystemLoop", "InvalidData", "IsADirectory", "NetworkUnreachable", "NotADirectory", "NotConnected",
+  "NotFound", "NotSupported", "PermissionDenied", "TimedOut", "UnexpectedEof", "WouldBlock", "WriteZero",
+];
+const exceptions = () => load("ext:deno_web/01_dom_exception.js");
+for (const name of DOM) {
+  core.registerErrorBuilder(`DOMException${name}`, (message) => new (exceptions().DOMException)(message, name));
+}
+core.registerErrorBuilder("DOMExceptionQuotaExceededError", (message) => new (exceptions().QuotaExceededError)(message));
+for (const name of SYSTEM) {
+  core.registerErrorBuilder(name, (message) => {
+    const error = new Error(message);
+    defineProperty(error, "name", { value: name, configurable: true, enumerable: false, writable: true });
+    return error;
+  });
+}
+
 lazily("crypto", () => load("ext:xs_runtime/crypto.js"));
 defineProperty(globalThis, "self", { value: globalThis, configurable: true, enumerable: false, writable: true });
 
@@ -99,6 +121,7 @@ defineProperty(globalThis, "self", { value: globalThis, configurable: true, enum
 globalThis.__xs_boot = (list, trial) => {
   const allowed = new Set(list.split("\n").filter((name) => name !== ""));
   const driver = load("ext:xs_runtime/driver.js");
+  load("ext:xs_runtime/locales.js").install(globalThis);
   for (const key of Reflect.ownKeys(globalThis)) {
     if (!allowed.has(typeof key === "symbol" ? key.toString() : key)) delete globalThis[key];
   }

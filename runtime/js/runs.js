@@ -82,6 +82,7 @@ async function run(scope, start) {
   }
   scopes.delete(scope.run);
   scope.end("the run is over", "AbortError");
+  scope.leave();
   if (failure === null) op_xs_finish(scope.run, "", "", "");
   else report(op_xs_finish, scope.run, failure.error);
 }

@@ -31,9 +31,14 @@ async function next(id) {
 async function send(id, data) {
   if (typeof data === "string") return await op_xs_socket_text(id, data);
   if (data instanceof Blob) return await op_xs_socket_bytes(id, await data.bytes());
-  if (ArrayBuffer.isView(data)) return await op_xs_socket_bytes(id, viewBytes(data));
-  if (data instanceof ArrayBuffer) return await op_xs_socket_bytes(id, new Uint8Array(data));
-  return await op_xs_socket_text(id, String(data));
+  return await op_xs_socket_bytes(id, viewBytes(data));
+}
+
+// A message as it is now: whoever sends it may go on to change the bytes.
+function taken(data) {
+  if (typeof data === "string" || data instanceof Blob) return data;
+  if (ArrayBuffer.isView(data)) return viewBytes(data).slice();
+  return data instanceof ArrayBuffer ? new Uint8Array(data.slice()) : String(data);
 }
 
 function protocolsOf(protocols) {
@@ -150,10 +155,11 @@ class WebSocket extends EventTarget {
   send(data) {
     if (this.#state === 0) throw new DOMException("the socket is not open yet", "InvalidStateError");
     if (this.#state !== 1) return;
-    const size = typeof data === "string" ? data.length : data?.byteLength ?? data?.size ?? 0;
+    const message = taken(data);
+    const size = typeof message === "string" ? message.length : message.byteLength ?? message.size;
     this.#buffered += size;
     this.#sending = this.#sending
-      .then(() => send(this.#id, data))
+      .then(() => send(this.#id, message))
       .catch(() => {})
       .then(() => void (this.#buffered -= size));
   }
@@ -192,7 +198,6 @@ async function* messages(scope, url, options = {}) {
       }
       await send(id, data);
     }
-    await op_xs_socket_close(id, 1000, "");
   };
   try {
     if (options.send !== undefined) {

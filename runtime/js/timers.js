@@ -2,7 +2,7 @@
 (function () {
 const { core } = __bootstrap;
 const plain = core.loadExtScript("ext:deno_web/02_timers.js");
-const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
+const { whenCallsLeave } = core.loadExtScript("ext:xs_runtime/context.js");
 const { setTimeout: later, setInterval: often, clearTimeout: clear } = plain;
 
 // How to forget a timer set by a call, by its id.
@@ -16,7 +16,7 @@ function forget(id) {
 // As with requests: the timer ends once all currently open calls have ended, if one of them was cut
 // off. A timer left behind by calls that end by themselves keeps running.
 function keep(id) {
-  const forgotten = whenCallsEnd((wasCut) => {
+  const forgotten = whenCallsLeave((wasCut) => {
     kept.delete(id);
     if (wasCut) clear(id);
   });

@@ -275,6 +275,11 @@ impl Bridge {
         self.controlled.notify_one();
     }
 
+    /// Tells JavaScript that the code of a run that was cut off has had its time.
+    pub(super) fn leave(&self, run: u32) {
+        self.abort(Some(run), "", "the call is over");
+    }
+
     pub(super) async fn next_control(&self) -> String {
         loop {
             if let Some(text) = self.control.borrow_mut().pop_front() {

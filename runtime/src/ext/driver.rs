@@ -102,6 +102,7 @@ fn begin_call(
             () = over.cancelled() => {}
             () = tokio::time::sleep(bridge.spec.limits.stop) => {
                 bridge.runs.borrow_mut().remove(&run);
+                bridge.leave(run);
                 bridge.maybe_idle();
             }
         }

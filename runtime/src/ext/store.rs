@@ -486,8 +486,9 @@ pub(super) fn op_xs_log(
         message.push_str("...");
     }
     let fields = Some(fields).filter(|fields| !fields.is_empty());
-    let fields = fields.map(|fields| bridge.masked(fields));
-    bridge.backend.log(level, message, fields);
+    let graph = &bridge.spec.graph;
+    let fields = fields.map(|fields| graph.retold(bridge.masked(fields), "\\n"));
+    bridge.backend.log(level, graph.retold(message, "\n"), fields);
 }
 
 /// The time in an id, in milliseconds since the Unix epoch; NaN when it is not an id.

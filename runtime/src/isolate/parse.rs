@@ -26,7 +26,6 @@ const PULSE_MIN: Duration = Duration::from_millis(10);
 struct Fields {
     about: Option<String>,
     timeout: Option<f64>,
-    isolation: Option<Isolation>,
     #[serde(default)]
     config: Value,
     permissions: Option<Permissions>,
@@ -45,13 +44,6 @@ struct Fields {
     on_crash: Option<Crash>,
     #[serde(default, rename = "state")]
     _state: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Isolation {
-    Thread,
-    Process,
 }
 
 #[derive(Deserialize)]
@@ -210,13 +202,18 @@ fn unknown(kind: Kind, what: &str) -> Option<String> {
         one.starts_with(&other) || other.starts_with(&one)
     };
     let advice = match known.iter().find(alike) {
+        _ if top && found == ISOLATION => {
+            "write isolation = \"process\" below [modules.NAME] in xs.toml".to_owned()
+        }
         Some(name) => format!("did you mean {name}?"),
         None => format!("there are {}", known.join(", ")),
     };
     Some(format!("{found} is no option of a {}; {advice}", kind.as_str()))
 }
 
-const ALL_KINDS: [&str; 6] = ["about", "timeout", "isolation", "config", "permissions", "output"];
+const ALL_KINDS: [&str; 5] = ["about", "timeout", "config", "permissions", "output"];
+/// What the operator sets, not the author.
+const ISOLATION: &str = "isolation";
 
 /// The options that one kind has and the others do not.
 const fn own(kind: Kind) -> &'static [&'static str] {
@@ -343,10 +340,6 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
     }
     if fields.tick != fields.pulse.is_some() {
         return Err(wrong("pulse and tick go together: pulse: \"10s\", tick(ctx) {...}"));
-    }
-    // A setting without effect must not look as if it had one.
-    if matches!(fields.isolation, Some(Isolation::Process)) {
-        return Err(wrong("isolation: \"process\" is not offered by this version of xs"));
     }
     Ok(())
 }

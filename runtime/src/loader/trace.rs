@@ -1,6 +1,8 @@
 //! Translates a thrown error into the author's terms: paths in the modules directory, lines and
 //! columns of the original source, no stack frames of xs itself.
 
+use std::fmt;
+
 use super::graph::{ModuleGraph, join};
 use super::place;
 use super::resolve::{SCHEME, path_of};
@@ -8,11 +10,49 @@ use crate::isolate::{FailureKind, ModuleError};
 
 /// Maximum number of stack frames shown.
 const FRAMES_MAX: usize = 20;
-/// Maximum characters of a message.
+/// Frames in one text of the log that are told in the author's terms.
+const RETOLD_FRAMES_MAX: usize = 512;
+/// How the names of the scripts of xs and of the web begin, which are in no stack that is shown.
+const OWN_SCHEME: &str = "ext:";
+/// Characters of a message.
 const MESSAGE_CHARS_MAX: usize = 8 * 1024;
 
 impl ModuleGraph {
-    /// Builds an error from the name, message and `.stack` of a JavaScript error.
+    /// A text that a module shows, with the stacks in it as its author knows them. `newline` is
+    /// what their lines end with: JSON has them in strings.
+    pub(crate) fn retold(&self, text: String, newline: &str) -> String {
+        if !text.contains(SCHEME) && !text.contains(OWN_SCHEME) {
+            return text;
+        }
+        let (mut told, mut frames) = (String::with_capacity(text.len()), 0);
+        for (index, line) in text.split(newline).enumerate() {
+            let parts = shown_frame(line).filter(|_| frames < RETOLD_FRAMES_MAX);
+            frames += usize::from(parts.is_some());
+            let (shown, rest) = match parts {
+                // What stands behind it, as the end of a string does, is not its own.
+                Some((shown, rest)) if !shown.contains(SCHEME) => {
+                    told.push_str(rest);
+                    continue;
+                }
+                Some(parts) => parts,
+                None => (line, ""),
+            };
+            if index > 0 {
+                told.push_str(newline);
+            }
+            match self.frame(shown).filter(|_| parts.is_some()) {
+                Some(frame) => {
+                    told.push_str(&shown[..shown.len() - shown.trim_start().len()]);
+                    told.push_str(&frame.to_string());
+                }
+                None => told.push_str(shown),
+            }
+            told.push_str(rest);
+        }
+        told
+    }
+
+    /// The error that JavaScript threw, from its name, message and `.stack`.
     pub(crate) fn thrown(&self, name: &str, message: &str, stack: &str) -> ModuleError {
         let kind = match name {
             "NotCapable" => FailureKind::Permission,
@@ -74,11 +114,7 @@ impl ModuleGraph {
             .and_then(|file| place::code_frame(&file.source, first.line, first.column));
         let mut shown = error.message.clone();
         for frame in frames.iter().take(FRAMES_MAX) {
-            let at = format!("{}:{}:{}", frame.path, frame.line, frame.column);
-            shown.push_str(&match frame.function {
-                "" => format!("\n    at {at}"),
-                function => format!("\n    at {function} ({at})"),
-            });
+            shown.push_str(&format!("\n    {frame}"));
         }
         error.stack = Some(shown);
         error
@@ -144,4 +180,62 @@ struct Frame<'a> {
     path: &'a str,
     line: u32,
     column: u32,
+}
+
+impl fmt::Display for Frame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, path, line, column } = self;
+        match *function {
+            "" => write!(f, "at {path}:{line}:{column}"),
+            function => write!(f, "at {function} ({path}:{line}:{column})"),
+        }
+    }
+}
+
+/// The frame that a line of shown text begins with, and what stands behind it; `None` for any other
+/// line, and for a frame in neither kind of file.
+fn shown_frame(line: &str) -> Option<(&str, &str)> {
+    let text = line.trim_start().strip_prefix("at ")?;
+    let place = [SCHEME, OWN_SCHEME].iter().filter_map(|scheme| text.find(scheme)).min()?;
+    let (before, place) = text.split_at(place);
+    if !(before.is_empty() || before.ends_with(['(', ' '])) {
+        return None;
+    }
+    let mut ends = place.match_indices(':').filter_map(|(at, _)| {
+        let (line, rest) = digits(&place[at + 1..])?;
+        let (column, rest) = digits(rest.strip_prefix(':')?)?;
+        let bracket = usize::from(before.ends_with('(') && rest.starts_with(')'));
+        Some(at + 2 + line.len() + column.len() + bracket)
+    });
+    let end = line.len() - place.len() + ends.next()?;
+    Some(line.split_at(end))
+}
+
+/// The digits that a text begins with, at least one, and what follows.
+fn digits(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (end > 0).then(|| text.split_at(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_told_from_what_stands_around_it() {
+        for (line, want) in [
+            ("    at run (file:///a.ts:1:2)", Some(("    at run (file:///a.ts:1:2)", ""))),
+            ("at file:///a.ts:1:2 {", Some(("at file:///a.ts:1:2", " {"))),
+            ("  at x (ext:core/01.js:10:20)\"}", Some(("  at x (ext:core/01.js:10:20)", "\"}"))),
+            ("    at async ext:a.js:1:2", Some(("    at async ext:a.js:1:2", ""))),
+            ("look at file:///a.ts:1:2", None),
+            ("    at text:1:2", None),
+            ("    at run (native)", None),
+            ("    at run (file:///a.ts", None),
+            ("    at file:///:9", None),
+            ("at ", None),
+        ] {
+            assert_eq!(shown_frame(line), want, "{line}");
+        }
+    }
 }

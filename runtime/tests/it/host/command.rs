@@ -477,3 +477,29 @@ async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
         assert_eq!(answers(&world, call), ["c.recv", "c.error"]);
     }
 }
+
+/// What it slept in never came back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_cut_off_while_it_sleeps_comes_to_its_finally() {
+    for work in [
+        "for (;;) { await sleep(); yield; }",
+        "while (!ctx.signal.aborted) await sleep();",
+        "for await (const _ of beats()) yield;",
+    ] {
+        let source = format!(
+            "const sleep = () => new Promise((done) => setTimeout(done, 200)); \
+             async function* beats() {{ for (;;) yield await sleep(); }} \
+             export default {{ timeout: 500, async *run(call, ctx) {{ \
+               try {{ {work} }} finally {{ ctx.log.info('left'); }} }} }};"
+        );
+        let world = World::new(&[("commands/c.js", &source)]);
+        let host = world.host().await;
+        world.wait("xs.command.c.active", 1).await;
+        world.append("c.call", json!({}), "");
+        world.wait("c.error", 1).await;
+        assert_eq!(meta(&world.topic("c.error")[0])["code"], "timeout");
+        world.wait("xs.command.c.log", 1).await;
+        assert_eq!(meta(&world.topic("xs.command.c.log")[0])["message"], "left", "{work}");
+        host.stop().await;
+    }
+}

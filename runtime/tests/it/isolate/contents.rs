@@ -120,3 +120,51 @@ async fn an_append_takes_every_kind_of_content() {
     assert_eq!(bodies, ["", "", "", "hi", "large", "null"]);
     assert_eq!(stored_meta(&notes[2]), json!({ "a": 1 }));
 }
+
+/// A buffer that is used again has the next content in it before this one is stored.
+#[tokio::test]
+async fn bytes_are_taken_when_they_are_given() {
+    let source = r#"export default { async run(call, ctx) {
+          const bytes = new Uint8Array(2), pending = [], blobs = [];
+          for (let n = 1; n <= 3; n++) {
+            bytes[0] = n;
+            pending.push(ctx.append("plain", { body: bytes }), ctx.append("keyed", { body: bytes.buffer, key: `${n}` }));
+            blobs.push(ctx.blob.put(bytes.subarray(0, 1)));
+          }
+          bytes[0] = 9;
+          await Promise.all(pending);
+          const seen = [];
+          for (const topics of ["plain", "keyed"])
+            for await (const frame of ctx.read({ topics })) seen.push((await frame.bytes())[0]);
+          for (const hash of await Promise.all(blobs)) seen.push((await ctx.blob.get(hash))[0]);
+          return { seen };
+        } };"#;
+    let (isolate, _, memory) = start("commands/it.js", source).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    let mut seen = stored_meta(&memory.topic("it.recv")[0])["seen"].clone();
+    // Appends with a key are not in order among each other.
+    let list = seen.as_array_mut().unwrap();
+    list[3..6].sort_by_key(Value::as_u64);
+    assert_eq!(seen, json!([1, 2, 3, 1, 2, 3, 1, 2, 3]));
+}
+
+/// What a call is given is what it was when the call was made.
+#[tokio::test]
+async fn a_call_is_asked_with_what_it_was_given() {
+    let source = r#"export default { async run(call, ctx) {
+          const body = new Uint8Array(1), args = { n: 0 }, pending = [];
+          for (let n = 1; n <= 3; n++) {
+            body[0] = args.n = n;
+            pending.push(ctx.call("echo", { args, body }).next());
+          }
+          body[0] = args.n = 9;
+          await Promise.all(pending);
+        } };"#;
+    let (isolate, _, memory) = start("commands/it.js", source).await.unwrap();
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    let asked = memory.topic("echo.recv");
+    let args: Vec<_> = asked.iter().map(stored_meta).collect();
+    assert_eq!(args, [json!({ "n": 1 }), json!({ "n": 2 }), json!({ "n": 3 })]);
+    let bodies: Vec<_> = asked.iter().map(|frame| memory.body(frame)).collect();
+    assert_eq!(bodies, ["\u{1}", "\u{2}", "\u{3}"]);
+}

@@ -43,9 +43,49 @@ async fn what_is_wrong_with_one_is_named() {
             "topic is no option of a handler; did you mean topics?",
         ),
         (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', migrat(old) { return old; } };",
+            "migrat is no option of a handler; did you mean migrate?",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', onError: () => 'skip' };",
+            "onError is \"unregister\", \"skip\", \"park\" or",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', state: () => ({}) };",
+            "state is a function",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: 'a', timeout: () => 1 };",
+            "timeout is a function; use milliseconds",
+        ),
+        (
+            "handlers/it.js",
+            "export default { run() {}, topics: () => 'a' };",
+            "topics is a function; give what it returns",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, config: () => ({}) };",
+            "config is a function; give what it returns",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, concurrency() {} };",
+            "concurrency: invalid type: string \"a function\"",
+        ),
+        (
+            "commands/it.js",
+            "export default { run() {}, helper: class {} };",
+            "helper is no option of a command; there are",
+        ),
+        (
             "generators/it.js",
             "export default { run() {}, sometimes: 1 };",
-            "there are about, timeout, isolation, config, permissions, output, duplex",
+            "there are about, timeout, config, permissions, output, duplex",
         ),
         (
             "commands/it.js",
@@ -119,7 +159,8 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, isolation: 'process' };",
-            "isolation: \"process\" is not offered",
+            "isolation is no option of a command; write isolation = \"process\" below \
+             [modules.NAME] in xs.toml",
         ),
         (
             "generators/it.js",
@@ -183,6 +224,39 @@ async fn typescript_keeps_its_places() {
     let error =
         start("handlers/it.ts", "const a: number = ;\nexport default {};").await.err().unwrap();
     assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
+}
+
+/// An error that is caught and shown names the lines that its author wrote, as one that ends a run.
+#[tokio::test]
+async fn the_log_names_the_lines_as_written() {
+    let source = "import { handler } from \"xs\";\n\
+        interface Meta { n: number }\n\
+        function fail(meta: Meta): never {\n\
+        \x20 throw new Error(`at ${meta.n}`);\n\
+        }\n\
+        export default handler({ topics: \"in\",\n\
+        \x20 async run(frame, ctx) {\n\
+        \x20   try { fail(frame.meta as Meta); } catch (e) {\n\
+        \x20     console.log((e as Error).stack); console.error({ e });\n\
+        \x20     ctx.log.warn(\"x\", { stack: (e as Error).stack });\n\
+        \x20   }\n\
+        \x20   try { await ctx.get(\"no id\"); } catch (e) { console.log(e); }\n\
+        \x20 } });\n";
+    let (isolate, _, memory) = start("handlers/it.ts", source).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    reply(&isolate, inputs(&memory, 1)).await;
+    let logs: Vec<_> = memory.logs().into_iter().map(|(_, line)| line).collect();
+    for line in &logs {
+        assert!(!line.contains("file:///") && !line.contains("ext:"), "{line}");
+    }
+    assert_eq!(logs.len(), 4);
+    assert!(logs[0].starts_with("Error: at 0\n    at fail (handlers/it.ts:4:"), "{}", logs[0]);
+    assert!(logs[0].contains("\n    at Object.run (handlers/it.ts:8:"), "{}", logs[0]);
+    assert!(logs[1].contains("at fail (handlers/it.ts:4:"), "{}", logs[1]);
+    assert!(logs[2].contains("0\\n    at fail (handlers/it.ts:4:"), "{}", logs[2]);
+    let (_, fields) = logs[2].split_once(' ').unwrap();
+    assert!(serde_json::from_str::<Value>(fields).unwrap()["stack"].is_string(), "{fields}");
+    assert!(logs[3].contains("handlers/it.ts:12:"), "{}", logs[3]);
 }
 
 /// The import that asks for what is not there is shown, and what to do about CommonJS.

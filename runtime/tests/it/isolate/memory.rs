@@ -335,7 +335,7 @@ impl Backend for Memory {
         let args: Value = serde_json::from_str(&request.args).unwrap();
         let frames = match request.name.as_str() {
             "echo" => vec![
-                Ok(self.add("echo.recv", &args, "")),
+                Ok(self.add("echo.recv", &args, &String::from_utf8_lossy(&request.body))),
                 Ok(self.add("echo.complete", &json!({}), "")),
             ],
             "fails" => {

@@ -10,6 +10,7 @@ mod floods;
 mod generators;
 mod handlers;
 mod hostile;
+mod language;
 mod left;
 mod losses;
 mod memory;

@@ -162,6 +162,17 @@ fn echo(stream: TcpStream) {
                 let frame = CloseFrame { code: 4001.into(), reason: "asked".into() };
                 socket.close(Some(frame)).unwrap();
             }
+            Message::Text(text) if text.as_str() == "leave" => socket.close(None).unwrap(),
+            // Says more once nothing has come for a while.
+            Message::Text(text) if text.as_str() == "subscribe" => {
+                let quiet = Some(std::time::Duration::from_millis(300));
+                socket.get_ref().set_read_timeout(quiet).unwrap();
+                let is_quiet = socket.read().is_err();
+                socket.get_ref().set_read_timeout(None).unwrap();
+                if is_quiet {
+                    socket.send(Message::text("event")).unwrap();
+                }
+            }
             Message::Text(text) if text.as_str() == "break" => return,
             Message::Text(text) if text.as_str() == "hold" => {
                 let frame = CloseFrame { code: 4002.into(), reason: "held".into() };
@@ -206,6 +217,24 @@ async fn a_web_socket_is_the_standards() {
     assert!(seen.contains("add permissions: { net: [") && seen.contains("127.0.0.1"), "{seen}");
 }
 
+/// A buffer that is used again has the next message in it before this one is on its way.
+#[tokio::test]
+async fn a_message_is_what_it_was_when_it_was_sent() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }}, timeout: '1m',");
+    let talk = format!(
+        "const socket = new WebSocket('ws://127.0.0.1:{port}/'), seen = [], view = new Uint8Array(3); \
+         socket.binaryType = 'arraybuffer'; await new Promise((done) => socket.onopen = done); \
+         const told = new Promise((done) => socket.onmessage = ({{ data }}) => \
+           seen.push([...new Uint8Array(data)]) === 3 && done()); \
+         view[1] = 1; socket.send(view.subarray(1)); view[1] = 2; socket.send(view.buffer); \
+         view[1] = 3; socket.send(new DataView(view.buffer, 1, 1)); view[1] = 4; \
+         await told; return {{ seen }};"
+    );
+    let seen = eval_with(&talk, &named, |_| {}).await;
+    assert_eq!(seen, json!({ "seen": [[1, 0], [0, 2, 0], [3]] }));
+}
+
 #[tokio::test]
 async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     let port = echo_server();
@@ -218,7 +247,8 @@ async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
              catch (error) {{ yield {{ end: error.message }}; }}"
         )
     };
-    let seen = generate(&talk("yield 'a'; yield new Uint8Array(3);"), &named, |_| {}).await;
+    let some = "yield 'a'; yield new Uint8Array(3); yield 'leave';";
+    let seen = generate(&talk(some), &named, |_| {}).await;
     assert_eq!(seen, [json!({ "message": "a" }), json!({ "bytes": 3 }), json!({ "end": "clean" })]);
     let seen = generate(&talk("yield 'close'; await new Promise(() => {});"), &named, |_| {}).await;
     assert_eq!(seen, [json!({ "end": "the socket ended with 4001 asked" })]);
@@ -226,6 +256,19 @@ async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     assert!(seen[0]["end"].as_str().unwrap().contains("1006"), "{seen:?}");
     let seen = generate(&talk("throw new Error('nothing to say');"), &named, |_| {}).await;
     assert_eq!(seen, [json!({ "end": "nothing to say" })]);
+}
+
+/// It was closed behind the last message, before the first answer to it.
+#[tokio::test]
+async fn a_socket_stays_open_behind_what_it_sends() {
+    let port = echo_server();
+    let named = format!("permissions: {{ net: [\"127.0.0.1:{port}\"] }},");
+    let body = format!(
+        "async function* send() {{ yield 'subscribe'; }} \
+         for await (const message of ctx.socket('ws://127.0.0.1:{port}/', {{ send: send() }})) \
+           {{ yield {{ message }}; break; }}"
+    );
+    assert_eq!(generate(&body, &named, |_| {}).await, [json!({ "message": "event" })]);
 }
 
 #[tokio::test]

@@ -37,6 +37,24 @@ async fn errors_and_lines_of_the_log_are_masked() {
     assert_eq!(logs, ["it is *** horse correct-horse", "look {\"at\":\"***\"}"]);
 }
 
+/// The parser of addresses escapes less than who writes one with care.
+#[tokio::test]
+async fn a_secret_in_an_address_is_masked() {
+    let source = r#"export default { permissions: { env: ["SECRET"] },
+      async run(call, ctx) {
+        const url = new URL("http://a.invalid/?k=" + ctx.env.SECRET);
+        url.username = url.hash = ctx.env.SECRET;
+        url.pathname = ctx.env.SECRET;
+        console.log(url.href);
+        await fetch("http://a.invalid/?k=" + ctx.env.SECRET).catch((error) => console.log(error.message));
+      } };"#;
+    let (isolate, memory) = told("commands/it.js", source).await;
+    soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    let logs: Vec<_> = memory.logs().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(logs[0], "http://***@a.invalid/***?k=***#***");
+    assert!(!logs[1].contains("battery"), "{}", logs[1]);
+}
+
 #[tokio::test]
 async fn so_are_the_failures_of_handlers_and_of_what_nobody_awaits() {
     let source = r#"export default { topics: "in", permissions: { env: ["SECRET"] },

@@ -159,6 +159,30 @@ async fn the_web_platform_works_without_imports() {
     assert_eq!(lines["v"], json!(["a", "b", "", "c", first, second]));
 }
 
+/// What an op throws that the language has no class for was `undefined` to whoever caught it.
+#[tokio::test]
+async fn what_the_web_throws_is_a_dom_exception() {
+    for (call, name) in [
+        ("atob('a')", "InvalidCharacterError"),
+        ("atob('ab=c')", "InvalidCharacterError"),
+        ("btoa('\\u0100')", "InvalidCharacterError"),
+        ("crypto.getRandomValues(new Uint8Array(65537))", "QuotaExceededError"),
+        ("await crypto.subtle.digest('MD5', new Uint8Array(1))", "NotSupportedError"),
+        (
+            "await crypto.subtle.importKey('raw', new Uint8Array(0), { name: 'HMAC', hash: 'SHA-1' }, true, ['sign'])",
+            "DataError",
+        ),
+    ] {
+        let body = format!(
+            "try {{ {call}; }} catch (error) {{ \
+               return {{ name: error.name, is: error instanceof DOMException, told: error.message.length > 0 }} }}"
+        );
+        assert_eq!(eval(&body).await, json!({ "name": name, "is": true, "told": true }), "{call}");
+    }
+    let failed = eval("crypto.getRandomValues(new Uint8Array(65537))").await;
+    assert_eq!(failed["failed"], "QuotaExceededError: at most 65536 random bytes at once");
+}
+
 /// Wherever the pieces of a body end.
 #[tokio::test]
 async fn lines_end_where_their_standard_says() {
