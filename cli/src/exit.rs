@@ -45,12 +45,19 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Fault {
     exit: Exit,
     text: String,
+    /// A request was told that the connection ended, and not why.
+    is_cut: bool,
 }
 
 impl Fault {
     /// A fault with a message for people: what is wrong, then what to do.
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into() }
+        Self { exit, text: text.into(), is_cut: false }
+    }
+
+    /// A fault of a request whose connection ended before it was answered.
+    pub(crate) fn cut(text: impl Into<String>) -> Self {
+        Self { is_cut: true, ..Self::new(Exit::Unreachable, text) }
     }
 
     /// The same as an `Err`.
@@ -75,6 +82,11 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
         }
     }
     Exit::Failed
+}
+
+/// Whether an error is that of a request whose connection ended.
+pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<Fault>().is_some_and(|fault| fault.is_cut))
 }
 
 /// What an error says: each of its causes once, and what helps where the system's words do not.

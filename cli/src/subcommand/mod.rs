@@ -146,6 +146,10 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
         }
     };
     closing.cancel();
+    let ended = match ended {
+        Err(error) => Err(session.told(error).await),
+        ended => ended,
+    };
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
 }

@@ -41,7 +41,7 @@ impl Resume {
         match error {
             ClientError::Disconnected(why) => {
                 let text = format!("the server is gone ({why}){}", self.advice(from));
-                Fault::new(Exit::Unreachable, text).into()
+                Fault::cut(text).into()
             }
             other => explain(other),
         }
