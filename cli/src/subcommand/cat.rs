@@ -7,7 +7,7 @@ use xs_engine::{Bound, Frame, ReadOptions, Start};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
 
-use super::bodies;
+use super::bodies::{self, Lost};
 use super::filter::Filter;
 use super::position::{Position, Resume};
 use crate::args::{BodyArgs, CatArgs};
@@ -35,7 +35,7 @@ pub(super) async fn run(
         options.start = Start::From(Bound::Offset(offset));
     }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, printed: false };
+    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, lost: Lost::default(), printed: false };
     let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
     // What was printed counts as read, however it ended.
     let saved = match &mut position {
@@ -44,7 +44,7 @@ pub(super) async fn run(
     };
     // The first thing that went wrong is the reason for the second.
     let ended = ended.and_then(|exit| saved.map(|()| exit));
-    ended.map(|exit| match all_or_failed(exit, reader.unread) {
+    ended.map(|exit| match all_or_failed(exit, reader.unread + reader.lost.count()) {
         // Nothing was printed, and not because nothing is there.
         Exit::Ok if reader.filter.always_threw() => Exit::Failed,
         exit => exit,
@@ -68,6 +68,8 @@ struct Reader<'a> {
     left: Option<u64>,
     /// Frames that cannot be read.
     unread: u64,
+    /// Frames whose body cannot be read.
+    lost: Lost,
     /// Something was printed.
     printed: bool,
 }
@@ -152,7 +154,7 @@ impl Reader<'_> {
     ) -> anyhow::Result<Option<&'f Frame>> {
         let passed = self.filter.pass(self.client, frames).await?;
         for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
-            print(self.client, delivered, self.wanted, out).await?;
+            self.print(delivered, out).await?;
             self.printed = true;
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -163,6 +165,23 @@ impl Reader<'_> {
         }
         Ok(None)
     }
+
+    async fn print(&mut self, delivered: &Delivered, out: &mut Output) -> anyhow::Result<()> {
+        let Delivered { frame, body } = delivered;
+        // It may have come for the filter alone.
+        match body.as_ref().filter(|_| self.wanted.wanted() || out.is_person()) {
+            Some(body) if self.wanted.only => {
+                if out.body_begin(body)? {
+                    out.body_end(body.last().copied())?;
+                }
+                Ok(())
+            }
+            Some(body) => Ok(out.frame(frame, Some(body))?),
+            None => {
+                bodies::print_among(self.client, frame, self.wanted, &mut self.lost, out).await
+            }
+        }
+    }
 }
 
 /// Ends when the position has to be saved; never when there is none or it did not move.
@@ -171,26 +190,6 @@ async fn save_is_due(position: Option<&Position<'_>>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-async fn print(
-    client: &Client,
-    delivered: &Delivered,
-    wanted: &BodyArgs,
-    out: &mut Output,
-) -> anyhow::Result<()> {
-    let Delivered { frame, body } = delivered;
-    // It may have come for the filter alone.
-    match body.as_ref().filter(|_| wanted.wanted() || out.is_person()) {
-        Some(body) if wanted.only => {
-            if out.body_begin(body)? {
-                out.body_end(body.last().copied())?;
-            }
-        }
-        Some(body) => out.frame(frame, Some(body))?,
-        None => bodies::print(client, frame, wanted, out).await?,
-    }
-    Ok(())
 }
 
 /// Tells of frames that a reader goes without; how many of them cannot be read.
@@ -220,15 +219,17 @@ fn frames(from: u64, to: u64) -> String {
     }
 }
 
-/// Prints frames that came without their bodies.
+/// Prints frames that came without their bodies; how many of these are lost.
 pub(super) async fn print_all(
     client: &Client,
     frames: &[Frame],
     wanted: &BodyArgs,
     out: &mut Output,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
+    let mut lost = Lost::default();
     for frame in frames {
-        bodies::print(client, frame, wanted, out).await.with_context(|| frame.id().to_string())?;
+        let printed = bodies::print_among(client, frame, wanted, &mut lost, out).await;
+        printed.with_context(|| frame.id().to_string())?;
     }
-    Ok(())
+    Ok(lost.count())
 }
