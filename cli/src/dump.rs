@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +16,8 @@ use xs_engine::{BlobHash, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
 
 /// Bytes of one line: a frame's meta, at most 64 KiB, and what is around it.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of one line of others, which may hold a body, as those of `cat --with-body` do.
+const LINE_WITH_BODY_MAX: u64 = 128 * 1024 * 1024;
 
 /// Bytes looked at a time.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -242,7 +245,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(unfinished(path), path)
 }
 
-/// A line of frames.jsonl. Keys that are not known are passed over: cross.stream may add some.
+/// A line of frames.jsonl, or of `cat --with-body`. Keys that are not known are passed over:
+/// cross.stream may add some.
 #[derive(Deserialize)]
 struct Line<'a> {
     topic: String,
@@ -257,6 +261,10 @@ struct Line<'a> {
     ttl: Option<String>,
     #[serde(default)]
     origin: Option<LineOrigin>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default)]
+    body_base64: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -274,6 +282,8 @@ pub(crate) struct Stored {
     pub(crate) id: FrameId,
     pub(crate) new: NewFrame,
     pub(crate) hash: Option<BlobHash>,
+    /// The body, where the line has it and it is not empty.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// Reads a line.
@@ -299,7 +309,23 @@ pub(crate) fn parse(line: &[u8]) -> Result<Stored, String> {
         });
     }
     let hash = line.hash.as_deref().map(BlobHash::parse).transpose();
-    Ok(Stored { id: id(&line.id)?, new, hash: hash.map_err(|error| error.to_string())? })
+    let hash = hash.map_err(|error| error.to_string())?;
+    let body = match (line.body, line.body_base64) {
+        (None, None) => None,
+        (Some(text), None) => Some(Bytes::from(text)),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text).map_err(|error| format!("body_base64: {error}"))?;
+            Some(Bytes::from(bytes))
+        }
+        (Some(_), Some(_)) => return Err("it has both body and body_base64".to_owned()),
+    };
+    if let (Some(hash), Some(body)) = (&hash, &body)
+        && BlobHash::of(body) != *hash
+    {
+        return Err("its hash is not that of its body".to_owned());
+    }
+    let body = body.filter(|body| !body.is_empty());
+    Ok(Stored { id: id(&line.id)?, new, hash, body })
 }
 
 /// The lines of a file, with their numbers and where they end.
@@ -325,14 +351,15 @@ impl Lines {
     pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         loop {
             self.line.clear();
-            let mut rest = (&mut self.file).take(LINE_BYTES_MAX);
+            let mut rest = (&mut self.file).take(LINE_WITH_BODY_MAX);
             let count = rest.read_until(b'\n', &mut self.line)?;
             if count == 0 {
                 return Ok(None);
             }
             (self.number, self.read) = (self.number + 1, self.read + count as u64);
-            if count as u64 == LINE_BYTES_MAX && self.line.last() != Some(&b'\n') {
-                let text = format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.number);
+            if count as u64 == LINE_WITH_BODY_MAX && self.line.last() != Some(&b'\n') {
+                let line = self.number;
+                let text = format!("line {line} is longer than {LINE_WITH_BODY_MAX} bytes");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
             if !self.line.trim_ascii().is_empty() {
@@ -358,6 +385,8 @@ mod tests {
         assert_eq!((stored.id.to_string().as_str(), stored.hash), (id, None));
         assert_eq!(stored.new.meta.as_bytes(), b"{ \"x\": 1.0 }");
         assert_eq!(stored.new.ttl.to_string(), "last:3");
+        let line = format!("{{\"topic\":\"a\",\"id\":\"{id}\",\"hash\":null,\"body\":\"\"}}");
+        assert_eq!(parse(line.as_bytes()).unwrap().body, None);
         for (line, said) in [
             ("{}", "missing field"),
             ("{\"topic\":\"9\",\"id\":\"x\"}", "topic"),

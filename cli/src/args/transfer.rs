@@ -87,7 +87,8 @@ Examples:
   xs import events.tar.zst ./new-store
   xs import - ./new-store < events.tar.zst
 
-Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first.
+Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first. In
+a frames.jsonl of your own lines may have their body in them, as those of xs cat --with-body do.
 Ids are kept, which needs a store whose events are all older, in practice a new one. Events that are
 there already are counted and left alone, so the same line again goes on where it stopped. Exit code
 1 when any was refused.")]

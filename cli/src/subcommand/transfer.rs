@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
 use xs_engine::names::is_store;
-use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
+use xs_engine::{BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -278,13 +278,22 @@ impl<'a> Importer<'a> {
 
     /// Adds a frame. Its body comes along when a message can carry it, else it goes before.
     async fn take(&mut self, number: u64, stored: Stored, dump: &Dump) -> anyhow::Result<()> {
-        let Stored { id, new, hash } = stored;
+        let Stored { id, new, hash, body: in_line } = stored;
         if new.ttl == Ttl::Ephemeral {
             self.refuse(number, "an ephemeral frame is never stored");
             return Ok(());
         }
         let (mut body, mut known) = (None, None);
-        if let Some(hash) = hash {
+        if let Some(bytes) = in_line {
+            let hash = BlobHash::of(&bytes);
+            known = Some((bytes.len() as u64, hash));
+            if bytes.len() <= BODY_WITH_FRAME_MAX as usize {
+                self.bytes += bytes.len();
+                body = Some(bytes);
+            } else if !self.client.blob_has(&hash).await.map_err(explain)? {
+                self.client.blob_put_bytes(bytes).await.map_err(explain)?;
+            }
+        } else if let Some(hash) = hash {
             let path = dump.blob(&hash);
             let len = match std::fs::metadata(&path) {
                 Ok(metadata) => metadata.len(),

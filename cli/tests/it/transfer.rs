@@ -52,6 +52,38 @@ fn an_export_becomes_the_same_store() {
     assert_eq!(place.ok(&["get", "./used", old, "-b"]).text(), "one");
 }
 
+#[test]
+fn a_body_may_be_in_its_line() {
+    let place = Place::new();
+    filled(&place);
+    let first = all(&place, "./store");
+    let lines = place.ok(&["cat", "--with-body"]).text();
+    place.write("dump/frames.jsonl", &lines);
+    let told = place.ok(&["import", "dump", "copy"]).json();
+    assert_eq!(told, [json!({ "new": 4, "there": 0, "refused": 0 })]);
+    assert_eq!(all(&place, "./copy"), first);
+    let without_hash = lines.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line["hash"] = Value::Null;
+        format!("{line}\n")
+    });
+    place.write("dump/frames.jsonl", &without_hash.collect::<String>());
+    place.ok(&["import", "dump", "other"]);
+    assert_eq!(all(&place, "./other"), first);
+    let id = "03g4a5lk7bc9ucnxswp2nn1gj";
+    let hash = &first[0]["hash"];
+    for (line, said) in [
+        (json!({ "topic": "a", "id": id, "hash": hash, "body": "two" }), "not that of its body"),
+        (json!({ "topic": "a", "id": id, "body": "a", "body_base64": "YQ==" }), "has both"),
+        (json!({ "topic": "a", "id": id, "body": { "n": 1 } }), "expected a string"),
+        (json!({ "topic": "a", "id": id, "body_base64": "?" }), "body_base64: "),
+    ] {
+        place.write("dump/frames.jsonl", &line.to_string());
+        let run = place.xs(&["import", "dump", "never"]);
+        assert_eq!((run.code, run.err.contains(said)), (1, true), "{line}: {}", run.err);
+    }
+}
+
 /// An import that is run again neither brings back what nobody sees any more nor stops at it.
 #[test]
 fn an_import_that_is_run_again_changes_nothing() {
