@@ -2,6 +2,7 @@
 //! JSON form of every subcommand, and `cas/`, the bodies, each named by its hash in base64, which
 //! has no slash in it. cross.stream's `.export` writes the same.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -179,19 +180,64 @@ impl Dump {
         Ok(line.offset.map(|offset| offset + 1))
     }
 
-    /// Keeps a body, durable before the frame that names it is written.
-    pub(crate) fn keep(&self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
-        if BlobHash::of(bytes) != *hash {
-            return Err(other_bytes(hash));
-        }
-        let path = self.blob(hash);
-        if path.exists() { Ok(()) } else { write_whole(&path, bytes) }
+    /// Bodies that get their names together.
+    pub(crate) fn keep(&self) -> Kept<'_> {
+        Kept { dump: self, paths: HashSet::new() }
     }
 
     /// Whether a whole body is there already: it gets its name when it is.
     pub(crate) fn has(&self, hash: &BlobHash) -> bool {
         self.blob(hash).exists()
     }
+}
+
+/// Bodies that are written and have no names yet. One sync makes all of them durable.
+pub(crate) struct Kept<'a> {
+    dump: &'a Dump,
+    paths: HashSet<PathBuf>,
+}
+
+impl Kept<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Writes one, unless it is there.
+    pub(crate) fn add(&mut self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
+        if BlobHash::of(bytes) != *hash {
+            return Err(other_bytes(hash));
+        }
+        let path = self.dump.blob(hash);
+        if self.paths.contains(&path) || path.exists() {
+            return Ok(());
+        }
+        File::create(unfinished(&path))?.write_all(bytes)?;
+        self.paths.insert(path);
+        Ok(())
+    }
+
+    /// Gives them their names, durable before the frames that name them are written.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let dir = File::open(self.dump.dir.join("cas"))?;
+        sync_files(&dir, &self.paths)?;
+        for path in self.paths.drain() {
+            std::fs::rename(unfinished(&path), &path)?;
+        }
+        dir.sync_all()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn sync_files(dir: &File, _: &HashSet<PathBuf>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_files(_: &File, paths: &HashSet<PathBuf>) -> io::Result<()> {
+    paths.iter().try_for_each(|path| File::open(unfinished(path))?.sync_all())
 }
 
 /// A body that is written piece by piece.
@@ -457,7 +503,15 @@ mod tests {
         let dump = Dump::at(dir.path());
         std::fs::create_dir(dir.path().join("cas")).unwrap();
         let hash = BlobHash::of(b"whole");
-        assert!(dump.keep(&hash, b"other").is_err() && !dump.has(&hash));
+        let mut kept = dump.keep();
+        assert!(kept.add(&hash, b"other").is_err() && !dump.has(&hash));
+        let small = BlobHash::of(b"small");
+        for _ in 0..2 {
+            kept.add(&small, b"small").unwrap();
+            assert!(kept.len() == 1 && !dump.has(&small), "a name is for what is durable");
+        }
+        kept.finish().unwrap();
+        assert!(kept.len() == 0 && dump.has(&small));
         let mut incoming = Incoming::new(&dump, &hash).unwrap();
         incoming.write(b"who").unwrap();
         assert!(incoming.finish().is_err() && !dump.has(&hash));

@@ -21,9 +21,10 @@ Examples:
   xs export --archive - | ssh elsewhere xs import - ./new-store
 
 Writes DIR/frames.jsonl, a line for each event, and their bodies into DIR/cas. The same line again
-goes on where it stopped. An archive holds the same in one file, which is there when it is whole;
-the same events make the same bytes. xs import makes a store of either. Exit code 1 when events of
-the store, or bodies of them, could not be read; the others are there.")]
+goes on where it stopped. An archive holds the same in one file, which is there when it is whole,
+and suits many small bodies: it makes no file of each. The same events make the same bytes. xs
+import makes a store of either. Exit code 1 when events of the store, or bodies of them, could not
+be read; the others are there.")]
 pub(crate) struct ExportArgs {
     /// The directory, made if it does not exist, unless there is --archive. Then topics: exact
     /// (a.b), everything below (a.* or a.), comma lists [default: all].

@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -24,12 +24,15 @@ use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
 use crate::connect::explain;
-use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
+use crate::dump::{Dump, Incoming, Kept, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
+/// Bodies of an export that are made durable together, and bytes of lines that wait for them.
+const BODIES_MAX: usize = 4096;
+const LINES_BYTES: usize = 4 * 1024 * 1024;
 /// Frames of one import, and bytes of bodies with them.
 const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -95,11 +98,11 @@ async fn write(
     begun: Option<u64>,
 ) -> anyhow::Result<u64> {
     let bar = progress::count("exporting", client.server().head - begun.unwrap_or_default());
-    let file = File::options().append(true).open(dump.frames())?;
-    let (mut file, mut count, mut lost) = (BufWriter::new(file), 0_u64, Lost::default());
+    let mut file = File::options().append(true).open(dump.frames())?;
+    let (mut kept, mut lines, mut is_new) = (dump.keep(), String::new(), false);
+    let (mut count, mut lost) = (0_u64, Lost::default());
     loop {
         let batch = frames.next().await.transpose().map_err(explain)?;
-        let mut is_new = false;
         while let Some(gap) = frames.gap() {
             passed_over(gap);
             if let Gap::Corrupt { from, to } = gap {
@@ -107,24 +110,30 @@ async fn write(
             }
         }
         for Delivered { frame, body } in batch.iter().flatten() {
-            if !keep_body(client, dump, frame, body.as_ref()).await? {
+            if !keep_body(client, dump, &mut kept, frame, body.as_ref()).await? {
                 lost.note(frame);
                 let offset = frame.offset().unwrap_or_default();
                 is_new |= selection.pass_over(offset, offset + 1);
             }
+            lines += &json::frame(frame, None);
+            lines.push('\n');
+            // Files are written without a pause, and whoever stops it is not to wait for all.
+            tokio::task::yield_now().await;
         }
-        // Whoever goes on with this export behind a line has to know what is missing before it.
-        if is_new {
-            dump.select(selection)?;
+        if batch.is_none() || kept.len() >= BODIES_MAX || lines.len() >= LINES_BYTES {
+            kept.finish().context("the bodies")?;
+            // Whoever goes on with this export behind a line has to know what is missing before it.
+            if std::mem::take(&mut is_new) {
+                dump.select(selection)?;
+            }
+            file.write_all(lines.as_bytes())?;
+            lines.clear();
         }
         let Some(batch) = batch else { break };
-        for Delivered { frame, .. } in &batch {
-            writeln!(file, "{}", json::frame(frame, None))?;
-        }
         count += batch.len() as u64;
         bar.set_position(count);
     }
-    file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    file.sync_all()?;
     bar.finish_and_clear();
     Ok(count)
 }
@@ -145,13 +154,14 @@ pub(super) fn told(
 async fn keep_body(
     client: &Client,
     dump: &Dump,
+    kept: &mut Kept<'_>,
     frame: &Frame,
     body: Option<&Bytes>,
 ) -> anyhow::Result<bool> {
     let Some(hash) = frame.hash() else { return Ok(true) };
     let failed = || format!("the body of {}", frame.id());
     if let Some(body) = body {
-        dump.keep(&hash, body).with_context(failed)?;
+        kept.add(&hash, body).with_context(failed)?;
         return Ok(true);
     }
     if dump.has(&hash) {

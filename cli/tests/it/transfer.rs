@@ -1,10 +1,14 @@
 //! Stores written out, read in again, and events removed.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{PATIENCE, Place, eventually, signal, wait_within};
 
 /// What a frame says, without its offset, which an import does not keep.
 fn content(frames: &[Value]) -> Vec<Value> {
@@ -139,6 +143,34 @@ fn an_export_that_was_cut_off_goes_on() {
     let told = &place.ok(&["export", "late", "--since", "1h"]).json()[0];
     assert_eq!((&told["exported"], &told["there_before"]), (&1.into(), &true.into()));
     assert_eq!(place.xs(&["export", "late", "--since", "2h"]).code, 1);
+}
+
+/// Each body is a file. What takes long is not to keep whoever stops it waiting.
+#[test]
+fn an_export_of_many_bodies_ends_at_once_and_goes_on() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("the body {n}\n")).collect();
+    assert_eq!(place.xs_with(&["append", "t", "--lines"], many.as_bytes()).code, 0);
+    let files = || fs::read_dir(place.path("dump/cas")).map_or(0, Iterator::count);
+    for one in [Signal::INT, Signal::TERM] {
+        let before = files();
+        let mut export = place.command(&["export", "dump"]).spawn().unwrap();
+        eventually(|| (files() > before || export.try_wait().unwrap().is_some()).then_some(()));
+        signal(&export, one);
+        let asked = Instant::now();
+        assert_eq!(wait_within(&mut export, PATIENCE).code(), Some(130));
+        // Where nothing heeds it, the process is ended after 5 s.
+        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    }
+    let lines = fs::read_to_string(place.path("dump/frames.jsonl")).unwrap_or_default();
+    for line in lines.lines() {
+        let frame: Value = serde_json::from_str(line).unwrap();
+        let name = STANDARD.encode(frame["hash"].as_str().unwrap());
+        assert!(place.path("dump/cas").join(name).exists(), "its body comes before its line");
+    }
+    place.ok(&["export", "dump"]);
+    assert_eq!(place.ok(&["import", "dump", "copy"]).json()[0]["new"], 20_000);
+    assert_eq!(place.ok(&["cat", "./copy", "--format", "{body}"]).text(), many);
 }
 
 #[test]
