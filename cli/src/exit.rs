@@ -45,7 +45,7 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Fault {
     exit: Exit,
     text: String,
-    /// A request was told that the connection ended, and not why.
+    /// It is that the connection ended; a request is not told why.
     is_cut: bool,
 }
 
@@ -55,7 +55,7 @@ impl Fault {
         Self { exit, text: text.into(), is_cut: false }
     }
 
-    /// A fault of a request whose connection ended before it was answered.
+    /// A fault that is the end of a connection.
     pub(crate) fn cut(text: impl Into<String>) -> Self {
         Self { is_cut: true, ..Self::new(Exit::Unreachable, text) }
     }
@@ -84,7 +84,7 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// Whether an error is that of a request whose connection ended.
+/// Whether an error is that a connection ended.
 pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<Fault>().is_some_and(|fault| fault.is_cut))
 }

@@ -168,6 +168,10 @@ pub(crate) struct CatArgs {
     /// Go on with events as they are appended.
     #[arg(short = 'f', long)]
     follow: bool,
+    /// Go on with events as they are appended, and when the server goes away wait for it: then go
+    /// on where it was. Ephemeral events of the meantime are gone.
+    #[arg(short = 'F', long)]
+    pub(crate) reconnect: bool,
     #[command(flatten)]
     begin: Begin,
     /// Go on where this cursor is, and move it with what is printed. Where to begin counts only as
@@ -183,7 +187,7 @@ pub(crate) struct CatArgs {
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
     /// Newest first.
-    #[arg(long, conflicts_with_all = ["follow", "new"])]
+    #[arg(long, conflicts_with_all = ["follow", "reconnect", "new"])]
     reverse: bool,
     #[command(flatten)]
     pub(crate) filter: WhereArgs,
@@ -195,7 +199,7 @@ impl CatArgs {
     /// Whether it goes on with what is appended. `--new` without `--follow` does too, for there is
     /// nothing else it could mean.
     pub(crate) fn follows(&self) -> bool {
-        self.follow || self.begin.new
+        self.follow || self.reconnect || self.begin.new
     }
 
     /// What to ask of the store.
@@ -223,6 +227,7 @@ impl CatArgs {
 Examples:
   xs tail
   xs tail -n 100 alerts.
+  xs tail -F                        also while the server is started anew
   xs tail --since 1h alerts.
   xs tail -n 0 --limit 1 deploys.done
   xs tail --where 'f.meta.level === \"error\"' logs.
@@ -234,6 +239,10 @@ pub(crate) struct TailArgs {
     /// Go on with events as they are appended: it does anyway.
     #[arg(short = 'f', long = "follow")]
     _follow: bool,
+    /// When the server goes away wait for it: then go on where it was. Ephemeral events of the
+    /// meantime are gone.
+    #[arg(short = 'F', long)]
+    reconnect: bool,
     /// How many stored events come first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10,
         value_parser = count(0..=u64::MAX))]
@@ -259,6 +268,7 @@ impl From<TailArgs> for CatArgs {
         Self {
             patterns: tail.patterns,
             follow: true,
+            reconnect: tail.reconnect,
             begin: Begin { last: tail.since.is_none().then_some(tail.last), ..Begin::default() },
             cursor: tail.cursor,
             before: None,

@@ -1,29 +1,33 @@
 //! `cat` and `tail`: frames as the store has them, then as they come.
 
+use std::pin::Pin;
+
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, Frame, ReadOptions, Start};
+use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
-use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
+use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions, Subscription};
 
 use super::bodies::{self, Lost};
 use super::filter::Filter;
+use super::link;
 use super::position::{Position, Resume};
 use crate::args::{BodyArgs, CatArgs};
-use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::connect::{Session, explain};
+use crate::exit::{self, Exit, Fault};
 use crate::output::{Output, notice, reader_gone};
 
 /// Bytes of a body of which a person is shown the beginning.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
 pub(super) async fn run(
-    client: &Client,
+    session: &Session,
     cat: &CatArgs,
     stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    let client = &session.client;
     out.use_template(cat.body.format.as_ref());
     let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
     let mut filter = Filter::start(&cat.filter).await?;
@@ -35,8 +39,42 @@ pub(super) async fn run(
         options.start = Start::From(Bound::Offset(offset));
     }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, lost: Lost::default(), printed: false };
-    let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
+    let mut reader = Reader {
+        client: client.clone(),
+        wanted: &cat.body,
+        filter,
+        left,
+        unread: 0,
+        lost: Lost::default(),
+        printed: false,
+        waits: cat.reconnect && session.is_served(),
+        point: None,
+    };
+    if reader.waits {
+        reader.count_here(&mut options);
+    }
+    let gone = reader_gone();
+    tokio::pin!(gone);
+    let mut ended =
+        reader.print_events(&options, position.as_mut(), stop, gone.as_mut(), out).await;
+    while let Err(lost) = &ended
+        && reader.waits
+        && exit::is_cut(lost)
+    {
+        let back = tokio::select! {
+            back = link::back(session, lost, stop) => back,
+            () = &mut gone => Ok(None),
+        };
+        ended = match back {
+            Ok(Some(client)) => {
+                reader.client = client;
+                reader.go_on(&options, position.as_mut(), stop, gone.as_mut(), out).await
+            }
+            Ok(None) if stop.is_cancelled() => Ok(Exit::Interrupted),
+            Ok(None) => Ok(Exit::Ok),
+            Err(error) => Err(error),
+        };
+    }
     // What was printed counts as read, however it ended.
     let saved = match &mut position {
         Some(position) => position.save().await,
@@ -61,7 +99,7 @@ pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
 
 /// What of a subscription is printed.
 struct Reader<'a> {
-    client: &'a Client,
+    client: Client,
     wanted: &'a BodyArgs,
     filter: Filter,
     /// How many more, when they are counted here.
@@ -72,35 +110,85 @@ struct Reader<'a> {
     lost: Lost,
     /// Something was printed.
     printed: bool,
+    /// When the server goes away it is waited for.
+    waits: bool,
+    /// Where to go on then; `None` while nothing was seen.
+    point: Option<ResumePoint>,
 }
 
 impl Reader<'_> {
-    async fn print_events(
+    /// Keeps what another connection has to be told: how many are still wanted, and from where on,
+    /// which is known before anything has come.
+    fn count_here(&mut self, options: &mut ReadOptions) {
+        self.left = self.left.or_else(|| options.limit.take());
+        if options.start == Start::New {
+            self.reach(Some(self.client.server().head));
+        }
+    }
+
+    /// All before an offset was seen.
+    fn reach(&mut self, offset: Option<u64>) {
+        let point = offset.map(|offset| self.client.server().resume().point(offset));
+        self.point = point.or(self.point);
+    }
+
+    /// Goes on over another connection.
+    async fn go_on(
         &mut self,
         options: &ReadOptions,
-        mut position: Option<&mut Position<'_>>,
+        mut position: Option<&mut Position>,
         stop: &CancellationToken,
+        gone: Pin<&mut impl Future<Output = ()>>,
         out: &mut Output,
     ) -> anyhow::Result<Exit> {
-        let bodies_up_to = match (self.wanted.wanted(), out.is_person()) {
+        if let Some(position) = &mut position {
+            position.go_on(&self.client).await?;
+        }
+        self.print_events(options, position, stop, gone, out).await
+    }
+
+    async fn subscribe(
+        &self,
+        options: &ReadOptions,
+        is_person: bool,
+    ) -> anyhow::Result<Subscription> {
+        let bodies_up_to = match (self.wanted.wanted(), is_person) {
             (true, _) => BODY_WITH_FRAME_MAX,
             (false, true) => PREVIEW_BYTES.max(self.filter.bodies_up_to()),
             (false, false) => self.filter.bodies_up_to(),
         };
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        let events = match &self.point {
+            Some(point) => self.client.subscribe_from(point, options, how).await,
+            None => self.client.subscribe(options, how).await,
+        };
+        events.map_err(|error| match self.waits {
+            true => Resume::Waits.cut_off(error, None),
+            false => explain(error),
+        })
+    }
+
+    async fn print_events(
+        &mut self,
+        options: &ReadOptions,
+        mut position: Option<&mut Position>,
+        stop: &CancellationToken,
+        mut gone: Pin<&mut impl Future<Output = ()>>,
+        out: &mut Output,
+    ) -> anyhow::Result<Exit> {
         if self.left == Some(0) {
             return Ok(Exit::Ok);
         }
-        let mut events = self.client.subscribe(options, how).await.map_err(explain)?;
         let resume = match (&position, options) {
+            _ if self.waits => Resume::Waits,
             (Some(_), _) => Resume::Cursor,
             (None, ReadOptions { reverse: true, .. }) => Resume::Never,
             (None, ReadOptions { follow: true, .. }) => Resume::From("xs cat -f"),
             (None, _) => Resume::From("xs cat"),
         };
-        let gone = reader_gone();
-        tokio::pin!(gone);
+        let mut events = self.subscribe(options, out.is_person()).await?;
         loop {
+            self.reach(events.position());
             let event = tokio::select! {
                 event = events.next() => event,
                 () = &mut gone => return Ok(Exit::Ok),
@@ -138,8 +226,8 @@ impl Reader<'_> {
                 }
                 Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
                 Some(SubEvent::Dropped { refusal, resume: from }) => {
-                    let text = refusal.message + &resume.advice(Some(from));
-                    return Fault::fail(Exit::Unreachable, text);
+                    self.reach(Some(from));
+                    return Err(resume.dropped(refusal, from));
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
             }
@@ -152,9 +240,10 @@ impl Reader<'_> {
         frames: &'f [Delivered],
         out: &mut Output,
     ) -> anyhow::Result<Option<&'f Frame>> {
-        let passed = self.filter.pass(self.client, frames).await?;
+        let passed = self.filter.pass(&self.client, frames).await?;
         for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
             self.print(delivered, out).await?;
+            self.reach(delivered.frame.offset().map(|offset| offset + 1));
             self.printed = true;
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -178,14 +267,14 @@ impl Reader<'_> {
             }
             Some(body) => Ok(out.frame(frame, Some(body))?),
             None => {
-                bodies::print_among(self.client, frame, self.wanted, &mut self.lost, out).await
+                bodies::print_among(&self.client, frame, self.wanted, &mut self.lost, out).await
             }
         }
     }
 }
 
 /// Ends when the position has to be saved; never when there is none or it did not move.
-async fn save_is_due(position: Option<&Position<'_>>) {
+async fn save_is_due(position: Option<&Position>) {
     match position.and_then(Position::due) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,

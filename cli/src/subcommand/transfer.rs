@@ -10,7 +10,9 @@ use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
 use xs_engine::names::is_store;
-use xs_engine::{BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
+use xs_engine::{
+    BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text,
+};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
