@@ -113,8 +113,8 @@ Examples:
   xs remove 41 42 --now --yes           not a byte of them stays in the files
   xs cat --format '{id}' spam | xargs xs remove --yes
 
-Those that are there are removed together, also where others are not. Exit code 3 when any was not
-there.")]
+Those that are there are removed, also where others are not: up to 4,096 together, more in several
+steps. Exit code 3 when any was not there.")]
 pub(crate) struct RemoveArgs {
     /// The events, by id or offset.
     #[arg(required = true, value_name = "ID", value_parser = bound)]

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
+use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::names::is_store;
 use xs_engine::{
     BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text,
@@ -40,6 +41,8 @@ const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Imports that are not answered yet.
 const BATCHES_MAX: usize = 4;
+/// Frames that are removed together: what a batch takes.
+const REMOVED_AT_ONCE: usize = BATCH_RECORDS_MAX;
 /// Frames that were refused of which each is named.
 const NAMED_MAX: u64 = 20;
 
@@ -408,10 +411,16 @@ pub(super) async fn remove(
     }
     let what = format!("remove {} for good", counted(places.len() as u64, "event"));
     sure::ask(&what, remove.sure).await?;
-    let count = places.len();
-    let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };
-    let removed = client.remove(&request).await.map_err(explain)?.removed;
-    let removed = removed.iter().filter(|removal| **removal == Removal::Removed).count();
+    let (count, mut removed) = (places.len(), 0);
+    for some in places.chunks(REMOVED_AT_ONCE) {
+        let request =
+            RemoveRequest { frames: some.to_vec(), now: remove.now, ..Default::default() };
+        let done = client.remove(&request).await.map_err(|error| {
+            let error = explain(error);
+            if removed == 0 { error } else { error.context(format!("{removed} are removed")) }
+        })?;
+        removed += done.removed.iter().filter(|removal| **removal == Removal::Removed).count();
+    }
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }

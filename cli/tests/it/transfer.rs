@@ -220,6 +220,22 @@ fn removed_events_are_gone() {
     assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
 }
 
+/// More than one batch takes, as xargs gives it.
+#[test]
+fn many_events_are_removed_in_several_steps() {
+    let place = Place::new();
+    let many: String = (0..5000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(place.xs_with(&["append", "spam", "--lines"], many.as_bytes()).code, 0);
+    place.ok(&["append", "t", "kept"]);
+    let ids = place.ok(&["cat", "spam", "--format", "{id}"]).text();
+    let line: Vec<&str> = ["remove", "--yes"].into_iter().chain(ids.lines()).collect();
+    assert_eq!(place.ok(&line).json(), [json!({ "removed": 5000, "not_there": 0 })]);
+    let left = place.ok(&["cat", "-b"]).text();
+    assert_eq!(left, "kept");
+    let again = place.xs(&line);
+    assert_eq!(again.json(), [json!({ "removed": 0, "not_there": 5000 })], "{}", again.err);
+}
+
 /// Offset and id of one event are one event, and so is either of them twice.
 #[test]
 fn what_is_named_twice_is_removed_once() {
