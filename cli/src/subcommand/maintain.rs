@@ -45,12 +45,21 @@ impl Worker {
     }
 }
 
-/// Has a server work; its report. Ctrl-C makes it stop.
+/// Has a server work; its report. Ctrl-C makes it stop what it can leave in the middle.
 async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value> {
     let bar = progress::spinner("the server is at work");
     let text = tokio::select! {
         text = client.maintain(request) => text.map_err(connect::explain)?,
-        _ = tokio::signal::ctrl_c() => return Fault::fail(Exit::Interrupted, "stopped"),
+        _ = tokio::signal::ctrl_c() => {
+            let text = match request {
+                MaintainRequest::Verify | MaintainRequest::Backup { .. } => "stopped",
+                MaintainRequest::Fork { .. } => "not waited for: the server makes the fork",
+                MaintainRequest::Compact { .. } | MaintainRequest::Gc { .. } => {
+                    "not waited for: the server ends what it has begun"
+                }
+            };
+            return Fault::fail(Exit::Interrupted, text);
+        }
     };
     bar.finish_and_clear();
     serde_json::from_str(&text).context("cannot read the server's report")

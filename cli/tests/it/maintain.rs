@@ -1,8 +1,16 @@
 //! A store looked after from the command line, and what needs no store.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use crate::support::Place;
+use rustix::process::Signal;
+use serde_json::Value;
+use xs_protocol::codec::{HEADER_LEN, PREFACE};
+
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text};
 
 fn filled() -> Place {
     let place = Place::new();
@@ -67,6 +75,45 @@ fn what_is_in_use_or_not_there_is_said() {
     assert_eq!(asked.code, 2, "gc asks first");
     let named = format!("remove bodies in {} that", place.store().display());
     assert!(asked.err.contains(&named), "by the directory, not its socket: {}", asked.err);
+}
+
+/// Lets what is asked through to the server, and its first answer, and no other.
+fn deaf(place: &Place) -> PathBuf {
+    let path = place.path("deaf.sock");
+    let (listener, store) = (UnixListener::bind(&path).unwrap(), place.store());
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        let server = UnixStream::connect(store.join("xs.sock")).unwrap();
+        let (mut asked, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut asked, &mut to));
+        let (mut client, mut server) = (client, server);
+        let mut hello = vec![0; PREFACE.len() + HEADER_LEN];
+        server.read_exact(&mut hello).unwrap();
+        let len = u32::from_le_bytes(hello[PREFACE.len()..][..4].try_into().unwrap()) as usize;
+        hello.resize(PREFACE.len() + 4 + len, 0);
+        server.read_exact(&mut hello[PREFACE.len() + HEADER_LEN..]).unwrap();
+        client.write_all(&hello).unwrap();
+        std::io::copy(&mut server, &mut std::io::sink())
+    });
+    path
+}
+
+#[test]
+fn who_does_not_wait_for_a_fork_is_told_that_it_is_made() {
+    let place = filled();
+    let server = place.serve(&[]);
+    let socket = deaf(&place);
+    let mut command = place.command(&["fork", text(&socket), "fork"]);
+    let fork = command.stderr(Stdio::piped()).spawn().unwrap();
+    eventually(|| place.path("fork/super.a").exists().then_some(()));
+    signal(&fork, Signal::INT);
+    let run = Run::from(output_within(fork, PATIENCE));
+    assert_eq!(
+        (run.code, run.err.as_str()),
+        (130, "xs: not waited for: the server makes the fork\n")
+    );
+    eventually(|| (place.xs(&["cat", "./fork", "-b"]).text() == "onetwothree").then_some(()));
+    assert!(server.stop().success());
 }
 
 #[test]
