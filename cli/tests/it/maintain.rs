@@ -37,9 +37,15 @@ fn a_sound_store_is_verified_and_a_damaged_one_repaired() {
     let found = run.json();
     assert_eq!(found[0]["severity"], "lost");
     assert!(found[0]["path"].as_str().unwrap().ends_with(".pack"), "{found:?}");
-    let saved = place.ok(&["repair", "store", "saved"]).json();
+    let run = place.ok(&["repair", "store", "saved"]);
+    let saved = run.json();
     assert_eq!(saved.last().unwrap()["frames"], 3);
     assert_eq!(place.ok(&["cat", "./saved", "--limit", "1", "-b"]).text(), "one");
+    // What it says makes the new store sound.
+    assert!(run.err.contains("xs remove -a saved 1 removes one"), "{}", run.err);
+    assert_eq!(place.xs(&["verify", "saved"]).code, 1);
+    place.ok(&["remove", "-a", "saved", "1", "--yes"]);
+    place.ok(&["verify", "saved"]);
     assert_eq!(place.xs(&["repair", "store", "saved"]).code, 1, "never into a store that is there");
 }
 
