@@ -83,6 +83,34 @@ fn what_is_in_use_or_not_there_is_said() {
     assert!(asked.err.contains(&named), "by the directory, not its socket: {}", asked.err);
 }
 
+/// The log of a program is read by programs.
+#[test]
+fn work_on_files_is_logged_number_by_number() {
+    let place = filled();
+    let server = place.serve(&["--log", "json"]);
+    place.ok(&["gc", "--yes"]);
+    place.ok(&["compact"]);
+    place.ok(&["verify"]);
+    place.ok(&["backup", text(&place.store()), "b"]);
+    place.ok(&["fork", text(&place.store()), "f"]);
+    assert!(server.stop().success());
+    let lines: Vec<Value> =
+        place.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (work, key) in [
+        ("gc", "swept_bytes"),
+        ("compact", "bytes_after"),
+        ("verify", "findings"),
+        ("backup", "files_copied"),
+        ("fork", "bytes_copied"),
+    ] {
+        let line = lines.iter().find(|line| line["work"] == work).expect(work);
+        assert!(line[key].is_u64() && line["message"] == "worked on the store's files", "{line}");
+        let values = line.as_object().unwrap().values();
+        let text = values.filter_map(Value::as_str).find(|text| text.contains(['{', '"']));
+        assert_eq!(text, None, "{line}");
+    }
+}
+
 /// Lets what is asked through to the server, and its first answer, and no other.
 fn deaf(place: &Place) -> PathBuf {
     let path = place.path("deaf.sock");
