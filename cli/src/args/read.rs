@@ -139,7 +139,13 @@ impl TimeArgs {
             Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
             None => Ok(None),
         };
-        Ok((time("--since", &self.since)?, time("--until", &self.until)?))
+        let (since, until) = (time("--since", &self.since)?, time("--until", &self.until)?);
+        match (since, until) {
+            (Some(since), Some(until)) if until < since => {
+                Err("--until is before --since: nothing lies between".to_owned())
+            }
+            range => Ok(range),
+        }
     }
 }
 
@@ -412,6 +418,17 @@ mod tests {
             _ => unreachable!("a line of cat or tail"),
         };
         cat.options(&now).unwrap()
+    }
+
+    #[test]
+    fn a_range_of_time_is_not_reversed() {
+        let now: Zoned = "2026-11-24T12:00:00+00:00[UTC]".parse().unwrap();
+        let range = |since: &str, until: &str| {
+            let (since, until) = (Some(since.to_owned()), Some(until.to_owned()));
+            TimeArgs { since, until }.range(&now)
+        };
+        assert!(range("2h", "3h").unwrap_err().contains("before --since"));
+        assert!(range("3h", "2h").is_ok() && range("2h", "2h").is_ok());
     }
 
     #[test]

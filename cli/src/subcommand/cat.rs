@@ -1,11 +1,12 @@
 //! `cat` and `tail`: frames as the store has them, then as they come.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start};
+use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start, Topic, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions, Subscription};
 
@@ -13,11 +14,14 @@ use super::bodies::{self, Lost};
 use super::filter::Filter;
 use super::link;
 use super::position::{Position, Resume};
+use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::{Session, explain};
 use crate::exit::{self, Exit, Fault};
 use crate::output::{Output, notice, reader_gone};
 
+/// How long to look for the topic that was meant.
+const LOOK_FOR_LIKELY: Duration = Duration::from_millis(500);
 /// Bytes of a body of which a person is shown the beginning.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
@@ -37,6 +41,9 @@ pub(super) async fn run(
     };
     if let Some(offset) = position.as_ref().and_then(Position::offset) {
         options.start = Start::From(Bound::Offset(offset));
+    }
+    if let Some(text) = beyond(options.start, client.server().head) {
+        notice(&text);
     }
     let left = filter.widen(client, &mut options).await?;
     let mut reader = Reader {
@@ -203,7 +210,10 @@ impl Reader<'_> {
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
-                        notice(&format!("no frame in {} that was asked for", options.topics));
+                        let meant = likely(&self.client, &options.topics).await;
+                        let hint =
+                            meant.map_or_else(String::new, |name| format!("; there is {name}"));
+                        notice(&format!("no frame in {} that was asked for{hint}", options.topics));
                     }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -271,6 +281,30 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// What to say of a place that nothing was stored at yet.
+fn beyond(start: Start, head: u64) -> Option<String> {
+    let (is_beyond, which) = match start {
+        Start::From(Bound::Offset(offset)) => (offset > head, format!("from {offset} on")),
+        Start::After(Bound::Offset(offset)) => (offset >= head, format!("after {offset}")),
+        _ => return None,
+    };
+    is_beyond.then(|| format!("nothing is stored {which} yet: the next offset is {head}"))
+}
+
+/// The topic that was most likely meant by one that is not there.
+async fn likely(client: &Client, topics: &TopicPatterns) -> Option<String> {
+    let typed = topics.to_string();
+    let typed = Topic::parse(&typed).ok()?;
+    // It is a favour, and not to be waited for where there are a million.
+    let all = tokio::time::timeout(LOOK_FOR_LIKELY, client.topics(&TopicPatterns::all()));
+    let all = all.await.ok()?.ok()?;
+    let mut names = all.iter().map(|one| one.topic.as_str());
+    if names.clone().any(|name| name == typed.as_str()) {
+        return None;
+    }
+    nearest(typed.as_str(), &mut names).map(str::to_owned)
 }
 
 /// Ends when the position has to be saved; never when there is none or it did not move.

@@ -48,6 +48,23 @@ fn each_documented_code_is_reached() {
 }
 
 #[test]
+fn what_can_print_nothing_is_told() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    let run = place.xs(&["cat", "--since", "2h", "--until", "3h"]);
+    assert_eq!((run.code, run.err.contains("--until is before --since")), (2, true), "{}", run.err);
+    for (args, said) in [
+        (["cat", "--after", "99"], "nothing is stored after 99 yet: the next offset is 1"),
+        (["cat", "--from", "2"], "nothing is stored from 2 on yet: the next offset is 1"),
+        (["cat", "--after", "0"], ""),
+        (["cat", "--from", "1"], ""),
+    ] {
+        let run = place.ok(&args);
+        assert_eq!(run.err.trim_end().trim_start_matches("xs: "), said, "{args:?}");
+    }
+}
+
+#[test]
 fn a_server_without_modules_refuses_calls_at_once() {
     let place = Place::new();
     let _server = place.serve(&[]);
