@@ -34,7 +34,8 @@ pub(crate) struct AppendArgs {
     /// No body; standard input is not touched.
     #[arg(short = 'n', long)]
     pub(crate) no_body: bool,
-    /// One event for each line; stored as the lines arrive.
+    /// One event for each line, without the line feed, or CR and line feed, at its end; stored as
+    /// the lines arrive. xs cat --format '{body}' prints the lines again.
     #[arg(long, conflicts_with = "no_body")]
     pub(crate) lines: bool,
     /// The body, or each line, is a JSON object that becomes the meta.

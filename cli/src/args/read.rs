@@ -61,7 +61,8 @@ pub(crate) struct BodyArgs {
     /// Add each body to its event: "body" when it is text, otherwise "body_base64".
     #[arg(long)]
     pub(crate) with_body: bool,
-    /// Print only the bodies, byte for byte, one after another.
+    /// Print only the bodies, byte for byte, one after another; --format '{body}' prints them as
+    /// lines, as append --lines took them.
     #[arg(short = 'b', long = "body", conflicts_with = "with_body")]
     pub(crate) only: bool,
     /// Print a line of your own for each event: '{time} {topic:<20} {meta.value} {body}'; xs help
