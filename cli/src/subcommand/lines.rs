@@ -84,7 +84,8 @@ pub(super) async fn run(
             json!({ "lines": sender.stored, "first": text(first), "last": text(last) }).to_string()
         }
     };
-    out.line(&line)?;
+    let printed = out.line(&line).and_then(|()| out.flush());
+    printed.with_context(|| format!("{} lines are stored", sender.stored))?;
     Ok(Exit::Ok)
 }
 
