@@ -88,6 +88,32 @@ fn a_body_may_be_in_its_line() {
     }
 }
 
+#[test]
+fn events_from_elsewhere_keep_their_times() {
+    let place = Place::new();
+    let page = include_str!("../../../docs/operations.md");
+    let script: String = page
+        .lines()
+        .skip_while(|line| !line.starts_with("    import json"))
+        .take_while(|line| !line.is_empty())
+        .map(|line| format!("{}\n", &line[4..]))
+        .collect();
+    place.write("lines.py", &script);
+    let first = 1_795_510_800_123_u64;
+    let lines =
+        [json!({ "ms": first }), json!({ "ms": first }), json!({ "id": "1795510800125-7" })];
+    place.write("in.jsonl", &lines.map(|line| format!("{line}\n")).concat());
+    let line = page.lines().find_map(|line| line.strip_prefix("    $ mkdir dump && ")).unwrap();
+    let line = line.split(" && xs ").next().unwrap();
+    let made = place.shell(&format!("mkdir dump && {line}")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    place.ok(&["import", "dump", "./new-store"]);
+    let times = place.ok(&["cat", "./new-store", "orders", "--format", "{time} {meta.ms}"]).text();
+    let expected = "2026-11-24T09:00:00.123Z 1795510800123\n\
+                    2026-11-24T09:00:00.123Z 1795510800123\n2026-11-24T09:00:00.125Z \n";
+    assert_eq!(times, expected);
+}
+
 /// An import that is run again neither brings back what nobody sees any more nor stops at it.
 #[test]
 fn an_import_that_is_run_again_changes_nothing() {
