@@ -16,7 +16,7 @@ use xs_protocol::{
     SOCKET_NAME, Server, ServerOptions,
 };
 
-use crate::exit::{Exit, Fault};
+use crate::exit::{self, Exit, Fault};
 use crate::reach::options;
 use crate::serve::{Fullness, StoreService};
 
@@ -25,7 +25,9 @@ use crate::serve::{Fullness, StoreService};
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Time between two attempts.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
-/// Buffer size between the client and the server in one process.
+/// How long to wait for why a connection ended that did.
+const REASON_WAIT: Duration = Duration::from_secs(1);
+/// Bytes in flight between the client and the server of one process.
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What a subcommand needs of a store that is not served.
@@ -111,6 +113,21 @@ impl Session {
     /// Whether a server answers, as opposed to a store opened by this process.
     pub(crate) const fn is_served(&self) -> bool {
         self.local.is_none()
+    }
+
+    /// The error with the exit code of what ended the connection. Who waited for an answer then is
+    /// told only that it ended, for what became of the request nobody knows.
+    pub(crate) async fn told(&self, error: anyhow::Error) -> anyhow::Error {
+        if !exit::is_cut(&error) {
+            return error;
+        }
+        // It may have been another connection.
+        match tokio::time::timeout(REASON_WAIT, self.client.closed()).await {
+            Ok(why) if why.class() == Class::Access => {
+                Fault::new(Exit::Denied, exit::text(&error)).into()
+            }
+            _ => error,
+        }
     }
 
     /// Ends the connection and closes the store if this process opened it.
@@ -271,9 +288,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         (_, Class::Absent) => Exit::NotFound,
         (_, Class::Condition) => Exit::Condition,
         (_, Class::Access) => Exit::Denied,
-        _ if matches!(error, ClientError::Connect { .. } | ClientError::Disconnected(_)) => {
-            Exit::Unreachable
-        }
+        _ if matches!(error, ClientError::Connect { .. }) => Exit::Unreachable,
         _ => Exit::Failed,
     };
     let text = match &error {
@@ -294,7 +309,10 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         }
         other => other.to_string(),
     };
-    Fault::new(exit, text).into()
+    match error {
+        ClientError::Disconnected(_) => Fault::cut(text).into(),
+        _ => Fault::new(exit, text).into(),
+    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //! in the JSON form of every subcommand, and `cas/` with the bodies, each named by its hash in
 //! base64, which contains no slash. The `.export` of cross.stream writes the same format.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +17,8 @@ use xs_engine::{BlobHash, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
 
 /// Maximum bytes of one line: a frame's meta, at most 64 KiB, plus its other fields.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of one line of others, which may hold a body, as those of `cat --with-body` do.
+const LINE_WITH_BODY_MAX: u64 = 128 * 1024 * 1024;
 
 /// Bytes per read.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -177,13 +181,9 @@ impl Dump {
         Ok(line.offset.map(|offset| offset + 1))
     }
 
-    /// Stores a body durably, before the frame that names it is written.
-    pub(crate) fn keep(&self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
-        if BlobHash::of(bytes) != *hash {
-            return Err(other_bytes(hash));
-        }
-        let path = self.blob(hash);
-        if path.exists() { Ok(()) } else { write_whole(&path, bytes) }
+    /// Bodies that get their names together.
+    pub(crate) fn keep(&self) -> Kept<'_> {
+        Kept { dump: self, paths: HashSet::new() }
     }
 
     /// Whether a complete body is stored: it gets its name only when it is complete.
@@ -192,7 +192,56 @@ impl Dump {
     }
 }
 
-/// A body being written in chunks.
+/// Bodies that are written and have no names yet. One sync makes all of them durable.
+pub(crate) struct Kept<'a> {
+    dump: &'a Dump,
+    paths: HashSet<PathBuf>,
+}
+
+impl Kept<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Writes one, unless it is there.
+    pub(crate) fn add(&mut self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
+        if BlobHash::of(bytes) != *hash {
+            return Err(other_bytes(hash));
+        }
+        let path = self.dump.blob(hash);
+        if self.paths.contains(&path) || path.exists() {
+            return Ok(());
+        }
+        File::create(unfinished(&path))?.write_all(bytes)?;
+        self.paths.insert(path);
+        Ok(())
+    }
+
+    /// Gives them their names, durable before the frames that name them are written.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let dir = File::open(self.dump.dir.join("cas"))?;
+        sync_files(&dir, &self.paths)?;
+        for path in self.paths.drain() {
+            std::fs::rename(unfinished(&path), &path)?;
+        }
+        dir.sync_all()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn sync_files(dir: &File, _: &HashSet<PathBuf>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_files(_: &File, paths: &HashSet<PathBuf>) -> io::Result<()> {
+    paths.iter().try_for_each(|path| File::open(unfinished(path))?.sync_all())
+}
+
+/// A body that is written piece by piece.
 pub(crate) struct Incoming {
     hash: BlobHash,
     path: PathBuf,
@@ -258,6 +307,10 @@ struct Line<'a> {
     ttl: Option<String>,
     #[serde(default)]
     origin: Option<LineOrigin>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default)]
+    body_base64: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -275,6 +328,8 @@ pub(crate) struct Stored {
     pub(crate) id: FrameId,
     pub(crate) new: NewFrame,
     pub(crate) hash: Option<BlobHash>,
+    /// The body, where the line has it and it is not empty.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// Parses a line.
@@ -300,7 +355,23 @@ pub(crate) fn parse(line: &[u8]) -> Result<Stored, String> {
         });
     }
     let hash = line.hash.as_deref().map(BlobHash::parse).transpose();
-    Ok(Stored { id: id(&line.id)?, new, hash: hash.map_err(|error| error.to_string())? })
+    let hash = hash.map_err(|error| error.to_string())?;
+    let body = match (line.body, line.body_base64) {
+        (None, None) => None,
+        (Some(text), None) => Some(Bytes::from(text)),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text).map_err(|error| format!("body_base64: {error}"))?;
+            Some(Bytes::from(bytes))
+        }
+        (Some(_), Some(_)) => return Err("it has both body and body_base64".to_owned()),
+    };
+    if let (Some(hash), Some(body)) = (&hash, &body)
+        && BlobHash::of(body) != *hash
+    {
+        return Err("its hash is not that of its body".to_owned());
+    }
+    let body = body.filter(|body| !body.is_empty());
+    Ok(Stored { id: id(&line.id)?, new, hash, body })
 }
 
 /// The lines of a file, with their numbers and the bytes read so far.
@@ -326,14 +397,15 @@ impl Lines {
     pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         loop {
             self.line.clear();
-            let mut rest = (&mut self.file).take(LINE_BYTES_MAX);
+            let mut rest = (&mut self.file).take(LINE_WITH_BODY_MAX);
             let count = rest.read_until(b'\n', &mut self.line)?;
             if count == 0 {
                 return Ok(None);
             }
             (self.number, self.read) = (self.number + 1, self.read + count as u64);
-            if count as u64 == LINE_BYTES_MAX && self.line.last() != Some(&b'\n') {
-                let text = format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.number);
+            if count as u64 == LINE_WITH_BODY_MAX && self.line.last() != Some(&b'\n') {
+                let line = self.number;
+                let text = format!("line {line} is longer than {LINE_WITH_BODY_MAX} bytes");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
             if !self.line.trim_ascii().is_empty() {
@@ -359,6 +431,8 @@ mod tests {
         assert_eq!((stored.id.to_string().as_str(), stored.hash), (id, None));
         assert_eq!(stored.new.meta.as_bytes(), b"{ \"x\": 1.0 }");
         assert_eq!(stored.new.ttl.to_string(), "last:3");
+        let line = format!("{{\"topic\":\"a\",\"id\":\"{id}\",\"hash\":null,\"body\":\"\"}}");
+        assert_eq!(parse(line.as_bytes()).unwrap().body, None);
         for (line, said) in [
             ("{}", "missing field"),
             ("{\"topic\":\"9\",\"id\":\"x\"}", "topic"),
@@ -429,7 +503,15 @@ mod tests {
         let dump = Dump::at(dir.path());
         std::fs::create_dir(dir.path().join("cas")).unwrap();
         let hash = BlobHash::of(b"whole");
-        assert!(dump.keep(&hash, b"other").is_err() && !dump.has(&hash));
+        let mut kept = dump.keep();
+        assert!(kept.add(&hash, b"other").is_err() && !dump.has(&hash));
+        let small = BlobHash::of(b"small");
+        for _ in 0..2 {
+            kept.add(&small, b"small").unwrap();
+            assert!(kept.len() == 1 && !dump.has(&small), "a name is for what is durable");
+        }
+        kept.finish().unwrap();
+        assert!(kept.len() == 0 && dump.has(&small));
         let mut incoming = Incoming::new(&dump, &hash).unwrap();
         incoming.write(b"who").unwrap();
         assert!(incoming.finish().is_err() && !dump.has(&hash));

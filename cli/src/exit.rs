@@ -48,12 +48,19 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Fault {
     exit: Exit,
     text: String,
+    /// It is that the connection ended; a request is not told why.
+    is_cut: bool,
 }
 
 impl Fault {
     /// An error with a message for people: what is wrong, then what to do.
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into() }
+        Self { exit, text: text.into(), is_cut: false }
+    }
+
+    /// A fault that is the end of a connection.
+    pub(crate) fn cut(text: impl Into<String>) -> Self {
+        Self { is_cut: true, ..Self::new(Exit::Unreachable, text) }
     }
 
     /// Returns such an error as an `Err`.
@@ -80,8 +87,12 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// The message of an error: each of its causes once, plus advice where the system's message lacks
-/// it.
+/// Whether an error is that a connection ended.
+pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<Fault>().is_some_and(|fault| fault.is_cut))
+}
+
+/// What an error says: each of its causes once, and what helps where the system's words do not.
 pub(crate) fn text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(said) {

@@ -11,7 +11,24 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use crate::args::{Args, address_at, innermost};
 use crate::exit::{Exit, Fault};
 
-/// Characters shown of an invalid value.
+/// What subcommands are called elsewhere, and here.
+const ELSEWHERE: [(&str, &[&str]); 14] = [
+    ("ls", &["topics", "cat"]),
+    ("list", &["topics", "cat"]),
+    ("read", &["cat"]),
+    ("show", &["cat", "get"]),
+    ("log", &["cat"]),
+    ("add", &["append"]),
+    ("put", &["append"]),
+    ("publish", &["append"]),
+    ("write", &["append"]),
+    ("follow", &["tail"]),
+    ("subscribe", &["tail"]),
+    ("rm", &["remove"]),
+    ("delete", &["remove"]),
+    ("start", &["serve"]),
+];
+/// Characters of a value that cannot be used which are shown.
 const SHOWN_CHARS: usize = 60;
 
 /// Inserts `--addr` before an address typed as the first argument of a subcommand.
@@ -65,6 +82,7 @@ pub(crate) fn parse(argv: &[OsString]) -> Result<Args, clap::Error> {
         if error.kind() == ErrorKind::UnknownArgument {
             error.remove(ContextKind::Suggested);
         }
+        suggest_own(&mut error, &innermost(argv));
         suggest_hyphens(&mut error, &innermost(argv));
         suggest_count(&mut error, &innermost(argv));
         if error.get(ContextKind::Usage).is_some() {
@@ -120,7 +138,19 @@ fn suggest_count(error: &mut clap::Error, command: &Command) {
     }
 }
 
-/// Explains `--` to a user of `each` whose command was taken for a topic.
+/// A subcommand that has another name elsewhere; what is only spelt alike is no help then.
+fn suggest_own(error: &mut clap::Error, command: &Command) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return;
+    };
+    let own = ELSEWHERE.iter().find(|(name, _)| name == word);
+    if let Some((_, own)) = own.filter(|_| command.get_name() == "xs") {
+        let own = own.iter().map(|&name| name.to_owned()).collect();
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(own));
+    }
+}
+
+/// The command that `each` runs was taken for a topic.
 fn suggest_hyphens(error: &mut clap::Error, command: &Command) {
     if error.kind() == ErrorKind::MissingRequiredArgument && command.get_name() == "each" {
         let tip = StyledStr::from("the command stands behind --, as in xs each jobs -- cat");
@@ -169,6 +199,12 @@ mod tests {
             let error = parse(&words(line)).unwrap_err().to_string();
             assert!(error.contains("a whole number is expected"), "{line}: {error}");
         }
+        for (line, own) in [("xs ls", "'topics', 'cat'"), ("xs list", "'topics', 'cat'")] {
+            let error = parse(&words(line)).unwrap_err().to_string();
+            assert!(error.contains(own) && !error.contains("'last'"), "{line}: {error}");
+        }
+        let error = parse(&words("xs read")).unwrap_err().to_string();
+        assert!(error.contains("'cat'") && !error.contains("'replay'"), "{error}");
         let error = parse(&words("xs hosts")).unwrap_err().to_string();
         assert!(error.contains("'host'") && !error.contains("__host"), "{error}");
         let error = parse(&words("xs --addr ./s")).unwrap_err().to_string();

@@ -184,7 +184,8 @@ function iteratorOf(source) {
   return open.call(source);
 }
 
-// The messages one by one; sends what `send` yields. Ends on a clean close and throws on any other.
+// The messages one by one; sends what `send` yields, whose end does not close the socket. Ends on a
+// clean close and throws on any other.
 async function* messages(scope, url, options = {}) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);

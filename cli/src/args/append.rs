@@ -16,6 +16,7 @@ Examples:
   xs append photos --file cat.jpg --meta '{\"width\":640}'
   journalctl -f -o cat | xs append journal --lines
   jq -c . data.json | xs append readings --lines --json
+  xs append readings --lines --file day.txt --key day-17
   xs append deploy.done -n
   xs append account.7 --expect 41 '-12.50'
   xs append orders --key \"$ORDER_ID\" --file order.json
@@ -33,7 +34,8 @@ pub(crate) struct AppendArgs {
     /// No body; standard input is not touched.
     #[arg(short = 'n', long)]
     pub(crate) no_body: bool,
-    /// One event for each line; stored as the lines arrive.
+    /// One event for each line, without the line feed, or CR and line feed, at its end; stored as
+    /// the lines arrive. xs cat --format '{body}' prints the lines again.
     #[arg(long, conflicts_with = "no_body")]
     pub(crate) lines: bool,
     /// The body, or each line, is a JSON object that becomes the meta.
@@ -51,8 +53,11 @@ pub(crate) struct AppendArgs {
     /// if the next event gets offset N; TOPICS=... looks at other topics. Otherwise exit code 4.
     #[arg(long, value_name = "CONDITION", value_parser = Expect::parse, conflicts_with = "lines")]
     pub(crate) expect: Vec<Expect>,
-    /// Store this once, however often it is sent with the same key within 24 hours.
-    #[arg(long, value_parser = IdempotencyKey::parse, conflicts_with = "lines")]
+    /// Store this once, however often it is sent with the same key within 24 hours, or the next
+    /// million keys. With --lines each batch of 512 lines or 1 MiB has a key of its own, KEY:LINE,
+    /// and is stored when it is full or the input ends: run again with the same input after a lost
+    /// connection, it stores what is missing.
+    #[arg(long, value_parser = IdempotencyKey::parse)]
     pub(crate) key: Option<IdempotencyKey>,
 }
 

@@ -119,6 +119,10 @@ pub(crate) struct EachArgs {
     /// Go on with events as they are appended.
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,
+    /// Go on with events as they are appended, and when the server goes away wait for it: then go
+    /// on where it was. Ephemeral events of the meantime are gone.
+    #[arg(short = 'F', long)]
+    pub(crate) reconnect: bool,
     /// Go on where this cursor is, and move it. Without one nothing is remembered.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,

@@ -61,7 +61,8 @@ pub(crate) struct BodyArgs {
     /// Add each body to its event: "body" when it is text, otherwise "body_base64".
     #[arg(long)]
     pub(crate) with_body: bool,
-    /// Print only the bodies, byte for byte, one after another.
+    /// Print only the bodies, byte for byte, one after another; --format '{body}' prints them as
+    /// lines, as append --lines took them.
     #[arg(short = 'b', long = "body", conflicts_with = "with_body")]
     pub(crate) only: bool,
     /// Print a line of your own for each event: '{time} {topic:<20} {meta.value} {body}'; xs help
@@ -139,7 +140,13 @@ impl TimeArgs {
             Some(text) => point(text, now).map(Some).map_err(|error| format!("{option}: {error}")),
             None => Ok(None),
         };
-        Ok((time("--since", &self.since)?, time("--until", &self.until)?))
+        let (since, until) = (time("--since", &self.since)?, time("--until", &self.until)?);
+        match (since, until) {
+            (Some(since), Some(until)) if until < since => {
+                Err("--until is before --since: nothing lies between".to_owned())
+            }
+            range => Ok(range),
+        }
     }
 }
 
@@ -168,6 +175,10 @@ pub(crate) struct CatArgs {
     /// Go on with events as they are appended.
     #[arg(short = 'f', long)]
     follow: bool,
+    /// Go on with events as they are appended, and when the server goes away wait for it: then go
+    /// on where it was. Ephemeral events of the meantime are gone.
+    #[arg(short = 'F', long)]
+    pub(crate) reconnect: bool,
     #[command(flatten)]
     begin: Begin,
     /// Go on where this cursor is, and move it with what is printed. Where to begin counts only as
@@ -183,7 +194,7 @@ pub(crate) struct CatArgs {
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
     /// Newest first.
-    #[arg(long, conflicts_with_all = ["follow", "new"])]
+    #[arg(long, conflicts_with_all = ["follow", "reconnect", "new"])]
     reverse: bool,
     #[command(flatten)]
     pub(crate) filter: WhereArgs,
@@ -195,7 +206,7 @@ impl CatArgs {
     /// Whether it goes on with what is appended. `--new` without `--follow` does too, for there is
     /// nothing else it could mean.
     pub(crate) fn follows(&self) -> bool {
-        self.follow || self.begin.new
+        self.follow || self.reconnect || self.begin.new
     }
 
     /// What to ask of the store.
@@ -223,6 +234,7 @@ impl CatArgs {
 Examples:
   xs tail
   xs tail -n 100 alerts.
+  xs tail -F                        also while the server is started anew
   xs tail --since 1h alerts.
   xs tail -n 0 --limit 1 deploys.done
   xs tail --where 'f.meta.level === \"error\"' logs.
@@ -234,6 +246,10 @@ pub(crate) struct TailArgs {
     /// Go on with events as they are appended: it does anyway.
     #[arg(short = 'f', long = "follow")]
     _follow: bool,
+    /// When the server goes away wait for it: then go on where it was. Ephemeral events of the
+    /// meantime are gone.
+    #[arg(short = 'F', long)]
+    reconnect: bool,
     /// How many stored events come first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10,
         value_parser = count(0..=u64::MAX))]
@@ -259,6 +275,7 @@ impl From<TailArgs> for CatArgs {
         Self {
             patterns: tail.patterns,
             follow: true,
+            reconnect: tail.reconnect,
             begin: Begin { last: tail.since.is_none().then_some(tail.last), ..Begin::default() },
             cursor: tail.cursor,
             before: None,
@@ -402,6 +419,17 @@ mod tests {
             _ => unreachable!("a line of cat or tail"),
         };
         cat.options(&now).unwrap()
+    }
+
+    #[test]
+    fn a_range_of_time_is_not_reversed() {
+        let now: Zoned = "2026-11-24T12:00:00+00:00[UTC]".parse().unwrap();
+        let range = |since: &str, until: &str| {
+            let (since, until) = (Some(since.to_owned()), Some(until.to_owned()));
+            TimeArgs { since, until }.range(&now)
+        };
+        assert!(range("2h", "3h").unwrap_err().contains("before --since"));
+        assert!(range("3h", "2h").is_ok() && range("2h", "2h").is_ok());
     }
 
     #[test]

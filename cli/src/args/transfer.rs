@@ -21,9 +21,10 @@ Examples:
   xs export --archive - | ssh elsewhere xs import - ./new-store
 
 Writes DIR/frames.jsonl, a line for each event, and their bodies into DIR/cas. The same line again
-goes on where it stopped. An archive holds the same in one file, which is there when it is whole;
-the same events make the same bytes. xs import makes a store of either. Exit code 1 when events of
-the store, or bodies of them, could not be read; the others are there.")]
+goes on where it stopped. An archive holds the same in one file, which is there when it is whole,
+and suits many small bodies: it makes no file of each. The same events make the same bytes. xs
+import makes a store of either. Exit code 1 when events of the store, or bodies of them, could not
+be read; the others are there.")]
 pub(crate) struct ExportArgs {
     /// The directory, made if it does not exist, unless there is --archive. Then topics: exact
     /// (a.b), everything below (a.* or a.), comma lists [default: all].
@@ -87,7 +88,8 @@ Examples:
   xs import events.tar.zst ./new-store
   xs import - ./new-store < events.tar.zst
 
-Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first.
+Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first. In
+a frames.jsonl of your own lines may have their body in them, as those of xs cat --with-body do.
 Ids are kept, which needs a store whose events are all older, in practice a new one. Events that are
 there already are counted and left alone, so the same line again goes on where it stopped. Exit code
 1 when any was refused.")]
@@ -111,8 +113,8 @@ Examples:
   xs remove 41 42 --now --yes           not a byte of them stays in the files
   xs cat --format '{id}' spam | xargs xs remove --yes
 
-Those that are there are removed together, also where others are not. Exit code 3 when any was not
-there.")]
+Those that are there are removed, also where others are not: up to 4,096 together, more in several
+steps. Exit code 3 when any was not there.")]
 pub(crate) struct RemoveArgs {
     /// The events, by id or offset.
     #[arg(required = true, value_name = "ID", value_parser = bound)]

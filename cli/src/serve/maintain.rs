@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 use xs_engine::{CompactOptions, CopyOptions, GcOptions, Progress, Store};
 use xs_protocol::limits::MAINTAIN_LISTED_MAX;
 use xs_protocol::{Code, MaintainRequest, Refusal};
@@ -67,7 +68,71 @@ impl Turn {
             _ => None,
         };
         let done = done.map_err(|error| refuse::maintain(&error, to.map(Path::new)))?;
-        tracing::info!(?request, report = %done, "worked on the store's files");
+        log(request, &done);
         Ok(done.to_string())
+    }
+}
+
+/// Tells the log what was asked for and what came of it, each number by itself.
+fn log(request: &MaintainRequest, done: &Value) {
+    let n = |key: &str| done[key].as_u64();
+    let said = "worked on the store's files";
+    match request {
+        MaintainRequest::Verify => {
+            let (files, frames, blobs) = (n("files"), n("frames"), n("blobs"));
+            let (findings, worst) = (n("findings"), done["worst"].as_str());
+            tracing::info!(work = "verify", files, frames, blobs, findings, worst, "{said}");
+        }
+        MaintainRequest::Backup { to, .. } | MaintainRequest::Fork { to } => {
+            let is_fork = matches!(request, MaintainRequest::Fork { .. });
+            let work = if is_fork { "fork" } else { "backup" };
+            let (head, kept, linked) = (n("head"), n("files_kept"), n("files_linked"));
+            let (files_copied, bytes_copied) = (n("files_copied"), n("bytes_copied"));
+            tracing::info!(
+                work,
+                to = to.as_str(),
+                head,
+                files_kept = kept,
+                files_linked = linked,
+                files_copied,
+                bytes_copied,
+                "{said}"
+            );
+        }
+        MaintainRequest::Compact { dead_percent } => {
+            let (rewritten, written, frames) = (n("rewritten"), n("written"), n("frames"));
+            let (bytes_before, bytes_after) = (n("bytes_before"), n("bytes_after"));
+            let damaged = n("damaged");
+            tracing::info!(
+                work = "compact",
+                dead_percent,
+                rewritten,
+                written,
+                frames,
+                bytes_before,
+                bytes_after,
+                damaged,
+                "{said}"
+            );
+        }
+        MaintainRequest::Gc { grace, dead_percent, dry_run } => {
+            let (packs, blobs, dead) = (n("packs"), n("blobs"), n("dead"));
+            let (dead_bytes, swept) = (n("dead_bytes"), n("swept"));
+            let (swept_bytes, damaged) = (n("swept_bytes"), n("damaged"));
+            tracing::info!(
+                work = "gc",
+                grace_s = grace.as_secs(),
+                dead_percent,
+                dry_run,
+                packs,
+                blobs,
+                dead,
+                dead_bytes,
+                swept,
+                swept_bytes,
+                damaged,
+                "{said}"
+            );
+        }
     }
 }

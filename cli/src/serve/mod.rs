@@ -30,7 +30,9 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use xs_engine::{Batch, FrameId, Health, Meta, NewFrame, OpenError, Store, StoreOptions, Topic};
+use xs_engine::{
+    Batch, FrameId, Health, Meta, NewFrame, OpenError, RecoveryReport, Store, StoreOptions, Topic,
+};
 use xs_protocol::{Address, SOCKET_NAME, Server, ServerOptions};
 
 use crate::again::asked_again;
@@ -90,6 +92,7 @@ pub(crate) async fn run(
     }
     let store =
         Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
+    log_recovery(&store.info().recovery);
     if let Health::ReadOnly(reason) = store.health() {
         error!(%reason, "the store is open for reading only");
     }
@@ -129,7 +132,24 @@ pub(crate) async fn run(
     }
 }
 
-/// Opens the store, waiting for a subcommand that holds it only for a moment.
+/// Says what opening the store did, when it had not been closed in order.
+fn log_recovery(report: &RecoveryReport) {
+    if report.clean {
+        return;
+    }
+    let RecoveryReport { journal_groups, batches_kept, .. } = report;
+    let cut_at = report.cut.as_ref().map(|cut| cut.offset);
+    let said = "the store was not closed in order, and is recovered";
+    match report.blobs_dropped.len() {
+        0 => info!(journal_groups, batches_kept, cut_at, "{said}"),
+        // Torn and never acknowledged, or damaged: xs verify tells.
+        blobs_dropped => {
+            warn!(journal_groups, batches_kept, cut_at, blobs_dropped, "{said}; xs verify tells");
+        }
+    }
+}
+
+/// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
 async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
     let (until, mut waits) = (Instant::now() + HELD_FOR_MAX, false);
     loop {

@@ -53,7 +53,8 @@ pub(super) async fn run(
         client.append(&request).await.map_err(|error| unmet(error, append.expect.len()))?;
     let stamp = appended.frames.first().context("the server confirmed no frame")?;
     let frame = Frame::assemble(&new, stamp.id, stamp.offset, known)?;
-    out.frame(&frame, None)?;
+    let printed = out.frame(&frame, None).and_then(|()| out.flush());
+    printed.with_context(|| format!("the event is stored, with id {}", frame.id()))?;
     Ok(Exit::Ok)
 }
 

@@ -14,61 +14,113 @@ const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
 /// Maximum number of frames with lost bodies that are named individually.
 const NAMED_MAX: u64 = 20;
 
-/// Prints a frame, its body, or both, as requested.
+/// Why there is no body to print, of a store that answers: damage took it.
+struct Missing(anyhow::Error);
+
+/// Prints a frame, its body, or both, as wanted.
 pub(super) async fn print(
     client: &Client,
     frame: &Frame,
     wanted: &BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    match frame.hash() {
-        Some(hash) if wanted.only => {
-            let blob = open(client, &hash, || lost(frame, &hash)).await?;
-            pour(blob, out).await
+    match attempt(client, frame, wanted, out).await? {
+        Ok(()) => Ok(()),
+        Err(Missing(why)) => Err(why),
+    }
+}
+
+/// The same of one of many frames: a body that is lost is told of, and ends nothing.
+pub(super) async fn print_among(
+    client: &Client,
+    frame: &Frame,
+    wanted: &BodyArgs,
+    lost: &mut Lost,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    if let Err(Missing(_)) = attempt(client, frame, wanted, out).await? {
+        lost.note(frame);
+        if !wanted.only {
+            out.frame(frame, None)?;
         }
-        None if wanted.only => Ok(()),
-        // One frame with too long a body must not end an endless read. The frame shows its hash.
+    }
+    Ok(())
+}
+
+async fn attempt(
+    client: &Client,
+    frame: &Frame,
+    wanted: &BodyArgs,
+    out: &mut Output,
+) -> anyhow::Result<Result<(), Missing>> {
+    match frame.hash() {
+        Some(hash) if wanted.only => match open(client, &hash, || lost(frame, &hash)).await? {
+            Ok(blob) => return pour(blob, out).await,
+            Err(missing) => return Ok(Err(missing)),
+        },
+        None if wanted.only => {}
+        // One frame with too long a body must not end what goes on for ever. Its hash is there.
         Some(hash) if wanted.with_frame() && frame.body_len() > BODY_IN_JSON_MAX => {
             notice(&too_long(frame, &hash));
-            Ok(out.frame(frame, None)?)
+            out.frame(frame, None)?;
         }
-        _ if wanted.with_frame() => {
-            let body = whole(client, frame).await?;
-            Ok(out.frame(frame, Some(&body))?)
-        }
-        _ => Ok(out.frame(frame, None)?),
+        _ if wanted.with_frame() => match fetch(client, frame).await? {
+            Ok(body) => out.frame(frame, Some(&body))?,
+            Err(missing) => return Ok(Err(missing)),
+        },
+        _ => out.frame(frame, None)?,
     }
+    Ok(Ok(()))
 }
 
 /// Writes a blob to the output in chunks.
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
     let unknown =
         || format!("the store has no bytes with hash {hash}; events show the hashes of theirs");
-    pour(open(client, hash, unknown).await?, out).await
+    let poured = match open(client, hash, unknown).await? {
+        Ok(blob) => pour(blob, out).await?,
+        Err(missing) => Err(missing),
+    };
+    poured.map_err(|Missing(why)| why)
 }
 
-async fn pour(mut blob: BlobStream, out: &mut Output) -> anyhow::Result<()> {
+/// Damage may be met in the middle.
+async fn pour(mut blob: BlobStream, out: &mut Output) -> anyhow::Result<Result<(), Missing>> {
     let mut last = None;
     while let Some(chunk) = blob.chunk().await {
-        let chunk = chunk.map_err(explain)?;
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => return missing(error).map(Err),
+        };
         match last {
-            None if !out.body_begin(&chunk)? => return Ok(()),
+            None if !out.body_begin(&chunk)? => return Ok(Ok(())),
             None => {}
             Some(_) => out.bytes(&chunk)?,
         }
         last = chunk.last().copied().or(last);
     }
-    Ok(out.body_end(last)?)
+    out.body_end(last)?;
+    Ok(Ok(()))
 }
 
 /// The body of a frame, empty when it has none.
 pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Bytes> {
-    let Some(hash) = frame.hash() else { return Ok(Bytes::new()) };
+    fetch(client, frame).await?.map_err(|Missing(why)| why)
+}
+
+async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Result<Bytes, Missing>> {
+    let Some(hash) = frame.hash() else { return Ok(Ok(Bytes::new())) };
     if frame.body_len() > BODY_IN_JSON_MAX {
         return Fault::fail(Exit::Failed, too_long(frame, &hash));
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
-    open(client, &hash, || lost(frame, &hash)).await?.bytes(max).await.map_err(explain)
+    match open(client, &hash, || lost(frame, &hash)).await? {
+        Ok(blob) => match blob.bytes(max).await {
+            Ok(body) => Ok(Ok(body)),
+            Err(error) => missing(error).map(Err),
+        },
+        Err(missing) => Ok(Err(missing)),
+    }
 }
 
 /// The bytes of a blob; `None` when they were lost to damage and the caller can do without.
@@ -95,11 +147,18 @@ pub(super) struct Lost {
 }
 
 impl Lost {
-    /// Reports one.
+    /// How many.
+    pub(super) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Tells of one.
     pub(super) fn note(&mut self, frame: &Frame) {
         self.count += 1;
         if self.count <= NAMED_MAX {
-            notice(&format!("the body of {} cannot be read: left out", frame.id()));
+            let id = frame.id();
+            let at = frame.offset().map_or_else(String::new, |at| format!(" (offset {at})"));
+            notice(&format!("the body of {id}{at} cannot be read: left out"));
         } else if self.count == NAMED_MAX + 1 {
             notice("more bodies cannot be read that are not named");
         }
@@ -127,10 +186,21 @@ fn lost(frame: &Frame, hash: &BlobHash) -> String {
 async fn open(
     client: &Client,
     hash: &BlobHash,
-    missing: impl FnOnce() -> String,
-) -> anyhow::Result<BlobStream> {
-    match client.blob_get(hash).await.map_err(explain)? {
-        Some(blob) => Ok(blob),
-        None => Fault::fail(Exit::NotFound, missing()),
+    unknown: impl FnOnce() -> String,
+) -> anyhow::Result<Result<BlobStream, Missing>> {
+    match client.blob_get(hash).await {
+        Ok(Some(blob)) => Ok(Ok(blob)),
+        Ok(None) => Ok(Err(Missing(Fault::new(Exit::NotFound, unknown()).into()))),
+        Err(error) => missing(error).map(Err),
     }
+}
+
+/// The error of bytes that damage took.
+///
+/// # Errors
+/// It is another, and the store cannot be asked.
+fn missing(error: ClientError) -> anyhow::Result<Missing> {
+    let is_damage = is_damage(&error);
+    let error = explain(error);
+    if is_damage { Ok(Missing(error)) } else { Err(error) }
 }

@@ -1,29 +1,37 @@
 //! `cat` and `tail`: prints stored frames, then new ones as they arrive.
 
+use std::pin::Pin;
+use std::time::Duration;
+
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, Frame, ReadOptions, Start};
+use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start, Topic, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
-use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions};
+use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions, Subscription};
 
-use super::bodies;
+use super::bodies::{self, Lost};
 use super::filter::Filter;
+use super::link;
 use super::position::{Position, Resume};
+use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
-use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::connect::{Session, explain};
+use crate::exit::{self, Exit, Fault};
 use crate::output::{Output, notice, reader_gone};
 
-/// Bytes of a body whose beginning a person is shown.
+/// How long to look for the topic that was meant.
+const LOOK_FOR_LIKELY: Duration = Duration::from_millis(500);
+/// Bytes of a body of which a person is shown the beginning.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
 pub(super) async fn run(
-    client: &Client,
+    session: &Session,
     cat: &CatArgs,
     stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
+    let client = &session.client;
     out.use_template(cat.body.format.as_ref());
     let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
     let mut filter = Filter::start(&cat.filter).await?;
@@ -34,18 +42,55 @@ pub(super) async fn run(
     if let Some(offset) = position.as_ref().and_then(Position::offset) {
         options.start = Start::From(Bound::Offset(offset));
     }
+    if let Some(text) = beyond(options.start, client.server().head) {
+        notice(&text);
+    }
     let left = filter.widen(client, &mut options).await?;
-    let mut reader = Reader { client, wanted: &cat.body, filter, left, unread: 0, printed: false };
-    let ended = reader.print_events(&options, position.as_mut(), stop, out).await;
-    // What was printed counts as read, however the read ended.
+    let mut reader = Reader {
+        client: client.clone(),
+        wanted: &cat.body,
+        filter,
+        left,
+        unread: 0,
+        lost: Lost::default(),
+        printed: false,
+        waits: cat.reconnect && session.is_served(),
+        point: None,
+    };
+    if reader.waits {
+        reader.count_here(&mut options);
+    }
+    let gone = reader_gone();
+    tokio::pin!(gone);
+    let mut ended =
+        reader.print_events(&options, position.as_mut(), stop, gone.as_mut(), out).await;
+    while let Err(lost) = &ended
+        && reader.waits
+        && exit::is_cut(lost)
+    {
+        let back = tokio::select! {
+            back = link::back(session, lost, stop) => back,
+            () = &mut gone => Ok(None),
+        };
+        ended = match back {
+            Ok(Some(client)) => {
+                reader.client = client;
+                reader.go_on(&options, position.as_mut(), stop, gone.as_mut(), out).await
+            }
+            Ok(None) if stop.is_cancelled() => Ok(Exit::Interrupted),
+            Ok(None) => Ok(Exit::Ok),
+            Err(error) => Err(error),
+        };
+    }
+    // What was printed counts as read, however it ended.
     let saved = match &mut position {
         Some(position) => position.save().await,
         None => Ok(()),
     };
     // The first error is the cause of the second.
     let ended = ended.and_then(|exit| saved.map(|()| exit));
-    ended.map(|exit| match all_or_failed(exit, reader.unread) {
-        // Nothing was printed, but not for lack of frames.
+    ended.map(|exit| match all_or_failed(exit, reader.unread + reader.lost.count()) {
+        // Nothing was printed, and not because nothing is there.
         Exit::Ok if reader.filter.always_threw() => Exit::Failed,
         exit => exit,
     })
@@ -61,44 +106,96 @@ pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
 
 /// Prints the frames of a subscription.
 struct Reader<'a> {
-    client: &'a Client,
+    client: Client,
     wanted: &'a BodyArgs,
     filter: Filter,
     /// How many more frames to print, when that is counted here.
     left: Option<u64>,
     /// Number of unreadable frames.
     unread: u64,
-    /// Whether anything was printed.
+    /// Frames whose body cannot be read.
+    lost: Lost,
+    /// Something was printed.
     printed: bool,
+    /// When the server goes away it is waited for.
+    waits: bool,
+    /// Where to go on then; `None` while nothing was seen.
+    point: Option<ResumePoint>,
 }
 
 impl Reader<'_> {
-    async fn print_events(
+    /// Keeps what another connection has to be told: how many are still wanted, and from where on,
+    /// which is known before anything has come.
+    fn count_here(&mut self, options: &mut ReadOptions) {
+        self.left = self.left.or_else(|| options.limit.take());
+        if options.start == Start::New {
+            self.reach(Some(self.client.server().head));
+        }
+    }
+
+    /// All before an offset was seen.
+    fn reach(&mut self, offset: Option<u64>) {
+        let point = offset.map(|offset| self.client.server().resume().point(offset));
+        self.point = point.or(self.point);
+    }
+
+    /// Goes on over another connection.
+    async fn go_on(
         &mut self,
         options: &ReadOptions,
-        mut position: Option<&mut Position<'_>>,
+        mut position: Option<&mut Position>,
         stop: &CancellationToken,
+        gone: Pin<&mut impl Future<Output = ()>>,
         out: &mut Output,
     ) -> anyhow::Result<Exit> {
-        let bodies_up_to = match (self.wanted.wanted(), out.is_person()) {
+        if let Some(position) = &mut position {
+            position.go_on(&self.client).await?;
+        }
+        self.print_events(options, position, stop, gone, out).await
+    }
+
+    async fn subscribe(
+        &self,
+        options: &ReadOptions,
+        is_person: bool,
+    ) -> anyhow::Result<Subscription> {
+        let bodies_up_to = match (self.wanted.wanted(), is_person) {
             (true, _) => BODY_WITH_FRAME_MAX,
             (false, true) => PREVIEW_BYTES.max(self.filter.bodies_up_to()),
             (false, false) => self.filter.bodies_up_to(),
         };
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
+        let events = match &self.point {
+            Some(point) => self.client.subscribe_from(point, options, how).await,
+            None => self.client.subscribe(options, how).await,
+        };
+        events.map_err(|error| match self.waits {
+            true => Resume::Waits.cut_off(error, None),
+            false => explain(error),
+        })
+    }
+
+    async fn print_events(
+        &mut self,
+        options: &ReadOptions,
+        mut position: Option<&mut Position>,
+        stop: &CancellationToken,
+        mut gone: Pin<&mut impl Future<Output = ()>>,
+        out: &mut Output,
+    ) -> anyhow::Result<Exit> {
         if self.left == Some(0) {
             return Ok(Exit::Ok);
         }
-        let mut events = self.client.subscribe(options, how).await.map_err(explain)?;
         let resume = match (&position, options) {
+            _ if self.waits => Resume::Waits,
             (Some(_), _) => Resume::Cursor,
             (None, ReadOptions { reverse: true, .. }) => Resume::Never,
             (None, ReadOptions { follow: true, .. }) => Resume::From("xs cat -f"),
             (None, _) => Resume::From("xs cat"),
         };
-        let gone = reader_gone();
-        tokio::pin!(gone);
+        let mut events = self.subscribe(options, out.is_person()).await?;
         loop {
+            self.reach(events.position());
             let event = tokio::select! {
                 event = events.next() => event,
                 () = &mut gone => return Ok(Exit::Ok),
@@ -113,7 +210,10 @@ impl Reader<'_> {
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
-                        notice(&format!("no frame in {} that was asked for", options.topics));
+                        let meant = likely(&self.client, &options.topics).await;
+                        let hint =
+                            meant.map_or_else(String::new, |name| format!("; there is {name}"));
+                        notice(&format!("no frame in {} that was asked for{hint}", options.topics));
                     }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -135,9 +235,10 @@ impl Reader<'_> {
                     }
                 }
                 Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
-                Some(SubEvent::Dropped { refusal, .. }) => {
-                    let text = refusal.message + &resume.advice(events.position());
-                    return Fault::fail(Exit::Unreachable, text);
+                Some(SubEvent::Dropped { refusal, resume: from }) => {
+                    let from = events.position().unwrap_or(from);
+                    self.reach(Some(from));
+                    return Err(resume.dropped(refusal, from));
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
             }
@@ -150,9 +251,10 @@ impl Reader<'_> {
         frames: &'f [Delivered],
         out: &mut Output,
     ) -> anyhow::Result<Option<&'f Frame>> {
-        let passed = self.filter.pass(self.client, frames).await?;
+        let passed = self.filter.pass(&self.client, frames).await?;
         for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
-            print(self.client, delivered, self.wanted, out).await?;
+            self.print(delivered, out).await?;
+            self.reach(delivered.frame.offset().map(|offset| offset + 1));
             self.printed = true;
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -163,37 +265,58 @@ impl Reader<'_> {
         }
         Ok(None)
     }
+
+    async fn print(&mut self, delivered: &Delivered, out: &mut Output) -> anyhow::Result<()> {
+        let Delivered { frame, body } = delivered;
+        // It may have come for the filter alone.
+        match body.as_ref().filter(|_| self.wanted.wanted() || out.is_person()) {
+            Some(body) if self.wanted.only => {
+                if out.body_begin(body)? {
+                    out.body_end(body.last().copied())?;
+                }
+                Ok(())
+            }
+            Some(body) => Ok(out.frame(frame, Some(body))?),
+            None => {
+                bodies::print_among(&self.client, frame, self.wanted, &mut self.lost, out).await
+            }
+        }
+    }
 }
 
-/// Resolves when the position must be saved; never when there is none or it did not move.
-async fn save_is_due(position: Option<&Position<'_>>) {
+/// What to say of a place that nothing was stored at yet.
+fn beyond(start: Start, head: u64) -> Option<String> {
+    let (is_beyond, which) = match start {
+        Start::From(Bound::Offset(offset)) => (offset > head, format!("from {offset} on")),
+        Start::After(Bound::Offset(offset)) => (offset >= head, format!("after {offset}")),
+        _ => return None,
+    };
+    is_beyond.then(|| format!("nothing is stored {which} yet: the next offset is {head}"))
+}
+
+/// The topic that was most likely meant by one that is not there.
+async fn likely(client: &Client, topics: &TopicPatterns) -> Option<String> {
+    let typed = topics.to_string();
+    let typed = Topic::parse(&typed).ok()?;
+    // It is a favour, and not to be waited for where there are a million.
+    let all = tokio::time::timeout(LOOK_FOR_LIKELY, client.topics(&TopicPatterns::all()));
+    let all = all.await.ok()?.ok()?;
+    let mut names = all.iter().map(|one| one.topic.as_str());
+    if names.clone().any(|name| name == typed.as_str()) {
+        return None;
+    }
+    nearest(typed.as_str(), &mut names).map(str::to_owned)
+}
+
+/// Ends when the position has to be saved; never when there is none or it did not move.
+async fn save_is_due(position: Option<&Position>) {
     match position.and_then(Position::due) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
 }
 
-async fn print(
-    client: &Client,
-    delivered: &Delivered,
-    wanted: &BodyArgs,
-    out: &mut Output,
-) -> anyhow::Result<()> {
-    let Delivered { frame, body } = delivered;
-    // The body may have been delivered only for the filter.
-    match body.as_ref().filter(|_| wanted.wanted() || out.is_person()) {
-        Some(body) if wanted.only => {
-            if out.body_begin(body)? {
-                out.body_end(body.last().copied())?;
-            }
-        }
-        Some(body) => out.frame(frame, Some(body))?,
-        None => bodies::print(client, frame, wanted, out).await?,
-    }
-    Ok(())
-}
-
-/// Reports frames that are missing from a read; returns how many of them are unreadable.
+/// Tells of frames that a reader goes without; how many of them cannot be read.
 pub(super) fn passed_over(gap: Gap) -> u64 {
     notice(&describe(gap));
     match gap {
@@ -226,9 +349,11 @@ pub(super) async fn print_all(
     frames: &[Frame],
     wanted: &BodyArgs,
     out: &mut Output,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
+    let mut lost = Lost::default();
     for frame in frames {
-        bodies::print(client, frame, wanted, out).await.with_context(|| frame.id().to_string())?;
+        let printed = bodies::print_among(client, frame, wanted, &mut lost, out).await;
+        printed.with_context(|| frame.id().to_string())?;
     }
-    Ok(())
+    Ok(lost.count())
 }

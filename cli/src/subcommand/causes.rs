@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{Client, FrameStream};
 
-use super::bodies;
+use super::bodies::{self, Lost};
+use super::cat;
 use super::frames::existing;
 use crate::args::{EffectsArgs, WhyArgs};
 use crate::connect::explain;
@@ -32,11 +33,12 @@ pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> any
             }
         }
     }
+    let mut lost = Lost::default();
     for (depth, frame) in chain.iter().rev().enumerate() {
         out.indent(depth);
-        bodies::print(client, frame, &why.body, out).await?;
+        bodies::print_among(client, frame, &why.body, &mut lost, out).await?;
     }
-    Ok(Exit::Ok)
+    Ok(cat::all_or_failed(Exit::Ok, lost.count()))
 }
 
 pub(super) async fn effects(
@@ -47,7 +49,8 @@ pub(super) async fn effects(
     out.use_template(effects.body.format.as_ref());
     let root = existing(client, effects.place).await?;
     let mut depths = HashMap::from([(root.id(), 0)]);
-    bodies::print(client, &root, &effects.body, out).await?;
+    let mut lost = Lost::default();
+    bodies::print_among(client, &root, &effects.body, &mut lost, out).await?;
     let mut frames = client.fetch(&ReadOptions {
         topics: TopicPatterns::everything(),
         start: Start::After(Bound::Id(root.id())),
@@ -59,13 +62,13 @@ pub(super) async fn effects(
         let depth = depth + 1;
         depths.insert(frame.id(), depth);
         out.indent(depth);
-        bodies::print(client, &frame, &effects.body, out).await?;
+        bodies::print_among(client, &frame, &effects.body, &mut lost, out).await?;
         left -= 1;
         if left == 0 {
             break;
         }
     }
-    Ok(Exit::Ok)
+    Ok(cat::all_or_failed(Exit::Ok, lost.count()))
 }
 
 async fn next(frames: &mut FrameStream) -> anyhow::Result<Option<Frame>> {

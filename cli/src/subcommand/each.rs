@@ -12,7 +12,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
-use xs_engine::{BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{
+    BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, ResumePoint, Start, TopicPatterns,
+};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Address, AppendRequest, BlobStream, Class, Client, Delivered, SubEvent, SubscribeOptions,
@@ -21,10 +23,11 @@ use xs_protocol::{
 use super::bodies;
 use super::cat::{all_or_failed, passed_over};
 use super::filter::Filter;
+use super::link;
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
-use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::connect::{Session, explain};
+use crate::exit::{self, Exit, Fault};
 use crate::output::{counted, notice};
 
 /// The delay before the first retry; it doubles up to the longest.
@@ -40,12 +43,12 @@ const LAG_OF_SIGNAL: Duration = Duration::from_millis(500);
 const CREDIT: u32 = 256 * 1024;
 
 pub(super) async fn run(
-    client: &Client,
-    address: &Address,
+    session: &Session,
     each: &EachArgs,
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     check_park(each)?;
+    let client = &session.client;
     let mut filter = Filter::start(&each.filter).await?;
     let mut position = match &each.cursor {
         Some(name) => Some(Position::open(client, name).await?),
@@ -57,7 +60,7 @@ pub(super) async fn run(
         start: begin
             .map_or_else(|| each.begin.start(), |offset| Start::From(Bound::Offset(offset))),
         limit: each.limit,
-        follow: each.follow || each.begin.new,
+        follow: each.follow || each.reconnect || each.begin.new,
         ..ReadOptions::default()
     };
     let mut left = filter.widen(client, &mut options).await?;
@@ -65,55 +68,39 @@ pub(super) async fn run(
         // The store would count parked frames, which are among all topics.
         left = left.or_else(|| options.limit.take());
     }
-    let how = SubscribeOptions {
-        credit: CREDIT,
-        bodies_up_to: BODY_WITH_FRAME_MAX,
-        ..Default::default()
-    };
-    let mut events = client.subscribe(&options, how).await.map_err(explain)?;
-    let mut runner = Runner { client, address, each, stop, unread: 0 };
-    let resume = match each.cursor {
-        Some(_) => Resume::Cursor,
-        None => Resume::From("xs each"),
-    };
-    while left != Some(0) {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = stop.cancelled() => break,
-        };
-        match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
-            None => {
-                if let (Some(position), Some(offset)) = (&mut position, events.position()) {
-                    position.reach(offset);
-                }
-                break;
-            }
-            Some(SubEvent::Frames { frames, .. }) => {
-                let passed = filter.pass(client, &frames).await?;
-                let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
-                for (delivered, _) in wanted.filter(|(one, _)| !runner.is_parked(one)) {
-                    if stop.is_cancelled() || !runner.handle(delivered, &mut position).await? {
-                        return runner.end(position).await;
-                    }
-                    left = left.map(|left| left - 1);
-                    if left == Some(0) {
-                        return runner.end(position).await;
-                    }
-                }
-                if let (Some(position), Some(offset)) = (&mut position, events.position()) {
-                    position.reach(offset);
-                }
-            }
-            Some(SubEvent::Gap(gap)) => runner.unread += passed_over(gap),
-            Some(SubEvent::Dropped { refusal, .. }) => {
-                let text = refusal.message + &resume.advice(events.position());
-                return Fault::fail(Exit::Unreachable, text);
-            }
-            Some(SubEvent::CaughtUp { .. }) => save(&mut position).await?,
-            Some(SubEvent::Pulse) => {}
-        }
+    let waits = each.reconnect && session.is_served();
+    if waits {
+        left = left.or_else(|| options.limit.take());
     }
-    runner.end(position).await
+    let mut runner = Runner {
+        client: client.clone(),
+        address: &session.address,
+        each,
+        stop,
+        filter,
+        left,
+        unread: 0,
+        waits,
+        point: None,
+    };
+    if waits && options.start == Start::New {
+        runner.reach(Some(client.server().head));
+    }
+    let mut ended = runner.go(&options, &mut position).await;
+    while let Err(lost) = &ended
+        && waits
+        && exit::is_cut(lost)
+    {
+        ended = match link::back(session, lost, stop).await {
+            Ok(Some(client)) => {
+                runner.client = client;
+                runner.go_on(&options, &mut position).await
+            }
+            Ok(None) => Ok(Exit::Interrupted),
+            Err(error) => Err(error),
+        };
+    }
+    ended
 }
 
 /// Refuses a parking topic that is also read.
@@ -129,7 +116,7 @@ fn check_park(each: &EachArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn save(position: &mut Option<Position<'_>>) -> anyhow::Result<()> {
+async fn save(position: &mut Option<Position>) -> anyhow::Result<()> {
     match position {
         Some(position) => position.save().await,
         None => Ok(()),
@@ -138,23 +125,148 @@ async fn save(position: &mut Option<Position<'_>>) -> anyhow::Result<()> {
 
 /// State shared by all frames.
 struct Runner<'a> {
-    client: &'a Client,
+    client: Client,
     address: &'a Address,
     each: &'a EachArgs,
     stop: &'a CancellationToken,
-    /// Number of unreadable frames.
+    filter: Filter,
+    /// How many more, when they are counted here.
+    left: Option<u64>,
+    /// Frames that cannot be read.
     unread: u64,
+    /// When the server goes away it is waited for.
+    waits: bool,
+    /// Where to go on then; `None` while nothing was handled.
+    point: Option<ResumePoint>,
 }
 
 impl Runner<'_> {
-    /// Whether a frame was parked by this command: such frames are among all topics, and are not
-    /// handled.
+    /// All before an offset was handled.
+    fn reach(&mut self, offset: Option<u64>) {
+        let point = offset.map(|offset| self.client.server().resume().point(offset));
+        self.point = point.or(self.point);
+    }
+
+    /// Goes on over another connection, where the cursor is if there is one.
+    async fn go_on(
+        &mut self,
+        options: &ReadOptions,
+        position: &mut Option<Position>,
+    ) -> anyhow::Result<Exit> {
+        if let Some(position) = position {
+            let before = position.reached();
+            position.go_on(&self.client).await?;
+            if position.reached() > before {
+                // One was parked, and the answer lost.
+                self.left = self.left.map(|left| left.saturating_sub(1));
+            }
+            if let (Some(point), Some(reached)) = (&mut self.point, position.reached()) {
+                point.offset = reached;
+            }
+        }
+        self.go(options, position).await
+    }
+
+    async fn go(
+        &mut self,
+        options: &ReadOptions,
+        position: &mut Option<Position>,
+    ) -> anyhow::Result<Exit> {
+        let resume = match self.each.cursor {
+            _ if self.waits => Resume::Waits,
+            Some(_) => Resume::Cursor,
+            None => Resume::From("xs each"),
+        };
+        let how = SubscribeOptions {
+            credit: CREDIT,
+            bodies_up_to: BODY_WITH_FRAME_MAX,
+            ..Default::default()
+        };
+        let events = match &self.point {
+            Some(point) => self.client.subscribe_from(point, options, how).await,
+            None => self.client.subscribe(options, how).await,
+        };
+        let mut events = events.map_err(|error| match self.waits {
+            true => resume.cut_off(error, None),
+            false => explain(error),
+        })?;
+        while self.left != Some(0) {
+            self.reach(events.position());
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = self.stop.cancelled() => break,
+            };
+            match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
+                None => {
+                    if let (Some(position), Some(offset)) = (&mut *position, events.position()) {
+                        position.reach(offset);
+                    }
+                    break;
+                }
+                Some(SubEvent::Frames { frames, .. }) => {
+                    if !self.handle_all(frames, position).await? {
+                        break;
+                    }
+                    if let (Some(position), Some(offset)) = (&mut *position, events.position()) {
+                        position.reach(offset);
+                    }
+                }
+                Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
+                Some(SubEvent::Dropped { refusal, resume: from }) => {
+                    let from = events.position().unwrap_or(from);
+                    self.reach(Some(from));
+                    return Err(resume.dropped(refusal, from));
+                }
+                Some(SubEvent::CaughtUp { .. }) => save(position).await?,
+                Some(SubEvent::Pulse) => {}
+            }
+        }
+        self.end(position).await
+    }
+
+    /// Handles those that are wanted; false when it is to stop before all were.
+    async fn handle_all(
+        &mut self,
+        frames: Vec<Delivered>,
+        position: &mut Option<Position>,
+    ) -> anyhow::Result<bool> {
+        let passed = self.filter.pass(&self.client, &frames).await?;
+        let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
+        for (delivered, _) in wanted {
+            if self.is_parked(&delivered) {
+                continue;
+            }
+            let offset = delivered.frame.offset();
+            if self.stop.is_cancelled() {
+                return Ok(false);
+            }
+            let handled = self.handle(delivered, position).await;
+            let is_done = match &handled {
+                Ok(is_done) => *is_done,
+                // The command has done its work, and only to say so has failed.
+                Err(_) => {
+                    let reached = position.as_ref().and_then(Position::reached);
+                    offset.is_some() && reached > offset
+                }
+            };
+            if is_done {
+                self.reach(offset.map(|offset| offset + 1));
+                self.left = self.left.map(|left| left - 1);
+            }
+            if !handled? || self.left == Some(0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is parked is among all topics, and is nothing to run the command for.
     fn is_parked(&self, one: &Delivered) -> bool {
         self.each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
     }
 
-    async fn end(&self, mut position: Option<Position<'_>>) -> anyhow::Result<Exit> {
-        save(&mut position).await?;
+    async fn end(&self, position: &mut Option<Position>) -> anyhow::Result<Exit> {
+        save(position).await?;
         let exit = if self.stop.is_cancelled() { Exit::Interrupted } else { Exit::Ok };
         Ok(all_or_failed(exit, self.unread))
     }
@@ -163,7 +275,7 @@ impl Runner<'_> {
     async fn handle(
         &self,
         delivered: Delivered,
-        position: &mut Option<Position<'_>>,
+        position: &mut Option<Position>,
     ) -> anyhow::Result<bool> {
         let frame = &delivered.frame;
         let mut wait = RETRY_FIRST;
@@ -188,12 +300,19 @@ impl Runner<'_> {
             return Ok(false);
         }
         let done = failure.is_none() || self.each.park.is_some();
+        let before = position.as_ref().and_then(Position::reached);
         if let (true, Some(position), Some(offset)) = (done, position.as_mut(), frame.offset()) {
             position.reach(offset + 1);
         }
         match failure {
             None => save(position).await?,
-            Some(failure) => self.give_up(frame, &failure, attempts, position).await?,
+            Some(failure) => {
+                let given_up = self.give_up(frame, &failure, attempts, position).await;
+                if let (Err(_), Some(position)) = (&given_up, position) {
+                    position.retreat(before);
+                }
+                given_up?;
+            }
         }
         Ok(true)
     }
@@ -219,7 +338,7 @@ impl Runner<'_> {
         let input = match (&delivered.body, frame.hash()) {
             (Some(body), _) => Input::Bytes(body.clone()),
             (None, None) => Input::None,
-            (None, Some(hash)) => match bodies::find(self.client, &hash).await? {
+            (None, Some(hash)) => match bodies::find(&self.client, &hash).await? {
                 Some(blob) => Input::Blob(blob),
                 None => return Ok(Some(Failure::Lost(hash))),
             },
@@ -262,7 +381,7 @@ impl Runner<'_> {
         frame: &Frame,
         failure: &Failure,
         attempts: u64,
-        position: &mut Option<Position<'_>>,
+        position: &mut Option<Position>,
     ) -> anyhow::Result<()> {
         let id = frame.id();
         let Some(topic) = &self.each.park else {
@@ -291,7 +410,7 @@ impl Runner<'_> {
             },
             ..NewFrame::new(topic.clone())
         };
-        let change = position.as_ref().and_then(Position::change);
+        let change = position.as_mut().and_then(Position::change);
         let request = AppendRequest {
             cursors: change.into_iter().collect(),
             ..AppendRequest::frames(vec![parked])

@@ -66,8 +66,8 @@ pub(super) async fn last(
             format!("no frame in {}; xs topics lists the topics there are", request.topics),
         );
     }
-    cat::print_all(client, &frames, &last.body, out).await?;
-    Ok(cat::all_or_failed(Exit::Ok, unread))
+    let lost = cat::print_all(client, &frames, &last.body, out).await?;
+    Ok(cat::all_or_failed(Exit::Ok, unread + lost))
 }
 
 /// Reads the same frames backwards, past any damage, and counts the unreadable ones on the way:

@@ -15,8 +15,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Body, FrameId, NewFrame};
-use xs_protocol::{AppendRequest, Appended, Client, Reply};
+use xs_engine::{Body, FrameId, IdempotencyKey, NewFrame, ValueError};
+use xs_protocol::{AppendRequest, Appended, Class, Client, Reply};
 
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
@@ -50,10 +50,10 @@ pub(super) async fn run(
         () = stop.cancelled() => return Ok(Exit::Interrupted),
     };
     let mut lines = Lines::new(&append);
-    let mut sender = Sender::new(client);
+    let mut sender = Sender::new(client, append.key.clone())?;
     let fed = feed(pieces, &mut lines, &mut sender, stop).await;
     let settled = sender.settle_all().await;
-    let told = format!("{} of {} lines read are stored", sender.stored, lines.count);
+    let told = sender.told(lines.count);
     match fed.and_then(|ended| settled.map(|()| ended)) {
         Ok(Ended::AtEnd) => {}
         Ok(Ended::Stopped) => {
@@ -63,6 +63,9 @@ pub(super) async fn run(
         Ok(Ended::At(wrong)) => {
             let before = match sender.stored {
                 0 => "nothing is stored".to_owned(),
+                stored if sender.key.is_some() => {
+                    format!("{stored} lines are stored, and the same command goes on behind them")
+                }
                 1 => "the line before it is stored".to_owned(),
                 stored => format!("the {stored} lines before it are stored"),
             };
@@ -79,7 +82,8 @@ pub(super) async fn run(
             json!({ "lines": sender.stored, "first": text(first), "last": text(last) }).to_string()
         }
     };
-    out.line(&line)?;
+    let printed = out.line(&line).and_then(|()| out.flush());
+    printed.with_context(|| format!("{} lines are stored", sender.stored))?;
     Ok(Exit::Ok)
 }
 
@@ -109,8 +113,8 @@ async fn feed(
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(wrong) => {
-                    // The lines before it cannot be read again.
-                    sender.send(lines.take_batch()).await?;
+                    // Those before it cannot be read again.
+                    sender.send(lines.take_begun()).await?;
                     return Ok(Ended::At(wrong));
                 }
             }
@@ -120,7 +124,7 @@ async fn feed(
             return Ok(Ended::AtEnd);
         }
     }
-    sender.send(lines.take_batch()).await?;
+    sender.send(lines.take_begun()).await?;
     Ok(Ended::Stopped)
 }
 
@@ -145,7 +149,7 @@ async fn next_piece(
             Err(TryRecvError::Empty) if is_stopped && is_at_input => break None,
             Err(TryRecvError::Empty) => {}
         }
-        sender.send(lines.take_batch()).await?;
+        sender.send(lines.take_begun()).await?;
         tokio::select! {
             piece = pieces.receiver.recv() => break piece,
             settled = sender.settle_one(), if !sender.waiting.is_empty() => settled?,
@@ -155,8 +159,8 @@ async fn next_piece(
     match piece.transpose() {
         Ok(piece) => Ok(piece),
         Err(error) => {
-            // The lines before it cannot be read again.
-            sender.send(lines.take_batch()).await?;
+            // Those before it cannot be read again.
+            sender.send(lines.take_begun()).await?;
             Err(error).context("cannot read the input")
         }
     }
@@ -233,9 +237,18 @@ struct Lines {
     pending: BytesMut,
     /// Bytes of `pending` known to contain no line feed.
     searched: usize,
-    batch: Vec<NewFrame>,
+    batch: Batch,
     batch_bytes: usize,
+    /// Batches end at the same lines whenever the lines come.
+    is_keyed: bool,
     count: u64,
+}
+
+/// Frames, and the line of the first.
+#[derive(Default)]
+struct Batch {
+    frames: Vec<NewFrame>,
+    first: u64,
 }
 
 impl Lines {
@@ -248,8 +261,9 @@ impl Lines {
             json: append.json,
             pending: BytesMut::new(),
             searched: 0,
-            batch: Vec::new(),
+            batch: Batch::default(),
             batch_bytes: 0,
+            is_keyed: append.key.is_some(),
             count: 0,
         }
     }
@@ -306,44 +320,81 @@ impl Lines {
             frame.body = Body::Inline(line.clone());
         }
         self.batch_bytes += FRAME_BYTES + line.len() + self.template.meta.as_bytes().len();
-        self.batch.push(frame);
+        if self.batch.frames.is_empty() {
+            self.batch.first = self.count;
+        }
+        self.batch.frames.push(frame);
         Ok(())
     }
 
     fn batch_is_full(&self) -> bool {
-        self.batch.len() >= BATCH_LINES_MAX || self.batch_bytes >= BATCH_BYTES
+        self.batch.frames.len() >= BATCH_LINES_MAX || self.batch_bytes >= BATCH_BYTES
     }
 
-    fn take_batch(&mut self) -> Vec<NewFrame> {
+    /// What there is of a batch.
+    fn take_batch(&mut self) -> Batch {
         self.batch_bytes = 0;
         std::mem::take(&mut self.batch)
+    }
+
+    /// What there is of a batch that may end at any line.
+    fn take_begun(&mut self) -> Batch {
+        if self.is_keyed { Batch::default() } else { self.take_batch() }
     }
 }
 
 /// The batches in flight, and the totals of the acknowledged ones.
 struct Sender<'a> {
     client: &'a Client,
-    waiting: VecDeque<Reply<Appended>>,
+    key: Option<IdempotencyKey>,
+    waiting: VecDeque<(u64, Reply<Appended>)>,
     stored: u64,
+    /// Lines of which nobody knows, as the connection was lost before the answer.
+    unknown: u64,
     first: Option<FrameId>,
     last: Option<FrameId>,
 }
 
 impl<'a> Sender<'a> {
-    fn new(client: &'a Client) -> Self {
-        Self { client, waiting: VecDeque::new(), stored: 0, first: None, last: None }
+    fn new(client: &'a Client, key: Option<IdempotencyKey>) -> anyhow::Result<Self> {
+        if let Some(key) = &key {
+            // That of the last line there could be.
+            key_of(key, u64::MAX).map_err(|error| {
+                Fault::new(Exit::Usage, format!("--key with the number of a line: {error}"))
+            })?;
+        }
+        let waiting = VecDeque::new();
+        Ok(Self { client, key, waiting, stored: 0, unknown: 0, first: None, last: None })
     }
 
-    async fn send(&mut self, batch: Vec<NewFrame>) -> anyhow::Result<()> {
-        if batch.is_empty() {
+    async fn send(&mut self, batch: Batch) -> anyhow::Result<()> {
+        if batch.frames.is_empty() {
             return Ok(());
         }
         self.settle(BATCHES_MAX - 1).await?;
-        self.waiting.push_back(self.client.append(&AppendRequest::frames(batch)));
+        let key = self.key.as_ref().map(|key| key_of(key, batch.first)).transpose()?;
+        let lines = batch.frames.len() as u64;
+        let request = AppendRequest { key, ..AppendRequest::frames(batch.frames) };
+        self.waiting.push_back((lines, self.client.append(&request)));
         Ok(())
     }
 
-    /// Waits until at most `left` batches are unacknowledged.
+    /// How many of the lines that were read are stored.
+    fn told(&self, read: u64) -> String {
+        let Self { stored, unknown, .. } = self;
+        let told = match unknown {
+            0 => format!("{stored} of {read} lines read are stored"),
+            _ => format!(
+                "at least {stored} of {read} lines read are stored, and up to {unknown} more may be"
+            ),
+        };
+        match self.key {
+            Some(_) => told + "; the same command with the same input stores the rest",
+            None => told,
+        }
+    }
+
+    /// Waits until at most `left` batches are not acknowledged.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
             self.settle_one().await?;
@@ -363,15 +414,25 @@ impl<'a> Sender<'a> {
     /// Waits for the oldest batch. Its reply stays in the queue until it arrives, so that the wait
     /// can be cancelled safely.
     async fn settle_one(&mut self) -> anyhow::Result<()> {
-        let Some(reply) = self.waiting.front_mut() else { return Ok(()) };
-        let appended = reply.await;
+        let Some((lines, reply)) = self.waiting.front_mut() else { return Ok(()) };
+        let (lines, appended) = (*lines, reply.await);
         self.waiting.pop_front();
-        let appended = appended.map_err(explain)?;
+        let appended = appended.map_err(|error| {
+            if error.class() == Class::Unknown {
+                self.unknown += lines;
+            }
+            explain(error)
+        })?;
         self.stored += appended.frames.len() as u64;
         self.first = self.first.or_else(|| appended.frames.first().map(|stamp| stamp.id));
         self.last = appended.frames.last().map(|stamp| stamp.id).or(self.last);
         Ok(())
     }
+}
+
+/// The key of the batch that begins with a line.
+fn key_of(key: &IdempotencyKey, line: u64) -> Result<IdempotencyKey, ValueError> {
+    IdempotencyKey::parse(&format!("{key}:{line}"))
 }
 
 #[cfg(test)]
@@ -390,7 +451,7 @@ mod tests {
             while lines.next_line(false)? {}
         }
         lines.next_line(true)?;
-        let shown = lines.take_batch().into_iter().map(|frame| match frame.body {
+        let shown = lines.take_batch().frames.into_iter().map(|frame| match frame.body {
             Body::Inline(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::from_utf8_lossy(frame.meta.as_bytes()).into_owned(),
         });

@@ -19,7 +19,7 @@ use crate::args::{
 };
 use crate::connect::{self, default_address, default_store, unserved};
 use crate::exit::{Exit, Fault};
-use crate::output::Output;
+use crate::output::{Output, notice};
 use crate::progress::{self, watched};
 use crate::reach::options;
 use crate::report;
@@ -50,7 +50,16 @@ async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value>
     let bar = progress::spinner("the server is at work");
     let text = tokio::select! {
         text = client.maintain(request) => text.map_err(connect::explain)?,
-        _ = tokio::signal::ctrl_c() => return Fault::fail(Exit::Interrupted, "stopped"),
+        _ = tokio::signal::ctrl_c() => {
+            let text = match request {
+                MaintainRequest::Verify | MaintainRequest::Backup { .. } => "stopped",
+                MaintainRequest::Fork { .. } => "not waited for: the server makes the fork",
+                MaintainRequest::Compact { .. } | MaintainRequest::Gc { .. } => {
+                    "not waited for: the server ends what it has begun"
+                }
+            };
+            return Fault::fail(Exit::Interrupted, text);
+        }
     };
     bar.finish_and_clear();
     serde_json::from_str(&text).context("cannot read the server's report")
@@ -150,7 +159,7 @@ fn findings(list: &[Value], total: u64, out: &mut Output) -> anyhow::Result<()> 
     }
     let more = total.saturating_sub(list.len() as u64);
     if more > 0 {
-        crate::output::notice(&format!("{more} more are not listed"));
+        notice(&format!("{more} more are not listed"));
     }
     Ok(())
 }
@@ -160,6 +169,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     if !connect::has_begun(&from) {
         return Err(explain(MaintainError::NoStore { dir: from }.into()));
     }
+    let into = to.clone();
     let saved = watched("saving", move |watch| xs_engine::repair(&from, &to, watch)).await;
     let report = saved.map_err(explain)?;
     let mut out = Output::stdout();
@@ -184,6 +194,15 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
         ]],
     )?;
     out.flush()?;
+    // They are saved, and what verify says of them would be so for ever.
+    let without_body = report.lost.iter().find(|lost| lost.blob.is_some() && lost.offset.is_some());
+    if let Some(offset) = without_body.and_then(|lost| lost.offset) {
+        let into = into.display();
+        notice(&format!(
+            "events whose body is lost are saved without it, and xs verify will find them: \
+             xs remove -a {into} {offset} removes one"
+        ));
+    }
     Ok(Exit::Ok)
 }
 
@@ -334,7 +353,7 @@ fn of_store(address: &Address) -> String {
 /// Reports damage that was found, and returns the exit code.
 fn damaged(report: &Value) -> Exit {
     let places = report["places"].as_array().map(Vec::as_slice).unwrap_or_default();
-    places.iter().filter_map(Value::as_str).for_each(crate::output::notice);
+    places.iter().filter_map(Value::as_str).for_each(notice);
     if places.is_empty() { Exit::Ok } else { Exit::Failed }
 }
 

@@ -17,6 +17,7 @@ mod filter;
 mod frames;
 mod input;
 mod lines;
+mod link;
 mod maintain;
 mod modules;
 mod position;
@@ -146,6 +147,10 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
         }
     };
     closing.cancel();
+    let ended = match ended {
+        Err(error) => Err(session.told(error).await),
+        ended => ended,
+    };
     let closed = session.close().await;
     ended.and_then(|exit| closed.map(|()| exit))
 }
@@ -228,9 +233,9 @@ async fn on_store(
     let out = &mut output;
     let exit = match subcommand {
         Subcommand::Append(append) => append::run(client, append, input, stop, out).await,
-        Subcommand::Cat(cat) => cat::run(client, &cat, stop, out).await,
-        Subcommand::Tail(tail) => cat::run(client, &tail.into(), stop, out).await,
-        Subcommand::Each(each) => each::run(client, &session.address, &each, stop).await,
+        Subcommand::Cat(cat) => cat::run(session, &cat, stop, out).await,
+        Subcommand::Tail(tail) => cat::run(session, &tail.into(), stop, out).await,
+        Subcommand::Each(each) => each::run(session, &each, stop).await,
         Subcommand::Eval(eval) => eval::run(session, &eval).await,
         Subcommand::Replay(args) => replay::run(client, &args, out).await,
         Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use xs_engine::{CursorChange, CursorName, CursorValue, ExpectRevision};
-use xs_protocol::{Class, Client, ClientError};
+use xs_protocol::{Class, Client, ClientError, Refusal};
 
+use super::link::may_pass;
 use crate::connect::explain;
 use crate::exit::{Exit, Fault};
 
@@ -22,6 +23,8 @@ pub(super) enum Resume {
     From(&'static str),
     /// Not at all: it reads backwards.
     Never,
+    /// By itself, when the server is back.
+    Waits,
 }
 
 impl Resume {
@@ -41,44 +44,87 @@ impl Resume {
         match error {
             ClientError::Disconnected(why) => {
                 let text = format!("the server is gone ({why}){}", self.advice(from));
-                Fault::new(Exit::Unreachable, text).into()
+                Fault::cut(text).into()
+            }
+            other if matches!(self, Self::Waits) && may_pass(&other) => {
+                Fault::cut(format!("the server is gone ({other})")).into()
             }
             other => explain(other),
         }
     }
+
+    /// The error of a stream that the server ended.
+    pub(super) fn dropped(self, refusal: Refusal, from: u64) -> anyhow::Error {
+        match self {
+            Self::Waits => self.cut_off(refusal.into(), Some(from)),
+            _ => Fault::new(Exit::Unreachable, refusal.message + &self.advice(Some(from))).into(),
+        }
+    }
 }
 
-/// A reader's position.
-pub(super) struct Position<'a> {
-    client: &'a Client,
+/// Where a reader is.
+pub(super) struct Position {
+    client: Client,
     name: CursorName,
     /// The cursor as last seen; 0 when there was none.
     revision: u64,
     state: Bytes,
     saved: Option<u64>,
     reached: Option<u64>,
+    /// What a save said that was not answered yet.
+    asked: Option<u64>,
     due: Instant,
 }
 
-impl<'a> Position<'a> {
+impl Position {
     /// Reads the cursor.
-    pub(super) async fn open(client: &'a Client, name: &CursorName) -> anyhow::Result<Self> {
+    pub(super) async fn open(client: &Client, name: &CursorName) -> anyhow::Result<Self> {
         let cursor = client.cursor_get(name).await.map_err(explain)?;
         let saved = cursor.as_ref().map(|cursor| cursor.offset);
         let (revision, state) =
             cursor.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
         Ok(Self {
-            client,
+            client: client.clone(),
             name: name.clone(),
             revision,
             state,
             saved,
             reached: saved,
+            asked: None,
             due: Instant::now(),
         })
     }
 
-    /// The offset of the first frame not handled; `None` when the cursor does not exist.
+    /// Goes on over another connection. A save whose answer was lost with the last one may have
+    /// been done.
+    pub(super) async fn go_on(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.client = client.clone();
+        let cursor = client.cursor_get(&self.name).await.map_err(explain)?;
+        let revision = cursor.as_ref().map_or(0, |cursor| cursor.revision);
+        if revision == self.revision {
+            return Ok(());
+        }
+        match (cursor, self.asked) {
+            (Some(cursor), Some(asked)) if cursor.offset == asked => {
+                (self.revision, self.saved) = (revision, Some(asked));
+                self.reached = self.reached.max(self.saved);
+                Ok(())
+            }
+            _ => Fault::fail(Exit::Condition, self.in_use()),
+        }
+    }
+
+    /// The first frame that was not handled, also when that is not saved yet.
+    pub(super) const fn reached(&self) -> Option<u64> {
+        self.reached
+    }
+
+    /// What is behind this was not handled after all.
+    pub(super) const fn retreat(&mut self, to: Option<u64>) {
+        self.reached = to;
+    }
+
+    /// The first frame that was not handled; `None` when the cursor does not exist.
     pub(super) const fn offset(&self) -> Option<u64> {
         self.saved
     }
@@ -93,9 +139,10 @@ impl<'a> Position<'a> {
         (self.reached != self.saved).then_some(self.due)
     }
 
-    /// The cursor change that saves the position, for use in a larger batch.
-    pub(super) fn change(&self) -> Option<CursorChange> {
+    /// The change that saves the position, for a batch that has more in it.
+    pub(super) fn change(&mut self) -> Option<CursorChange> {
         let offset = self.reached.filter(|_| self.reached != self.saved)?;
+        self.asked = Some(offset);
         Some(CursorChange {
             name: self.name.clone(),
             expect: ExpectRevision::Is(self.revision),

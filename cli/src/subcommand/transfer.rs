@@ -3,14 +3,17 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
+use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::names::is_store;
-use xs_engine::{Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text};
+use xs_engine::{
+    BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text,
+};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -24,18 +27,23 @@ use super::frames::{found, no_frame};
 use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
 use crate::connect::explain;
-use crate::dump::{Dump, Incoming, Lines, Selection, Stored, parse};
+use crate::dump::{Dump, Incoming, Kept, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, Fault};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
-/// Limits of one import: number of frames, and bytes of bodies.
+/// Bodies of an export that are made durable together, and bytes of lines that wait for them.
+const BODIES_MAX: usize = 4096;
+const LINES_BYTES: usize = 4 * 1024 * 1024;
+/// Frames of one import, and bytes of bodies with them.
 const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum number of unanswered imports.
 const BATCHES_MAX: usize = 4;
-/// Maximum number of refused frames that are named individually.
+/// Frames that are removed together: what a batch takes.
+const REMOVED_AT_ONCE: usize = BATCH_RECORDS_MAX;
+/// Frames that were refused of which each is named.
 const NAMED_MAX: u64 = 20;
 
 pub(super) async fn export(
@@ -95,11 +103,11 @@ async fn write(
     begun: Option<u64>,
 ) -> anyhow::Result<u64> {
     let bar = progress::count("exporting", client.server().head - begun.unwrap_or_default());
-    let file = File::options().append(true).open(dump.frames())?;
-    let (mut file, mut count, mut lost) = (BufWriter::new(file), 0_u64, Lost::default());
+    let mut file = File::options().append(true).open(dump.frames())?;
+    let (mut kept, mut lines, mut is_new) = (dump.keep(), String::new(), false);
+    let (mut count, mut lost) = (0_u64, Lost::default());
     loop {
         let batch = frames.next().await.transpose().map_err(explain)?;
-        let mut is_new = false;
         while let Some(gap) = frames.gap() {
             passed_over(gap);
             if let Gap::Corrupt { from, to } = gap {
@@ -107,24 +115,30 @@ async fn write(
             }
         }
         for Delivered { frame, body } in batch.iter().flatten() {
-            if !keep_body(client, dump, frame, body.as_ref()).await? {
+            if !keep_body(client, dump, &mut kept, frame, body.as_ref()).await? {
                 lost.note(frame);
                 let offset = frame.offset().unwrap_or_default();
                 is_new |= selection.pass_over(offset, offset + 1);
             }
+            lines += &json::frame(frame, None);
+            lines.push('\n');
+            // Files are written without a pause, and whoever stops it is not to wait for all.
+            tokio::task::yield_now().await;
         }
-        // A resumed export continues after the last line, so gaps before it must be recorded first.
-        if is_new {
-            dump.select(selection)?;
+        if batch.is_none() || kept.len() >= BODIES_MAX || lines.len() >= LINES_BYTES {
+            kept.finish().context("the bodies")?;
+            // Whoever goes on with this export behind a line has to know what is missing before it.
+            if std::mem::take(&mut is_new) {
+                dump.select(selection)?;
+            }
+            file.write_all(lines.as_bytes())?;
+            lines.clear();
         }
         let Some(batch) = batch else { break };
-        for Delivered { frame, .. } in &batch {
-            writeln!(file, "{}", json::frame(frame, None))?;
-        }
         count += batch.len() as u64;
         bar.set_position(count);
     }
-    file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    file.sync_all()?;
     bar.finish_and_clear();
     Ok(count)
 }
@@ -145,13 +159,14 @@ pub(super) fn told(
 async fn keep_body(
     client: &Client,
     dump: &Dump,
+    kept: &mut Kept<'_>,
     frame: &Frame,
     body: Option<&Bytes>,
 ) -> anyhow::Result<bool> {
     let Some(hash) = frame.hash() else { return Ok(true) };
     let failed = || format!("the body of {}", frame.id());
     if let Some(body) = body {
-        dump.keep(&hash, body).with_context(failed)?;
+        kept.add(&hash, body).with_context(failed)?;
         return Ok(true);
     }
     if dump.has(&hash) {
@@ -278,13 +293,22 @@ impl<'a> Importer<'a> {
 
     /// Adds a frame. A small body is sent with it; a longer one is uploaded first.
     async fn take(&mut self, number: u64, stored: Stored, dump: &Dump) -> anyhow::Result<()> {
-        let Stored { id, new, hash } = stored;
+        let Stored { id, new, hash, body: in_line } = stored;
         if new.ttl == Ttl::Ephemeral {
             self.refuse(number, "an ephemeral frame is never stored");
             return Ok(());
         }
         let (mut body, mut known) = (None, None);
-        if let Some(hash) = hash {
+        if let Some(bytes) = in_line {
+            let hash = BlobHash::of(&bytes);
+            known = Some((bytes.len() as u64, hash));
+            if bytes.len() <= BODY_WITH_FRAME_MAX as usize {
+                self.bytes += bytes.len();
+                body = Some(bytes);
+            } else if !self.client.blob_has(&hash).await.map_err(explain)? {
+                self.client.blob_put_bytes(bytes).await.map_err(explain)?;
+            }
+        } else if let Some(hash) = hash {
             let path = dump.blob(&hash);
             let len = match std::fs::metadata(&path) {
                 Ok(metadata) => metadata.len(),
@@ -387,10 +411,16 @@ pub(super) async fn remove(
     }
     let what = format!("remove {} for good", counted(places.len() as u64, "event"));
     sure::ask(&what, remove.sure).await?;
-    let count = places.len();
-    let request = RemoveRequest { frames: places, now: remove.now, ..Default::default() };
-    let removed = client.remove(&request).await.map_err(explain)?.removed;
-    let removed = removed.iter().filter(|removal| **removal == Removal::Removed).count();
+    let (count, mut removed) = (places.len(), 0);
+    for some in places.chunks(REMOVED_AT_ONCE) {
+        let request =
+            RemoveRequest { frames: some.to_vec(), now: remove.now, ..Default::default() };
+        let done = client.remove(&request).await.map_err(|error| {
+            let error = explain(error);
+            if removed == 0 { error } else { error.context(format!("{removed} are removed")) }
+        })?;
+        removed += done.removed.iter().filter(|removal| **removal == Removal::Removed).count();
+    }
     out.table(&["removed", "not_there"], &[vec![json!(removed), json!(count - removed)]])?;
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }

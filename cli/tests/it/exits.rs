@@ -1,10 +1,11 @@
 //! Every exit code, and what is said with it.
 
+use std::fs::{self, File};
 use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, signal, wait_within};
+use crate::support::{PATIENCE, Place, Run, signal, wait_within};
 
 #[test]
 fn each_documented_code_is_reached() {
@@ -45,6 +46,40 @@ fn each_documented_code_is_reached() {
     }
     assert!(!place.path("nowhere").exists(), "a reader must not make a store");
     assert!(!place.path("s").exists(), "a server that cannot do its work makes none");
+}
+
+#[test]
+fn an_event_that_is_stored_and_cannot_be_printed_is_told_of() {
+    let place = Place::new();
+    for (args, said) in [
+        (&["append", "t", "x"][..], "the event is stored, with id 0"),
+        (&["append", "t", "--lines"], "2 lines are stored: "),
+    ] {
+        fs::write(place.path("input"), "a\nb\n").unwrap();
+        let mut append = place.command(args);
+        append.stdin(File::open(place.path("input")).unwrap());
+        append.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let run = Run::from(append.output().unwrap());
+        assert_eq!((run.code, run.err.contains(said)), (1, true), "{}", run.err);
+    }
+    assert_eq!(place.frames("t").len(), 3);
+}
+
+#[test]
+fn what_can_print_nothing_is_told() {
+    let place = Place::new();
+    place.ok(&["append", "t", "x"]);
+    let run = place.xs(&["cat", "--since", "2h", "--until", "3h"]);
+    assert_eq!((run.code, run.err.contains("--until is before --since")), (2, true), "{}", run.err);
+    for (args, said) in [
+        (["cat", "--after", "99"], "nothing is stored after 99 yet: the next offset is 1"),
+        (["cat", "--from", "2"], "nothing is stored from 2 on yet: the next offset is 1"),
+        (["cat", "--after", "0"], ""),
+        (["cat", "--from", "1"], ""),
+    ] {
+        let run = place.ok(&args);
+        assert_eq!(run.err.trim_end().trim_start_matches("xs: "), said, "{args:?}");
+    }
 }
 
 #[test]

@@ -85,6 +85,8 @@ fn lines_become_frames_and_json_becomes_meta() {
             .map(|frame| frame["body"].as_str().unwrap().to_owned())
             .collect();
         assert_eq!(bodies, ["one", "two", "", &long, "last"]);
+        let again = place.ok(&["cat", "log", "--format", "{body}"]).text();
+        assert_eq!(again, input.replace('\r', "") + "\n", "as the help of both says");
         place.xs_with(&["append", "json", "--lines", "--json"], b"{\"n\":1}\n{\"n\":2}\n");
         let metas: Vec<_> = place.frames("json").iter().map(|f| f["meta"]["n"].clone()).collect();
         assert_eq!(metas, [1, 2]);

@@ -65,6 +65,15 @@ fn walk(place: &Place, path: &[&str], seen: &mut usize) {
 }
 
 #[test]
+fn lines_and_their_way_back_name_each_other() {
+    let place = Place::new();
+    let told = |name: &str| place.ok(&[name, "--help"]).text().replace("\n          ", " ");
+    assert!(told("append").contains("xs cat --format '{body}'"), "{}", told("append"));
+    assert!(told("append").contains("or CR and line feed"), "{}", told("append"));
+    assert!(told("cat").contains("append --lines"), "{}", told("cat"));
+}
+
+#[test]
 fn every_help_text_fits_and_shows_an_example() {
     let place = Place::new();
     let mut seen = 0;

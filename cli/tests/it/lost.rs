@@ -60,7 +60,7 @@ fn check_exports(place: &Place, store: &str) {
     let run = place.xs(&["-a", store, "export", &dump]);
     assert_eq!((run.code, run.json()), (1, vec![told(false, 3)]), "{}", run.err);
     let id = &place.ok(&["cat", store]).json()[1]["id"];
-    let said = format!("the body of {} cannot be read: left out", id.as_str().unwrap());
+    let said = format!("the body of {} (offset 1) cannot be read: left out", id.as_str().unwrap());
     assert!(run.err.contains(&said), "{}", run.err);
     let lines = fs::read_to_string(place.path(&dump).join("frames.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 3);
@@ -77,6 +77,40 @@ fn check_exports(place: &Place, store: &str) {
         assert_eq!(run.json(), [json!({ "new": 2, "there": 0, "refused": 1 })], "{}", run.err);
         assert_eq!(place.ok(&["cat", &format!("./{copy}"), "-b"]).text(), "onethree");
     }
+}
+
+/// What goes on behind a frame that cannot be read goes on behind a body.
+fn check_reads(place: &Place, store: &str) {
+    let said = "(offset 1) cannot be read: left out";
+    for read in [&["cat", store][..], &["last", store, "t", "-n", "3"]] {
+        let bodies = place.xs(&[read, &["-b"]].concat());
+        assert_eq!(bodies.code, 1, "{}", bodies.err);
+        assert!(bodies.err.contains(said), "{}", bodies.err);
+        assert!(bodies.out.starts_with(b"one"));
+        let whole = place.xs(&[read, &["--with-body"]].concat());
+        assert_eq!(whole.code, 1, "{}", whole.err);
+        assert!(whole.err.contains(said), "{}", whole.err);
+        let lines = whole.json();
+        assert_eq!((&lines[0]["body"], &lines[2]["body"]), (&json!("one"), &json!("three")));
+        let keys = lines[1].as_object().unwrap();
+        assert!(keys["hash"].is_string() && !keys.contains_key("body"), "{keys:?}");
+    }
+    let why = place.xs(&["why", store, "1", "--with-body"]);
+    assert_eq!((why.code, why.json().len()), (1, 1), "{}", why.err);
+    let one = place.xs(&["get", store, "1", "-b"]);
+    assert!(one.code == 1 || one.code == 3, "there is nothing to go on with: {}", one.err);
+}
+
+#[test]
+fn a_read_goes_on_behind_a_lost_body() {
+    let place = damaged();
+    for store in ["./store", "./saved"] {
+        check_reads(&place, store);
+        assert_eq!(place.xs(&["cat", store, "-b"]).text(), "onethree");
+    }
+    let place = damaged_in_a_long_one();
+    check_reads(&place, "./store");
+    assert!(place.xs(&["cat", "./store", "-b"]).out.ends_with(b"three"));
 }
 
 #[test]

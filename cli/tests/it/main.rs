@@ -46,6 +46,8 @@ mod hostile;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod lines;
+#[cfg(test)]
 mod lost;
 #[cfg(test)]
 mod maintain;

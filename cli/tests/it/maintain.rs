@@ -1,8 +1,16 @@
 //! A store looked after from the command line, and what needs no store.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use crate::support::Place;
+use rustix::process::Signal;
+use serde_json::Value;
+use xs_protocol::codec::{HEADER_LEN, PREFACE};
+
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text};
 
 fn filled() -> Place {
     let place = Place::new();
@@ -29,9 +37,15 @@ fn a_sound_store_is_verified_and_a_damaged_one_repaired() {
     let found = run.json();
     assert_eq!(found[0]["severity"], "lost");
     assert!(found[0]["path"].as_str().unwrap().ends_with(".pack"), "{found:?}");
-    let saved = place.ok(&["repair", "store", "saved"]).json();
+    let run = place.ok(&["repair", "store", "saved"]);
+    let saved = run.json();
     assert_eq!(saved.last().unwrap()["frames"], 3);
     assert_eq!(place.ok(&["cat", "./saved", "--limit", "1", "-b"]).text(), "one");
+    // What it says makes the new store sound.
+    assert!(run.err.contains("xs remove -a saved 1 removes one"), "{}", run.err);
+    assert_eq!(place.xs(&["verify", "saved"]).code, 1);
+    place.ok(&["remove", "-a", "saved", "1", "--yes"]);
+    place.ok(&["verify", "saved"]);
     assert_eq!(place.xs(&["repair", "store", "saved"]).code, 1, "never into a store that is there");
 }
 
@@ -67,6 +81,73 @@ fn what_is_in_use_or_not_there_is_said() {
     assert_eq!(asked.code, 2, "gc asks first");
     let named = format!("remove bodies in {} that", place.store().display());
     assert!(asked.err.contains(&named), "by the directory, not its socket: {}", asked.err);
+}
+
+/// The log of a program is read by programs.
+#[test]
+fn work_on_files_is_logged_number_by_number() {
+    let place = filled();
+    let server = place.serve(&["--log", "json"]);
+    place.ok(&["gc", "--yes"]);
+    place.ok(&["compact"]);
+    place.ok(&["verify"]);
+    place.ok(&["backup", text(&place.store()), "b"]);
+    place.ok(&["fork", text(&place.store()), "f"]);
+    assert!(server.stop().success());
+    let lines: Vec<Value> =
+        place.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (work, key) in [
+        ("gc", "swept_bytes"),
+        ("compact", "bytes_after"),
+        ("verify", "findings"),
+        ("backup", "files_copied"),
+        ("fork", "bytes_copied"),
+    ] {
+        let line = lines.iter().find(|line| line["work"] == work).expect(work);
+        assert!(line[key].is_u64() && line["message"] == "worked on the store's files", "{line}");
+        let values = line.as_object().unwrap().values();
+        let text = values.filter_map(Value::as_str).find(|text| text.contains(['{', '"']));
+        assert_eq!(text, None, "{line}");
+    }
+}
+
+/// Lets what is asked through to the server, and its first answer, and no other.
+fn deaf(place: &Place) -> PathBuf {
+    let path = place.path("deaf.sock");
+    let (listener, store) = (UnixListener::bind(&path).unwrap(), place.store());
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        let server = UnixStream::connect(store.join("xs.sock")).unwrap();
+        let (mut asked, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut asked, &mut to));
+        let (mut client, mut server) = (client, server);
+        let mut hello = vec![0; PREFACE.len() + HEADER_LEN];
+        server.read_exact(&mut hello).unwrap();
+        let len = u32::from_le_bytes(hello[PREFACE.len()..][..4].try_into().unwrap()) as usize;
+        hello.resize(PREFACE.len() + 4 + len, 0);
+        server.read_exact(&mut hello[PREFACE.len() + HEADER_LEN..]).unwrap();
+        client.write_all(&hello).unwrap();
+        std::io::copy(&mut server, &mut std::io::sink())
+    });
+    path
+}
+
+#[test]
+fn who_does_not_wait_for_a_fork_is_told_that_it_is_made() {
+    let place = filled();
+    let server = place.serve(&[]);
+    let socket = deaf(&place);
+    let mut command = place.command(&["fork", text(&socket), "fork"]);
+    let fork = command.stderr(Stdio::piped()).spawn().unwrap();
+    eventually(|| place.path("fork/super.a").exists().then_some(()));
+    signal(&fork, Signal::INT);
+    let run = Run::from(output_within(fork, PATIENCE));
+    assert_eq!(
+        (run.code, run.err.as_str()),
+        (130, "xs: not waited for: the server makes the fork\n")
+    );
+    eventually(|| (place.xs(&["cat", "./fork", "-b"]).text() == "onetwothree").then_some(()));
+    assert!(server.stop().success());
 }
 
 #[test]

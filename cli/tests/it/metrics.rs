@@ -25,6 +25,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("xs_connections", "gauge"),
     ("xs_connections_accepted_total", "counter"),
     ("xs_connections_gave_way_total", "counter"),
+    ("xs_cursor_lag_max_frames", "gauge"),
     ("xs_cursors", "gauge"),
     ("xs_file_bytes", "gauge"),
     ("xs_files", "gauge"),
@@ -188,6 +189,7 @@ fn the_numbers_are_well_formed_and_true() {
     let server = place.serve(&["--metrics", ":0", "--listen", ":0", "--modules", "modules"]);
     let address = address(&place);
     place.await_frames("tick.recv", 3);
+    place.ok(&["cursor", "set", "slow", "first"]);
     for n in 0..5 {
         place.ok(&["append", "t", &n.to_string()]);
     }
@@ -211,6 +213,7 @@ fn the_numbers_are_well_formed_and_true() {
     let number = |name: &str| value(&families, name, None);
     assert_eq!((number("xs_ready"), number("xs_build_info")), (1.0, 1.0));
     assert!(number("xs_topics") >= 3.0);
+    assert_eq!(number("xs_cursor_lag_max_frames"), number("xs_log_head_offset"));
     assert!(number("xs_received_bytes_total") > 0.0 && number("xs_sent_bytes_total") > 0.0);
     assert!(number("xs_connections") >= 1.0, "the Host is connected");
     assert!(server.stop().success());

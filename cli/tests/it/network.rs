@@ -7,7 +7,9 @@ use std::process::Stdio;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::support::{PATIENCE, Place, Run, Server, eventually, signal_pid, text, wait_within};
+use crate::support::{
+    PATIENCE, Place, Run, Server, eventually, output_within, signal_pid, text, wait_within,
+};
 
 /// Where a server listens beside its socket.
 pub(crate) fn listening(place: &Place) -> String {
@@ -81,6 +83,27 @@ fn tokens_decide_who_may_do_what_and_never_reach_the_log() {
     for secret in [&early[4..], &late[4..], hash] {
         assert!(!log.contains(secret), "a secret is in the log");
     }
+}
+
+/// What it waits for is told that the connection ended, and the connection why.
+#[test]
+fn a_token_that_is_revoked_ends_what_it_appends() {
+    let place = Place::new();
+    let token = create(&place, &["feed", "--role", "append"]);
+    let server = place.serve(&["--listen", ":0"]);
+    let addr = listening(&place);
+    let mut command = place.command(&["append", "-a", &addr, "t", "--lines"]);
+    command.env("XS_TOKEN", &token).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut append = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = append.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while stdin.write_all(b"a line\n").is_ok() {});
+    place.await_frames("t", 1);
+    place.ok(&["token", "revoke", "feed"]);
+    let run = Run::from(output_within(append, PATIENCE));
+    writer.join().unwrap();
+    assert_eq!(run.code, 7, "{}", run.err);
+    assert!(run.err.contains("lines read"), "{}", run.err);
+    assert!(server.stop().success());
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! The Rust client over a server that is killed and started again: who follows goes on by itself,
-//! and an append whose answer did not come is an error.
+//! and an append whose answer did not come is an error. The binary does so when it is told to.
+
+use std::io::{BufRead as _, BufReader};
+use std::ops::Range;
+use std::process::{Child, Stdio};
 
 use serde_json::json;
 use xs_engine::ReadOptions;
 use xs_protocol::{Address, AppendRequest, Class, Follow, FollowEvent, FollowOptions};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place};
+use crate::support::{PATIENCE, Place, Run, output_within};
 
 /// Appended before each kill.
 const FRAMES: u64 = 500;
@@ -64,4 +68,88 @@ fn who_follows_over_servers_that_are_killed_misses_nothing_and_gets_nothing_twic
         assert_eq!(resumed, KILLS);
         server.kill();
     });
+}
+
+/// The lines that a follower prints, as they come.
+fn printed(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap)
+}
+
+/// Appends numbers.
+fn append(place: &Place, numbers: Range<u64>) {
+    let lines: String = numbers.map(|n| format!("{n}\n")).collect();
+    let run = place.xs_with(&["append", "t", "--lines"], lines.as_bytes());
+    assert_eq!(run.code, 0, "{}", run.err);
+}
+
+/// Reads on over servers that are killed, over one that is stopped in order, and to the end.
+fn check_waits(place: &Place, args: &[&str]) {
+    let mut server = Some(place.serve(&[]));
+    append(place, 0..20);
+    let mut command = place.command(args);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut reader = command.spawn().unwrap();
+    let mut lines = printed(&mut reader);
+    let mut check = |numbers: Range<u64>| {
+        for n in numbers {
+            assert_eq!(lines.next().expect("it has ended"), n.to_string(), "{args:?}");
+        }
+    };
+    check(0..20);
+    for n in [20, 30] {
+        let server_now = server.take().unwrap();
+        if n == 20 {
+            server_now.kill();
+        } else {
+            assert!(server_now.stop().success());
+        }
+        // While it is away, too, by what lets nobody else in.
+        for n in n..n + 5 {
+            place.ok(&["append", "t", &n.to_string()]);
+        }
+        server = Some(place.serve(&[]));
+        append(place, n + 5..n + 10);
+        check(n..n + 10);
+    }
+    let run = Run::from(output_within(reader, PATIENCE));
+    assert_eq!((run.code, run.err.matches("the server is back").count()), (0, 2), "{}", run.err);
+    assert_eq!(run.err.matches("; waiting for the server").count(), 2, "{}", run.err);
+    append(place, 40..41);
+    server.unwrap().kill();
+}
+
+#[test]
+fn a_reader_that_is_told_to_waits_for_its_server() {
+    let cat = ["cat", "-F", "t", "--limit", "40", "--format", "{body}"];
+    check_waits(&Place::new(), &cat);
+    let place = Place::new();
+    check_waits(&place, &[&cat[..], &["--cursor", "c"]].concat());
+    assert_eq!(place.ok(&["cat", "t", "--cursor", "c", "--format", "{body}"]).text(), "40\n");
+    check_waits(
+        &Place::new(),
+        &["tail", "-F", "-n", "20", "t", "--limit", "40", "--format", "{body}"],
+    );
+    let place = Place::new();
+    let each = ["each", "-F", "t", "--limit", "40", "--cursor", "c"];
+    check_waits(&place, &[&each[..], &["--", "sh", "-c", "cat; echo"]].concat());
+    assert_eq!(place.ok(&["cat", "t", "--cursor", "c", "--format", "{body}"]).text(), "40\n");
+}
+
+#[test]
+fn a_reader_waits_for_no_other_store() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    append(&place, 0..1);
+    let mut command = place.command(&["tail", "-F", "t", "--format", "{body}"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tail = command.spawn().unwrap();
+    let mut lines = printed(&mut tail);
+    assert_eq!(lines.next().unwrap(), "0");
+    server.kill();
+    std::fs::rename(place.store(), place.path("before")).unwrap();
+    let server = place.serve(&[]);
+    let run = Run::from(output_within(tail, PATIENCE));
+    assert_eq!(run.code, 5, "{}", run.err);
+    assert!(run.err.contains("another store is served there"), "{}", run.err);
+    assert!(server.stop().success());
 }

@@ -15,6 +15,22 @@ export default generator({ async *run(ctx) {
 "#;
 
 #[test]
+fn a_start_after_a_kill_says_that_it_recovered() {
+    let place = Place::new();
+    let said = "the store was not closed in order, and is recovered";
+    let server = place.serve(&[]);
+    place.ok(&["append", "t", "x"]);
+    server.kill();
+    assert!(!place.log().contains(said), "{}", place.log());
+    let server = place.serve(&[]);
+    assert!(place.log().contains(said), "{}", place.log());
+    assert!(server.stop().success());
+    let server = place.serve(&[]);
+    assert_eq!(place.log().matches(said).count(), 1, "{}", place.log());
+    assert!(server.stop().success());
+}
+
+#[test]
 fn sigterm_leaves_neither_child_nor_socket() {
     let place = Place::new();
     place.write("modules/generators/tick.ts", TICK);

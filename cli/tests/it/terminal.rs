@@ -179,6 +179,17 @@ fn bodies_on_a_terminal_are_text_and_end_their_lines() {
 }
 
 #[test]
+fn a_topic_that_is_not_there_is_told_with_one_that_is() {
+    let place = Place::new();
+    place.ok(&["append", "notes", "x"]);
+    let ended = Terminal::run(&place, &["cat", "note"]).end();
+    let said = "no frame in note that was asked for; there is notes\r\n";
+    assert!(ended.code == 0 && ended.shown.contains(said), "{}", ended.shown);
+    let ended = Terminal::run(&place, &["cat", "notes", "--until", "2020-01-01"]).end();
+    assert!(ended.shown.contains("in notes that was asked for\r\n"), "{}", ended.shown);
+}
+
+#[test]
 fn append_does_not_wait_for_a_body_that_nobody_types() {
     let place = Place::new();
     let ended = Terminal::run(&place, &["append", "t"]).end();

@@ -1,10 +1,14 @@
 //! Stores written out, read in again, and events removed.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{PATIENCE, Place, eventually, signal, wait_within};
 
 /// What a frame says, without its offset, which an import does not keep.
 fn content(frames: &[Value]) -> Vec<Value> {
@@ -50,6 +54,64 @@ fn an_export_becomes_the_same_store() {
     place.ok(&["import", "dump", "used", "--new-ids"]);
     let old = first[0]["id"].as_str().unwrap();
     assert_eq!(place.ok(&["get", "./used", old, "-b"]).text(), "one");
+}
+
+#[test]
+fn a_body_may_be_in_its_line() {
+    let place = Place::new();
+    filled(&place);
+    let first = all(&place, "./store");
+    let lines = place.ok(&["cat", "--with-body"]).text();
+    place.write("dump/frames.jsonl", &lines);
+    let told = place.ok(&["import", "dump", "copy"]).json();
+    assert_eq!(told, [json!({ "new": 4, "there": 0, "refused": 0 })]);
+    assert_eq!(all(&place, "./copy"), first);
+    let without_hash = lines.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line["hash"] = Value::Null;
+        format!("{line}\n")
+    });
+    place.write("dump/frames.jsonl", &without_hash.collect::<String>());
+    place.ok(&["import", "dump", "other"]);
+    assert_eq!(all(&place, "./other"), first);
+    let id = "03g4a5lk7bc9ucnxswp2nn1gj";
+    let hash = &first[0]["hash"];
+    for (line, said) in [
+        (json!({ "topic": "a", "id": id, "hash": hash, "body": "two" }), "not that of its body"),
+        (json!({ "topic": "a", "id": id, "body": "a", "body_base64": "YQ==" }), "has both"),
+        (json!({ "topic": "a", "id": id, "body": { "n": 1 } }), "expected a string"),
+        (json!({ "topic": "a", "id": id, "body_base64": "?" }), "body_base64: "),
+    ] {
+        place.write("dump/frames.jsonl", &line.to_string());
+        let run = place.xs(&["import", "dump", "never"]);
+        assert_eq!((run.code, run.err.contains(said)), (1, true), "{line}: {}", run.err);
+    }
+}
+
+#[test]
+fn events_from_elsewhere_keep_their_times() {
+    let place = Place::new();
+    let page = include_str!("../../../docs/operations.md");
+    let script: String = page
+        .lines()
+        .skip_while(|line| !line.starts_with("    import json"))
+        .take_while(|line| !line.is_empty())
+        .map(|line| format!("{}\n", &line[4..]))
+        .collect();
+    place.write("lines.py", &script);
+    let first = 1_795_510_800_123_u64;
+    let lines =
+        [json!({ "ms": first }), json!({ "ms": first }), json!({ "id": "1795510800125-7" })];
+    place.write("in.jsonl", &lines.map(|line| format!("{line}\n")).concat());
+    let line = page.lines().find_map(|line| line.strip_prefix("    $ mkdir dump && ")).unwrap();
+    let line = line.split(" && xs ").next().unwrap();
+    let made = place.shell(&format!("mkdir dump && {line}")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    place.ok(&["import", "dump", "./new-store"]);
+    let times = place.ok(&["cat", "./new-store", "orders", "--format", "{time} {meta.ms}"]).text();
+    let expected = "2026-11-24T09:00:00.123Z 1795510800123\n\
+                    2026-11-24T09:00:00.123Z 1795510800123\n2026-11-24T09:00:00.125Z \n";
+    assert_eq!(times, expected);
 }
 
 /// An import that is run again neither brings back what nobody sees any more nor stops at it.
@@ -109,6 +171,34 @@ fn an_export_that_was_cut_off_goes_on() {
     assert_eq!(place.xs(&["export", "late", "--since", "2h"]).code, 1);
 }
 
+/// Each body is a file. What takes long is not to keep whoever stops it waiting.
+#[test]
+fn an_export_of_many_bodies_ends_at_once_and_goes_on() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("the body {n}\n")).collect();
+    assert_eq!(place.xs_with(&["append", "t", "--lines"], many.as_bytes()).code, 0);
+    let files = || fs::read_dir(place.path("dump/cas")).map_or(0, Iterator::count);
+    for one in [Signal::INT, Signal::TERM] {
+        let before = files();
+        let mut export = place.command(&["export", "dump"]).spawn().unwrap();
+        eventually(|| (files() > before || export.try_wait().unwrap().is_some()).then_some(()));
+        signal(&export, one);
+        let asked = Instant::now();
+        assert_eq!(wait_within(&mut export, PATIENCE).code(), Some(130));
+        // Where nothing heeds it, the process is ended after 5 s.
+        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    }
+    let lines = fs::read_to_string(place.path("dump/frames.jsonl")).unwrap_or_default();
+    for line in lines.lines() {
+        let frame: Value = serde_json::from_str(line).unwrap();
+        let name = STANDARD.encode(frame["hash"].as_str().unwrap());
+        assert!(place.path("dump/cas").join(name).exists(), "its body comes before its line");
+    }
+    place.ok(&["export", "dump"]);
+    assert_eq!(place.ok(&["import", "dump", "copy"]).json()[0]["new"], 20_000);
+    assert_eq!(place.ok(&["cat", "./copy", "--format", "{body}"]).text(), many);
+}
+
 #[test]
 fn what_cannot_be_imported_is_named_and_the_rest_is() {
     let place = Place::new();
@@ -154,6 +244,22 @@ fn removed_events_are_gone() {
     assert_eq!(place.ok(&["cat"]).json().len(), 2);
     let stats = &place.ok(&["stats"]).json()[0];
     assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
+}
+
+/// More than one batch takes, as xargs gives it.
+#[test]
+fn many_events_are_removed_in_several_steps() {
+    let place = Place::new();
+    let many: String = (0..5000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(place.xs_with(&["append", "spam", "--lines"], many.as_bytes()).code, 0);
+    place.ok(&["append", "t", "kept"]);
+    let ids = place.ok(&["cat", "spam", "--format", "{id}"]).text();
+    let line: Vec<&str> = ["remove", "--yes"].into_iter().chain(ids.lines()).collect();
+    assert_eq!(place.ok(&line).json(), [json!({ "removed": 5000, "not_there": 0 })]);
+    let left = place.ok(&["cat", "-b"]).text();
+    assert_eq!(left, "kept");
+    let again = place.xs(&line);
+    assert_eq!(again.json(), [json!({ "removed": 0, "not_there": 5000 })], "{}", again.err);
 }
 
 /// Offset and id of one event are one event, and so is either of them twice.

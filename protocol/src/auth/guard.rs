@@ -35,7 +35,8 @@ struct State {
     tokens: Option<Arc<TokenFile>>,
     /// The time of the last check for expired tokens.
     checked_ms: u64,
-    /// Whether the file that was read last was valid.
+    /// Whether the tokens in use are those of the file. They are not while it is invalid or cannot
+    /// be read; the last valid ones then stay in use.
     is_current: bool,
     /// Incremented when connections must be checked again.
     version: u64,

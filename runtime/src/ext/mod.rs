@@ -176,7 +176,8 @@ pub(crate) const XS_TEST_MODULE: &str = "xs:test";
 /// The specifier from which a script's entry module imports its runner.
 pub(crate) const XS_SCRIPT_MODULE: &str = "xs:script";
 
-/// Names that stay on the global object: runtime/js/globals.txt, one per line.
+/// Names that stay on the global object: runtime/js/globals.txt, one per line. Temporal asks
+/// `__v8xTemporalTimeZone` for the rules of time zones.
 pub(crate) const GLOBALS: &str = include_str!("../../js/globals.txt");
 
 /// Prefixes of ops for web features that no global leads to.

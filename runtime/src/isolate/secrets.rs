@@ -1,6 +1,6 @@
 //! Secrets, the values of environment variables a module was given, are masked in its errors and
-//! its log. They are recognised verbatim and in the usual encodings: JSON, percent-encoding,
-//! Base64. Other derivations of such a value are not.
+//! its log. They are recognised verbatim and in the usual encodings: JSON, percent-encoding, as
+//! the URL parser escapes them, Base64. Other derivations of such a value are not.
 
 use std::sync::Arc;
 

@@ -22,6 +22,11 @@ pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
     gauge("xs_store_epoch", "The present opening of the store.", stats.info.epoch);
     gauge("xs_topics", "Topics with at least one frame.", stats.topics);
     gauge("xs_cursors", "Cursors.", stats.cursors);
+    gauge(
+        "xs_cursor_lag_max_frames",
+        "How many offsets the slowest cursor of a reader lies behind the head.",
+        lag_max(store, stats.info.head),
+    );
     gauge("xs_blobs_sealed", "Blobs in sealed packs.", stats.blobs_sealed);
     gauge("xs_maps_open", "Files that are mapped.", stats.maps_open);
     gauge("xs_scrub_read_bytes", "Bytes that the present scrub has read.", stats.scrub.bytes);
@@ -38,6 +43,13 @@ pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
             .value(&[], size);
     }
     expose_commits(&stats.commit, out);
+}
+
+/// The cursors of modules are left out: what they pass over they need not move for.
+fn lag_max(store: &Store, head: u64) -> u64 {
+    let cursors = store.cursors();
+    let of_readers = cursors.iter().filter(|cursor| !cursor.name.as_str().starts_with("xs."));
+    of_readers.map(|cursor| head.saturating_sub(cursor.offset)).max().unwrap_or_default()
 }
 
 fn expose_files(files: &FileStats, out: &mut Exposition) {
