@@ -47,7 +47,7 @@ pub(super) struct Survey {
     pub(super) inputs: Vec<Candidate>,
     /// For each segment its records that stay.
     pub(super) keep: Vec<Bits>,
-    /// What stays of each segment.
+    /// What stays of each segment; of one alone the header of its file does, too.
     pub(super) stays: Vec<Stays>,
     /// Bytes of the batches that stay, without floors.
     pub(super) kept_len: u64,
@@ -77,9 +77,17 @@ impl Survey {
         self.inputs.iter().map(|input| input.segment.published_len()).sum()
     }
 
-    /// Bytes that stay, at most.
+    /// Bytes that stay, at most, without the header of the file.
     pub(super) fn output_len(&self) -> u64 {
         self.kept_len + floors_len(self.floors.iter().map(|(topic, _)| &**topic))
+    }
+
+    /// Bytes of the file that is written, at most.
+    pub(super) fn file_len(&self) -> u64 {
+        match self.output_len() {
+            0 => 0,
+            len => FILE_HEADER_LEN as u64 + len,
+        }
     }
 
     /// Takes up the segment after those there are.
@@ -163,6 +171,11 @@ pub(super) fn survey(
         }
     }
     survey.floors.sort_unstable();
+    if let [alone] = &mut survey.stays[..]
+        && alone.bytes > 0
+    {
+        alone.bytes += FILE_HEADER_LEN as u64;
+    }
     Ok(survey)
 }
 
