@@ -468,7 +468,8 @@ pub enum CompactError {
     /// Frames that are removed are still in segments that cannot be rewritten: damaged ones.
     #[error("{0} removed frames are still in damaged segments; repair the store, then try again")]
     Left(usize),
-    /// The bodies of removed frames could not be taken out of the packs; the frames are gone.
+    /// The bodies of removed frames could not be taken out of the packs. The frames are removed,
+    /// and all of their bytes may still be there: what is tried again finds them.
     #[error(transparent)]
     Blobs(#[from] GcError),
     /// The operating system refused something.

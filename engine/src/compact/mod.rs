@@ -197,7 +197,9 @@ impl Inner {
         Ok(stored)
     }
 
-    /// Rewrites the files that hold these frames, of those that were removed, and their bodies.
+    /// Rewrites the files that hold these frames, of those that were removed, and their bodies. The
+    /// bodies go first: as long as the log has the frames, whoever is cut off or fails finds out
+    /// from it once more which bodies are meant.
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
@@ -214,6 +216,13 @@ impl Inner {
             return Ok(CompactReport::default());
         }
         let mut report = CompactReport::default();
+        if !bodies.is_empty() {
+            // Durable and sealed before: the next open cuts a log that may not be durable where it
+            // names a missing blob, and a removal that is lost brings the frame back.
+            self.secure_log(&offsets)?;
+            self.sync_log_written().map_err(|fault| self.compact_error(fault, false))?;
+            report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
+        }
         for _ in 0..TRIES {
             let last = self.secure_log(&offsets)?;
             report.add(self.compact(&Which::Holding(&offsets), last, None)?.0);
@@ -223,7 +232,6 @@ impl Inner {
                 left.extend(found.map(|_| offset));
             }
             if left.is_empty() {
-                report.named = self.drop_blobs(bodies)?.into_iter().collect();
                 return Ok(report);
             }
             offsets = left;

@@ -180,9 +180,10 @@ impl Store {
 
 impl Inner {
     /// Takes these blobs out of the packs, unless something in the log or a cursor still names
-    /// them, and returns when their bytes are gone from every file. A blob that is streamed just
-    /// now is gone when the stream ends. Returns those that are still named; they stay. The caller
-    /// holds compaction off.
+    /// them, and returns when their bytes are gone from every file. The frames with the offsets
+    /// `of`, which nobody sees any more, name nothing. A blob that is streamed just now is gone
+    /// when the stream ends. Returns those that are still named; they stay. The caller holds
+    /// compaction off.
     ///
     /// # Errors
     /// [`GcError`]; blobs may then be there or not. Damaged packs are an error here: what they hold
@@ -190,11 +191,13 @@ impl Inner {
     pub(crate) fn drop_blobs(
         &self,
         hashes: BTreeSet<BlobHash>,
+        of: &[u64],
     ) -> Result<BTreeSet<BlobHash>, GcError> {
         let sweep = self.blobs.sweep(None);
         self.may_sweep()?;
         sweep.seal_all()?;
         let mut collection = Collection::begin(self, sweep, Condemned::These(hashes), false)?;
+        collection.names = Names::but_of(of);
         loop {
             collection.read_names()?;
             let (mut report, groups) = collection.plan()?;

@@ -1,7 +1,8 @@
 //! Reading which blobs the log names, from where it was read last. Everything that is still in the
 //! files counts, whether a reader would see it or not: a frame that is expired or removed names its
-//! body until compaction has taken it out.
+//! body until compaction has taken it out, unless it is just being removed for good.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -31,9 +32,16 @@ pub(super) struct Names {
     /// The segment that was read last, by base and uuid, and how far.
     last: (u64, [u8; 16]),
     position: u64,
+    /// Offsets of frames that do not count.
+    but_of: HashSet<u64>,
 }
 
 impl Names {
+    /// Reads all names but those of the frames with these offsets.
+    pub(super) fn but_of(offsets: &[u64]) -> Self {
+        Self { but_of: offsets.iter().copied().collect(), ..Self::default() }
+    }
+
     /// Tells `take` of each name since the last call, some more than once. Asks before each segment
     /// whether it may go on.
     pub(super) fn read<E: From<ReadError>>(
@@ -70,17 +78,35 @@ impl Names {
             };
             let upto = segment.published_len();
             let cursors = n + CURSOR_SEGMENTS >= segments.len();
-            read_batches(segment, from..upto, cursors, &mut take)?;
+            let counts = Counts { cursors, but_of: &self.but_of };
+            read_batches(segment, from..upto, &counts, &mut take)?;
             (self.began, self.last, self.position) = (true, place, upto.max(from));
         }
         Ok(())
     }
 }
 
+/// What counts of a segment.
+struct Counts<'a> {
+    cursors: bool,
+    but_of: &'a HashSet<u64>,
+}
+
+impl Counts<'_> {
+    fn takes(&self, batch: &BatchHeader, prefix: &RecordPrefix) -> bool {
+        let offset = || batch.base_offset.checked_add(u64::from(prefix.offset_delta));
+        match prefix.kind {
+            RecordKind::Cursor => self.cursors && !is_planted(Bug::ForgetStates),
+            RecordKind::Frame => !offset().is_some_and(|offset| self.but_of.contains(&offset)),
+            _ => true,
+        }
+    }
+}
+
 fn read_batches<E: From<ReadError>>(
     segment: &Segment,
     range: Range<u64>,
-    cursors: bool,
+    counts: &Counts<'_>,
     take: &mut impl FnMut(&BlobHash) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut position = range.start;
@@ -88,7 +114,8 @@ fn read_batches<E: From<ReadError>>(
     while position < range.end {
         let header = BatchHeader::read(&window).ok().filter(|h| h.salt == segment.salt());
         let whole = header.as_ref().map(|h| BATCH_HEADER_LEN + h.length as usize);
-        let Some(len) = whole.filter(|&len| len <= window.len()) else {
+        let there = header.zip(whole).filter(|&(_, len)| len <= window.len());
+        let Some((header, len)) = there else {
             // Not there yet, or not there at all when the window began here already.
             let want = whole.map_or(WINDOW, |len| (len as u64).max(WINDOW));
             let to = (position + want).min(range.end);
@@ -102,7 +129,8 @@ fn read_batches<E: From<ReadError>>(
             continue;
         };
         let batch = window.split_to(len);
-        read_records(segment, position, &batch[BATCH_HEADER_LEN..], cursors, take)?;
+        let records = &batch[BATCH_HEADER_LEN..];
+        read_records(segment, position, records, |prefix| counts.takes(&header, prefix), take)?;
         position += len as u64;
     }
     Ok(())
@@ -112,7 +140,7 @@ fn read_records<E: From<ReadError>>(
     segment: &Segment,
     batch: u64,
     mut records: &[u8],
-    cursors: bool,
+    counts: impl Fn(&RecordPrefix) -> bool,
     take: &mut impl FnMut(&BlobHash) -> Result<(), E>,
 ) -> Result<(), E> {
     while !records.is_empty() {
@@ -124,11 +152,7 @@ fn read_records<E: From<ReadError>>(
             return Ok(());
         }
         let (prefix, record) = checked.map_err(|error| damaged(segment, batch, error))?;
-        let counts = match prefix.kind {
-            RecordKind::Cursor => cursors && !is_planted(Bug::ForgetStates),
-            _ => true,
-        };
-        if let Some(hash) = named_blob(record, &prefix).filter(|_| counts) {
+        if let Some(hash) = named_blob(record, &prefix).filter(|_| counts(&prefix)) {
             take(&hash)?;
         }
         records = records.get(prefix.stride()..).unwrap_or_default();
