@@ -159,7 +159,7 @@ pub(crate) struct GcArgs {
     /// The store: a directory, or a server's address [default: that of --addr].
     #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
     pub(crate) store: Option<Address>,
-    /// Keep bodies that nothing names for so long after they were put.
+    /// Keep bodies that nothing names for so long after the newest one of their pack was put.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub(crate) grace: Duration,
     /// Rewrite packs of which so much is dead; with 0 and no grace all that is dead goes.

@@ -627,6 +627,16 @@ impl Writer {
         }
     }
 
+    /// Makes everything written durable, and has the log say so. Without an active segment it
+    /// does: what is sealed is durable.
+    pub(crate) fn mark_all(&mut self, inner: &Inner) -> Result<(), Fault> {
+        self.catch_up(inner)?;
+        match self.appender.active() {
+            Some(_) => self.mark(inner, Mark::Sync),
+            None => Ok(()),
+        }
+    }
+
     /// Writes a MARK: everything before it is durable, and on return so is the mark.
     pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), Fault> {
         self.check_not_poisoned(inner)?;

@@ -3,7 +3,8 @@
 //! neighbours are merged, and a wholly dead segment is removed.
 //!
 //! The manifest changes once, after the new file is durable and before an old one is unlinked, so a
-//! crash at any step leaves either the old or the new. The active segment is never touched.
+//! crash at any step leaves either the old or the new. The active segment is never rewritten; a
+//! compaction on request may seal it first.
 
 mod pace;
 mod plan;
@@ -18,10 +19,13 @@ use std::time::Instant;
 
 use crate::append::Batch;
 use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
+use crate::format::file::FILE_HEADER_LEN;
+use crate::gc::dead::Unseen;
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::Fault;
 use crate::options::OptionsError;
+use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::store::{Inner, Store};
 use crate::value::{Appended, BlobHash, FrameId};
 use pace::Pace;
@@ -32,6 +36,9 @@ const TRIES: usize = 4;
 
 /// Removals per batch, which fit into the smallest segment.
 const REMOVES_PER_BATCH: usize = 64;
+
+/// The active segment is sealed for compaction when this part of a full one is dead.
+const ROLLED_PART: u64 = 4;
 
 /// How segments are compacted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +118,9 @@ enum Which<'a> {
 }
 
 impl Store {
-    /// Rewrites the sealed segments that are dead enough. Waits for another compaction in progress.
-    /// After an error, what was done stays done.
+    /// Rewrites the segments that are dead enough; the active one is sealed for that when a quarter
+    /// of a full segment is dead in it. Waits for another compaction in progress. After an error,
+    /// what was done stays done.
     ///
     /// # Errors
     /// [`CompactError`]; everything readable stays readable.
@@ -120,12 +128,14 @@ impl Store {
         let inner = &self.inner;
         options.check()?;
         let which = Which::Dead(options.dead_percent);
-        let mut report = CompactReport::default();
+        let (mut report, mut is_first) = (CompactReport::default(), true);
         loop {
             let _one = inner.compaction.begin();
             // After the lock, which closing the store waits for.
             inner.check_compactable()?;
-            let last = inner.secure_log(&[])?;
+            let roll =
+                std::mem::take(&mut is_first) && inner.is_active_dead(options.dead_percent)?;
+            let last = inner.secure_log(roll)?;
             let (done, is_done) = inner.compact(&which, last, options.bytes_per_second)?;
             report.add(done);
             if is_done {
@@ -197,8 +207,9 @@ impl Inner {
         Ok(stored)
     }
 
-    /// Rewrites the files that hold these frames and their bodies, as far as the frames are
-    /// removed.
+    /// Rewrites the files that hold these frames, of those that were removed, and their bodies. The
+    /// bodies go first: as long as the log has the frames, whoever is cut off or fails finds out
+    /// from it once more which bodies are meant.
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
@@ -215,8 +226,15 @@ impl Inner {
             return Ok(CompactReport::default());
         }
         let mut report = CompactReport::default();
+        if !bodies.is_empty() {
+            // Durable and sealed before: the next open cuts a log that may not be durable where it
+            // names a missing blob, and a removal that is lost brings the frame back.
+            self.secure_log_of(&offsets)?;
+            self.sync_log_written().map_err(|fault| self.compact_error(fault, false))?;
+            report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
+        }
         for _ in 0..TRIES {
-            let last = self.secure_log(&offsets)?;
+            let last = self.secure_log_of(&offsets)?;
             report.add(self.compact(&Which::Holding(&offsets), last, None)?.0);
             let mut left = Vec::new();
             for offset in offsets {
@@ -224,7 +242,6 @@ impl Inner {
                 left.extend(found.map(|_| offset));
             }
             if left.is_empty() {
-                report.named = self.drop_blobs(bodies)?.into_iter().collect();
                 return Ok(report);
             }
             offsets = left;
@@ -256,14 +273,45 @@ impl Inner {
         }
     }
 
-    /// Makes sure that opening the store needs only the frames and tombstones of the sealed
-    /// segments; returns whether that is so. Seals the segment that holds a frame at one of
-    /// `offsets`.
-    fn secure_log(&self, offsets: &[u64]) -> Result<bool, CompactError> {
+    /// Whether frames of the active segment are dead, and with them at least `percent` of its bytes,
+    /// and enough to be worth a new segment. What is no frame counts as dead: it is restated
+    /// elsewhere, or about frames that go with it.
+    fn is_active_dead(&self, percent: u8) -> Result<bool, CompactError> {
+        let active = {
+            let writer = self.writer.lock();
+            writer.appender().active().map(|active| Arc::clone(&active.segment))
+        };
+        let Some(segment) = active else { return Ok(false) };
+        let (len, base) = (segment.published_len(), segment.base());
+        let (mut unseen, mut live, mut has_dead) = (Unseen::now(self, 0), 0, false);
+        let mut walk = Walk::new(segment, FILE_HEADER_LEN as u64, base, WINDOW_SCAN);
+        while let Some(found) = walk.next() {
+            // What is damaged is not rewritten.
+            let Ok(frame) = found.and_then(|found| walk.frame(&found)) else { return Ok(false) };
+            match unseen.has(self, &frame.borrow()) {
+                true => has_dead = true,
+                false => live += frame.record().len() as u64,
+            }
+        }
+        let dead = len.saturating_sub(live);
+        let is_much = dead >= self.env.options.segment_bytes / ROLLED_PART;
+        Ok(has_dead && is_much && dead * 100 >= len * u64::from(percent))
+    }
+
+    /// [`Self::secure_log`], with the active segment sealed if it holds a frame of these offsets.
+    fn secure_log_of(&self, offsets: &[u64]) -> Result<bool, CompactError> {
+        let active = {
+            let writer = self.writer.lock();
+            writer.appender().active().map(|active| active.segment.base())
+        };
+        self.secure_log(active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base)))
+    }
+
+    /// Makes sure that opening the store would need nothing of the sealed segments but their frames
+    /// and tombstones; says whether it does. With `roll` the active segment is sealed.
+    fn secure_log(&self, roll: bool) -> Result<bool, CompactError> {
         let secured = {
             let mut writer = self.writer.lock();
-            let active = writer.appender().active().map(|active| active.segment.base());
-            let roll = active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base));
             if roll {
                 self.begin_writing_with(&mut writer)?;
             }

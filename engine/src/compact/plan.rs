@@ -59,7 +59,7 @@ pub(super) fn plan(candidates: &[Candidate], which: &Which<'_>, target: u64) -> 
 /// Whether the survey justifies the rewrite that an estimate suggested: several segments become
 /// one, or enough of a single one is dead.
 pub(super) fn is_worth_it(survey: &Survey, which: &Which<'_>) -> bool {
-    let (before, after) = (survey.input_len(), survey.output_len());
+    let (before, after) = (survey.input_len(), survey.file_len());
     match which {
         Which::Dead(percent) if survey.inputs.len() == 1 => {
             before.saturating_sub(after).saturating_mul(100) >= before * u64::from(*percent)

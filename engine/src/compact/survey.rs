@@ -59,6 +59,8 @@ pub(super) struct Survey {
     pub(super) left_out: Marks,
     /// Floors that hide frames in other segments.
     pub(super) floors: Vec<(Arc<str>, u64)>,
+    /// Floors that hide nothing but what is gone.
+    pub(super) spent: HashMap<Arc<str>, u64>,
     /// The removed frames that were applied.
     pub(super) marks: Marks,
     /// The offsets that the segments cover.
@@ -82,7 +84,15 @@ impl Survey {
         self.kept_len + floors_len(self.floors.iter().map(|(topic, _)| &**topic))
     }
 
-    /// Adds the next segment.
+    /// Bytes of the file that is written, at most.
+    pub(super) fn file_len(&self) -> u64 {
+        match self.output_len() {
+            0 => 0,
+            len => FILE_HEADER_LEN as u64 + len,
+        }
+    }
+
+    /// Takes up the segment after those there are.
     fn take(&mut self, input: &Candidate, part: Part, len: u64) {
         self.stays.push(Stays { bytes: len, control: part.control_len });
         self.offsets.end = input.segment.end().max(self.offsets.end);
@@ -138,6 +148,7 @@ pub(super) fn survey(
         dropped: 0,
         left_out: Marks::default(),
         floors: Vec::new(),
+        spent: HashMap::new(),
         marks: Marks::default(),
         offsets: base..base,
     };
@@ -158,11 +169,19 @@ pub(super) fn survey(
         let (floor, beside) = inner.index.floor_beside(topic, &replaced);
         // A higher floor hides frames after these segments; records after them carry it.
         let floor = floor.min(survey.offsets.end);
-        if beside && floor > 0 && !is_planted(Bug::ForgetFloors) {
-            survey.floors.push((topic.clone(), floor));
+        match (floor, beside) {
+            (0, _) => {}
+            (_, true) if is_planted(Bug::ForgetFloors) => {}
+            (_, true) => survey.floors.push((topic.clone(), floor)),
+            (_, false) => _ = survey.spent.insert(topic.clone(), floor),
         }
     }
     survey.floors.sort_unstable();
+    if let [alone] = &mut survey.stays[..]
+        && alone.bytes > 0
+    {
+        alone.bytes += FILE_HEADER_LEN as u64;
+    }
     Ok(survey)
 }
 

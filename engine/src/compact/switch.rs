@@ -63,6 +63,7 @@ pub(super) fn switch(
             replaced: survey.replaced(),
             new,
             gone: &survey.gone,
+            floors: survey.spent.clone(),
             marks: &survey.marks,
             offsets: survey.offsets.clone(),
         };

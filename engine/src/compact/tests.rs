@@ -580,7 +580,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     // The number of the last segment, which this seals.
     let seal = || {
         let base = store.inner.index.segments().last().unwrap().segment().base();
-        assert!(store.inner.secure_log(&[base]).unwrap());
+        assert!(store.inner.secure_log_of(&[base]).unwrap());
         store.inner.index.candidates(clock.now_ms(), true).last().unwrap().ordinal
     };
     append(&store, NewFrame { ttl: Ttl::TimeMs(1000), ..heavy("a", 1) });

@@ -1,6 +1,7 @@
 //! Garbage collection: removes blobs from the packs that nothing in the log names any more. This
 //! module decides which, from the log; `blob` rewrites the packs.
 
+pub(crate) mod dead;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -10,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
-use crate::error::{Corruption, ReadError, ReadOnlyReason, Shortage};
+use crate::error::{AppendError, Corruption, ReadError, ReadOnlyReason, Shortage};
+use crate::log::Fault;
 use crate::options::OptionsError;
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
+use dead::{Dead, Unseen};
 use names::Names;
 
 /// How garbage is collected.
@@ -160,9 +163,11 @@ impl GcReport {
 }
 
 impl Store {
-    /// Removes blobs from the packs that nothing names: no cursor, and no frame in the log, where
-    /// expired and removed frames count until they are compacted away. Runs alongside reads and
-    /// appends; an append that names a blob meanwhile keeps it.
+    /// Removes blobs from the packs that nothing names: no cursor, and no frame that a reader sees.
+    /// A removed or superseded frame names nothing, nor does one that expired more than
+    /// [`GcOptions::grace`] ago, even while the log still holds it; a reader that began earlier may
+    /// find its body missing. Runs alongside reads and appends; an append that names a blob
+    /// meanwhile keeps it.
     ///
     /// # Errors
     /// [`GcError`]; the work done before it is kept.
@@ -182,22 +187,39 @@ impl Store {
         }
         let open = options.dry_run && options.takes_open();
         let mut collection = Collection::begin(inner, sweep, condemned, open)?;
+        collection.names = Names::but_of(Dead::Unseen(Unseen::now(inner, options.grace_ms())));
         collection.read_names()?;
-        let (report, groups) = collection.plan()?;
+        let (mut report, groups) = collection.plan()?;
         if options.dry_run {
             return Ok(report);
         }
-        let mut report = report;
+        if !groups.is_empty() && collection.names.passed_any() {
+            inner.bury()?;
+        }
         collection.sweep_groups(groups, &mut report).and_then(|()| collection.end(false))?;
         Ok(report)
     }
 }
 
 impl Inner {
+    /// Makes sure that frames which no reader sees now never come back, since their bodies will be
+    /// missing: makes durable what removed them. The frames too, and below a mark: recovery ends
+    /// the log at a frame that names a missing blob where the log may not be durable.
+    fn bury(&self) -> Result<(), GcError> {
+        let mut writer = self.writer.lock();
+        let begun = self.begin_writing_with(&mut writer);
+        begun.map_err(refused)?;
+        match writer.mark_all(self) {
+            Ok(()) => Ok(()),
+            Err(Fault::Full(shortage)) => Err(GcError::StorageFull(shortage)),
+            Err(Fault::Failed(error)) => Err(GcError::Poisoned(self.poison(&error))),
+        }
+    }
+
     /// Removes these blobs from the packs, unless something in the log or a cursor still names
-    /// them, and returns when their bytes are in no file any more. A blob that is being streamed is
-    /// removed when the stream ends. Returns those that are still named, which are kept. The caller
-    /// holds off compaction.
+    /// them, and returns when their bytes are in no file any more. The frames at the offsets `of`,
+    /// which no reader sees, name nothing. A blob that is being streamed is removed when the stream
+    /// ends. Returns those that are still named, which are kept. The caller holds off compaction.
     ///
     /// # Errors
     /// [`GcError`]; blobs may then be removed or not. Damaged packs are an error here: their blobs
@@ -205,11 +227,13 @@ impl Inner {
     pub(crate) fn drop_blobs(
         &self,
         hashes: BTreeSet<BlobHash>,
+        of: &[u64],
     ) -> Result<BTreeSet<BlobHash>, GcError> {
         let sweep = self.blobs.sweep(None);
         self.may_sweep()?;
         sweep.seal_all()?;
         let mut collection = Collection::begin(self, sweep, Condemned::These(hashes), false)?;
+        collection.names = Names::but_of(Dead::These(of.iter().copied().collect()));
         loop {
             collection.read_names()?;
             let (mut report, groups) = collection.plan()?;
@@ -230,19 +254,22 @@ impl Inner {
 
     /// Whether packs may be changed.
     fn may_sweep(&self) -> Result<(), GcError> {
-        use crate::error::AppendError;
-        let refused = |error| match error {
-            AppendError::ReadOnly(reason) => GcError::ReadOnly(reason),
-            AppendError::Closed => GcError::Closed,
-            AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
-            AppendError::Poisoned(why) => GcError::Poisoned(why),
-            other => GcError::Poisoned(other.to_string().into()),
-        };
         self.begin_changing().map_err(refused)
     }
 }
 
-/// A collection in progress.
+/// Why a store that cannot be written cannot be swept.
+fn refused(error: AppendError) -> GcError {
+    match error {
+        AppendError::ReadOnly(reason) => GcError::ReadOnly(reason),
+        AppendError::Closed => GcError::Closed,
+        AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
+        AppendError::Poisoned(why) => GcError::Poisoned(why),
+        other => GcError::Poisoned(other.to_string().into()),
+    }
+}
+
+/// A collection at work.
 struct Collection<'a> {
     inner: &'a Inner,
     sweep: Sweep<'a>,

@@ -1,10 +1,12 @@
-//! Reads which blobs the log names, incrementally. Everything that is still in the files counts,
-//! visible or not: an expired or removed frame names its body until it is compacted away.
+//! Reading which blobs the log names, from where it was read last. Everything that is in the files
+//! counts, except frames that were dead when the reading began: what is appended later always
+//! counts.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::dead::Dead;
 use crate::cursors::HeldState;
 use crate::error::{Corruption, ReadError};
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader};
@@ -14,7 +16,7 @@ use crate::format::record::{RecordKind, RecordPrefix};
 use crate::log::Segment;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
-use crate::value::BlobHash;
+use crate::value::{BlobHash, FrameRef};
 
 /// Bytes of a segment read at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
@@ -30,11 +32,25 @@ pub(super) struct Names {
     /// The last segment read, by base and uuid, and how far.
     last: (u64, [u8; 16]),
     position: u64,
+    /// Frames that do not count, until the log was read once.
+    dead: Option<Dead>,
+    /// Whether a frame that readers once saw was passed over.
+    passed: bool,
 }
 
 impl Names {
-    /// Calls `take` with each name added since the last call, some more than once. Calls `go_on`
-    /// before each segment, which may end it.
+    /// Reads all names but those of dead frames.
+    pub(super) fn but_of(dead: Dead) -> Self {
+        Self { dead: Some(dead), ..Self::default() }
+    }
+
+    /// Whether a frame was passed over because no reader sees it any more.
+    pub(super) const fn passed_any(&self) -> bool {
+        self.passed
+    }
+
+    /// Tells `take` of each name since the last call, some more than once. Asks before each segment
+    /// whether it may go on.
     pub(super) fn read<E: From<ReadError>>(
         &mut self,
         inner: &Inner,
@@ -69,17 +85,42 @@ impl Names {
             };
             let upto = segment.published_len();
             let cursors = n + CURSOR_SEGMENTS >= segments.len();
-            read_batches(segment, from..upto, cursors, &mut take)?;
+            let mut counts = Counts { inner, cursors, dead: self.dead.as_mut() };
+            read_batches(segment, from..upto, &mut counts, &mut take)?;
             (self.began, self.last, self.position) = (true, place, upto.max(from));
         }
+        // What died later may not be durable yet.
+        self.passed |= matches!(self.dead.take(), Some(Dead::Unseen(unseen)) if unseen.passed);
         Ok(())
+    }
+}
+
+/// What counts of a segment.
+struct Counts<'a> {
+    inner: &'a Inner,
+    cursors: bool,
+    dead: Option<&'a mut Dead>,
+}
+
+impl Counts<'_> {
+    /// Whether a record counts that names a blob.
+    fn takes(&mut self, base: u64, prefix: &RecordPrefix, record: &[u8]) -> bool {
+        match (prefix.kind, &mut self.dead) {
+            (RecordKind::Cursor, _) => self.cursors && !is_planted(Bug::ForgetStates),
+            (RecordKind::Frame, Some(dead)) => {
+                let offset = base.saturating_add(u64::from(prefix.offset_delta));
+                let frame = FrameRef::of_checked(record, prefix, offset);
+                !frame.is_ok_and(|frame| dead.has(self.inner, &frame))
+            }
+            _ => true,
+        }
     }
 }
 
 fn read_batches<E: From<ReadError>>(
     segment: &Segment,
     range: Range<u64>,
-    cursors: bool,
+    counts: &mut Counts<'_>,
     take: &mut impl FnMut(&BlobHash) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut position = range.start;
@@ -87,8 +128,9 @@ fn read_batches<E: From<ReadError>>(
     while position < range.end {
         let header = BatchHeader::read(&window).ok().filter(|h| h.salt == segment.salt());
         let whole = header.as_ref().map(|h| BATCH_HEADER_LEN + h.length as usize);
-        let Some(len) = whole.filter(|&len| len <= window.len()) else {
-            // Not in the window; or, if the window began here already, not there at all.
+        let there = header.zip(whole).filter(|&(_, len)| len <= window.len());
+        let Some((header, len)) = there else {
+            // Not there yet, or not there at all when the window began here already.
             let want = whole.map_or(WINDOW, |len| (len as u64).max(WINDOW));
             let to = (position + want).min(range.end);
             if window.len() as u64 >= to - position {
@@ -101,7 +143,8 @@ fn read_batches<E: From<ReadError>>(
             continue;
         };
         let batch = window.split_to(len);
-        read_records(segment, position, &batch[BATCH_HEADER_LEN..], cursors, take)?;
+        let records = &batch[BATCH_HEADER_LEN..];
+        read_records(segment, (position, header.base_offset), records, counts, take)?;
         position += len as u64;
     }
     Ok(())
@@ -109,9 +152,9 @@ fn read_batches<E: From<ReadError>>(
 
 fn read_records<E: From<ReadError>>(
     segment: &Segment,
-    batch: u64,
+    (batch, base): (u64, u64),
     mut records: &[u8],
-    cursors: bool,
+    counts: &mut Counts<'_>,
     take: &mut impl FnMut(&BlobHash) -> Result<(), E>,
 ) -> Result<(), E> {
     while !records.is_empty() {
@@ -123,11 +166,9 @@ fn read_records<E: From<ReadError>>(
             return Ok(());
         }
         let (prefix, record) = checked.map_err(|error| damaged(segment, batch, error))?;
-        let counts = match prefix.kind {
-            RecordKind::Cursor => cursors && !is_planted(Bug::ForgetStates),
-            _ => true,
-        };
-        if let Some(hash) = named_blob(record, &prefix).filter(|_| counts) {
+        if let Some(hash) = named_blob(record, &prefix)
+            && counts.takes(base, &prefix, record)
+        {
             take(&hash)?;
         }
         records = records.get(prefix.stride()..).unwrap_or_default();

@@ -505,12 +505,17 @@ impl Index {
     /// The floor of a topic for a reader with this head: `last:n` removed every frame with a lower
     /// offset. 0 when it removed none.
     pub(crate) fn floor(&self, topic: &str, head: u64) -> u64 {
-        if self.floors.may_have(topic) { self.topics.read().floor(topic, head) } else { 0 }
+        if !self.floors.may_have(topic) {
+            return 0;
+        }
+        let floor = self.topics.read().floor(topic, head);
+        floor.max(self.leaving.floor(topic))
     }
 
     /// The floor of a topic for a reader with this head, if it is still known.
     pub(crate) fn known_floor(&self, topic: &str, head: u64) -> Option<u64> {
-        self.topics.read().known_floor(topic, head)
+        let known = self.topics.read().known_floor(topic, head);
+        known.filter(|&floor| self.leaving.floor(topic) <= floor)
     }
 
     /// Whether `last:n` may have removed frames of a topic.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -116,7 +116,9 @@ impl Decay {
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     left: Mutex<Vec<Left>>,
-    /// How often such frames had no reader left and were forgotten.
+    /// Floors in it.
+    floors: AtomicUsize,
+    /// Counts how often nobody did any more, and they were forgotten.
     forgotten: AtomicU64,
 }
 
@@ -125,6 +127,8 @@ pub(super) struct Leaving {
 struct Left {
     readers: Vec<Weak<Decay>>,
     offsets: Vec<u64>,
+    /// Floors below which no frame is left, so that the index does not know them any more.
+    floors: HashMap<Arc<str>, u64>,
 }
 
 /// A segment that compaction may rewrite.
@@ -162,6 +166,8 @@ pub(crate) struct Rewritten<'a> {
     pub(crate) new: Option<(Arc<Segment>, Rewriting)>,
     /// What was removed of each topic in them.
     pub(crate) gone: &'a HashMap<Arc<str>, GoneOf>,
+    /// The floors below which nothing is left of a topic.
+    pub(crate) floors: HashMap<Arc<str>, u64>,
     /// The removed frames that were applied: none of them is left.
     pub(crate) marks: &'a Marks,
     /// The offsets they cover.
@@ -319,7 +325,7 @@ impl Index {
     /// Replaces segments by their rewrite. The caller holds the writer, so that nothing is appended
     /// or removed meanwhile. Readers of the old segments continue.
     pub(crate) fn rewrite(&self, rewritten: Rewritten<'_>, prepared: Uncovered) {
-        let Rewritten { replaced, new, gone, marks, offsets } = rewritten;
+        let Rewritten { replaced, new, gone, floors, marks, offsets } = rewritten;
         let old: Vec<_> = replaced.clone().filter_map(|ordinal| self.segment(ordinal)).collect();
         let new = new.map(|(segment, rewriting)| (segment, Arc::new(rewriting.memory)));
         let mut prepared = Some(prepared);
@@ -351,13 +357,13 @@ impl Index {
         // Before and behind: who sees the same count twice saw nothing that lies between.
         self.rewrites.fetch_add(1, Ordering::AcqRel);
         self.place(&old, new);
-        drop(topics);
-        self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
-        // The state shared by all values of a segment lives as long as the last reader of any of
-        // them.
+        // What all states of a segment share lives as long as the last one that reads any of them.
         let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
         let offsets = marks.iter(offsets).collect();
-        self.leaving.left.lock().push(Left { readers, offsets });
+        self.leaving.floors.fetch_add(floors.len(), Ordering::Relaxed);
+        self.leaving.left.lock().push(Left { readers, offsets, floors });
+        drop(topics);
+        self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
         self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -437,11 +443,12 @@ impl Index {
     /// Forgets removed frames that are compacted away and that no reader can reach any more.
     pub(crate) fn forget_gone(&self) -> bool {
         let mut forgot = false;
-        self.leaving.left.lock().retain(|Left { readers, offsets }| {
+        self.leaving.left.lock().retain(|Left { readers, offsets, floors }| {
             let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
                 && !is_planted(Bug::ForgetWhileRead);
             if !is_read {
                 self.removed.forget(offsets.iter().copied());
+                self.leaving.floors.fetch_sub(floors.len(), Ordering::Relaxed);
                 forgot |= !offsets.is_empty();
                 let some = u64::from(!offsets.is_empty());
                 self.leaving.forgotten.fetch_add(some, Ordering::Relaxed);
@@ -449,6 +456,18 @@ impl Index {
             is_read
         });
         forgot
+    }
+}
+
+impl Leaving {
+    /// The floor of a topic of which nothing below it is left but what is being read; 0 when there
+    /// is none.
+    pub(super) fn floor(&self, topic: &str) -> u64 {
+        if self.floors.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let left = self.left.lock();
+        left.iter().filter_map(|left| left.floors.get(topic)).max().copied().unwrap_or(0)
     }
 }
 

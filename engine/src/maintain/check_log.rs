@@ -62,6 +62,7 @@ impl Ended {
 
 /// A segment being checked.
 struct Segment {
+    file: FileEntry,
     path: PathBuf,
     survey: Survey,
     /// The offset after its last frame, as far as the manifest tells.
@@ -136,6 +137,7 @@ impl Checker<'_> {
             index: MemoryIndex::new(file.base),
             damaged: false,
             pending: None,
+            file: *file,
             path,
         };
         loop {
@@ -275,6 +277,7 @@ impl Checker<'_> {
         if let Some(hash) = frame.hash()
             && !self.has_blob(&hash)
             && self.is_visible(&frame)
+            && !self.is_left(segment)
         {
             let finding = missing_blob(&segment.path, record, hash);
             self.report.add(finding.frames(offset, None, Some(frame.id())));
@@ -297,6 +300,7 @@ impl Checker<'_> {
                 state.stateless.remove(name);
                 if let Some(hash) = control::named_blob(&record.bytes, &record.prefix)
                     && !self.has_blob(&hash)
+                    && !self.is_left(segment)
                 {
                     let finding = missing_blob(&segment.path, record, hash);
                     match state.stateless.len() < CURSORS_MAX {
@@ -316,7 +320,14 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports the pending stretch, now that it is known where the next one begins.
+    /// Whether nobody reads a segment any more since the check began. To be asked last, as nothing
+    /// but its file then says what was removed from it: the file is replaced before the rest of the
+    /// store forgets that.
+    fn is_left(&self, segment: &Segment) -> bool {
+        self.is_replaced(&segment.file)
+    }
+
+    /// Reports the stretch that waits, now that it is known where the next one begins.
     fn tell(&mut self, segment: &mut Segment, next: Option<u64>) {
         let Some(stretch) = segment.pending.take() else { return };
         let Some((position, why)) = &stretch.bad else { return };

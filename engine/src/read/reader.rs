@@ -671,7 +671,7 @@ mod tests {
                 append(topic, last, 0);
             }
         };
-        // A segment that stays as it is, one that is written anew, and what is written to.
+        // A segment that stays as it is, one that is rewritten, and the active one.
         (0..8).for_each(|n| _ = append("s.three", 0, n));
         fill("other", 0);
         let mut three: Vec<_> = (8..10).map(|n| append("s.three", 0, n)).collect();

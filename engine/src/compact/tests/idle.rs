@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::compact::thread::round;
+use crate::value::IdempotencyKey;
 
 #[test]
 fn nothing_is_looked_for_again_in_a_store_at_rest() {
@@ -13,7 +14,7 @@ fn nothing_is_looked_for_again_in_a_store_at_rest() {
         append(&store, if n % 10 == 0 { lasting(n) } else { heavy("fill", n) });
     }
     append(&store, last(1, heavy("state", 1)));
-    store.inner.secure_log(&[]).unwrap();
+    store.inner.secure_log(false).unwrap();
     let opened = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let count = opened.clone();
     faults.watch_opens(move |path| {
@@ -39,4 +40,23 @@ fn nothing_is_looked_for_again_in_a_store_at_rest() {
     store.inner.compact(&Which::Holding(&[3]), true, None).unwrap();
     assert!(opened.load(Ordering::Relaxed) <= before + 2, "all were opened");
     assert!(store.get(victim).unwrap().is_some());
+}
+
+#[test]
+fn a_short_segment_of_which_nothing_is_dead_stays_as_it_is() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    // As far as can be told without reading the segment, a key is dead.
+    let key = Some(IdempotencyKey::parse("key").unwrap());
+    store.append(Batch { key, ..frame("keep", 1).into() }).unwrap();
+    let junk: Vec<_> = (0..100).map(|n| append(&store, heavy("junk", n))).collect();
+    junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
+    store.inner.secure_log_of(&[0]).unwrap();
+    let report = store.compact(ALL).unwrap();
+    assert_eq!((report.rewritten, report.written, report.frames), (1, 1, 100));
+    // The header of its file is no small share of it.
+    assert!(report.bytes_after < 400, "{report:?}");
+    assert_eq!(store.compact(ALL).unwrap(), CompactReport::default());
+    let candidates = store.inner.index.candidates(store.inner.env.clock.now_ms(), true);
+    assert_eq!(candidates.iter().map(|of| of.dead).collect::<Vec<_>>(), [0], "it is read again");
 }

@@ -4,11 +4,14 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::*;
+use crate::compact::CompactReport;
+use crate::error::CompactError;
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::MediaChoice;
 use crate::store::Health;
 use crate::testing::open_on;
+use crate::value::{FrameId, Meta};
 
 const COUNT: u64 = 150;
 
@@ -136,4 +139,150 @@ fn an_operation_that_fails_loses_nothing_that_is_named() {
             }
         }
     }
+}
+
+/// Frames that are to leave no byte, in the first segment and in the last: their ids, and what is
+/// looked for.
+fn fill_secret(store: &Store) -> (Vec<FrameId>, Vec<Bytes>) {
+    let (mut ids, mut secrets) = (Vec::new(), Vec::new());
+    for n in [9001, 9002] {
+        let text = format!("secret-{n}");
+        let meta = Meta::parse(format!("\"{text}\"")).unwrap();
+        let secret = noise(n, 700);
+        let new = NewFrame { meta, body: Body::Inline(secret.clone()), ..frame("secret", n) };
+        ids.push(store.append(new.into()).unwrap().frames[0].id);
+        secrets.extend([text.into(), secret.slice(300..340)]);
+        if n == 9001 {
+            fill(store);
+            let filler = format!("\"{}\"", "f".repeat(8000));
+            (0..9).for_each(|n| {
+                let meta = Meta::parse(filler.clone()).unwrap();
+                store.append(NewFrame { meta, ..frame("pad", n) }.into()).unwrap();
+            });
+        }
+    }
+    assert!(store.info().segments > 1);
+    (ids, secrets)
+}
+
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Whatever was left of it: a removal that is asked for again takes all there is.
+#[test]
+fn a_removal_now_that_is_cut_off_is_finished_by_the_next() {
+    let dir = fast_dir();
+    let disk = SimDisk::new(&Image::new(), dir.path(), MediaChoice::Auto);
+    let store = open_sim(dir.path(), &disk, SyncPolicy::Sync);
+    let (ids, secrets) = fill_secret(&store);
+    let cases = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&cases);
+    disk.watch(move |operation, moment| {
+        for seed in 0..2 {
+            let image = moment.power_cut(seed * 1000 + operation);
+            noted.lock().push((format!("cut at {operation}, seed {seed}"), image));
+        }
+    });
+    store.remove_now(&ids).unwrap();
+    disk.unwatch();
+    drop(store);
+    let cases = std::mem::take(&mut *cases.lock());
+    assert!(cases.len() > 2 * 20, "only {} states", cases.len());
+    for (what, image) in cases {
+        let disk = SimDisk::new(&image, dir.path(), MediaChoice::Auto);
+        let store = open_sim(dir.path(), &disk, SyncPolicy::Sync);
+        store.remove_now(&ids).expect(&what);
+        check_named(&store, COUNT);
+        assert!(ids.iter().all(|&id| store.get(id).unwrap().is_none()), "{what}");
+        let image = disk.image();
+        for (path, bytes) in &image {
+            let found = secrets.iter().position(|secret| holds(bytes, secret));
+            assert_eq!(found, None, "{what}: in {}", path.display());
+        }
+    }
+}
+
+/// Whether a store is to be opened again.
+fn is_failed(done: Result<CompactReport, CompactError>, what: &str) -> bool {
+    use crate::error::AppendError::Poisoned;
+    match done {
+        Ok(_) => false,
+        Err(CompactError::Poisoned(_) | CompactError::Append(Poisoned(_))) => true,
+        Err(CompactError::Blobs(GcError::Poisoned(_))) => true,
+        Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+#[test]
+fn a_removal_now_that_fails_is_finished_by_the_next() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        for k in 1.. {
+            let (dir, faults) = (fast_dir(), Faults::none());
+            let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+            let (ids, secrets) = fill_secret(&store);
+            faults.set(k, k, errno);
+            let removed = store.remove_now(&ids);
+            let hit = faults.count() >= k;
+            let what = format!("{errno:?} {k}: {removed:?}");
+            faults.clear();
+            let goes_on = errno == Errno::NOSPC && !is_failed(store.remove_now(&ids), &what);
+            let store = if goes_on {
+                store
+            } else {
+                store.inner.poison(&"a test says so");
+                drop(store);
+                open(dir.path(), SyncPolicy::None)
+            };
+            store.remove_now(&ids).expect(&what);
+            check_named(&store, COUNT);
+            let bodies = [9001, 9002].map(|n| noise(n, 700));
+            assert!(bodies.iter().all(|body| !lies_in_packs(dir.path(), body)), "{what}");
+            store.close().expect(&what);
+            drop(store);
+            // An old file of the log whose removal failed goes as the store is opened.
+            drop(open(dir.path(), SyncPolicy::None));
+            let listed = ["log", "blobs"].map(|sub| fs::read_dir(dir.path().join(sub)).unwrap());
+            for entry in listed.into_iter().flatten() {
+                let path = entry.unwrap().path();
+                let bytes = fs::read(&path).unwrap();
+                let found = secrets.iter().position(|secret| holds(&bytes, secret));
+                assert_eq!(found, None, "{what}: in {}", path.display());
+            }
+            if !hit {
+                break;
+            }
+        }
+    }
+}
+
+/// What is damaged may hold a body, so nothing is said to be gone, and nothing goes from the log.
+#[test]
+fn a_removal_now_tells_of_a_damaged_pack_until_it_is_mended() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let (ids, secrets) = fill_secret(&store);
+    store.inner.blobs.sweep(None).seal_all().unwrap();
+    let damaged = packs(dir.path()).into_iter().find(|path| {
+        let bytes = fs::read(path).unwrap();
+        holds(&bytes, &secrets[1])
+    });
+    let damaged = damaged.expect("a pack with the first body");
+    let sound = fs::read(&damaged).unwrap();
+    let at = sound.windows(24).position(|bytes| *bytes == body(0)[150..174]).unwrap();
+    edit(&damaged, |bytes| bytes[at] ^= 1);
+    for _ in 0..2 {
+        let told = store.remove_now(&ids[..1]);
+        let is_told = matches!(told, Err(CompactError::Blobs(GcError::Read(_))));
+        assert!(is_told, "{told:?}");
+    }
+    assert!(store.get(ids[0]).unwrap().is_none());
+    edit(&damaged, |bytes| bytes.copy_from_slice(&sound));
+    store.remove_now(&ids[..1]).unwrap();
+    assert!(!lies_in_packs(dir.path(), &noise(9001, 700)));
+    // One without a body is no business of the packs.
+    let plain = store.append(frame("plain", 1).into()).unwrap().frames[0].id;
+    let pack = packs(dir.path()).remove(0);
+    edit(&pack, |bytes| bytes[70] ^= 1);
+    assert_eq!(store.remove_now(&[plain]).unwrap().rewritten, 1);
 }

@@ -2,6 +2,7 @@
 
 mod beside;
 mod crash;
+mod unseen;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -278,7 +279,7 @@ fn blobs_are_dropped_at_once_unless_something_names_them() {
     let mut streamed = store.blob_put(&noise(9, 150_000)).map(|hash| store.blob(&hash)).unwrap();
     let wanted: BTreeSet<_> = [hash(0), hash(1), hash(200), hash(9), BlobHash::of(b"none")].into();
     let gone = wanted.union(&[BlobHash::of(&noise(9, 150_000))].into()).copied().collect();
-    assert_eq!(store.inner.drop_blobs(gone).unwrap(), [hash(0), hash(9)].into());
+    assert_eq!(store.inner.drop_blobs(gone, &[]).unwrap(), [hash(0), hash(9)].into());
     for n in 0..400 {
         let there = n != 1 && n != 200;
         assert_eq!(read(&store, &body(n)).is_some(), there, "{n}");
@@ -288,7 +289,7 @@ fn blobs_are_dropped_at_once_unless_something_names_them() {
     let streamed = streamed.as_mut().unwrap().take().unwrap();
     assert_eq!(streamed.bytes(1 << 20).unwrap(), noise(9, 150_000));
     store.close().unwrap();
-    assert_eq!(store.inner.drop_blobs([hash(2)].into()), Err(GcError::Closed));
+    assert_eq!(store.inner.drop_blobs([hash(2)].into(), &[]), Err(GcError::Closed));
     assert_eq!(store.gc(&GcOptions::everything()), Err(GcError::Closed));
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZeroU64;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -378,6 +379,40 @@ fn the_scrub_finds_what_rots_while_the_store_is_open() {
     assert_eq!((report.findings_total, report.worst), (1, Some(Severity::Lost)), "{report:#?}");
     store.close().unwrap();
     assert!(stats.failure.is_none());
+}
+
+/// What is removed for good while its segment is checked is still in the file that is read, and
+/// nothing else says any more that it was removed.
+#[test]
+fn what_is_removed_while_it_is_looked_at_is_not_lost() {
+    for ttl in [Ttl::Forever, Ttl::Last(NonZeroU64::MIN)] {
+        let dir = fast_dir();
+        let store = Store::open(dir.path(), none()).unwrap();
+        (0..100).for_each(|n| {
+            drop(store.append(with_body(frame("a", n), &noise(n, 700)).into()).unwrap());
+        });
+        // With `last:1` only the second one says that the first is gone.
+        let removed = [200, 201].map(|n| {
+            let new = NewFrame { ttl, ..with_body(frame("b", n), &noise(n, 700)) };
+            store.append(new.into()).unwrap().frames[0].id
+        });
+        let mut more = 0;
+        while segment_files(dir.path()).len() < 3 {
+            store.append(frame("c", more).into()).unwrap();
+            more += 1;
+        }
+        let first = segment_files(dir.path()).remove(0);
+        let mut is_removed = false;
+        let report = store.verify(&mut |progress| {
+            if progress.path == first && !std::mem::replace(&mut is_removed, true) {
+                assert!(store.remove_now(&removed).unwrap().frames >= 2);
+            }
+            ControlFlow::Continue(())
+        });
+        let report = report.unwrap();
+        assert!(is_removed && report.is_clean(), "{ttl:?}: {:#?}", report.findings);
+        assert!(removed.iter().all(|&id| store.get(id).unwrap().is_none()));
+    }
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Frames that the log still holds and no reader sees again: a collection may take their bodies.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::index::Marks;
+use crate::store::Inner;
+use crate::value::FrameRef;
+
+/// Frames that name nothing, as no reader sees them again.
+#[derive(Debug)]
+pub(super) enum Dead {
+    /// Those with these offsets, which are being removed for good.
+    These(HashSet<u64>),
+    /// All that were removed, superseded or had expired at one moment.
+    Unseen(Unseen),
+}
+
+/// Frames that were unseen at one moment.
+#[derive(Debug)]
+pub(crate) struct Unseen {
+    /// Frames that were removed one by one.
+    removed: Marks,
+    /// Frames that expired after this moment still count as seen: the clock may be set back.
+    expired_by_ms: u64,
+    /// Floors of the topics that have one.
+    floors: HashMap<Box<str>, u64>,
+    /// Whether a frame that names a body was passed over.
+    pub(super) passed: bool,
+}
+
+impl Unseen {
+    /// What is unseen now. A frame that expired less than `grace_ms` ago is not.
+    pub(crate) fn now(inner: &Inner, grace_ms: u64) -> Self {
+        let removed = inner.index.marks(0..inner.log.head());
+        let expired_by_ms = inner.env.clock.now_ms().saturating_sub(grace_ms);
+        Self { removed, expired_by_ms, floors: HashMap::new(), passed: false }
+    }
+
+    pub(crate) fn has(&mut self, inner: &Inner, frame: &FrameRef<'_>) -> bool {
+        let offset = frame.offset().unwrap_or(u64::MAX);
+        self.removed.contains(offset)
+            || frame.expires_ms().is_some_and(|at| at <= self.expired_by_ms)
+            || offset < self.floor(inner, frame.topic())
+    }
+
+    fn floor(&mut self, inner: &Inner, topic: &str) -> u64 {
+        if !inner.index.may_have_floor(topic) {
+            return 0;
+        }
+        if let Some(&floor) = self.floors.get(topic) {
+            return floor;
+        }
+        let floor = inner.index.floor(topic, u64::MAX);
+        self.floors.insert(topic.into(), floor);
+        floor
+    }
+}
+
+impl Dead {
+    /// Whether a frame names nothing.
+    pub(super) fn has(&mut self, inner: &Inner, frame: &FrameRef<'_>) -> bool {
+        match self {
+            Self::These(offsets) => frame.offset().is_some_and(|offset| offsets.contains(&offset)),
+            Self::Unseen(unseen) => {
+                let has = unseen.has(inner, frame);
+                unseen.passed |= has;
+                has
+            }
+        }
+    }
+}
