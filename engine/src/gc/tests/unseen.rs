@@ -34,7 +34,7 @@ fn mixed(store: &Store) {
 }
 
 fn stays(n: u64, with_brief: bool) -> bool {
-    n % 4 == 0 || n == COUNT - 2 || (with_brief && n % 4 == 3)
+    n.is_multiple_of(4) || n == COUNT - 2 || (with_brief && n % 4 == 3)
 }
 
 fn check_bodies(store: &Store, with_brief: bool) {
