@@ -151,8 +151,8 @@ impl Store {
     }
 
     /// Closes the store: what was submitted is committed, everything appended is synced, and the
-    /// store is marked clean, so that the next open has nothing to recover. Existing readers keep reading what they hold. Closing
-    /// twice is no error.
+    /// store is marked clean, so that the next open has nothing to recover. Existing readers keep
+    /// reading what they hold. Closing twice is no error.
     ///
     /// # Errors
     /// [`StoreError`] when that was not possible; the next open then recovers the store.

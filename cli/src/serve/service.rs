@@ -1,5 +1,5 @@
-//! The protocol's [`Service`] over a [`Store`]. It also picks the thread that commits, and logs what
-//! becomes of Hosts.
+//! The protocol's [`Service`] over a [`Store`]. It also chooses the thread that commits, and logs
+//! what becomes of Hosts.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -273,9 +273,9 @@ impl Inner {
         }
     }
 
-    /// Whether frames of the active segment are dead, and with them at least `percent` of its bytes,
-    /// and enough to be worth a new segment. What is no frame counts as dead: it is restated
-    /// elsewhere, or about frames that go with it.
+    /// Whether the active segment is worth compacting: frames of it are dead, with them at least
+    /// `percent` of its bytes, and enough to be worth a new segment. Other records count as dead:
+    /// they are restated elsewhere, or about frames that go with them.
     fn is_active_dead(&self, percent: u8) -> Result<bool, CompactError> {
         let active = {
             let writer = self.writer.lock();

@@ -25,8 +25,8 @@ pub struct GcOptions {
     /// A blob that nothing names is kept for this long after it was put. Age is tracked per pack: a
     /// blob stays until the newest one in its pack is that old.
     pub grace: Duration,
-    /// A pack is rewritten when at least so many percent of its bytes are dead, 0 to 100. With 0 and
-    /// no grace no dead blob stays, the packs that are written to included.
+    /// A pack is rewritten when at least this many percent of its bytes are dead, 0 to 100. With 0
+    /// and no grace no dead blob stays, those in the active packs included.
     pub dead_percent: u8,
     /// Only report what would be done.
     pub dry_run: bool,

@@ -115,8 +115,8 @@ impl Store {
     /// content of this one.
     ///
     /// # Errors
-    /// [`MaintainError`]; there is no store in the destination then, whatever failed. Only where the
-    /// manifest that makes it one could neither be made durable nor taken back there may be one,
+    /// [`MaintainError`]; there is no store in the destination then, whatever failed. Only if the
+    /// manifest that makes it one could neither be made durable nor taken back, there may be one,
     /// and it is whole.
     pub fn fork(&self, dest: impl AsRef<Path>) -> Result<CopyReport, MaintainError> {
         let dest = dest.as_ref();

@@ -126,9 +126,9 @@ impl Follower {
         self.try_recv_within(&mut { usize::MAX })
     }
 
-    /// What comes next, as [`try_recv`](Self::try_recv) has it, after a bounded number of looks: each frame
-    /// of the log that is looked at takes one from `looks`, selected or not. With none left nothing
-    /// is returned although there may be more.
+    /// [`try_recv`](Self::try_recv) with a bounded amount of work: each frame of the log that is
+    /// examined takes one from `looks`, selected or not. With none left it returns nothing although
+    /// there may be more.
     ///
     /// # Errors
     /// As [`Self::try_recv`].

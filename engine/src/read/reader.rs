@@ -655,8 +655,8 @@ mod tests {
         }
     }
 
-    /// Those that `last:n` left when a read began, in whichever way they are read, though they were
-    /// superseded and compacted away since. What it had removed before is in the log and stays gone.
+    /// A read sees the frames that `last:n` had left when it began, in whichever way it reads, even
+    /// if they were superseded and compacted away since. Frames removed earlier stay hidden.
     #[test]
     fn a_read_that_began_sees_what_was_compacted_away_since() {
         let dir = fast_dir();

@@ -568,7 +568,8 @@ fn run(seed: u64, media: MediaChoice) {
     (0..900).for_each(|_| run.step());
     run.compare_all();
     run.look_up();
-    assert!(run.segments > 2, "the run must roll segments");
+    // Compaction puts small ones together, also the one that was active.
+    assert!(run.segments > 1, "the run must roll segments");
     assert!(run.compacted > 0, "the run must compact something");
 }
 
