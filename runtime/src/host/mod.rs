@@ -405,7 +405,7 @@ impl Host {
             None => {
                 // A version that was found to be wrong does not run.
                 if version::told_error(&frame).is_none() {
-                    self.places.insert(key.clone());
+                    self.take_place(&key);
                 }
                 Order::Create(frame)
             }
@@ -431,12 +431,18 @@ impl Host {
                 Order::Refuse(frame, error)
             }
             (_, pending, confirmed) => {
-                self.places.insert(key.clone());
+                self.take_place(&key);
                 Order::Resume { pending, confirmed }
             }
         };
         self.order(key, order);
         Ok(())
+    }
+
+    /// Gives a processor a place. It no longer waits for one, or it would be started twice.
+    fn take_place(&mut self, key: &Key) {
+        self.waiting.remove(key);
+        self.places.insert(key.clone());
     }
 
     /// Why a processor may not be started, although its source may be right.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use xs_engine::Bound;
+use xs_engine::{Bound, CursorName, NewFrame};
 use xs_protocol::{AppendRequest, Appended};
 
 use super::calls::{Queued, error_frame};
-use super::{COMMIT_FRAMES_MAX, Command, Step};
+use super::{COMMIT_FRAMES_MAX, Command, CommandPlace, Step};
 use crate::host::driver::{Ending, is_wedged, stop_isolate};
 use crate::host::store::Finish;
+use crate::host::version::Version;
 use crate::isolate::{BackendCode, BackendError, ModuleError};
 use crate::remote::refused;
 
@@ -118,6 +119,7 @@ impl Command {
         // These calls are answered at once; their code gets its time while the isolates stop, those
         // of earlier versions included.
         let drained = tokio::time::timeout(GRACE, calls.drain()).await.is_ok();
+        answer_cut_off(&version, &cursor, place, frames, again).await;
         let stopped = async {
             match Arc::into_inner(isolate) {
                 Some(isolate) if drained => stop_isolate(isolate, ending).await,
@@ -125,28 +127,39 @@ impl Command {
             }
         };
         let (ending, ()) = tokio::join!(stopped, calls.left());
-        let client = &version.shared().client;
-        let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
-        for (id, _) in cut_off {
-            match client.get(Bound::Id(id)).await {
-                Ok(Some(call)) => {
-                    let text = "the command was stopped before the call ended; call again";
-                    frames.push(error_frame(&version, &call, "interrupted", text, None));
-                }
-                Ok(None) => {}
-                // It stays noted as running.
-                Err(_) => continue,
-            }
-            place.running.remove(&id);
-        }
-        if !frames.is_empty() || !place.running.is_empty() {
-            let cursors = vec![place.change(&cursor)];
-            let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
-            if let Err(error) = client.append(&batch).await {
-                // They are still noted as running: the next start answers or reruns them.
-                tracing::warn!(processor = %version.key, %error, "calls could not be answered");
-            }
-        }
         ending
+    }
+}
+
+/// Stores the last frames of calls and the place. Calls that are still running are answered as
+/// interrupted, unless they run again.
+async fn answer_cut_off(
+    version: &Version,
+    cursor: &CursorName,
+    mut place: CommandPlace,
+    mut frames: Vec<NewFrame>,
+    again: bool,
+) {
+    let client = &version.shared().client;
+    let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
+    for (id, _) in cut_off {
+        match client.get(Bound::Id(id)).await {
+            Ok(Some(call)) => {
+                let text = "the command was stopped before the call ended; call again";
+                frames.push(error_frame(version, &call, "interrupted", text, None));
+            }
+            Ok(None) => {}
+            // It stays noted as running.
+            Err(_) => continue,
+        }
+        place.running.remove(&id);
+    }
+    if !frames.is_empty() || !place.running.is_empty() {
+        let cursors = vec![place.change(cursor)];
+        let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
+        if let Err(error) = client.append(&batch).await {
+            // They are still noted as running: the next start answers or reruns them.
+            tracing::warn!(processor = %version.key, %error, "calls could not be answered");
+        }
     }
 }

@@ -467,9 +467,11 @@ async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
             world.wait("c.error", 1).await;
         }
         host.stop().await;
-        let error = meta(&world.topic("c.error")[0]);
-        assert_eq!(error["code"], if is_cancelled { "cancelled" } else { "interrupted" });
+        let error = world.topic("c.error").remove(0);
+        let code = if is_cancelled { "cancelled" } else { "interrupted" };
+        assert_eq!(meta(&error)["code"], code);
         let lines = world.topic("xs.command.c.log");
+        assert!(error.offset() < lines[0].offset(), "the caller waited for the code to leave");
         let lines: Vec<_> = lines.iter().map(|line| meta(line)["message"].clone()).collect();
         let refused = "this run is over: nothing more can be appended from it";
         assert_eq!(lines, ["left", refused], "{is_swapped} {is_cancelled}");

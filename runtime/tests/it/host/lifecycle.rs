@@ -296,3 +296,21 @@ async fn what_ran_before_has_no_place_beyond_the_limit() {
     host.stop().await;
     assert_eq!(world.topic("xs.handler.b.invalid").len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waited_for_a_place_is_started_once_after_a_restart() {
+    let world = World::new(&[("handlers/a.js", &emits("1")), ("handlers/b.js", &emits("1"))]);
+    let host = world.host_that_runs(1).await;
+    world.wait("xs.handler.a.active", 1).await;
+    world.wait("xs.handler.b.invalid", 1).await;
+    host.stop().await;
+    let host = world.host_that_runs(3).await;
+    world.wait("xs.handler.b.active", 1).await;
+    // With each of these the Host looks whether a processor waits for a place.
+    for n in 2..5 {
+        world.save("handlers/a.js", &emits(&n.to_string()));
+        world.wait("xs.handler.a.active", n + 1).await;
+    }
+    host.stop().await;
+    assert_eq!(world.topic("xs.handler.b.active").len(), 1);
+}
