@@ -9,11 +9,23 @@ const NO_BODY = new Set([101, 204, 205, 304]);
 async function fetch(input, init = undefined) {
   const request = new Request(input, init);
   request.signal.throwIfAborted();
-  const { url, method } = request;
+  const { url, method, signal } = request;
   const bytes = request.body === null ? new Uint8Array(0) : await request.bytes();
-  const { head, body } = parse(await op_xs_ask(stringify({ url, method, headers: [...request.headers] }), bytes));
+  const asked = op_xs_ask(stringify({ url, method, headers: [...request.headers] }), bytes);
+  const { head, body } = parse(await unlessAborted(asked, signal));
   const { status, statusText, headers } = parse(head);
-  return new Response(NO_BODY.has(status) ? null : Uint8Array.fromBase64(body), { status, statusText, headers });
+  const content = NO_BODY.has(status) ? null : Uint8Array.fromBase64(body);
+  return Object.defineProperty(new Response(content, { status, statusText, headers }), "url", { value: url });
+}
+
+// An answer, or the reason of the signal if that comes first.
+function unlessAborted(answer, signal) {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) return abort();
+    signal.addEventListener("abort", abort, { once: true });
+    answer.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
 }
 
 // Timers fire in order, one after the other, at the time they were set for.
@@ -46,15 +58,17 @@ function clock(globalThis, start) {
   globalThis.setTimeout = set(false);
   globalThis.setInterval = set(true);
   globalThis.clearTimeout = globalThis.clearInterval = clear;
-  globalThis.Date = class Date extends RealDate {
-    constructor(...args) {
-      if (args.length === 0) super(now);
-      else super(...args);
-    }
-    static now() {
-      return now;
-    }
+  // A function and not a class: called without `new` it gives the time as text.
+  const Date = function Date(...args) {
+    if (new.target === undefined) return new RealDate(now).toString();
+    return Reflect.construct(RealDate, args.length === 0 ? [now] : args, new.target);
   };
+  Date.prototype = RealDate.prototype;
+  Date.prototype.constructor = Date;
+  Date.now = () => now;
+  Date.parse = RealDate.parse;
+  Date.UTC = RealDate.UTC;
+  globalThis.Date = Date;
   Object.defineProperty(globalThis.performance, "now", { value: () => now - start, configurable: true });
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use xs_engine::{
@@ -51,9 +51,10 @@ pub(super) struct Store {
     name: String,
     now_ms: u64,
     blobs: Arc<Blobs>,
-    frames: Mutex<Vec<Frame>>,
+    frames: Arc<Mutex<Vec<Frame>>>,
     removed: Mutex<HashSet<FrameId>>,
-    keys: Mutex<HashMap<IdempotencyKey, Vec<Frame>>>,
+    /// What was appended under a key, and as which frames.
+    keys: Mutex<HashMap<IdempotencyKey, (Vec<NewFrame>, Vec<Frame>)>>,
     positions: Mutex<HashMap<String, Bytes>>,
     changed: watch::Sender<usize>,
     watch: Arc<dyn Watch>,
@@ -71,7 +72,7 @@ impl Store {
             name: name.to_owned(),
             now_ms,
             blobs,
-            frames: Mutex::default(),
+            frames: Arc::default(),
             removed: Mutex::default(),
             keys: Mutex::default(),
             positions: Mutex::default(),
@@ -110,6 +111,15 @@ impl Store {
         let frame = Frame::assemble(new, id, stored, body)
             .map_err(|error| BackendError::new(BackendCode::Refused, error.to_string()))?;
         frames.push(frame.clone());
+        if let Ttl::Last(n) = new.ttl {
+            let n = usize::try_from(n.get()).unwrap_or(usize::MAX);
+            let mut removed = self.removed.lock();
+            let newest = frames.iter().rev().filter(|of| {
+                of.offset().is_some() && of.topic() == frame.topic() && !removed.contains(&of.id())
+            });
+            let superseded: Vec<FrameId> = newest.skip(n).map(Frame::id).collect();
+            removed.extend(superseded);
+        }
         let count = frames.len();
         drop(frames);
         self.changed.send_replace(count);
@@ -151,6 +161,35 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Frames of these topics that come after the first `next`, as the module appends them.
+    fn appended_after(
+        &self,
+        next: usize,
+        topics: TopicPatterns,
+    ) -> impl Stream<Item = Result<Frame, BackendError>> + Send + 'static {
+        let state = (Arc::clone(&self.frames), self.changed.subscribe(), next);
+        stream::unfold(state, move |(frames, mut changes, next)| {
+            let topics = topics.clone();
+            async move {
+                loop {
+                    changes.borrow_and_update();
+                    let found = {
+                        let frames = frames.lock();
+                        let mut new = frames.iter().enumerate().skip(next);
+                        new.find(|(_, frame)| topics.matches(frame.topic()))
+                            .map(|(at, frame)| (at, frame.clone()))
+                    };
+                    if let Some((at, frame)) = found {
+                        return Some((Ok(frame), (frames, changes, at + 1)));
+                    }
+                    changes.changed().await.ok()?;
+                }
+            }
+        })
+    }
+}
+
 fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, BackendError>> {
     futures::future::ready(Ok(value)).boxed()
 }
@@ -170,13 +209,19 @@ impl Backend for Store {
         conditions: Vec<Condition>,
         key: Option<IdempotencyKey>,
     ) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {
-        if let Some(before) = key.as_ref().and_then(|key| self.keys.lock().get(key).cloned()) {
-            return ready(before);
+        if let Some((new, stored)) = key.as_ref().and_then(|key| self.keys.lock().get(key).cloned())
+        {
+            if new == frames {
+                return ready(stored);
+            }
+            let text = "the key was used for something else";
+            let error = BackendError::new(BackendCode::Conflict, text);
+            return futures::future::ready(Err(error)).boxed();
         }
         let newest = |topics: &TopicPatterns| {
-            let stored = self.frames();
-            let last = stored.iter().rev().find(|frame| topics.matches(frame.topic()));
-            last.and_then(Frame::offset)
+            let topics = topics.clone();
+            let newest = self.selected(&ReadOptions { topics, ..ReadOptions::default() }).pop();
+            newest.and_then(|frame| frame.offset())
         };
         let holds = |condition: &Condition| match condition {
             Condition::LastAtMost { topics, offset } => newest(topics).is_none_or(|n| n <= *offset),
@@ -188,8 +233,8 @@ impl Backend for Store {
             return futures::future::ready(Err(error)).boxed();
         }
         let stored: Result<Vec<_>, _> = frames.iter().map(|frame| self.push(frame)).collect();
-        if let (Some(key), Ok(frames)) = (key, &stored) {
-            self.keys.lock().insert(key, frames.clone());
+        if let (Some(key), Ok(stored)) = (key, &stored) {
+            self.keys.lock().insert(key, (frames, stored.clone()));
         }
         futures::future::ready(stored).boxed()
     }
@@ -214,10 +259,10 @@ impl Backend for Store {
 
     fn read(&self, options: ReadOptions) -> FrameStream {
         let limit = options.limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let next = self.frames.lock().len();
         let found = stream::iter(self.selected(&options).into_iter().map(Ok));
-        // A follower waits: nothing else appends to a trial.
         match options.follow {
-            true => found.chain(stream::pending()).take(limit).boxed(),
+            true => found.chain(self.appended_after(next, options.topics)).take(limit).boxed(),
             false => found.take(limit).boxed(),
         }
     }

@@ -306,3 +306,80 @@ export default generator({ async *run() {
     .await;
     assert!(errors(&tested).iter().all(String::is_empty), "{tested:?}");
 }
+
+#[tokio::test]
+async fn a_trial_answers_as_a_server_does() {
+    let tested = tested(&[
+        (
+            "commands/c.test.ts",
+            r#"import { assertEquals, test, trial } from "xs/test";
+import c from "./c.ts";
+const told = async (what: string, fetch?: any) => {
+  const { out, error } = await trial(c, { args: { what }, fetch });
+  assertEquals(error, undefined);
+  return out.find((frame) => frame.topic === "c.recv")?.meta.told;
+};
+test("last:n leaves the newest", async () => assertEquals(await told("last"), [2, 3]));
+test("a follower sees what is appended", async () => assertEquals(await told("follow"), 1));
+test("an ephemeral frame is not the newest", async () => assertEquals(await told("newest"), "Conflict"));
+test("a key is for one content", async () => assertEquals(await told("key"), [true, "Conflict"]));
+test("the time as text", async () => assertEquals(await told("date"), ["string", true]));
+test("an answer knows its address", async () => {
+  assertEquals(await told("url", async () => new Response("")), "https://x.y/z");
+});
+test("a request that is given up ends", async () => {
+  assertEquals(await told("abort", () => new Promise(() => {})), "given up");
+});
+"#,
+        ),
+        (
+            "commands/c.ts",
+            r#"import { command } from "xs";
+const name = (error: any) => error.name;
+const cases: Record<string, (ctx: any) => Promise<unknown>> = {
+  async last(ctx) {
+    for (const n of [1, 2, 3]) await ctx.append("a", { meta: { n }, ttl: "last:2" });
+    const seen = [];
+    for await (const frame of ctx.read({ topics: "a" })) seen.push(frame.meta.n);
+    return seen;
+  },
+  async follow(ctx) {
+    const next = ctx.read({ topics: "b", follow: true, new: true })[Symbol.asyncIterator]().next();
+    await ctx.append("a", {});
+    await ctx.append("b", { meta: { n: 1 } });
+    return (await next).value.meta.n;
+  },
+  async newest(ctx) {
+    await ctx.append("e", {});
+    await ctx.append("e", { ttl: "ephemeral" });
+    return await ctx.append("e", { expect: { last: "none" } }).then(() => "stored", name);
+  },
+  async key(ctx) {
+    const first = await ctx.append("a", { meta: { n: 1 }, key: "k" });
+    const again = await ctx.append("a", { meta: { n: 1 }, key: "k" });
+    return [first.id === again.id, await ctx.append("a", { meta: { n: 2 }, key: "k" }).then(() => "stored", name)];
+  },
+  async date() {
+    return [typeof (Date as any)(), new Date() instanceof Date && new Date().constructor === Date];
+  },
+  async url() {
+    return (await fetch("https://x.y/z")).url;
+  },
+  async abort() {
+    const giving = new AbortController();
+    setTimeout(() => giving.abort("given up"), 60_000);
+    return await fetch("https://x.y/z", { signal: giving.signal }).catch((reason) => reason);
+  },
+};
+export default command({
+  args: { what: "string" }, permissions: { net: ["x.y"] },
+  async *run(call, ctx) { yield { told: await cases[call.args.what](ctx) }; },
+});
+"#,
+        ),
+    ])
+    .await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    let errors: Vec<String> = errors(&tested).into_iter().filter(|e| !e.is_empty()).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
