@@ -77,7 +77,9 @@
 //!
 //! - [`Client`]: one connection, shared by clones; many concurrent requests and streams. It does
 //!   not reconnect: requests in flight when it is lost get [`ClientError::Disconnected`].
-//! - [`Follow`]: a reader that does reconnect. [`Subscription`] follows over one connection.
+//! - Three ways to read: [`Client::fetch`] ends with what is stored and leaves bodies to be asked
+//!   for; a [`Subscription`] may follow and bring bodies along, over one connection; [`Follow`] is
+//!   one that reconnects and continues where it was.
 //! - [`ClientError::class`] says what may be done about an error: [`Class`].
 //! - [`Server`] with a [`Service`] behind it is the other side.
 #![forbid(unsafe_code)]
