@@ -76,66 +76,65 @@ function excuse(error) {
   isExcusing = true;
 }
 
-// The open calls, and the callbacks for when they have ended: one shared list for all callbacks
-// registered since a call last began or ended.
+// The open calls, and the callbacks for when they have ended, or when none of their code runs any
+// more: one shared list for all callbacks registered since a call last began or ended.
 const calls = new Set();
-let backs = null;
+const lists = { onEnd: null, onLeave: null };
 
 function callBegan(call) {
   calls.add(call);
-  newList();
+  newLists();
   call.onEnd(() => {
     calls.delete(call);
-    newList();
+    newLists();
   });
 }
 
-function newBacks() {
-  const made = { ends: new Set(), leaves: new Set(), forgets: [] };
-  let open = calls.size, running = calls.size, cut = false;
+function newList(event) {
+  const made = { backs: new Set(), forgets: [] };
+  let left = calls.size, cut = false;
   for (const call of calls) {
-    made.forgets.push(call.onEnd(() => {
+    made.forgets.push(call[event](() => {
       cut ||= call.cut;
-      if (--open > 0) return;
-      for (const back of made.ends) back(cut);
-    }));
-    made.forgets.push(call.onLeave(() => {
-      if (--running > 0) return;
-      for (const back of made.leaves) back(cut);
+      if (--left > 0) return;
+      for (const back of made.backs) back(cut);
     }));
   }
   return made;
 }
 
 // Callbacks registered from now on belong to a different set of calls.
-function newList() {
-  const before = backs;
-  backs = null;
-  if (before !== null) letGo(before);
+function newLists() {
+  for (const event of ["onEnd", "onLeave"]) {
+    const before = lists[event];
+    lists[event] = null;
+    if (before !== null) letGo(before);
+  }
 }
 
 // Drops a list without callbacks that gets no new ones: a call that stays open need not keep it.
 function letGo(list) {
-  if (list === backs || list.ends.size + list.leaves.size > 0) return;
+  if (list === lists.onEnd || list === lists.onLeave || list.backs.size > 0) return;
   for (const forget of list.forgets) forget();
 }
 
 // Calls back once all currently open calls have ended, saying whether one of them was cut off.
 // Returns a function that cancels this, or null when no call is open.
 function whenCallsEnd(back) {
-  return calls.size === 0 ? null : join("ends", back);
+  return join("onEnd", back);
 }
 
 // As above, once no code of these calls runs any more.
 function whenCallsLeave(back) {
-  return calls.size === 0 ? null : join("leaves", back);
+  return join("onLeave", back);
 }
 
-function join(which, back) {
-  const list = backs ??= newBacks();
-  list[which].add(back);
+function join(event, back) {
+  if (calls.size === 0) return null;
+  const list = lists[event] ??= newList(event);
+  list.backs.add(back);
   return () => {
-    list[which].delete(back);
+    list.backs.delete(back);
     letGo(list);
   };
 }

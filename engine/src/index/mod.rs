@@ -636,8 +636,8 @@ impl Index {
         }
     }
 
-    /// The floor that `last:n` had set for a topic by the end of a segment that is no longer active:
-    /// frames with a lower offset were removed. 0 where the segment does not tell.
+    /// The floor that `last:n` had set for a topic by the end of a segment that is no longer
+    /// active: frames with a lower offset were removed. 0 where the segment does not tell.
     pub(crate) fn floor_at_end(&self, of: &SegmentIndex, topic: &str) -> Result<u64, ReadError> {
         if self.in_active(of, |_| ()).is_some() {
             return Ok(0);
