@@ -46,6 +46,9 @@ impl Blobs {
     }
 }
 
+/// What was appended under a key, and as which frames it was stored.
+type Keyed = (Vec<NewFrame>, Vec<Frame>);
+
 /// The store of one trial, or of the test file itself.
 pub(super) struct Store {
     name: String,
@@ -53,8 +56,7 @@ pub(super) struct Store {
     blobs: Arc<Blobs>,
     frames: Arc<Mutex<Vec<Frame>>>,
     removed: Mutex<HashSet<FrameId>>,
-    /// What was appended under a key, and as which frames.
-    keys: Mutex<HashMap<IdempotencyKey, (Vec<NewFrame>, Vec<Frame>)>>,
+    keys: Mutex<HashMap<IdempotencyKey, Keyed>>,
     positions: Mutex<HashMap<String, Bytes>>,
     changed: watch::Sender<usize>,
     watch: Arc<dyn Watch>,
