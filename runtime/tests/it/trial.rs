@@ -307,34 +307,8 @@ export default generator({ async *run() {
     assert!(errors(&tested).iter().all(String::is_empty), "{tested:?}");
 }
 
-#[tokio::test]
-async fn a_trial_answers_as_a_server_does() {
-    let tested = tested(&[
-        (
-            "commands/c.test.ts",
-            r#"import { assertEquals, test, trial } from "xs/test";
-import c from "./c.ts";
-const told = async (what: string, fetch?: any) => {
-  const { out, error } = await trial(c, { args: { what }, fetch });
-  assertEquals(error, undefined);
-  return out.find((frame) => frame.topic === "c.recv")?.meta.told;
-};
-test("last:n leaves the newest", async () => assertEquals(await told("last"), [2, 3]));
-test("a follower sees what is appended", async () => assertEquals(await told("follow"), 1));
-test("an ephemeral frame is not the newest", async () => assertEquals(await told("newest"), "Conflict"));
-test("a key is for one content", async () => assertEquals(await told("key"), [true, "Conflict"]));
-test("the time as text", async () => assertEquals(await told("date"), ["string", true]));
-test("an answer knows its address", async () => {
-  assertEquals(await told("url", async () => new Response("")), "https://x.y/z");
-});
-test("a request that is given up ends", async () => {
-  assertEquals(await told("abort", () => new Promise(() => {})), "given up");
-});
-"#,
-        ),
-        (
-            "commands/c.ts",
-            r#"import { command } from "xs";
+/// What a module asks of its store, its network and its clock.
+const ASKS: &str = r#"import { command } from "xs";
 const name = (error: any) => error.name;
 const cases: Record<string, (ctx: any) => Promise<unknown>> = {
   async last(ctx) {
@@ -375,10 +349,31 @@ export default command({
   args: { what: "string" }, permissions: { net: ["x.y"] },
   async *run(call, ctx) { yield { told: await cases[call.args.what](ctx) }; },
 });
-"#,
-        ),
-    ])
-    .await;
+"#;
+
+const ASKED: &str = r#"import { assertEquals, test, trial } from "xs/test";
+import c from "./c.ts";
+const told = async (what: string, fetch?: any) => {
+  const { out, error } = await trial(c, { args: { what }, fetch });
+  assertEquals(error, undefined);
+  return out.find((frame) => frame.topic === "c.recv")?.meta.told;
+};
+test("last:n leaves the newest", async () => assertEquals(await told("last"), [2, 3]));
+test("a follower sees what is appended", async () => assertEquals(await told("follow"), 1));
+test("an ephemeral frame is not the newest", async () => assertEquals(await told("newest"), "Conflict"));
+test("a key is for one content", async () => assertEquals(await told("key"), [true, "Conflict"]));
+test("the time as text", async () => assertEquals(await told("date"), ["string", true]));
+test("an answer knows its address", async () => {
+  assertEquals(await told("url", async () => new Response("")), "https://x.y/z");
+});
+test("a request that is given up ends", async () => {
+  assertEquals(await told("abort", () => new Promise(() => {})), "given up");
+});
+"#;
+
+#[tokio::test]
+async fn a_trial_answers_as_a_server_does() {
+    let tested = tested(&[("commands/c.test.ts", ASKED), ("commands/c.ts", ASKS)]).await;
     assert!(tested.error.is_none(), "{tested:?}");
     let errors: Vec<String> = errors(&tested).into_iter().filter(|e| !e.is_empty()).collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));
