@@ -36,6 +36,8 @@ impl Unseen {
         Self { removed, expired_by_ms, floors: HashMap::new(), passed: false }
     }
 
+    /// Whether no reader sees a frame. That is final once everything appended until this call is
+    /// durable: a power cut could take what removed or superseded the frame.
     pub(crate) fn has(&mut self, inner: &Inner, frame: &FrameRef<'_>) -> bool {
         let offset = frame.offset().unwrap_or(u64::MAX);
         self.removed.contains(offset)
