@@ -75,6 +75,8 @@ async fn the_example_consumes_and_goes_on_where_its_cursor_is() {
     let set = Some(CursorValue::default());
     let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
     soon(client.cursor_set(change)).await.unwrap();
+    // Waiting for a child closes its input, and it ends well at the end of that.
+    let _input = child.stdin.take();
     append(&rig, "four").await;
     assert!(!soon(child.wait()).await.unwrap().success());
 }

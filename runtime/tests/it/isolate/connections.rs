@@ -51,14 +51,23 @@ impl Server {
         look(&self.seen.0.lock().unwrap())
     }
 
+    /// Waits until so many answers below /stream have begun.
+    pub(super) async fn all_begun(&self, streamed: usize) {
+        self.until(|seen| seen.streamed >= streamed).await;
+    }
+
     /// Waits until so many answers below /stream have begun and all have been ended.
     pub(super) async fn all_ended(&self, streamed: usize) {
-        let ended = async {
-            while self.seen(|seen| seen.streams > 0 || seen.streamed < streamed) {
+        self.until(|seen| seen.streams == 0 && seen.streamed >= streamed).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Seen) -> bool) {
+        let waited = async {
+            while !self.seen(&is_so) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon(ended).await;
+        soon(waited).await;
     }
 
     pub(super) async fn eval(&self, body: &str) -> Value {

@@ -32,11 +32,21 @@ async fn a_body_that_is_read_ends_with_its_call() {
         let body = format!(
             "const {{ body }} = await fetch('http://127.0.0.1:PORT/' + call.args.path); {read} return {{ n }};"
         );
-        let (isolate, memory) = command("timeout: 300,", server.port, &body).await;
-        let calls = (0..300).map(|_| isolate.call(call(&memory, &json!({ "path": "stream" }))));
-        let ended = soon(futures::future::join_all(calls)).await;
+        let (isolate, memory) = command("timeout: '1m',", server.port, &body).await;
+        let begun = (0..300).map(|_| {
+            let one = call(&memory, &json!({ "path": "stream" }));
+            let cancel = one.cancel.clone();
+            (isolate.call(one), cancel)
+        });
+        let (calls, cancels): (Vec<_>, Vec<_>) = begun.unzip();
+        let cut = async {
+            // So many connections a module may have; the others wait for one.
+            server.all_begun(64).await;
+            cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+        };
+        let (ended, ()) = tokio::join!(soon(futures::future::join_all(calls)), cut);
         assert!(ended.iter().all(Result::is_err));
-        server.all_ended(1).await;
+        server.all_ended(64).await;
         for _ in 0..3 {
             soon(isolate.call(call(&memory, &json!({ "path": "x" })))).await.unwrap();
         }
