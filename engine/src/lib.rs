@@ -52,7 +52,7 @@
 //!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store,
 //!   identified by its [`BlobHash`].
 //! - [`Batch`]: frames, removals, moves of [`Cursor`]s and [`Condition`]s that are stored together
-//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns a [`Ticket`] to wait
+//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns a [`AppendHandle`] to wait
 //!   for.
 //! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
 //!   select. A [`ResumePoint`] continues later, and notices when what was seen is lost.
@@ -109,7 +109,7 @@ mod value;
 pub use append::Batch;
 pub use blob::BlobReader;
 pub use clock::{Clock, SystemClock};
-pub use commit::{CommitTimes, Histogram, Ticket};
+pub use commit::{AppendHandle, CommitTimes, Histogram};
 pub use compact::{CompactOptions, CompactReport};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{

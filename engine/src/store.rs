@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::append::{Batch, Checks, HashedKey, Pending};
 use crate::blob::Blobs;
-use crate::commit::{Commits, Ticket, Timing, Writer};
+use crate::commit::{AppendHandle, Commits, Timing, Writer};
 use crate::compact::Compaction;
 use crate::cursors::{Cursors, HeldCursor, HeldState};
 use crate::env::Env;
@@ -21,7 +21,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
-use crate::log::{Fault, Log, OpenFiles, Sealing, Segment, SegmentKey};
+use crate::log::{Log, OpenFiles, Sealing, Segment, SegmentKey, WriteError};
 use crate::maintain::Scrub;
 use crate::media::{Media, StoreLock};
 use crate::names::SEGMENT;
@@ -214,15 +214,15 @@ impl Store {
         }
     }
 
-    /// Submits a batch. It is committed when this ticket or any other one is waited for, when any
+    /// Submits a batch. It is committed when this handle or any other one is waited for, when any
     /// thread appends, or when the store is closed.
-    pub fn submit(&self, batch: Batch) -> Ticket {
+    pub fn submit(&self, batch: Batch) -> AppendHandle {
         match self.inner.prepare(batch) {
             Ok(pending) => {
                 let slot = self.inner.commits.enqueue_slot(pending);
-                Ticket::queued(Arc::clone(&self.inner), slot)
+                AppendHandle::queued(Arc::clone(&self.inner), slot)
             }
-            Err(error) => Ticket::refused(error),
+            Err(error) => AppendHandle::refused(error),
         }
     }
 
@@ -349,7 +349,7 @@ impl Inner {
         if writer.closed {
             return Err(AppendError::Closed);
         }
-        writer.catch_up(self).map_err(|fault| self.refuse(fault))
+        writer.catch_up(self).map_err(|error| self.refuse(error))
     }
 
     /// Marks the store as in use before anything is written, blobs included.
@@ -369,7 +369,7 @@ impl Inner {
         if writer.closed {
             return Err(AppendError::Closed);
         }
-        writer.catch_up(self).map_err(|fault| self.refuse(fault))?;
+        writer.catch_up(self).map_err(|error| self.refuse(error))?;
         let start = EpochStart {
             epoch: self.epoch,
             first_offset: writer.appender().next_offset(),
@@ -385,16 +385,16 @@ impl Inner {
             let over = state.epochs.len().saturating_sub(EPOCHS_MAX);
             state.epochs.drain(..over);
         });
-        begun.map_err(|error| self.refuse(Fault::when_preparing(error)))?;
+        begun.map_err(|error| self.refuse(WriteError::when_preparing(error)))?;
         writer.begun = true;
         Ok(())
     }
 
     /// The error for a caller whose preparation step failed.
-    fn refuse(&self, fault: Fault) -> AppendError {
-        match fault {
-            Fault::Full(shortage) => AppendError::StorageFull(shortage),
-            Fault::Failed(error) => AppendError::Poisoned(self.poison(&error)),
+    fn refuse(&self, error: WriteError) -> AppendError {
+        match error {
+            WriteError::Full(shortage) => AppendError::StorageFull(shortage),
+            WriteError::Failed(error) => AppendError::Poisoned(self.poison(&error)),
         }
     }
 
@@ -467,9 +467,9 @@ impl Inner {
         if let Some(why) = self.failure.get() {
             return Err(StoreError::Poisoned(Arc::clone(why)));
         }
-        let told = |fault: Fault| match fault {
-            Fault::Full(shortage) => StoreError::Io(shortage.to_string().into()),
-            Fault::Failed(error) => StoreError::Io(error.to_string().into()),
+        let told = |error: WriteError| match error {
+            WriteError::Full(shortage) => StoreError::Io(shortage.to_string().into()),
+            WriteError::Failed(error) => StoreError::Io(error.to_string().into()),
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
@@ -477,8 +477,8 @@ impl Inner {
         match writer.mark_close(self) {
             // The manifest records where the log ends, so without room the mark can be omitted.
             Ok(()) => {}
-            Err(Fault::Full(_)) if !writer.appender().has_rolled() => {}
-            Err(fault) => return Err(told(fault)),
+            Err(WriteError::Full(_)) if !writer.appender().has_rolled() => {}
+            Err(error) => return Err(told(error)),
         }
         self.sealing.seal_now(self).map_err(told)?;
         let _indexed = self.sealing.index_sealed(self);

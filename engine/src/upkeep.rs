@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::Shortage;
 use crate::format::control::Mark;
-use crate::log::Fault;
+use crate::log::WriteError;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
 use crate::sys;
@@ -192,8 +192,8 @@ fn run(inner: &Arc<Inner>) {
                     || upkeep.puts.load(Ordering::SeqCst) != rounds.synced.1;
                 missed.then_some(Duration::ZERO)
             }
-            Err(Fault::Full(_)) => Some(RETRY),
-            Err(Fault::Failed(error)) => {
+            Err(WriteError::Full(_)) => Some(RETRY),
+            Err(WriteError::Failed(error)) => {
                 inner.poison(&error);
                 None
             }
@@ -202,10 +202,10 @@ fn run(inner: &Arc<Inner>) {
 }
 
 /// Does what is due, and returns when to check again; `None` when nothing is left to do.
-fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, WriteError> {
     // A full disk does not prevent syncing what was written.
     let is_full = match make_ready(inner) {
-        Err(Fault::Full(_)) => true,
+        Err(WriteError::Full(_)) => true,
         ready => ready.map(|()| false)?,
     };
     let next = make_durable(inner, rounds)?;
@@ -213,31 +213,31 @@ fn round(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fa
 }
 
 /// Seals and indexes full segments, and prepares the next one.
-fn make_ready(inner: &Arc<Inner>) -> Result<(), Fault> {
+fn make_ready(inner: &Arc<Inner>) -> Result<(), WriteError> {
     let upkeep = &inner.upkeep;
     let sealed = inner.sealing.seal_now(inner);
     crate::journal::settle(inner)?;
     sealed?;
-    inner.journal.open_if_asked(&inner.env).map_err(Fault::Failed)?;
+    inner.journal.open_if_asked(&inner.env).map_err(WriteError::Failed)?;
     let indexed = inner.sealing.index_sealed(inner);
     upkeep.merge_topics(inner);
     if matches!(indexed, Ok(true)) {
         inner.compaction.wake();
     }
     if upkeep.spare_due.load(Ordering::Relaxed) {
-        inner.sealing.prepare_spare(inner).map_err(Fault::when_preparing)?;
+        inner.sealing.prepare_spare(inner).map_err(WriteError::when_preparing)?;
         let used = inner.writer.lock().appender().fill_percent() < SPARE_AT_PERCENT;
         upkeep.spare_due.store(!used, Ordering::Relaxed);
     }
     // Other failures are retried with the next segment.
     match indexed.err().as_ref().and_then(Shortage::of) {
-        Some(shortage) => Err(Fault::Full(shortage)),
+        Some(shortage) => Err(WriteError::Full(shortage)),
         None => Ok(()),
     }
 }
 
 /// Syncs what is due, and marks an idle log.
-fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, Fault> {
+fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Duration>, WriteError> {
     let upkeep = &inner.upkeep;
     let written @ (writes, _) =
         (upkeep.writes.load(Ordering::SeqCst), upkeep.puts.load(Ordering::SeqCst));
@@ -265,7 +265,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
     if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
         writer.check_not_poisoned(inner)?;
         // In its place too: an idle store needs nothing of the journal.
-        writer.settle(inner).map_err(Fault::Failed)?;
+        writer.settle(inner).map_err(WriteError::Failed)?;
         writer.mark(inner, Mark::Sync)?;
         rounds.marked = writes;
         return Ok(None);
@@ -274,7 +274,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
 }
 
 /// Syncs what was written so far without blocking the writer.
-pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
+pub(crate) fn sync_log(inner: &Inner) -> Result<(), WriteError> {
     inner.upkeep.begin_sync(inner);
     let (media, seq) = {
         let writer = inner.writer.lock();
@@ -283,7 +283,7 @@ pub(crate) fn sync_log(inner: &Inner) -> Result<(), Fault> {
         let media: Vec<_> = waiting.into_iter().chain(writer.appender().media().cloned()).collect();
         (media, writer.appender().next_seq())
     };
-    inner.sync_files(&media.iter().collect::<Vec<_>>()).map_err(Fault::Failed)?;
+    inner.sync_files(&media.iter().collect::<Vec<_>>()).map_err(WriteError::Failed)?;
     inner.durable_upto.fetch_max(seq, Ordering::AcqRel);
     Ok(())
 }

@@ -169,14 +169,14 @@ fn window(
     until: Instant,
 ) -> anyhow::Result<Histogram> {
     let mut times = Histogram::default();
-    let mut tickets = VecDeque::with_capacity(outstanding);
+    let mut handles = VecDeque::with_capacity(outstanding);
     loop {
         let go_on = Instant::now() < until;
-        while go_on && tickets.len() < outstanding {
-            tickets.push_back((Instant::now(), store.submit(Batch::from(frames.frame()))));
+        while go_on && handles.len() < outstanding {
+            handles.push_back((Instant::now(), store.submit(Batch::from(frames.frame()))));
         }
-        let Some((begun, ticket)) = tickets.pop_front() else { return Ok(times) };
-        ticket.wait()?;
+        let Some((begun, handle)) = handles.pop_front() else { return Ok(times) };
+        handle.wait()?;
         times.record(begun.elapsed());
     }
 }

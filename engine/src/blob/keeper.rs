@@ -10,8 +10,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
 use super::open_pack::OpenPack;
-use super::pace::{LOOK_MAX, Pace};
 use super::packs::{PackList, Packs};
+use super::rate::{ArrivalRate, LOOK_MAX};
 use super::seal::{NotSealed, seal};
 use super::sweep::SweepError;
 use crate::env::Env;
@@ -45,7 +45,7 @@ pub(super) struct Keeper {
 
 #[derive(Debug, Default)]
 struct Chores {
-    pace: Pace,
+    rate: ArrivalRate,
     /// No pressing before this time.
     press_after: Option<Instant>,
     want_spare: bool,
@@ -207,7 +207,7 @@ impl Keeper {
             }
             self.urgent.store(false, Ordering::Relaxed);
             let (now, taken) = (Instant::now(), self.taken());
-            let is_busy = chores.pace.look(now, taken, env.options.compress.busy_bytes_per_second);
+            let is_busy = chores.rate.look(now, taken, env.options.compress.busy_bytes_per_second);
             let list = packs.list();
             if chores.want_spare && list.open.len() < OPEN_MAX {
                 chores.want_spare = false;

@@ -9,7 +9,7 @@ use super::writer::Writer;
 use crate::blob::Undurable;
 use crate::format::journal::{PieceAt, encode, entry_len};
 use crate::format::super_file::FileKind;
-use crate::journal::{Journal, Offer, Spot};
+use crate::journal::{Journal, JournalSlot, Offer};
 use crate::media::{Media, is_full};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -17,7 +17,7 @@ use crate::store::Inner;
 /// A group that goes through the journal, or would if the journal had a slot.
 pub(super) struct Entered {
     bodies: Undurable,
-    spot: Option<Spot>,
+    slot: Option<JournalSlot>,
 }
 
 impl Writer {
@@ -40,11 +40,11 @@ impl Writer {
         };
         let pieces: Vec<_> = std::iter::once((place, bytes)).chain(bodies.pieces()).collect();
         Ok(match inner.journal.place(entry_len(&pieces), self.appender.epoch()) {
-            Offer::Spot(spot) => {
-                encode(&mut self.entry, spot.stamp, &pieces);
-                Some(Entered { bodies, spot: Some(spot) })
+            Offer::Slot(slot) => {
+                encode(&mut self.entry, slot.stamp, &pieces);
+                Some(Entered { bodies, slot: Some(slot) })
             }
-            Offer::Full => Some(Entered { bodies, spot: None }),
+            Offer::Full => Some(Entered { bodies, slot: None }),
             Offer::None => None,
         })
     }
@@ -54,10 +54,10 @@ impl Writer {
     pub(super) fn journal(
         &self,
         inner: &Inner,
-        Entered { bodies, spot }: &Entered,
+        Entered { bodies, slot }: &Entered,
     ) -> io::Result<()> {
-        let Some(spot) = spot else { return self.settle(inner) };
-        match spot.media.write_at(spot.at, &self.entry) {
+        let Some(slot) = slot else { return self.settle(inner) };
+        match slot.media.write_at(slot.at, &self.entry) {
             // A copy-on-write filesystem may have no room even for space that is allocated.
             Err(error) if is_full(&error) => {
                 inner.journal.give_up();
@@ -66,11 +66,11 @@ impl Writer {
             written => written?,
         }
         if !is_planted(Bug::SkipJournalSync) {
-            spot.media.sync()?;
+            slot.media.sync()?;
         }
         bodies.note_durable();
         inner.durable_upto.fetch_max(self.appender.next_seq(), Ordering::AcqRel);
-        if spot.turned {
+        if slot.turned {
             inner.upkeep.wake();
         }
         Ok(())

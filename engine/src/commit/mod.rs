@@ -7,8 +7,8 @@ mod changes;
 mod conditions;
 mod durable;
 mod gather;
+mod handle;
 mod placed;
-mod ticket;
 mod timing;
 mod writer;
 
@@ -27,8 +27,8 @@ use crate::options::SyncPolicy;
 use crate::store::Inner;
 
 use gather::Gather;
-pub use ticket::Ticket;
-use ticket::{Slot, Turn};
+pub use handle::AppendHandle;
+use handle::{Slot, Turn};
 pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
 pub(crate) use writer::{Answer, Writer};
@@ -289,7 +289,7 @@ impl Commits {
                     return;
                 }
                 // A thread that already waits will answer its own batch and those around it; a
-                // ticket nobody waits on yet may never be waited on.
+                // handle nobody waits on yet may never be waited on.
                 let passed = hand_on
                     && queue.waiting.iter().any(|(_, reply)| match &reply.0 {
                         Some(To::Slot(slot)) => slot.pass_lead(),

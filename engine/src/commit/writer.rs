@@ -27,7 +27,7 @@ use crate::format::key_index::UsedKey;
 use crate::format::record::{RecordError, encode_frame};
 use crate::ids::IdSource;
 use crate::keys::{expires_ms, short};
-use crate::log::{Active, Appender, Fault, OpenBatch};
+use crate::log::{Active, Appender, OpenBatch, WriteError};
 use crate::options::SyncPolicy;
 use crate::planted::{Bug, is_planted};
 use crate::recovery::Plan;
@@ -106,11 +106,11 @@ impl From<AppendError> for Refusal {
     }
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Full(shortage) => Self::Batch(AppendError::StorageFull(shortage)),
-            Fault::Failed(error) => Self::Failed(error),
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Full(shortage) => Self::Batch(AppendError::StorageFull(shortage)),
+            WriteError::Failed(error) => Self::Failed(error),
         }
     }
 }
@@ -136,10 +136,10 @@ impl Writer {
     }
 
     /// Does what recovery had to defer, if the disk has room for it now.
-    pub(crate) fn catch_up(&mut self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn catch_up(&mut self, inner: &Inner) -> Result<(), WriteError> {
         let Some(plan) = &self.deferred else { return Ok(()) };
         let recovered = plan.carry_out(&inner.env, &inner.blobs, &inner.open_files);
-        let recovered = recovered.map_err(Fault::when_preparing)?;
+        let recovered = recovered.map_err(WriteError::when_preparing)?;
         // The bases and positions are unchanged and only the files differ, so readers notice
         // nothing.
         for segment in &recovered.segments {
@@ -371,7 +371,7 @@ impl Writer {
             self.roll(inner, len)?;
         }
         let needed = restated(self).unwrap_or(0) + len;
-        self.appender.reserve(needed).map_err(Fault::when_preparing)?;
+        self.appender.reserve(needed).map_err(WriteError::when_preparing)?;
         if self.appender.is_bare() {
             let table = inner.cursors.read();
             let restated = self.changes.restated(&table);
@@ -383,7 +383,7 @@ impl Writer {
     }
 
     /// Rolls to a new segment with space for a batch with `len` bytes of records.
-    fn roll(&mut self, inner: &Inner, len: usize) -> Result<(), Fault> {
+    fn roll(&mut self, inner: &Inner, len: usize) -> Result<(), WriteError> {
         self.appender.roll(inner, self.changes.checkpoint_len() + len)
     }
 
@@ -571,10 +571,10 @@ impl Writer {
 
     /// Refuses to go on after a group that failed: what it laid out may not be written. To be
     /// called before any sync but that of a group.
-    pub(crate) fn check_not_poisoned(&self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn check_not_poisoned(&self, inner: &Inner) -> Result<(), WriteError> {
         match inner.failure.get() {
             Some(why) => {
-                Err(Fault::Failed(io::Error::other(format!("an earlier write failed, {why}"))))
+                Err(WriteError::Failed(io::Error::other(format!("an earlier write failed, {why}"))))
             }
             None => Ok(()),
         }
@@ -588,7 +588,7 @@ impl Writer {
     /// Makes sure that the active segment begins with a durable checkpoint, so that opening the
     /// store needs no older segment; with `roll` it is a new segment. Returns false when there is
     /// none.
-    pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, Fault> {
+    pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, WriteError> {
         self.check_not_poisoned(inner)?;
         self.catch_up(inner)?;
         if roll && !self.appender.has_rolled() {
@@ -608,19 +608,19 @@ impl Writer {
 
     /// Rolls to a new segment when reading the current one would slow down the next open. Without
     /// room for that it stays.
-    pub(crate) fn leave_long(&mut self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn leave_long(&mut self, inner: &Inner) -> Result<(), WriteError> {
         let is_long = |active: &Active| active.flushed > REOPENED_BYTES_MAX;
         if !self.appender.active().is_some_and(is_long) {
             return Ok(());
         }
         match self.roll(inner, control::MARK_LEN) {
-            Err(Fault::Full(_)) => Ok(()),
+            Err(WriteError::Full(_)) => Ok(()),
             rolled => rolled,
         }
     }
 
     /// Writes the MARK of a clean close, if there is a segment to write it to.
-    pub(crate) fn mark_close(&mut self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn mark_close(&mut self, inner: &Inner) -> Result<(), WriteError> {
         match self.appender.active() {
             Some(_) => self.mark(inner, Mark::CleanClose),
             None => Ok(()),
@@ -629,7 +629,7 @@ impl Writer {
 
     /// Makes everything written durable, and has the log say so. Without an active segment it
     /// does: what is sealed is durable.
-    pub(crate) fn mark_all(&mut self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn mark_all(&mut self, inner: &Inner) -> Result<(), WriteError> {
         self.catch_up(inner)?;
         match self.appender.active() {
             Some(_) => self.mark(inner, Mark::Sync),
@@ -638,28 +638,28 @@ impl Writer {
     }
 
     /// Writes a MARK: everything before it is durable, and on return so is the mark.
-    pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), Fault> {
+    pub(crate) fn mark(&mut self, inner: &Inner, what: Mark) -> Result<(), WriteError> {
         self.check_not_poisoned(inner)?;
-        self.sync(inner).map_err(Fault::Failed)?;
+        self.sync(inner).map_err(WriteError::Failed)?;
         match self.make_room(inner, control::MARK_LEN) {
             Ok(()) => {}
             Err(Refusal::Batch(AppendError::StorageFull(shortage))) => {
-                return Err(Fault::Full(shortage));
+                return Err(WriteError::Full(shortage));
             }
             Err(Refusal::Batch(_) | Refusal::NextGroup) => {
-                return Err(Fault::Full(Shortage::Space));
+                return Err(WriteError::Full(Shortage::Space));
             }
-            Err(Refusal::Failed(error)) => return Err(Fault::Failed(error)),
+            Err(Refusal::Failed(error)) => return Err(WriteError::Failed(error)),
         }
         let mut open = self.appender.begin();
         let record = Control::Mark { what, time_ms: inner.env.clock.now_ms() };
         let encoded =
             self.appender.record(&mut open, false, |out, _| control::encode(out, &record, false));
-        encoded.map_err(|_| Fault::Failed(io::ErrorKind::InvalidInput.into()))?;
+        encoded.map_err(|_| WriteError::Failed(io::ErrorKind::InvalidInput.into()))?;
         // Rolling may have written something that is not durable.
         let durable_upto = inner.durable_upto.load(Ordering::Acquire);
         self.appender.finish(&open, durable_upto);
-        self.appender.flush().and_then(|_| self.sync(inner)).map_err(Fault::Failed)?;
+        self.appender.flush().and_then(|_| self.sync(inner)).map_err(WriteError::Failed)?;
         self.publish_log(inner);
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::format::file::FILE_HEADER_LEN;
 use crate::gc::dead::Unseen;
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
-use crate::log::Fault;
+use crate::log::WriteError;
 use crate::options::OptionsError;
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::store::{Inner, Store};
@@ -95,7 +95,7 @@ enum Stop {
     /// One of them is damaged.
     Damaged(Corruption),
     Unreadable(ReadError),
-    Failed(Fault),
+    Failed(WriteError),
     /// The store is being closed.
     Closing,
     /// A tombstone was appended for a frame that the survey had already left out for another
@@ -103,9 +103,9 @@ enum Stop {
     Overtaken,
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
-        Self::Failed(fault)
+impl From<WriteError> for Stop {
+    fn from(error: WriteError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -230,7 +230,7 @@ impl Inner {
             // Durable and sealed before: the next open cuts a log that may not be durable where it
             // names a missing blob, and a removal that is lost brings the frame back.
             self.secure_log_of(&offsets)?;
-            self.sync_log_written().map_err(|fault| self.compact_error(fault, false))?;
+            self.sync_log_written().map_err(|error| self.compact_error(error, false))?;
             report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
         }
         for _ in 0..TRIES {
@@ -257,11 +257,11 @@ impl Inner {
         }
         let settled = writer
             .check_not_poisoned(self)
-            .and_then(|()| writer.settle(self).map_err(Fault::Failed));
-        settled.map_err(|fault| self.compact_error(fault, true))?;
+            .and_then(|()| writer.settle(self).map_err(WriteError::Failed));
+        settled.map_err(|error| self.compact_error(error, true))?;
         // On a full disk everything is unchanged.
-        let wiped = self.journal.wipe(&self.env).map_err(Fault::when_preparing);
-        wiped.map_err(|fault| self.compact_error(fault, true))
+        let wiped = self.journal.wipe(&self.env).map_err(WriteError::when_preparing);
+        wiped.map_err(|error| self.compact_error(error, true))
     }
 
     fn check_compactable(&self) -> Result<(), CompactError> {
@@ -317,8 +317,8 @@ impl Inner {
             }
             writer.secure(self, roll)
         };
-        let secured = secured.map_err(|fault| self.compact_error(fault, true))?;
-        self.sealing.seal_now(self).map_err(|fault| self.compact_error(fault, true))?;
+        let secured = secured.map_err(|error| self.compact_error(error, true))?;
+        self.sealing.seal_now(self).map_err(|error| self.compact_error(error, true))?;
         let _indexed = self.sealing.index_sealed(self);
         Ok(secured)
     }
@@ -378,11 +378,11 @@ impl Inner {
                     taken.max(1)
                 }
                 // There may be room for the remainder of one segment, and then for more.
-                Err(Stop::Failed(Fault::Full(_))) if some.len() > 1 => {
+                Err(Stop::Failed(WriteError::Full(_))) if some.len() > 1 => {
                     most = 1;
                     0
                 }
-                Err(Stop::Failed(Fault::Full(shortage))) => {
+                Err(Stop::Failed(WriteError::Full(shortage))) => {
                     full = Some(shortage);
                     1
                 }
@@ -393,7 +393,7 @@ impl Inner {
                 Err(Stop::Overtaken) => left.len(),
                 Err(Stop::Closing) => return Err(CompactError::Closed),
                 Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
-                Err(Stop::Failed(fault)) => return Err(self.compact_error(fault, false)),
+                Err(Stop::Failed(error)) => return Err(self.compact_error(error, false)),
             };
             left = left.get(taken..).unwrap_or_default();
         }
@@ -442,23 +442,23 @@ impl Inner {
     }
 
     /// Makes everything written so far durable.
-    fn sync_log_written(&self) -> Result<(), Fault> {
+    fn sync_log_written(&self) -> Result<(), WriteError> {
         use std::sync::atomic::Ordering;
         let seq = self.writer.lock().appender().next_seq();
         if self.durable_upto.load(Ordering::Acquire) >= seq {
             return Ok(());
         }
         let synced = crate::upkeep::sync_log(self);
-        if let Err(Fault::Failed(error)) = &synced {
+        if let Err(WriteError::Failed(error)) = &synced {
             self.poison(error);
         }
         synced
     }
 
-    fn compact_error(&self, fault: Fault, poisons: bool) -> CompactError {
-        match fault {
-            Fault::Full(shortage) => CompactError::StorageFull(shortage),
-            Fault::Failed(error) => {
+    fn compact_error(&self, error: WriteError, poisons: bool) -> CompactError {
+        match error {
+            WriteError::Full(shortage) => CompactError::StorageFull(shortage),
+            WriteError::Failed(error) => {
                 if poisons {
                     self.poison(&error);
                 }

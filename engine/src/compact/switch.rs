@@ -12,7 +12,7 @@ use super::{CompactReport, Stop, Stopped};
 use crate::commit::Writer;
 use crate::format::super_file::{FileEntry, FileKind, FileState};
 use crate::index::{Rewritten, Uncovered};
-use crate::log::{Fault, Segment, unmarked};
+use crate::log::{Segment, WriteError, unmarked};
 use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
@@ -39,7 +39,7 @@ pub(super) fn switch(
             Ok(ready) => ready,
             Err(error) => {
                 discard(inner, place.as_ref());
-                return Err(Stop::Failed(Fault::when_preparing(error)));
+                return Err(Stop::Failed(WriteError::when_preparing(error)));
             }
         };
         if writer.closed || inner.is_poisoned() {
@@ -138,12 +138,12 @@ fn on_disk(
         })
     });
     if let Err(error) = changes {
-        let fault = Fault::when_preparing(error);
-        if let (true, Fault::Failed(error)) = (changed, &fault) {
+        let failure = WriteError::when_preparing(error);
+        if let (true, WriteError::Failed(error)) = (changed, &failure) {
             // It is unknown which manifest the next open finds; with the files as they are now,
             // either works.
             inner.poison(error);
-            return Err(Stop::Failed(fault));
+            return Err(Stop::Failed(failure));
         }
         let back = aside
             .iter()
@@ -154,7 +154,7 @@ fn on_disk(
                 inner.poison(&error);
             }
         }
-        return Err(Stop::Failed(fault));
+        return Err(Stop::Failed(failure));
     }
     let named = || -> io::Result<()> {
         if let Some(place) = &place {
@@ -165,7 +165,7 @@ fn on_disk(
     };
     named().map_err(|error| {
         inner.poison(&error);
-        Stop::Failed(Fault::Failed(error))
+        Stop::Failed(WriteError::Failed(error))
     })
 }
 

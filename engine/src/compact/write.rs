@@ -9,7 +9,7 @@ use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
 use crate::format::control::{self, Control};
 use crate::format::record::{RecordKind, RecordPrefix};
 use crate::index::{Noted, Rewriting};
-use crate::log::{Fault, RESTATED_BYTES, RESTATED_COUNT, Segment, SegmentKey};
+use crate::log::{RESTATED_BYTES, RESTATED_COUNT, Segment, SegmentKey, WriteError};
 use crate::media::Media;
 use crate::names::{SEGMENT, unfinished};
 use crate::planted::{Bug, is_planted};
@@ -48,7 +48,7 @@ pub(super) fn write(
     let header = key.header(env.manifest.state().store);
     let len = header.len() as u64 + survey.output_len();
     let path = unfinished(&env.log_path(key.base, key.generation, SEGMENT));
-    let media = env.files.create(&path, len, false).map_err(Fault::when_preparing)?;
+    let media = env.files.create(&path, len, false).map_err(WriteError::when_preparing)?;
     let mut output = Output {
         media,
         key,
@@ -192,8 +192,9 @@ impl Output {
                 open = self.open(header);
             }
             let floor = Control::Floor { offset: *offset, topic };
-            let crc = control::encode(&mut self.out, &floor, false)
-                .map_err(|_| Stop::Failed(Fault::Failed(std::io::ErrorKind::InvalidData.into())))?;
+            let crc = control::encode(&mut self.out, &floor, false).map_err(|_| {
+                Stop::Failed(WriteError::Failed(std::io::ErrorKind::InvalidData.into()))
+            })?;
             open.crcs.add(crc);
             open.count += 1;
             self.index.floor(topic, *offset);
@@ -212,7 +213,7 @@ impl Output {
     }
 
     fn flush(&mut self) -> Stopped<()> {
-        self.media.write_at(self.at, &self.out).map_err(Fault::when_preparing)?;
+        self.media.write_at(self.at, &self.out).map_err(WriteError::when_preparing)?;
         self.crc.update(&self.out);
         self.at += self.out.len() as u64;
         self.out.clear();
@@ -222,10 +223,10 @@ impl Output {
     fn finish(mut self, path: &std::path::Path, inner: &Inner, len: u64) -> Stopped<Written> {
         self.flush()?;
         if !is_planted(Bug::SkipCompactSync) {
-            self.media.sync().map_err(Fault::when_preparing)?;
+            self.media.sync().map_err(WriteError::when_preparing)?;
         }
         if self.at < len {
-            inner.env.files.cut(path, self.at).map_err(Fault::when_preparing)?;
+            inner.env.files.cut(path, self.at).map_err(WriteError::when_preparing)?;
         }
         let Self { key, at: length, frames, index, crc, .. } = self;
         Ok(Written { key, length, crc: crc.finalize(), frames, index })
@@ -234,7 +235,7 @@ impl Output {
 
 /// A position in the file as the index keeps it. Segments are short enough to fit.
 fn place_in(at: u64) -> Stopped<u32> {
-    let too_far = |_| Stop::Failed(Fault::Failed(std::io::ErrorKind::FileTooLarge.into()));
+    let too_far = |_| Stop::Failed(WriteError::Failed(std::io::ErrorKind::FileTooLarge.into()));
     u32::try_from(at).map_err(too_far)
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
 use crate::error::{AppendError, Corruption, ReadError, ReadOnlyReason, Shortage};
-use crate::log::Fault;
+use crate::log::WriteError;
 use crate::options::OptionsError;
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
@@ -211,8 +211,8 @@ impl Inner {
         begun.map_err(refused)?;
         match writer.mark_all(self) {
             Ok(()) => Ok(()),
-            Err(Fault::Full(shortage)) => Err(GcError::StorageFull(shortage)),
-            Err(Fault::Failed(error)) => Err(GcError::Poisoned(self.poison(&error))),
+            Err(WriteError::Full(shortage)) => Err(GcError::StorageFull(shortage)),
+            Err(WriteError::Failed(error)) => Err(GcError::Poisoned(self.poison(&error))),
         }
     }
 

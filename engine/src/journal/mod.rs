@@ -19,7 +19,7 @@ use crate::env::Env;
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
 use crate::format::journal::{ENTRY_ALIGN, ENTRY_BYTES_MAX, EntryStamp, HALVES_AT};
 use crate::limits::JOURNAL_GROUP_BYTES_MAX;
-use crate::log::Fault;
+use crate::log::WriteError;
 use crate::media::{Media, is_full};
 use crate::names;
 use crate::planted::{Bug, is_planted};
@@ -69,9 +69,9 @@ struct OpenJournal {
     full: [Option<u64>; 2],
 }
 
-/// The slot for an entry.
+/// The place of an entry in the file.
 #[derive(Debug)]
-pub(crate) struct Spot {
+pub(crate) struct JournalSlot {
     pub(crate) media: Arc<dyn Media>,
     pub(crate) at: u64,
     pub(crate) stamp: EntryStamp,
@@ -87,7 +87,7 @@ pub(crate) struct Awaited([Option<u64>; 2]);
 #[derive(Debug)]
 pub(crate) enum Offer {
     /// A slot.
-    Spot(Spot),
+    Slot(JournalSlot),
     /// No slot is free until what was written is settled.
     Full,
     /// There is no journal.
@@ -162,10 +162,10 @@ impl Journal {
         }
         let stamp = EntryStamp { salt: file.salt, epoch, number };
         let at = HALVES_AT + file.half as u64 * file.half_bytes + file.at;
-        let spot = Spot { media: Arc::clone(&file.media), at, stamp, turned };
+        let slot = JournalSlot { media: Arc::clone(&file.media), at, stamp, turned };
         file.at += len;
         inside.entries = number;
-        Offer::Spot(spot)
+        Offer::Slot(slot)
     }
 
     /// The halves whose content must be settled, if there are any.
@@ -325,7 +325,7 @@ fn take_up(env: &Env) -> Option<(Arc<dyn Media>, u32)> {
 }
 
 /// Settles the full halves without blocking the writer.
-pub(crate) fn settle(inner: &Inner) -> Result<(), Fault> {
+pub(crate) fn settle(inner: &Inner) -> Result<(), WriteError> {
     let Some(awaited) = inner.journal.awaited() else { return Ok(()) };
     // After that, so the files below have everything that those halves hold.
     let media: Vec<_> = {
@@ -333,7 +333,7 @@ pub(crate) fn settle(inner: &Inner) -> Result<(), Fault> {
         let waiting = inner.sealing.waiting();
         waiting.into_iter().chain(writer.appender().media().cloned()).collect()
     };
-    inner.settle_files(&media.iter().collect::<Vec<_>>()).map_err(Fault::Failed)?;
+    inner.settle_files(&media.iter().collect::<Vec<_>>()).map_err(WriteError::Failed)?;
     inner.journal.settled(awaited);
     Ok(())
 }

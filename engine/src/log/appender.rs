@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::sealing::{Fault, SealJob};
+use super::sealing::{SealJob, WriteError};
 use super::{Segment, SegmentKey};
 use crate::cursors::HeldCursor;
 use crate::format::batch::{BATCH_HEADER_LEN, BatchHeader, RecordsCrc};
@@ -261,7 +261,7 @@ impl Appender {
     /// segment is never published without a checkpoint, and the one before it may then be dropped.
     /// The new segment belongs to the store, durably, before it is used. Until then nothing has
     /// changed, including what was laid out, and a full disk does no harm.
-    pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), Fault> {
+    pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), WriteError> {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
@@ -282,7 +282,7 @@ impl Appender {
         let media = inner.sealing.take_spare(inner, upto)?;
         let path = env.log_path(base, generation, SEGMENT);
         let header = key.header(env.manifest.state().store);
-        media.write_at(0, &header).and_then(|()| media.sync()).map_err(Fault::Failed)?;
+        media.write_at(0, &header).and_then(|()| media.sync()).map_err(WriteError::Failed)?;
         let named = || {
             env.files.rename(media.path(), &path)?;
             if !is_planted(Bug::SkipDirSync) {
@@ -291,16 +291,16 @@ impl Appender {
             env.manifest.update(|state| state.files.push(unmarked(&key)))
         };
         if let Err(error) = named() {
-            let fault = Fault::when_preparing(error);
-            if matches!(fault, Fault::Full(_)) {
+            let error = WriteError::when_preparing(error);
+            if matches!(error, WriteError::Full(_)) {
                 // The manifest does not name it: without this its space would be lost until the
                 // next open.
                 let _ = env.files.remove(media.path()).and_then(|()| env.files.remove(&path));
             }
-            return Err(fault);
+            return Err(error);
         }
         // Only now: a group that stays in the old segment is written, and synced, as a whole.
-        inner.blobs.flush().and_then(|()| self.flush()).map_err(Fault::Failed)?;
+        inner.blobs.flush().and_then(|()| self.flush()).map_err(WriteError::Failed)?;
         self.next_offset = base;
         media.publish(FILE_HEADER_LEN as u64);
         let segment = Arc::new(Segment::active(key, path, Arc::clone(&media)));

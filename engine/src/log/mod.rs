@@ -15,7 +15,7 @@ pub(crate) use appender::{
     Active, Appender, BatchAt, OpenBatch, RESTATED_BYTES, RESTATED_COUNT, unmarked,
 };
 pub(crate) use open_files::OpenFiles;
-pub(crate) use sealing::{Fault, Sealing};
+pub(crate) use sealing::{Sealing, WriteError};
 pub(crate) use segment::{Segment, SegmentKey, position_of};
 
 use crate::sys::Published;

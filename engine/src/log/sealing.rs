@@ -20,16 +20,16 @@ use crate::store::Inner;
 /// writers wait, to bound memory.
 const UNINDEXED_MAX: usize = 2;
 
-/// Why something was not written.
+/// Why something was not written: nothing was changed, or it is unknown what was.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum WriteError {
     /// There is no space, or no descriptor, and nothing was changed.
     Full(Shortage),
     /// The state on disk is unknown.
     Failed(io::Error),
 }
 
-impl Fault {
+impl WriteError {
     /// An error of a step that prepares: a full disk there leaves everything as it was.
     pub(crate) fn when_preparing(error: io::Error) -> Self {
         match Shortage::of(&error) {
@@ -86,13 +86,13 @@ impl Sealing {
 
     /// Seals the waiting segment, if there is one. Afterwards the active segment is the only
     /// unmarked one.
-    pub(crate) fn seal_now(&self, inner: &Inner) -> Result<(), Fault> {
+    pub(crate) fn seal_now(&self, inner: &Inner) -> Result<(), WriteError> {
         let _running = self.running.lock();
         let Some(job) = self.job.lock().clone() else { return Ok(()) };
         // In this order: the bytes, the length, and only then the statement that both are final.
         // Blobs are synced too, as no durable frame may name one that is not durable.
         if !is_planted(Bug::SealBeforeSync) {
-            inner.sync_files(&[&job.media]).map_err(Fault::Failed)?;
+            inner.sync_files(&[&job.media]).map_err(WriteError::Failed)?;
         }
         let files = &inner.env.files;
         let path = job.segment.path();
@@ -100,16 +100,16 @@ impl Sealing {
         if job.frames == 0 && !job.tombstones {
             // Its tables are restated in the next segment, which was not published without them,
             // but may not be durable yet.
-            job.next.sync().map_err(Fault::Failed)?;
+            job.next.sync().map_err(WriteError::Failed)?;
             let dropped = inner.env.manifest.update(|state| {
                 state.files.retain(|file| file.key() != sealed);
             });
-            dropped.map_err(Fault::when_preparing)?;
+            dropped.map_err(WriteError::when_preparing)?;
             inner.log.replace(&job.segment, None);
-            inner.env.retire(path).map_err(Fault::when_preparing)?;
+            inner.env.retire(path).map_err(WriteError::when_preparing)?;
         } else {
             // Readers hold bytes below this length only, so no mapped page in use is truncated.
-            files.cut(path, job.length).map_err(Fault::when_preparing)?;
+            files.cut(path, job.length).map_err(WriteError::when_preparing)?;
             let marked = inner.env.manifest.update(|state| {
                 for file in &mut state.files {
                     if file.key() == sealed {
@@ -120,7 +120,7 @@ impl Sealing {
                     }
                 }
             });
-            marked.map_err(Fault::when_preparing)?;
+            marked.map_err(WriteError::when_preparing)?;
             let sealed = inner.sealed_segment(job.segment.key(), job.length, job.frames);
             inner.log.replace(&job.segment, Some(Arc::clone(&sealed)));
             self.unindexed.lock().push_back(sealed);
@@ -207,17 +207,21 @@ impl Sealing {
 
     /// The next segment's file with space for its first `upto` bytes, created now if there is no
     /// spare.
-    pub(super) fn take_spare(&self, inner: &Inner, upto: u64) -> Result<Arc<dyn Media>, Fault> {
+    pub(super) fn take_spare(
+        &self,
+        inner: &Inner,
+        upto: u64,
+    ) -> Result<Arc<dyn Media>, WriteError> {
         let mut spare = self.spare.lock();
         let media = match spare.take() {
             Some(media) => media,
-            None => self.create_spare(inner).map_err(Fault::when_preparing)?,
+            None => self.create_spare(inner).map_err(WriteError::when_preparing)?,
         };
         match media.reserve(upto) {
             Ok(()) => Ok(media),
             Err(error) => {
                 *spare = Some(media);
-                Err(Fault::when_preparing(error))
+                Err(WriteError::when_preparing(error))
             }
         }
     }

@@ -19,14 +19,14 @@ const STEPS: usize = 30;
 
 /// A fault: the operations from `first` on fail, all of them or that one.
 #[derive(Debug, Clone, Copy)]
-struct Fault {
+struct InjectedFault {
     errno: Errno,
     first: u64,
     forever: bool,
 }
 
 /// One run with a fault in it. Returns whether the fault occurred.
-fn live_through(rig: &Rig, media: MediaChoice, fault: Fault) -> bool {
+fn live_through(rig: &Rig, media: MediaChoice, fault: InjectedFault) -> bool {
     let what = format!("{} {media:?}: {fault:?}", rig.options.sync);
     let disk = rig.disk(&Image::new());
     let last = if fault.forever { u64::MAX } else { fault.first };
@@ -78,7 +78,7 @@ fn fail_each(rig: &Rig, media: MediaChoice, how: &str) {
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::INTR] {
         for forever in [false, true] {
             let mut first = 1;
-            while live_through(rig, media, Fault { errno, first, forever }) {
+            while live_through(rig, media, InjectedFault { errno, first, forever }) {
                 first += 1;
                 lives += 1;
             }

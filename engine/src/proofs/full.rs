@@ -60,7 +60,7 @@ fn what_a_group_holds_besides_a_batch_without_room_is_durable() {
             let after = behind.then(|| store.submit(frame("a", count + 1).into()));
             assert!(before.wait().unwrap().durable, "{what}");
             assert_eq!(refused.wait(), Err(AppendError::StorageFull(Shortage::Space)), "{what}");
-            let after = after.map(|ticket| assert!(ticket.wait().unwrap().durable, "{what}"));
+            let after = after.map(|handle| assert!(handle.wait().unwrap().durable, "{what}"));
             let count = count + 1 + after.map_or(0, |()| 1);
             for seed in 1..9 {
                 let other = Rig::new(SyncPolicy::Sync, media);

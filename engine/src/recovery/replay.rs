@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::scan::{Scan, Spot, WholeBatch};
+use super::scan::{Scan, ScanPosition, WholeBatch};
 use crate::blob::{BlobError, Blobs};
 use crate::cursors::Cursors;
 use crate::format::control::{self, Control};
@@ -78,7 +78,7 @@ pub(super) fn replay_sealed(
     media: &Arc<dyn Media>,
     segment: &Segment,
     mut visit: impl FnMut(&WholeBatch),
-) -> io::Result<Spot> {
+) -> io::Result<ScanPosition> {
     let walk = Scan::new(Arc::clone(media), &segment.key(), segment.published_len());
     replay_on(walk.sealed(), |batch| {
         visit(batch);
@@ -90,13 +90,13 @@ pub(super) fn replay_sealed(
 pub(super) fn replay_on(
     mut walk: Scan,
     mut visit: impl FnMut(&WholeBatch) -> ControlFlow<()>,
-) -> io::Result<Spot> {
+) -> io::Result<ScanPosition> {
     loop {
         // A copy of the position, as a rejected batch was not passed.
         let before = walk.at;
         let Ok(batch) = walk.next()? else { return Ok(walk.at) };
         if visit(&batch).is_break() {
-            return Ok(Spot { seq: before.seq.or(Some(batch.header.seq)), ..before });
+            return Ok(ScanPosition { seq: before.seq.or(Some(batch.header.seq)), ..before });
         }
     }
 }

@@ -16,7 +16,7 @@ use super::files::path_of;
 use super::opening::Opening;
 use super::replay::{has_blobs, replay_on};
 use super::report::Cut;
-use super::scan::{Scanned, Spot};
+use super::scan::{ScanPosition, Scanned};
 use super::{Examined, Recovered};
 use crate::blob::Blobs;
 use crate::env::Env;
@@ -175,7 +175,7 @@ fn trim(opening: &mut Opening, one: &mut Examined, durable_upto: u64) -> io::Res
     }
     if scanned.first_seq.is_some() && scanned.complete_at.is_none_or(|at| at > scanned.end) {
         let (position, seq) = (FILE_HEADER_LEN as u64, scanned.first_seq.take());
-        scanned.cut(Spot { position, seq, prev_crc: 0, offset: one.key.base });
+        scanned.cut(ScanPosition { position, seq, prev_crc: 0, offset: one.key.base });
         return Ok(false);
     }
     opening.report.batches_kept += doubtful;

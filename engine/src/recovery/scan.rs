@@ -20,8 +20,8 @@ use crate::planted::{Bug, is_planted};
 
 /// Minimum bytes read at a time. They and their copy fit into a cache.
 const WINDOW_LEN: u64 = 256 * 1024;
-/// Bytes between two marks at which a scan can restart.
-const SPOT_BYTES: u64 = 16 * 1024;
+/// Bytes between two points at which a scan can restart.
+const RESTART_BYTES: u64 = 16 * 1024;
 
 /// Reads a file front to back in large pieces.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl WholeBatch {
 
 /// A position between two batches.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Spot {
+pub(crate) struct ScanPosition {
     pub(crate) position: u64,
     /// Seq of the next batch, once one is known.
     pub(crate) seq: Option<u64>,
@@ -143,7 +143,7 @@ pub(crate) struct Spot {
 pub(crate) struct Scan {
     window: Readahead,
     salt: u32,
-    pub(crate) at: Spot,
+    pub(crate) at: ScanPosition,
     /// Gaps in batches and frames are allowed: the segment may have been compacted.
     leaps: bool,
     /// Record CRCs are not checked: an earlier walk did.
@@ -156,7 +156,7 @@ impl Scan {
     /// Starts after the file header. `end` is published.
     pub(crate) fn new(media: Arc<dyn Media>, key: &SegmentKey, end: u64) -> Self {
         let position = FILE_HEADER_LEN as u64;
-        let at = Spot { position, seq: None, prev_crc: 0, offset: key.base };
+        let at = ScanPosition { position, seq: None, prev_crc: 0, offset: key.base };
         let window = Readahead::new(media, end);
         Self { window, salt: key.salt, at, leaps: false, trusts: false, crc: None }
     }
@@ -167,7 +167,7 @@ impl Scan {
     }
 
     /// Moves the walk to another position.
-    pub(crate) fn from(self, at: Spot) -> Self {
+    pub(crate) fn from(self, at: ScanPosition) -> Self {
         Self { at, ..self }
     }
 
@@ -222,7 +222,7 @@ impl Scan {
                 && header.salt == self.salt
             {
                 let (prev_crc, offset) = (header.prev_crc, header.base_offset);
-                self.at = Spot { position, seq: None, prev_crc, offset };
+                self.at = ScanPosition { position, seq: None, prev_crc, offset };
                 return Ok(true);
             }
             position += 8;
@@ -277,15 +277,15 @@ pub(crate) struct Scanned {
     pub(crate) beyond: Option<(u64, u64)>,
     /// CRC of the file up to `end`.
     pub(crate) crc: Option<crc32fast::Hasher>,
-    /// Restart points, about [`SPOT_BYTES`] apart, with the state there.
-    marks: Vec<Mark>,
+    /// Restart points, about [`RESTART_BYTES`] apart, with the state there.
+    restarts: Vec<RestartPoint>,
     len: u64,
 }
 
 /// A position at which a scan can restart.
 #[derive(Debug, Clone)]
-struct Mark {
-    spot: Spot,
+struct RestartPoint {
+    at: ScanPosition,
     crc: crc32fast::Hasher,
     tombstones: bool,
 }
@@ -319,7 +319,7 @@ fn begin(
         epoch: 0,
         beyond: None,
         crc: None,
-        marks: Vec::new(),
+        restarts: Vec::new(),
         len,
     };
     scanned.go_on(walk)?;
@@ -339,18 +339,18 @@ impl Scanned {
     }
 
     /// Cuts it at a position before its end.
-    pub(crate) fn cut(&mut self, at: Spot) {
+    pub(crate) fn cut(&mut self, at: ScanPosition) {
         self.zero_from = self.zero_from.max(self.end);
-        let Spot { position, seq, prev_crc, offset } = at;
+        let ScanPosition { position, seq, prev_crc, offset } = at;
         (self.end, self.prev_crc, self.next_offset) = (position, prev_crc, offset);
         (self.next_seq, self.crc) = (seq, None);
-        self.marks.retain(|mark| mark.spot.position <= position);
+        self.restarts.retain(|point| point.at.position <= position);
     }
 
-    /// The last mark before the first batch that may not be durable, or before the end.
-    fn mark_before(&self, durable_upto: u64) -> Option<&Mark> {
-        let durable = |mark: &Mark| mark.spot.seq.is_none_or(|seq| seq <= durable_upto);
-        self.marks.partition_point(durable).checked_sub(1).and_then(|at| self.marks.get(at))
+    /// The last restart point before the first batch that may not be durable, or before the end.
+    fn restart_before(&self, durable_upto: u64) -> Option<&RestartPoint> {
+        let durable = |point: &RestartPoint| point.at.seq.is_none_or(|seq| seq <= durable_upto);
+        self.restarts.partition_point(durable).checked_sub(1).and_then(|at| self.restarts.get(at))
     }
 
     /// Walks the whole batches with a seq of at least `durable_upto`.
@@ -361,8 +361,8 @@ impl Scanned {
         durable_upto: u64,
     ) -> io::Result<Scan> {
         let mut walk = Scan::new(Arc::clone(media), key, self.end).trusting();
-        if let Some(mark) = self.mark_before(durable_upto) {
-            walk = walk.from(mark.spot);
+        if let Some(point) = self.restart_before(durable_upto) {
+            walk = walk.from(point.at);
         }
         loop {
             let before = walk.at;
@@ -373,14 +373,14 @@ impl Scanned {
         }
     }
 
-    /// The bytes to distrust: from a mark before the first batch that may not be durable to where
-    /// everything is zero.
+    /// The bytes to distrust: from a restart point before the first batch that may not be
+    /// durable to where everything is zero.
     pub(crate) fn disbelieved(&self, durable_upto: u64) -> Option<Range<u64>> {
         let all_durable = self.next_seq.is_none_or(|next| next <= durable_upto);
         if all_durable && self.rest_is_zero() {
             return None;
         }
-        let from = self.mark_before(durable_upto).map_or(0, |mark| mark.spot.position);
+        let from = self.restart_before(durable_upto).map_or(0, |point| point.at.position);
         Some(from..self.zero_from.max(self.end))
     }
 
@@ -392,16 +392,16 @@ impl Scanned {
         key: &SegmentKey,
         durable_upto: u64,
     ) -> io::Result<()> {
-        let Some(mark) = self.mark_before(durable_upto).cloned() else {
+        let Some(point) = self.restart_before(durable_upto).cloned() else {
             let durable_upto = self.durable_upto;
             *self = begin(media, key, (self.len, self.zero_from))?;
             self.durable_upto = self.durable_upto.max(durable_upto);
             return Ok(());
         };
-        let mut walk = Scan::new(Arc::clone(media), key, self.len).from(mark.spot);
-        walk.crc = Some(mark.crc);
-        self.tombstones = mark.tombstones;
-        self.marks.retain(|other| other.spot.position <= mark.spot.position);
+        let mut walk = Scan::new(Arc::clone(media), key, self.len).from(point.at);
+        walk.crc = Some(point.crc);
+        self.tombstones = point.tombstones;
+        self.restarts.retain(|other| other.at.position <= point.at.position);
         self.beyond = None;
         self.go_on(walk)
     }
@@ -409,16 +409,16 @@ impl Scanned {
     /// Scans from the walk's position. What is known of earlier batches is kept.
     fn go_on(&mut self, mut walk: Scan) -> io::Result<()> {
         let mut tables = Tables::default();
-        let mut next_mark = walk.at.position + SPOT_BYTES;
+        let mut next_point = walk.at.position + RESTART_BYTES;
         self.why = loop {
-            // No marks within a checkpoint, which is read whole or not at all.
-            if walk.at.position >= next_mark
+            // No restart point within a checkpoint, which is read whole or not at all.
+            if walk.at.position >= next_point
                 && self.complete_at.is_some()
                 && let Some(crc) = &walk.crc
             {
-                next_mark = walk.at.position + SPOT_BYTES;
-                let (spot, crc, tombstones) = (walk.at, crc.clone(), self.tombstones);
-                self.marks.push(Mark { spot, crc, tombstones });
+                next_point = walk.at.position + RESTART_BYTES;
+                let (at, crc, tombstones) = (walk.at, crc.clone(), self.tombstones);
+                self.restarts.push(RestartPoint { at, crc, tombstones });
             }
             match walk.next()? {
                 Ok(batch) => {
@@ -434,7 +434,7 @@ impl Scanned {
                 Err(error) => break error,
             }
         };
-        let Spot { position, seq, prev_crc, offset } = walk.at;
+        let ScanPosition { position, seq, prev_crc, offset } = walk.at;
         (self.end, self.prev_crc, self.next_offset) = (position, prev_crc, offset);
         self.next_seq = seq;
         self.crc = walk.crc.take();

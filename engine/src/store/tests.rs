@@ -120,8 +120,8 @@ fn many_threads_share_groups() {
         }
     });
     assert_eq!(numbers(&store).len(), 2000);
-    let tickets: Vec<_> = (0..10).map(|n| store.submit(frame("b", n).into())).collect();
-    let offsets = tickets.into_iter().map(|ticket| ticket.wait().unwrap().frames[0].offset);
+    let handles: Vec<_> = (0..10).map(|n| store.submit(frame("b", n).into())).collect();
+    let offsets = handles.into_iter().map(|handle| handle.wait().unwrap().frames[0].offset);
     assert!(offsets.eq((2000..2010).map(Some)));
     assert!(!store.lead());
 }
@@ -288,9 +288,9 @@ fn what_a_failed_group_laid_out_is_never_durable() {
     store.append(with_body(0).into()).unwrap();
     // The bodies of the group cannot be written, so the records that name them are not.
     faults.set(1, 1, Errno::IO);
-    let tickets = [1, 2].map(|n| store.submit(with_body(n).into()));
-    for ticket in tickets {
-        assert!(matches!(ticket.wait(), Err(AppendError::Indeterminate(_))));
+    let handles = [1, 2].map(|n| store.submit(with_body(n).into()));
+    for handle in handles {
+        assert!(matches!(handle.wait(), Err(AppendError::Indeterminate(_))));
     }
     faults.clear();
     let inner = &store.inner;
@@ -516,12 +516,12 @@ fn a_panic_of_the_leader_poisons_the_store_and_answers_all() {
     let options = StoreOptions { clock: clock.clone(), ..options(SyncPolicy::None) };
     let store = Store::open(dir.path(), options).unwrap();
     store.append(frame("a", 0).into()).unwrap();
-    let tickets = [store.submit(frame("a", 1).into()), store.submit(frame("a", 2).into())];
+    let handles = [store.submit(frame("a", 1).into()), store.submit(frame("a", 2).into())];
     clock.0.store(true, Ordering::Relaxed);
     std::thread::scope(|scope| assert!(scope.spawn(|| store.lead()).join().is_err()));
     clock.0.store(false, Ordering::Relaxed);
-    for ticket in tickets {
-        assert!(matches!(ticket.wait(), Err(AppendError::Indeterminate(_))));
+    for handle in handles {
+        assert!(matches!(handle.wait(), Err(AppendError::Indeterminate(_))));
     }
     let refused = store.append(frame("a", 3).into());
     assert!(matches!(refused, Err(AppendError::Poisoned(_))), "{refused:?}");

@@ -89,7 +89,7 @@ fn conditions_see_the_batches_before_them_in_the_group() {
     let store = open(dir.path(), &options);
     let timed = NewFrame { ttl: Ttl::TimeMs(0), ..numbered("gone", 0) };
     let ephemeral = NewFrame { ttl: Ttl::Ephemeral, ..numbered("live", 0) };
-    let tickets: Vec<_> = [
+    let handles: Vec<_> = [
         batch([numbered("a.x", 0), numbered("a-", 0), timed, ephemeral]),
         given([empty("a.*")], numbered("b", 0)),
         given([empty("a,gone,live"), at_most("a.*", 0)], numbered("b", 0)),
@@ -100,7 +100,7 @@ fn conditions_see_the_batches_before_them_in_the_group() {
     .map(|batch| store.submit(batch))
     .into();
     assert!(store.lead());
-    let answers: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait()).collect();
+    let answers: Vec<_> = handles.into_iter().map(|handle| handle.wait()).collect();
     let failed: Vec<_> = answers.iter().filter(|answer| answer.is_err()).cloned().collect();
     assert_eq!(failed.into_iter().map(unmet).collect::<Vec<_>>(), [(0, 0), (0, 3), (0, 4)]);
     assert_eq!((answers[2].is_ok(), answers[4].is_ok()), (true, true));

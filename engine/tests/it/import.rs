@@ -39,9 +39,9 @@ fn ids_are_kept_where_the_order_allows_it() {
     assert_eq!(store.append(verbatim(&[at(9)])), order(0, at(9), at(9)));
     assert_eq!(store.append(verbatim(&[at(10), at(11), at(11)])), order(2, at(11), at(11)));
     // A batch sees those before it in its group.
-    let tickets = [store.submit(verbatim(&[at(20)])), store.submit(verbatim(&[at(15)]))];
+    let handles = [store.submit(verbatim(&[at(20)])), store.submit(verbatim(&[at(15)]))];
     store.lead();
-    let [first, second] = tickets.map(|ticket| ticket.wait());
+    let [first, second] = handles.map(|handle| handle.wait());
     assert_eq!((first.is_ok(), second), (true, order(0, at(15), at(20))));
     let after = store.append(numbered("a", 0).into()).unwrap().frames[0].id;
     assert!(after.time_ms() == clock.0.load(Ordering::SeqCst));

@@ -163,11 +163,11 @@ fn batches_of_one_group_share_a_key() {
     let dir = scratch();
     let store = open(dir.path(), &options(MEDIA[1]));
     let pair = || keyed("pair", [numbered("a", 1), numbered("a", 2)]);
-    let tickets: Vec<_> = [pair(), pair(), keyed("pair", [numbered("a", 1)]), pair()]
+    let handles: Vec<_> = [pair(), pair(), keyed("pair", [numbered("a", 1)]), pair()]
         .map(|batch| store.submit(batch))
         .into();
     store.lead();
-    let answers: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait()).collect();
+    let answers: Vec<_> = handles.into_iter().map(|handle| handle.wait()).collect();
     let first = answers[0].clone().unwrap();
     for again in [&answers[1], &answers[3]] {
         let again = again.clone().unwrap();

@@ -18,6 +18,8 @@ mod keys;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod lock;

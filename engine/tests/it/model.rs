@@ -148,11 +148,11 @@ impl Run {
             let batch = Batch { conditions, removes, ..self.new_frame().into() };
             batches.push(self.with_key_or_ids(batch));
         }
-        let tickets: Vec<_> =
+        let handles: Vec<_> =
             batches.iter().map(|batch| self.store.submit(batch.clone())).collect();
         self.store.lead();
-        for (batch, ticket) in batches.iter().zip(tickets) {
-            self.answered(batch, ticket.wait());
+        for (batch, handle) in batches.iter().zip(handles) {
+            self.answered(batch, handle.wait());
         }
         assert_eq!(self.store.info().head, self.oracle.head());
     }

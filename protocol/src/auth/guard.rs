@@ -44,7 +44,7 @@ struct State {
 
 /// Whether a client may connect.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum AuthDecision {
     /// Yes, with these rights.
     Granted(Access),
     /// No; the refusal is to be sent at this instant.
@@ -146,20 +146,22 @@ impl TokenGuard {
         or: Option<Role>,
         peer: Option<IpAddr>,
         now: Instant,
-    ) -> Verdict {
+    ) -> AuthDecision {
         if FileVersion::of(&self.path) != self.state.read().seen {
             self.refresh();
         }
         let state = self.state.read();
         let found = match (&state.tokens, or) {
-            (None, Some(role)) => return Verdict::Granted(Access::of(role)),
+            (None, Some(role)) => return AuthDecision::Granted(Access::of(role)),
             (tokens, _) => {
                 let hash = TokenHash::of(token);
                 tokens.as_ref().and_then(|file| file.find(&hash))
             }
         };
         let refusal = match found {
-            Some(token) if !token.is_expired(now_ms()) => return Verdict::Granted(token.access()),
+            Some(token) if !token.is_expired(now_ms()) => {
+                return AuthDecision::Granted(token.access());
+            }
             Some(token) => format!("the token {} has expired", token.name),
             None if token.is_empty() => {
                 "a token is needed (--token-file or $XS_TOKEN); xs token create makes one"
@@ -172,11 +174,13 @@ impl TokenGuard {
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         tracing::warn!(%peer, reason = refusal, "a client was refused");
         match self.throttle.lock().failed(peer, now) {
-            Answer::At(at) => Verdict::Refused(Refusal::new(Code::Unauthenticated, refusal), at),
+            Answer::At(at) => {
+                AuthDecision::Refused(Refusal::new(Code::Unauthenticated, refusal), at)
+            }
             Answer::TooMany => {
                 let ms = u32::try_from(FAILURE_DELAY_MAX.as_millis()).unwrap_or(u32::MAX);
                 let refusal = Refusal::new(Code::Busy, "too many failed attempts; try again later");
-                Verdict::Refused(refusal.with(Detail::RetryAfterMs(ms)), now)
+                AuthDecision::Refused(refusal.with(Detail::RetryAfterMs(ms)), now)
             }
         }
     }
@@ -228,8 +232,8 @@ mod tests {
 
     fn admit(guard: &TokenGuard, token: &str) -> Result<Access, Code> {
         match guard.admit(token, None, None, Instant::now()) {
-            Verdict::Granted(access) => Ok(access),
-            Verdict::Refused(refusal, _) => Err(refusal.code),
+            AuthDecision::Granted(access) => Ok(access),
+            AuthDecision::Refused(refusal, _) => Err(refusal.code),
         }
     }
 
@@ -240,7 +244,7 @@ mod tests {
         assert_eq!(guard.refresh(), 0);
         assert_eq!(admit(&guard, ""), Err(Code::Unauthenticated));
         let open = guard.admit("", Some(Role::Admin), None, Instant::now());
-        let Verdict::Granted(open) = open else { panic!("refused") };
+        let AuthDecision::Granted(open) = open else { panic!("refused") };
         guard.recheck(&open, Some(Role::Admin)).unwrap();
         let secret = create(dir.path(), "a", None);
         let access = admit(&guard, secret.reveal()).unwrap();
@@ -249,7 +253,7 @@ mod tests {
         let refused = guard.recheck(&open, Some(Role::Admin)).unwrap_err();
         assert_eq!(refused.code, Code::Unauthenticated, "with the first token, all need one");
         let refused = guard.admit("", Some(Role::Admin), None, Instant::now());
-        assert!(matches!(refused, Verdict::Refused(..)));
+        assert!(matches!(refused, AuthDecision::Refused(..)));
         let before = guard.refresh();
         assert_eq!(before, 1, "it was noticed when somebody came");
         TokenFile::revoke(dir.path(), "a").unwrap();
@@ -257,7 +261,10 @@ mod tests {
         assert_eq!(guard.recheck(&access, None).unwrap_err().code, Code::Unauthenticated);
         assert_eq!(admit(&guard, secret.reveal()), Err(Code::Unauthenticated));
         let refused = guard.admit("", Some(Role::Admin), None, Instant::now());
-        assert!(matches!(refused, Verdict::Refused(..)), "an empty file still asks for tokens");
+        assert!(
+            matches!(refused, AuthDecision::Refused(..)),
+            "an empty file still asks for tokens"
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::message::Role;
 
 pub(crate) use blobs::KnownBlobs;
 pub use file::{NewToken, TOKENS_NAME, Token, TokenError, TokenFile};
+pub(crate) use guard::AuthDecision;
 pub use guard::TokenGuard;
-pub(crate) use guard::Verdict;
 pub use scope::Scope;
 pub use secret::Secret;
 pub(crate) use secret::TokenHash;

@@ -22,7 +22,7 @@ use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
 use crate::access;
-use crate::auth::{Secret, Verdict};
+use crate::auth::{AuthDecision, Secret};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
@@ -185,11 +185,11 @@ impl Desk {
     fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
         let Admission::Token { guard, or } = &self.visitor.admission else { return };
         match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
-            Verdict::Granted(access) => {
+            AuthDecision::Granted(access) => {
                 self.session.let_in(access);
                 self.welcome(ticket, host, now);
             }
-            Verdict::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
+            AuthDecision::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
         }
     }
 

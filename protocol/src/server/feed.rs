@@ -8,7 +8,7 @@ use std::sync::Arc;
 use xs_engine::{Bound, Frame};
 
 use super::census::SubscriptionOffset;
-use super::lag::{Lag, Leap, Verdict};
+use super::lag::{Lag, LagAction, Leap};
 use super::long_work::Long;
 use super::mailbox::Mailbox;
 use super::shelf::Kept;
@@ -280,19 +280,19 @@ impl FeedWork {
             lag.stall();
         }
         match lag.judge(position, &**service) {
-            Verdict::Go => {
+            LagAction::Go => {
                 if credit > 0 {
                     lag.sent();
                 }
                 None
             }
-            Verdict::Wait => Some(Next::Wait),
-            Verdict::Drop(refusal) => {
+            LagAction::Wait => Some(Next::Wait),
+            LagAction::Drop(refusal) => {
                 session.event(sub, &StreamEvent::Dropped { refusal, resume: self.sent_to });
                 Some(Next::Done)
             }
-            Verdict::Conflate if credit <= 0 => None,
-            Verdict::Conflate => {
+            LagAction::Conflate if credit <= 0 => None,
+            LagAction::Conflate => {
                 // Pulled frames that were not sent are part of the gap.
                 self.pulled.clear();
                 self.newest = None;

@@ -28,7 +28,7 @@ pub(crate) struct Lag {
 }
 
 /// What to do about a lag.
-pub(crate) enum Verdict {
+pub(crate) enum LagAction {
     /// Continue.
     Go,
     /// Nothing can be sent now.
@@ -76,28 +76,28 @@ impl Lag {
     }
 
     /// Decides at `position`.
-    pub(crate) fn judge(&self, position: u64, service: &dyn Service) -> Verdict {
+    pub(crate) fn judge(&self, position: u64, service: &dyn Service) -> LagAction {
         if self.looking {
-            return Verdict::Wait;
+            return LagAction::Wait;
         }
         let (Slow::Latest { behind } | Slow::Drop { behind }) = self.policy else {
-            return Verdict::Go;
+            return LagAction::Go;
         };
         if !self.caught_up || !self.stalled {
-            return Verdict::Go;
+            return LagAction::Go;
         }
         let lag = service.head().saturating_sub(position);
         if lag <= behind {
-            return Verdict::Go;
+            return LagAction::Go;
         }
         if matches!(self.policy, Slow::Latest { .. }) {
-            return Verdict::Conflate;
+            return LagAction::Conflate;
         }
         let text = format!(
             "the subscription is {lag} frames behind, more than the {behind} it allows; go on from \
              the offset"
         );
-        Verdict::Drop(Refusal::new(Code::TooSlow, text))
+        LagAction::Drop(Refusal::new(Code::TooSlow, text))
     }
 
     /// Starts the lookup of the newest frames from `from` on, and opens a feed after them.

@@ -94,7 +94,7 @@ fn files_that_cannot_be_opened_for_now_are_not_taken_for_damaged() {
     let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
     let done = rewrite_oldest(&store, || (), || faults.no_descriptors());
     faults.clear();
-    assert!(matches!(done, Err(Stop::Failed(Fault::Full(_)))), "{done:?}");
+    assert!(matches!(done, Err(Stop::Failed(WriteError::Full(_)))), "{done:?}");
     assert!(!store.inner.index.is_partial());
     assert_eq!(offsets(&store), left);
     assert!(rewrite_oldest(&store, || (), || ()).unwrap().frames >= 100);

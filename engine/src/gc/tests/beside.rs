@@ -40,11 +40,11 @@ fn no_frame_loses_its_body() {
                             }
                         }
                         2 => {
-                            let ticket = store.submit(
+                            let handle = store.submit(
                                 NewFrame { body: Body::Inline(bytes), ..frame("a", n) }.into(),
                             );
                             std::thread::yield_now();
-                            ticket.wait().unwrap();
+                            handle.wait().unwrap();
                         }
                         _ => {}
                     }

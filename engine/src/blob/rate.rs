@@ -12,19 +12,19 @@ const BURST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The last measurement.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ArrivalRate {
     since: Instant,
     bytes: u64,
     is_busy: bool,
 }
 
-impl Default for Pace {
+impl Default for ArrivalRate {
     fn default() -> Self {
         Self { since: Instant::now(), bytes: 0, is_busy: false }
     }
 }
 
-impl Pace {
+impl ArrivalRate {
     /// Whether the recent rate is at least `many` bytes per second; `bytes` is the running total.
     pub(super) fn look(&mut self, now: Instant, bytes: u64, many: u64) -> bool {
         let (time, came) = (now.saturating_duration_since(self.since), bytes - self.bytes);
@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn many_bytes_in_a_short_time_are_busy_until_fewer_come() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
+        let (mut rate, start) = (ArrivalRate::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let mut bytes = 0;
         let mut look = |ms, more| {
             bytes += more;
-            pace.look(at(ms), bytes, 16 * MIB)
+            rate.look(at(ms), bytes, 16 * MIB)
         };
         assert!(!look(0, 0));
         // A high rate, but too few bytes.
@@ -65,6 +65,6 @@ mod tests {
 
     #[test]
     fn with_no_rate_it_is_always_busy() {
-        assert!(Pace::default().look(Instant::now(), 0, 0));
+        assert!(ArrivalRate::default().look(Instant::now(), 0, 0));
     }
 }

@@ -9,12 +9,12 @@ use crate::error::AppendError;
 use crate::store::Inner;
 use crate::value::Appended;
 
-/// A submitted batch. Dropping the ticket gives up the answer, not the batch, which is committed
+/// A submitted batch. Dropping the handle gives up the answer, not the batch, which is committed
 /// with the next one that somebody waits for, and at the latest by
 /// [`Store::close`](crate::Store::close).
 #[must_use = "the batch is committed once somebody waits for it, or for another one"]
 #[derive(Debug)]
-pub struct Ticket(State);
+pub struct AppendHandle(State);
 
 #[derive(Debug)]
 enum State {
@@ -22,7 +22,7 @@ enum State {
     Queued(Arc<Inner>, Arc<Slot>),
 }
 
-impl Ticket {
+impl AppendHandle {
     pub(crate) const fn refused(error: AppendError) -> Self {
         Self(State::Refused(error))
     }
