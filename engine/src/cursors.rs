@@ -37,6 +37,8 @@ pub(crate) struct Cursors {
     table: HashMap<CursorName, HeldCursor>,
     /// Upper bound of the bytes of the restated table.
     bytes: usize,
+    /// States in blobs that were replaced or removed.
+    replaced: u64,
 }
 
 impl HeldCursor {
@@ -100,6 +102,11 @@ impl Cursors {
         self.bytes
     }
 
+    /// How many states that were stored as blobs have been replaced or removed.
+    pub(crate) const fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
     /// Sets a cursor, or removes it.
     pub(crate) fn set(&mut self, name: CursorName, value: Option<HeldCursor>) {
         let added = value.as_ref().map_or(0, |held| held.record_len(&name));
@@ -107,6 +114,9 @@ impl Cursors {
             Some(held) => self.table.insert(name.clone(), held),
             None => self.table.remove(&name),
         };
+        if let Some(HeldCursor { state: HeldState::Blob(..), .. }) = &old {
+            self.replaced += 1;
+        }
         let freed = old.map_or(0, |held| held.record_len(&name));
         self.bytes = self.bytes + added - freed;
     }

@@ -97,6 +97,7 @@ mod proofs;
 mod read;
 mod recovery;
 mod remove;
+mod space;
 mod store;
 mod store_blobs;
 mod sys;
@@ -124,11 +125,12 @@ pub use maintain::{
     restore, upgrade, verify,
 };
 pub use options::{
-    CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions, StoreOptions,
-    SyncPolicy,
+    CollectOptions, CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions,
+    StoreOptions, SyncPolicy,
 };
 pub use read::{Follower, FollowerEvent, Reader, ResumePoint};
 pub use recovery::{Cut, RecoveryReport};
+pub use space::SpaceStats;
 pub use store::{Health, Store, StoreInfo};
 pub use store_blobs::BlobWriter;
 pub use sys::name_faults;

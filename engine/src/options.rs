@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::compact::CompactOptions;
 use crate::entropy::{Entropy, SystemEntropy};
+use crate::gc::GcOptions;
 use crate::limits::{
     JOURNAL_HALF_BYTES_MAX, JOURNAL_HALF_BYTES_MIN, SCRUB_PAUSE_MS_MAX, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX,
@@ -34,6 +36,9 @@ pub struct StoreOptions {
     pub compress: CompressOptions,
     /// When sealed segments are compacted automatically; `None` compacts on request only.
     pub compaction: Option<CompactOptions>,
+    /// When blobs that nothing names are collected automatically, by the thread that compacts:
+    /// never without `compaction`. `None` collects on request only.
+    pub collection: Option<CollectOptions>,
     /// Source of the time in ids.
     pub clock: Arc<dyn Clock>,
     /// Source of the random bytes of uuids, salts and ids.
@@ -79,6 +84,49 @@ impl Default for CompressOptions {
     }
 }
 
+/// When blobs that nothing names are collected automatically.
+///
+/// A collection is due only when something is gone since the last one: a frame was removed,
+/// superseded or compacted away, or expired `grace` ago; a cursor's state was replaced; or blobs
+/// were too young then. And only when the packs have grown by a quarter, and by `grown_bytes`,
+/// since, or a day has passed; an hour when the store was opened, or the last one failed.
+///
+/// It reads the log once, to learn what its frames name, and the packs that lose blobs, at
+/// `bytes_per_second`. After that it rests 20 times as long as it took, at most a day: it is at
+/// work a twentieth of the time. In memory it takes a bit for each blob, two while packs are
+/// rewritten, and up to 32 MiB of names. Compaction waits for it; who else waits for that, as a
+/// backup does, has it go on without pauses, and end with the packs that are at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CollectOptions {
+    /// As [`GcOptions::grace`].
+    pub grace: Duration,
+    /// As [`GcOptions::dead_percent`].
+    pub dead_percent: u8,
+    /// Bytes by which the packs have grown, at least.
+    pub grown_bytes: u64,
+    /// Bytes of log and packs read a second, at least 1; as fast as possible when there is none.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        let GcOptions { grace, dead_percent, .. } = GcOptions::default();
+        let bytes_per_second = CompactOptions::default().bytes_per_second;
+        Self { grace, dead_percent, grown_bytes: 256 * 1024 * 1024, bytes_per_second }
+    }
+}
+
+impl CollectOptions {
+    pub(crate) fn gc(&self) -> GcOptions {
+        let Self { grace, dead_percent, bytes_per_second, .. } = *self;
+        GcOptions { grace, dead_percent, dry_run: false, bytes_per_second }
+    }
+
+    pub(crate) fn grace_ms(&self) -> u64 {
+        self.gc().grace_ms()
+    }
+}
+
 /// How a store is checked in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubOptions {
@@ -105,6 +153,7 @@ impl Default for StoreOptions {
             journal: JournalOptions::default(),
             compress: CompressOptions::default(),
             compaction: Some(CompactOptions::default()),
+            collection: Some(CollectOptions::default()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             scrub: None,
@@ -188,6 +237,9 @@ impl StoreOptions {
         }
         if let Some(compaction) = self.compaction {
             compaction.check()?;
+        }
+        if let Some(collection) = self.collection {
+            collection.gc().check()?;
         }
         match self.scrub {
             Some(ScrubOptions { bytes_per_second, pause_ms })
@@ -342,6 +394,16 @@ mod tests {
         assert!(matches!(opened, Err(OpenError::Options(error)) if error == no_speed));
         let store = crate::Store::open(dir.path(), StoreOptions::default()).unwrap();
         assert_eq!(store.compact(still), Err(no_speed.into()));
+        let collect = |collection: CollectOptions| {
+            let collection = Some(collection);
+            let options = StoreOptions { collection, ..StoreOptions::default() };
+            options.check().unwrap_err()
+        };
+        let default = CollectOptions::default();
+        let refused = collect(CollectOptions { dead_percent: 101, ..default });
+        assert_eq!(refused, OptionsError::GcDeadPercent(101));
+        let refused = collect(CollectOptions { bytes_per_second: Some(0), ..default });
+        assert_eq!(refused, OptionsError::NoSpeed { what: "garbage collection" });
         for dry_run in [false, true] {
             let gc = GcOptions { dry_run, ..GcOptions::default() };
             for dead_percent in [101, u8::MAX] {

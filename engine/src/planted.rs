@@ -60,6 +60,12 @@ pub(crate) enum Bug {
     ForgetTouch,
     /// Garbage collection does not count the states of cursors as names.
     ForgetStates,
+    /// A collection is not due by what is gone since the last one.
+    ForgetGone,
+    /// A collection is not due by what the last one kept because of the grace.
+    ForgetYoung,
+    /// A collection is not due by how much the packs have grown.
+    IgnoreGrowth,
     /// Garbage collection continues where the log cannot be read.
     SweepOverDamage,
     /// A sweep unlinks old packs before the manifest names the new one.

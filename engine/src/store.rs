@@ -29,6 +29,7 @@ use crate::options::{StoreOptions, SyncPolicy};
 use crate::planted::{Bug, is_planted};
 use crate::read::Gone;
 use crate::recovery::RecoveryReport;
+use crate::space::Space;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
 use crate::value::{Appended, Cursor, CursorName, CursorSummary};
@@ -75,6 +76,7 @@ pub(crate) struct Inner {
     pub(crate) scrub: Scrub,
     pub(crate) timing: Timing,
     pub(crate) compaction: Compaction,
+    pub(crate) space: Space,
     pub(crate) open_files: Arc<OpenFiles>,
     /// Every batch with a lower seq is durable. Raised only after the syncs that made it so, and
     /// read for each header that is written; see `format::batch`.

@@ -1,10 +1,11 @@
 //! What `serve` is told.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueHint;
 use tracing::level_filters::LevelFilter;
-use xs_engine::SyncPolicy;
+use xs_engine::{CollectOptions, SyncPolicy};
 use xs_protocol::Address;
 use xs_runtime::permissions::Allow;
 
@@ -48,6 +49,10 @@ pub(crate) struct ServeArgs {
     /// When an append is acknowledged: sync, interval:TIME (1ms to 1m) or none.
     #[arg(long, value_name = "POLICY", default_value = "sync", value_parser = sync)]
     pub(crate) sync: SyncPolicy,
+    /// Collect bodies by itself that no event names, when the newest of their pack is this old: a
+    /// TIME; or off, which leaves them to xs gc.
+    #[arg(long, value_name = "GRACE", default_value = "24h", value_parser = gc)]
+    pub(crate) gc: Gc,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     /// Take options from a file (TOML): each key is the name of an option without its dashes. Paths
@@ -75,6 +80,25 @@ fn sync(text: &str) -> Result<SyncPolicy, String> {
     let plain = time.map(|time| format!("interval:{}ms", time.as_millis()));
     let forms = "expected: sync, interval:TIME from 1ms to 1m, as in interval:50ms, or none";
     plain.as_deref().unwrap_or(text).parse().map_err(|_| forms.to_owned())
+}
+
+/// How long bodies that no event names are kept, if they are collected without being asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gc(Option<Duration>);
+
+impl Gc {
+    /// The same as the store takes it.
+    pub(crate) fn collection(self) -> Option<CollectOptions> {
+        self.0.map(|grace| CollectOptions { grace, ..CollectOptions::default() })
+    }
+}
+
+fn gc(text: &str) -> Result<Gc, String> {
+    match (text, duration(text)) {
+        ("off", _) => Ok(Gc(None)),
+        (_, Ok(grace)) => Ok(Gc(Some(grace))),
+        _ => Err("expected: a TIME, as in 24h or 30m, or off".to_owned()),
+    }
 }
 
 /// What modules may ask for beyond named hosts, files and variables.
@@ -162,6 +186,15 @@ pub(crate) struct MetricsArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_are_collected_after_a_time_or_not_at_all() {
+        let grace = |text: &str| gc(text).map(|gc| gc.collection().map(|how| how.grace));
+        assert_eq!(grace("off"), Ok(None));
+        assert_eq!(grace("24h"), Ok(Some(CollectOptions::default().grace)));
+        assert_eq!(grace("0s"), Ok(Some(Duration::ZERO)));
+        assert!(grace("on").unwrap_err().starts_with("expected: "));
+    }
 
     #[test]
     fn a_sync_policy_takes_any_duration_within_its_bounds() {

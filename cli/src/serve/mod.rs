@@ -73,7 +73,8 @@ pub(crate) async fn run(
     // The Host reads it; errors in it are reported here, at once.
     variables::of_file(&args.env)?;
     let metrics = Metrics::start(&args.metrics).await?;
-    let options = StoreOptions { sync: args.sync, ..StoreOptions::default() };
+    let (sync, collection) = (args.sync, args.gc.collection());
+    let options = StoreOptions { sync, collection, ..StoreOptions::default() };
     let opened = tokio::select! {
         biased;
         // A recovery may take long, and the next start repeats it as after kill -9.

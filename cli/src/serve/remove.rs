@@ -10,10 +10,23 @@ use xs_protocol::{AppendRequest, Code, Detail, Refusal};
 
 use super::refuse;
 
-/// The requested removals, in order: an id, or `None` where there is no frame.
-pub(super) struct Removes(Vec<Option<FrameId>>);
+/// The requested removals, in order.
+pub(super) struct Removes(Vec<Asked>);
+
+/// A requested removal.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    /// What the store is to remove; `None` where there is no frame.
+    id: Option<FrameId>,
+    /// There was a frame, which is gone for readers already.
+    is_gone: bool,
+}
 
 impl Removes {
+    fn ids(&self) -> Vec<FrameId> {
+        self.0.iter().filter_map(|asked| asked.id).collect()
+    }
+
     /// The answer to a batch that has no effect because nothing it removes exists. A durable batch
     /// still goes to the store: the earlier removal may not be durable yet.
     pub(super) fn nothing_to_do(&self, store: &Store, batch: &Batch) -> Option<Appended> {
@@ -31,9 +44,54 @@ impl Removes {
     /// The result with one entry for each requested removal, in order.
     pub(super) fn outcome(&self, mut appended: Appended) -> Appended {
         let mut done = std::mem::take(&mut appended.removed).into_iter();
-        let found = |id: &Option<FrameId>| id.and_then(|_| done.next()).unwrap_or(Removal::Absent);
+        let found = |asked: &Asked| match (asked.id.and_then(|_| done.next()), asked.is_gone) {
+            (_, true) => Removal::Removed,
+            (done, false) => done.unwrap_or(Removal::Absent),
+        };
         appended.removed = self.0.iter().map(found).collect();
         appended
+    }
+
+    /// Also counts frames that are gone for readers already, as removed: their bytes are to go too.
+    /// So whoever repeats a removal that was cut off has it finished, and the same answer. What a
+    /// compaction took before was there if its offset is below the head, unless only some topics
+    /// are allowed; of an id it cannot be told.
+    fn with_gone(
+        &mut self,
+        store: &Store,
+        asked: &[Bound],
+        within: Option<&TopicPatterns>,
+    ) -> Result<(), Refusal> {
+        let failed = |error| refuse::read(&error);
+        for (asked, &at) in self.0.iter_mut().zip(asked) {
+            let stored = match at {
+                Bound::Id(id) if store.get(id).map_err(failed)?.is_none() => {
+                    store.stored(id).map_err(failed)?.pop()
+                }
+                Bound::Offset(offset) if asked.id.is_none() => {
+                    store.stored_at(offset).map_err(failed)?
+                }
+                _ => continue,
+            };
+            match (stored, within) {
+                (Some(frame), _) if within.is_none_or(|of| of.matches(frame.topic())) => {
+                    // Another frame may have had its id before an import, and is not meant.
+                    let id = frame.id();
+                    if store.get(id).map_err(failed)?.is_none() {
+                        *asked = Asked { id: asked.id.or(Some(id)), is_gone: true };
+                    }
+                }
+                (None, None) => {
+                    asked.is_gone = matches!(at, Bound::Offset(at) if at < store.head());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn has_gone(&self) -> bool {
+        self.0.iter().any(|asked| asked.is_gone)
     }
 }
 
@@ -49,12 +107,16 @@ pub(super) fn resolve(store: &Store, batch: AppendRequest) -> Result<(Batch, Rem
         return Err(refuse::append(&AppendError::BatchCount { count: 0, max }));
     }
     let within = batch.removes_within.as_ref();
-    let ids = batch.removes.iter().map(|&at| id_of(store, at, within));
-    let ids = ids.collect::<Result<Vec<_>, _>>()?;
+    let asked = batch
+        .removes
+        .iter()
+        .map(|&at| id_of(store, at, within).map(|id| Asked { id, is_gone: false }));
+    let removes = Removes(asked.collect::<Result<_, _>>()?);
     let AppendRequest { frames, cursors, conditions, key, durable, .. } = batch;
-    let removes = ids.iter().copied().flatten().collect();
-    let batch = Batch { frames, removes, cursors, conditions, key, durable, ..Batch::default() };
-    Ok((batch, Removes(ids)))
+    let ids = removes.ids();
+    let batch =
+        Batch { frames, removes: ids, cursors, conditions, key, durable, ..Batch::default() };
+    Ok((batch, removes))
 }
 
 /// The id of a frame to be removed; `None` when it does not exist.
@@ -81,8 +143,14 @@ fn id_of(
 /// # Errors
 /// [`Refusal`]; the frames may be removed although their bytes are still there.
 pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refusal> {
-    let (batch, removes) = resolve(store, batch)?;
-    if let Some(nothing) = removes.nothing_to_do(store, &batch) {
+    let (asked, within) = (batch.removes.clone(), batch.removes_within.clone());
+    let (mut batch, mut removes) = resolve(store, batch)?;
+    removes.with_gone(store, &asked, within.as_ref())?;
+    batch.removes = removes.ids();
+    // Where something is gone, the journal may still have bytes of it.
+    if !removes.has_gone()
+        && let Some(nothing) = removes.nothing_to_do(store, &batch)
+    {
         return Ok(nothing);
     }
     let frames = batch.removes.len();
@@ -90,4 +158,61 @@ pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refus
     let (done, report) = done.map_err(|error| refuse::compact(&error))?;
     tracing::info!(frames, rewritten = report.rewritten, "removed for good");
     Ok(removes.outcome(done))
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_engine::{Batch, NewFrame, StoreOptions, Topic};
+
+    use super::*;
+
+    fn request(removes: Vec<Bound>) -> AppendRequest {
+        AppendRequest { removes, ..AppendRequest::default() }
+    }
+
+    /// A store with five frames; the second and the third were removed, and lie in the log.
+    fn store(dir: &std::path::Path) -> (Store, Vec<FrameId>) {
+        let options = StoreOptions { compaction: None, ..StoreOptions::default() };
+        let store = Store::open(dir, options).unwrap();
+        let new = |topic: &str| NewFrame::new(Topic::parse(topic).unwrap());
+        let frames = ["a", "a", "b", "a", "a"].map(new).to_vec();
+        let done = store.append(Batch { frames, ..Batch::default() }).unwrap();
+        let ids: Vec<_> = done.frames.iter().map(|stamp| stamp.id).collect();
+        store.remove(ids[1]).unwrap();
+        store.remove(ids[2]).unwrap();
+        (store, ids)
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_finished_by_the_same_again() {
+        use Removal::{Absent, Removed};
+        let dir = tempfile::tempdir().unwrap();
+        let (store, ids) = store(dir.path());
+        let is_stored = |at| store.stored_at(at).unwrap().is_some();
+        let asked = vec![Bound::Offset(0), Bound::Offset(1), Bound::Id(ids[2]), Bound::Offset(9)];
+        assert_eq!([0, 1, 2].map(is_stored), [true; 3], "the removals were cut off");
+        let done = now(&store, request(asked.clone())).unwrap();
+        assert_eq!(done.removed, [Removed, Removed, Removed, Absent]);
+        assert_eq!([0, 1, 2, 3].map(is_stored), [false, false, false, true]);
+        // Of an id nothing is left that would tell it from one that never was.
+        let done = now(&store, request(asked)).unwrap();
+        assert_eq!(done.removed, [Removed, Removed, Absent, Absent]);
+        assert_eq!(store.head(), 5);
+        // Whoever does not ask for the bytes is told what there is to see.
+        let (batch, removes) = resolve(&store, request(vec![Bound::Offset(0)])).unwrap();
+        assert_eq!(removes.nothing_to_do(&store, &batch).unwrap().removed, [Absent]);
+    }
+
+    #[test]
+    fn who_may_remove_some_topics_is_told_of_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store(dir.path());
+        let within = Some(TopicPatterns::parse("a").unwrap());
+        let asked = [1, 2].map(Bound::Offset).to_vec();
+        let asked = AppendRequest { removes_within: within, ..request(asked) };
+        let done = now(&store, asked.clone()).unwrap();
+        assert_eq!(done.removed, [Removal::Removed, Removal::Absent]);
+        assert!(store.stored_at(2).unwrap().is_some(), "it is of another topic");
+        assert_eq!(now(&store, asked).unwrap().removed, [Removal::Absent; 2]);
+    }
 }

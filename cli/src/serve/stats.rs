@@ -6,7 +6,7 @@ use xs_engine::{CountBytes, Health, Histogram, Shortage, StoreStats, uuid_text};
 /// The text of the part of STATS that is the store's. `shortage`: what something was refused for
 /// the want of.
 pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
-    let StoreStats { info, files, frames, commit, scrub, .. } = stats;
+    let StoreStats { info, files, frames, commit, scrub, space, .. } = stats;
     let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });
     let health = match &info.health {
         Health::Writable => "writable",
@@ -64,6 +64,20 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
             "last": scrubbed,
             "last_ms": scrub.last_ms,
             "failure": scrub.failure.as_deref(),
+        },
+        "compaction": {
+            "dead_bytes": space.log_dead_bytes,
+            "freed_bytes": space.log_freed_bytes,
+            "last_ms": space.compacted_ms,
+            "failure": space.compact_failure.as_deref(),
+        },
+        "gc": {
+            "dead_bytes": space.pack_dead_bytes,
+            "freed_bytes": space.pack_freed_bytes,
+            "passes": space.collections,
+            "last_ms": space.collected_ms,
+            "last_freed_bytes": space.collected_bytes,
+            "failure": space.collect_failure.as_deref(),
         },
     })
     .to_string()

@@ -67,7 +67,7 @@ use open_pack::OpenPack;
 use packs::Packs;
 use stage::Writing;
 use sweep::Sweeps;
-pub(crate) use sweep::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
+pub(crate) use sweep::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Switched, Tally};
 pub(crate) use undurable::Undurable;
 
 /// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as after a

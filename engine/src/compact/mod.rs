@@ -130,7 +130,7 @@ impl Store {
         let which = Which::Dead(options.dead_percent);
         let (mut report, mut is_first) = (CompactReport::default(), true);
         loop {
-            let _one = inner.compaction.begin();
+            let _one = inner.compaction.begin_asked();
             // After the lock, which closing the store waits for.
             inner.check_compactable()?;
             let roll =
@@ -333,6 +333,7 @@ impl Inner {
         bytes_per_second: Option<u64>,
     ) -> Result<(CompactReport, bool), CompactError> {
         self.index.forget_gone();
+        self.space.clear_left(self);
         let mut report = CompactReport::default();
         if self.writer.lock().is_deferred() {
             // The log is not writable yet.
@@ -343,6 +344,7 @@ impl Inner {
         let estimate = matches!(which, Which::Dead(_));
         let mut candidates = self.index.candidates(self.env.clock.now_ms(), estimate);
         self.compaction.note_look(began.elapsed());
+        let dead = candidates.iter().map(|of| of.dead).sum::<u64>();
         if !last {
             candidates.pop();
         }
@@ -357,6 +359,9 @@ impl Inner {
             }
         }
         self.index.forget_gone();
+        if estimate {
+            self.space.looked(dead.saturating_sub(report.freed()));
+        }
         full.map_or(Ok((report, is_done)), |shortage| Err(CompactError::StorageFull(shortage)))
     }
 
@@ -469,6 +474,10 @@ impl Inner {
 }
 
 impl CompactReport {
+    const fn freed(&self) -> u64 {
+        self.bytes_before.saturating_sub(self.bytes_after)
+    }
+
     /// Adds the result of another step. Damage and blobs that both report are listed once.
     fn add(&mut self, done: Self) {
         let Self { rewritten, written, frames, bytes_before, bytes_after, damaged, named } = done;

@@ -72,6 +72,7 @@ pub(super) fn switch(
         drop(writer);
         segment
     };
+    inner.space.compacted(report.freed(), inner.env.clock.now_ms());
     clear(inner, &old);
     if let Some(segment) = new {
         // Derived files: retried if they cannot be written now.
@@ -183,13 +184,18 @@ fn entry(survey: &Survey, written: &Written, purged_seq: u64) -> FileEntry {
     }
 }
 
-/// Removes files that the manifest no longer names. What remains is removed by the next open.
+/// Removes files that the manifest no longer names. What remains is removed by the next compaction
+/// or open.
 fn clear(inner: &Inner, old: &[Arc<Segment>]) {
+    let remove = |path: PathBuf| {
+        if inner.env.files.remove(&path).is_err() {
+            inner.space.leave(path);
+        }
+    };
     for segment in old {
-        let _ = inner.env.files.remove(&unfinished(segment.path()));
+        remove(unfinished(segment.path()));
         for end in FileKind::Segment.derived() {
-            let path = inner.env.log_path(segment.base(), segment.generation(), end);
-            let _ = inner.env.files.remove(&path);
+            remove(inner.env.log_path(segment.base(), segment.generation(), end));
         }
     }
 }

@@ -675,6 +675,7 @@ fn reports_are_added_up_with_all_they_tell() {
     assert_eq!((counts, report.bytes_before, report.bytes_after), ((2, 4, 6), 8, 10));
 }
 
+mod collect;
 mod idle;
 mod joining;
 mod meanwhile;

@@ -1,4 +1,4 @@
-//! The background thread that compacts, and how it is stopped.
+//! The background thread that compacts and collects, and how it is stopped.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{CompactOptions, Which};
+use crate::error::CompactError;
 use crate::store::Inner;
 use crate::sys;
 
-/// How often it checks for expired frames when nothing wakes it.
+/// How often it checks for expired frames, and what to collect, when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Rest after a search for work, as a multiple of the time the search took.
 const REST: u32 = 20;
@@ -35,12 +36,15 @@ struct State {
     stopped: bool,
     /// Threads that wait for segments not to be rewritten.
     waiting: usize,
+    /// Threads that wait to compact because somebody asked for it.
+    asking: usize,
 }
 
 impl Compaction {
     /// Starts the thread, if the options ask for it.
     pub(crate) fn start(&self, inner: &Arc<Inner>) -> std::io::Result<()> {
         let Some(options) = inner.env.options.compaction else { return Ok(()) };
+        inner.space.begin(inner);
         let shared = Arc::clone(inner);
         let thread = std::thread::Builder::new()
             .name("xs-compact".to_owned())
@@ -75,7 +79,7 @@ impl Compaction {
 
     /// Starts a compaction; no other one runs while the guard is held. Threads that wait in
     /// [`hold`](Self::hold) come first.
-    pub(super) fn begin(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn begin(&self) -> MutexGuard<'_, ()> {
         let mut state = self.state.lock();
         while state.waiting > 0 && !state.stopped {
             self.changed.wait(&mut state);
@@ -84,9 +88,23 @@ impl Compaction {
         self.running.lock()
     }
 
+    /// The same, for a compaction that somebody waits for.
+    pub(super) fn begin_asked(&self) -> MutexGuard<'_, ()> {
+        self.state.lock().asking += 1;
+        let running = self.begin();
+        self.state.lock().asking -= 1;
+        running
+    }
+
     /// Whether a thread waits in [`hold`](Self::hold).
     pub(super) fn is_wanted(&self) -> bool {
         self.state.lock().waiting > 0
+    }
+
+    /// Whether a thread waits for what runs, for whatever it is about to do.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting > 0 || state.asking > 0
     }
 
     /// Wakes the thread: a segment was sealed.
@@ -95,7 +113,7 @@ impl Compaction {
         self.changed.notify_all();
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.state.lock().stopped
     }
 
@@ -159,9 +177,21 @@ fn run(inner: &Inner, options: CompactOptions) {
             continue;
         }
         let looked = round(inner, options, &mut seen, woken);
+        collect(inner);
         if compaction.sleep(rest(looked)) {
             return;
         }
+    }
+}
+
+/// Collects if that is due. What fails is told by the statistics, and tried again.
+pub(super) fn collect(inner: &Inner) {
+    // A failure to release files is no other than one of the collection that replaced them.
+    let _retried = inner.tidy();
+    if let Some(options) = &inner.env.options.collection
+        && !inner.is_poisoned()
+    {
+        inner.collect_if_due(options);
     }
 }
 
@@ -180,6 +210,7 @@ pub(super) fn round(
 ) -> Duration {
     let compaction = &inner.compaction;
     let _one = compaction.begin();
+    inner.space.clear_left(inner);
     let seq = inner.writer.lock().appender().next_seq();
     let now_ms = inner.env.clock.now_ms();
     let is_same = |seen: &Seen| seen.seq == seq && now_ms < seen.expires_ms;
@@ -192,9 +223,14 @@ pub(super) fn round(
     }
     compaction.note_look(Duration::ZERO);
     let which = Which::Dead(options.dead_percent);
-    // Failures, for example on a full disk, are retried. The last sealed segment may be needed by
-    // an open and is left alone.
+    // Failures, for example on a full disk, are told by the statistics and retried. The last sealed
+    // segment may be needed by an open and is left alone.
     let done = inner.compact(&which, false, options.bytes_per_second);
+    inner.space.compact_ended(match &done {
+        Ok((report, _)) => report.damaged.first().map(ToString::to_string),
+        Err(CompactError::Closed) => None,
+        Err(error) => Some(error.to_string()),
+    });
     if done.as_ref().is_ok_and(|(_, is_done)| !is_done) {
         compaction.go_on_later();
     }

@@ -8,12 +8,13 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::blob::{Condemned, Group, Marker, Sweep, SweepError, Switched, Tally};
+use crate::blob::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Switched, Tally};
 use crate::error::{AppendError, Corruption, ReadError, ReadOnlyReason, Shortage};
 use crate::log::WriteError;
-use crate::options::OptionsError;
+use crate::options::{CollectOptions, OptionsError};
+use crate::space::{Collected, Found};
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
 use dead::{Dead, Unseen};
@@ -30,7 +31,8 @@ pub struct GcOptions {
     pub dead_percent: u8,
     /// Only report what would be done.
     pub dry_run: bool,
-    /// Bytes of packs read a second, at most, and at least 1; as fast as possible without.
+    /// Bytes of the log and of rewritten packs read a second, at most, and at least 1; as fast as
+    /// possible without.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -52,7 +54,7 @@ impl GcOptions {
         Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
     }
 
-    fn check(&self) -> Result<(), OptionsError> {
+    pub(crate) fn check(&self) -> Result<(), OptionsError> {
         match (self.dead_percent, self.bytes_per_second) {
             (percent @ 101.., _) => Err(OptionsError::GcDeadPercent(percent)),
             (_, Some(0)) => Err(OptionsError::NoSpeed { what: "garbage collection" }),
@@ -60,7 +62,7 @@ impl GcOptions {
         }
     }
 
-    fn grace_ms(&self) -> u64 {
+    pub(crate) fn grace_ms(&self) -> u64 {
         u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -80,6 +82,8 @@ pub struct GcReport {
     pub blobs: u64,
     /// Blobs that nothing names, kept because of the grace.
     pub young: u64,
+    /// Bytes of those, by their share in the blobs of their packs.
+    pub young_bytes: u64,
     /// Blobs that nothing names and that may be removed.
     pub dead: u64,
     /// Bytes of those, as they were put.
@@ -150,6 +154,7 @@ impl GcReport {
             packs: tally.packs,
             blobs: tally.blobs,
             young: tally.young,
+            young_bytes: tally.young_bytes,
             dead: tally.dead,
             dead_bytes: tally.dead_bytes,
             swept: tally.swept,
@@ -172,36 +177,91 @@ impl Store {
     /// # Errors
     /// [`GcError`]; the work done before it is kept.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
-        let inner = &self.inner;
         options.check()?;
         // Names are read on from where they were read last: no frame may move meanwhile.
-        let _still = inner.compaction.hold();
-        let sweep = inner.blobs.sweep(options.bytes_per_second);
+        let _still = self.inner.compaction.hold();
+        self.inner.collect(options, None)
+    }
+}
+
+impl Inner {
+    /// Collects if it is time to. Waits for a compaction or a collection in progress.
+    pub(crate) fn collect_if_due(&self, options: &CollectOptions) {
+        if !self.space.is_due(self, options) {
+            return;
+        }
+        let _still = self.compaction.begin();
+        // Somebody else may have done it meanwhile.
+        if !self.compaction.is_stopped() && self.space.is_due(self, options) {
+            let hurry = || self.compaction.is_awaited();
+            // Whatever it cannot do is told by the statistics, and tried again.
+            let _told = self.collect(&options.gc(), Some(Hurry(&hurry)));
+        }
+    }
+
+    /// Releases the files of packs that were replaced, once nobody uses them.
+    pub(crate) fn tidy(&self) -> Result<(), GcError> {
+        if !self.blobs.is_untidy() {
+            return Ok(());
+        }
+        let tidied = self.blobs.sweep(None).tidy(false);
+        tidied.map_err(|error| self.sweep_fault(error))
+    }
+
+    /// Collects. The caller holds off compaction. In a hurry it ends early.
+    fn collect(&self, options: &GcOptions, hurry: Option<Hurry<'_>>) -> Result<GcReport, GcError> {
+        let (began, freed) = (Instant::now(), self.blobs.freed());
+        let (found, mut is_cut) = (Found::now(self, options.grace_ms()), false);
+        self.space.clear_left(self);
+        let done = self.collect_now(options, hurry, &mut is_cut);
+        match &done {
+            Ok(report) if options.dry_run => self.space.examined(report),
+            Err(_) if options.dry_run => {}
+            Err(GcError::Closed) => {}
+            _ => {
+                let done = done.clone();
+                let done = done.map_err(|error| error.to_string().into());
+                let (took, freed) = (began.elapsed(), self.blobs.freed() - freed);
+                let is_asked = hurry.is_none();
+                let collected = Collected { found, took, freed, done, is_cut, is_asked };
+                self.space.collected(self, collected);
+            }
+        }
+        done
+    }
+
+    fn collect_now(
+        &self,
+        options: &GcOptions,
+        hurry: Option<Hurry<'_>>,
+        is_cut: &mut bool,
+    ) -> Result<GcReport, GcError> {
+        let sweep = self.blobs.sweep(options.bytes_per_second).hurried_by(hurry);
         let condemned =
             Condemned::Unnamed { grace_ms: options.grace_ms(), dead_percent: options.dead_percent };
         if !options.dry_run {
-            inner.may_sweep()?;
+            self.may_sweep()?;
             if options.takes_open() {
                 sweep.seal_all()?;
             }
         }
         let open = options.dry_run && options.takes_open();
-        let mut collection = Collection::begin(inner, sweep, condemned, open)?;
-        collection.names = Names::but_of(Dead::Unseen(Unseen::now(inner, options.grace_ms())));
-        collection.read_names()?;
+        let mut collection = Collection::begin(self, sweep, condemned, open)?;
+        collection.names = Names::but_of(Dead::Unseen(Unseen::now(self, options.grace_ms())));
+        collection.read_names(true)?;
         let (mut report, groups) = collection.plan()?;
         if options.dry_run {
             return Ok(report);
         }
         if !groups.is_empty() && collection.names.passed_any() {
-            inner.bury()?;
+            self.bury()?;
         }
-        collection.sweep_groups(groups, &mut report).and_then(|()| collection.end(false))?;
+        let swept = collection.sweep_groups(groups, &mut report);
+        *is_cut = collection.is_cut;
+        swept.and_then(|()| collection.end(false))?;
         Ok(report)
     }
-}
 
-impl Inner {
     /// Makes sure that frames which no reader sees now never come back, since their bodies will be
     /// missing: makes durable what removed them. The frames too, and below a mark: recovery ends
     /// the log at a frame that names a missing blob where the log may not be durable.
@@ -235,7 +295,7 @@ impl Inner {
         let mut collection = Collection::begin(self, sweep, Condemned::These(hashes), false)?;
         collection.names = Names::but_of(Dead::These(of.iter().copied().collect()));
         loop {
-            collection.read_names()?;
+            collection.read_names(false)?;
             let (mut report, groups) = collection.plan()?;
             if let Some(corruption) = report.damaged.pop() {
                 return Err(ReadError::Corrupt(corruption).into());
@@ -250,6 +310,14 @@ impl Inner {
                 return Ok(collection.named);
             }
         }
+    }
+
+    /// After a failed write of the manifest nothing more is written.
+    fn sweep_fault(&self, error: SweepError) -> GcError {
+        if matches!(error, SweepError::Failed(_)) {
+            self.poison(&error);
+        }
+        error.into()
     }
 
     /// Whether packs may be changed.
@@ -280,6 +348,8 @@ struct Collection<'a> {
     named: BTreeSet<BlobHash>,
     /// Packs that could not be examined at all.
     unread: Vec<Corruption>,
+    /// It ended early, as somebody waits.
+    is_cut: bool,
 }
 
 impl<'a> Collection<'a> {
@@ -298,13 +368,18 @@ impl<'a> Collection<'a> {
             }
         };
         let (names, named) = (Names::default(), BTreeSet::new());
-        Ok(Self { inner, sweep, marker, names, condemned, named, unread })
+        let is_cut = false;
+        Ok(Self { inner, sweep, marker, names, condemned, named, unread, is_cut })
     }
 
-    /// Marks the blobs that the log has named since it was last read.
-    fn read_names(&mut self) -> Result<(), GcError> {
+    /// Marks the blobs that the log has named since it was last read; throttled if it is `paced`,
+    /// which nobody may be who holds the writer.
+    fn read_names(&mut self, paced: bool) -> Result<(), GcError> {
         let Self { inner, sweep, marker, names, condemned, named, .. } = self;
-        let go_on = || sweep.check_stop().map_err(GcError::from);
+        let go_on = |bytes| {
+            let passed = if paced { sweep.pass(bytes) } else { sweep.check_stop() };
+            passed.map_err(GcError::from)
+        };
         names.read(inner, go_on, |hash| match condemned {
             Condemned::Unnamed { .. } => sweep.name(marker, hash).map_err(GcError::from),
             Condemned::These(hashes) if hashes.contains(hash) => {
@@ -330,7 +405,7 @@ impl<'a> Collection<'a> {
             match self.sweep.rewrite(&self.marker, &group, &self.condemned)? {
                 Ok(rewritten) => {
                     // Most of what was appended since is read without the lock.
-                    self.read_names()?;
+                    self.read_names(false)?;
                     let switched = {
                         let writer = self.inner.writer.lock();
                         if writer.closed {
@@ -339,7 +414,7 @@ impl<'a> Collection<'a> {
                         if let Some(why) = self.inner.failure.get() {
                             return Err(GcError::Poisoned(Arc::clone(why)));
                         }
-                        self.read_names()?;
+                        self.read_names(false)?;
                         let Self { sweep, marker, condemned, .. } = self;
                         sweep.switch(marker, &group, &rewritten, condemned)?
                     };
@@ -349,6 +424,10 @@ impl<'a> Collection<'a> {
                             report.left += 1;
                             self.sweep.abandon(rewritten);
                         }
+                    }
+                    if !groups.is_empty() && self.sweep.is_hurried() {
+                        self.is_cut = true;
+                        return Ok(());
                     }
                 }
                 Err((corruption, parts)) => {
@@ -362,19 +441,11 @@ impl<'a> Collection<'a> {
 
     fn confirm(&mut self, switched: Switched) -> Result<(), GcError> {
         let confirmed = self.sweep.confirm(&mut self.marker, switched);
-        confirmed.map_err(|error| self.fault(error))
+        confirmed.map_err(|error| self.inner.sweep_fault(error))
     }
 
     /// Releases the files of replaced packs.
     fn end(&self, wait: bool) -> Result<(), GcError> {
-        self.sweep.tidy(wait).map_err(|error| self.fault(error))
-    }
-
-    /// After a failed write of the manifest nothing more is written.
-    fn fault(&self, error: SweepError) -> GcError {
-        if matches!(error, SweepError::Failed(_)) {
-            self.inner.poison(&error);
-        }
-        error.into()
+        self.sweep.tidy(wait).map_err(|error| self.inner.sweep_fault(error))
     }
 }

@@ -50,11 +50,11 @@ impl Names {
     }
 
     /// Tells `take` of each name since the last call, some more than once. Asks before each segment
-    /// whether it may go on.
+    /// and after each piece of one whether it may go on, and tells the bytes that were read.
     pub(super) fn read<E: From<ReadError>>(
         &mut self,
         inner: &Inner,
-        go_on: impl Fn() -> Result<(), E>,
+        go_on: impl Fn(u64) -> Result<(), E>,
         mut take: impl FnMut(&BlobHash) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.began && is_planted(Bug::ForgetLateNames) {
@@ -78,7 +78,7 @@ impl Names {
             if self.began && place.0 < self.last.0 {
                 continue;
             }
-            go_on()?;
+            go_on(0)?;
             let from = match self.began && place == self.last {
                 true => self.position,
                 false => FILE_HEADER_LEN as u64,
@@ -86,7 +86,7 @@ impl Names {
             let upto = segment.published_len();
             let cursors = n + CURSOR_SEGMENTS >= segments.len();
             let mut counts = Counts { inner, cursors, dead: self.dead.as_mut() };
-            read_batches(segment, from..upto, &mut counts, &mut take)?;
+            read_batches(segment, from..upto, &go_on, &mut counts, &mut take)?;
             (self.began, self.last, self.position) = (true, place, upto.max(from));
         }
         // What died later may not be durable yet.
@@ -120,6 +120,7 @@ impl Counts<'_> {
 fn read_batches<E: From<ReadError>>(
     segment: &Segment,
     range: Range<u64>,
+    go_on: &impl Fn(u64) -> Result<(), E>,
     counts: &mut Counts<'_>,
     take: &mut impl FnMut(&BlobHash) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -140,6 +141,7 @@ fn read_batches<E: From<ReadError>>(
                 return Err(damaged(segment, position, "no batch begins here").into());
             }
             window = segment.bytes(position..to)?;
+            go_on(to - position)?;
             continue;
         };
         let batch = window.split_to(len);

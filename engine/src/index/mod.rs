@@ -103,6 +103,8 @@ pub(crate) struct Index {
     removed: Removed,
     /// Number of compactions that removed frames.
     rewrites: AtomicU64,
+    /// Rises when frames were removed, superseded or compacted away.
+    gone: AtomicU64,
     leaving: Leaving,
     /// Whether files may be written and removed.
     writable: bool,
@@ -186,6 +188,7 @@ impl Index {
             partial: AtomicBool::new(false),
             removed: Removed::default(),
             rewrites: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
             leaving: Leaving::default(),
             writable,
             doubt: OnceLock::new(),
@@ -560,6 +563,18 @@ impl Index {
         self.rewrites.load(Ordering::Acquire)
     }
 
+    /// A count that rises when frames were removed, superseded or compacted away, and with frames
+    /// of topics where `last:n` hid any; not when some expire.
+    pub(crate) fn gone(&self) -> u64 {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    fn count_gone(&self, count: u64) {
+        if count > 0 {
+            self.gone.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Why it is unknown which frames were removed, if so.
     pub(crate) fn doubt(&self) -> Option<&Corruption> {
         self.doubt.get()
@@ -584,6 +599,7 @@ impl Index {
             return;
         }
         topics.remove(topic, offset);
+        self.count_gone(1);
         // Estimated as if the frame were alone in its batch, whose header is then removed too; a
         // scan of the whole segment corrects this.
         of.decay.add_removed(tombstone.target_len() + BATCH_HEADER_LEN as u64);

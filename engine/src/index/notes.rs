@@ -22,17 +22,21 @@ pub(crate) struct Notes<'a> {
     group: Option<u64>,
     /// Frames added.
     frames: u64,
+    /// Those of topics where `last:n` hides frames.
+    hiding: u64,
 }
 
 impl Drop for Notes<'_> {
     fn drop(&mut self) {
         self.index.count_frames(self.frames);
+        self.index.count_gone(self.hiding);
     }
 }
 
 impl<'a> Notes<'a> {
     pub(super) fn new(index: &'a Index, segment: &'a Arc<Segment>) -> Self {
-        Notes { index, segment, topics: index.topics.write(), group: None, frames: 0 }
+        let topics = index.topics.write();
+        Notes { index, segment, topics, group: None, frames: 0, hiding: 0 }
     }
 
     /// Lists the segment, even if it is empty.
@@ -69,6 +73,7 @@ impl<'a> Notes<'a> {
         self.frames += 1;
         if active.apply_last(number, noted, group, keep) {
             self.index.floors.add(noted.topic);
+            self.hiding += 1;
         }
     }
 

@@ -225,6 +225,37 @@ impl Index {
         sealed.filter_map(|of| of.decay.expires_after(now_ms)).min().unwrap_or(u64::MAX)
     }
 
+    /// Whether a frame of any segment expires after the first time, and by the second, as far as
+    /// known without reading it.
+    pub(crate) fn expires_within(&self, after_ms: u64, by_ms: u64) -> bool {
+        let is_within = |at: Option<u64>| at.is_some_and(|at| at <= by_ms);
+        let in_active = {
+            let topics = self.topics.read();
+            let active = topics.active.as_ref();
+            active.and_then(|(_, memory)| memory.dead().expiring.after(after_ms))
+        };
+        let segments = self.segments();
+        is_within(in_active)
+            || segments.iter().any(|of| is_within(of.decay.expires_after(after_ms)))
+    }
+
+    /// Estimated dead bytes of the segment that is written to. Looks at its topics, if `last:n` hid
+    /// frames of any.
+    pub(crate) fn dead_of_active(&self, now_ms: u64) -> u64 {
+        let topics = self.topics.read();
+        let Some((ordinal, memory)) = &topics.active else { return 0 };
+        let removed = self.segment(*ordinal).map_or(0, |of| of.decay.dead(now_ms));
+        let (kept, expired) = (memory.dead().kept_of_frames(), &memory.dead().expiring);
+        let (mut frames, mut hidden) = (0u64, 0);
+        if self.floors.any() {
+            for (_, entry) in memory.entries() {
+                frames += u64::from(entry.count);
+                hidden += below(entry, entry.floor);
+            }
+        }
+        (removed + expired.expired(now_ms) + share(kept, hidden, frames)).min(kept)
+    }
+
     /// Records the result of scanning a whole segment: how many bytes are kept, and how many of
     /// those are tombstones and keys. Without it a segment with a wrong estimate would be scanned
     /// again and again: the estimate assumes that hidden frames have the average length.
@@ -264,13 +295,10 @@ impl Index {
         for entries in some.chunks(LOOKUPS) {
             let topics = self.topics.read();
             for (name, entry) in entries {
-                let floor = topics.floor(name, u64::MAX);
-                let span = u128::from(entry.last_offset - entry.first_offset) + 1;
-                let below = u128::from(floor.saturating_sub(entry.first_offset)).min(span);
-                hidden += (u128::from(entry.count) * below / span) as u64;
+                hidden += below(entry, topics.floor(name, u64::MAX));
             }
         }
-        (u128::from(kept) * u128::from(hidden) / u128::from(frames.max(1))) as u64
+        share(kept, hidden, frames)
     }
 
     /// The removed frames of a range that are still in the log.
@@ -352,6 +380,7 @@ impl Index {
         }
         for (name, gone) in gone {
             self.frames.fetch_sub(gone.frames, Ordering::Relaxed);
+            self.count_gone(gone.frames);
             topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
         }
         // Before and behind: who sees the same count twice saw nothing that lies between.
@@ -457,6 +486,18 @@ impl Index {
         });
         forgot
     }
+}
+
+/// Estimated frames of a topic below a floor, in the segment with this entry.
+fn below(entry: &TopicEntry, floor: u64) -> u64 {
+    let span = u128::from(entry.last_offset.saturating_sub(entry.first_offset)) + 1;
+    let below = u128::from(floor.saturating_sub(entry.first_offset)).min(span);
+    (u128::from(entry.count) * below / span) as u64
+}
+
+/// The share of some frames in the bytes of all.
+fn share(bytes: u64, some: u64, all: u64) -> u64 {
+    (u128::from(bytes) * u128::from(some) / u128::from(all.max(1))) as u64
 }
 
 impl Leaving {

@@ -8,6 +8,7 @@ use crate::log::LogView;
 use crate::names::{
     DEAD, KEYS, PACK, PACK_INDEX, SEGMENT, SPARSE, TABLE, TOPICS, finished, is_manifest,
 };
+use crate::space::SpaceStats;
 use crate::store::{Inner, Store, StoreInfo};
 use crate::sys;
 use crate::value::TopicPatterns;
@@ -80,6 +81,8 @@ pub struct StoreStats {
     pub commit: CommitTimes,
     /// State and results of the scrub.
     pub scrub: ScrubStats,
+    /// Space that is dead, and what was given back.
+    pub space: SpaceStats,
 }
 
 impl Store {
@@ -111,6 +114,7 @@ impl Store {
             maps_open: sys::maps_open(),
             commit: inner.timing.snapshot(),
             scrub: inner.scrub.stats(),
+            space: inner.space.stats(inner),
         }
     }
 }

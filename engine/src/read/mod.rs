@@ -83,6 +83,14 @@ impl Store {
         frames.filter_map(Result::transpose).collect()
     }
 
+    /// The frame in the log at an offset, visible or not, as for [`stored`](Self::stored).
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] when it lies in a damaged place.
+    pub fn stored_at(&self, offset: u64) -> Result<Option<Frame>, ReadError> {
+        if offset < self.head() { self.inner.stored_at(offset) } else { Ok(None) }
+    }
+
     /// The newest id that a frame of this store ever had, including frames that were not stored or
     /// were removed; [`FrameId::ZERO`] before the first. Waits for a commit in progress.
     pub fn newest_id(&self) -> FrameId {

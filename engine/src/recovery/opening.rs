@@ -28,6 +28,7 @@ use crate::maintain::Scrub;
 use crate::media::{StoreLock, is_full};
 use crate::planted::{Bug, is_planted};
 use crate::read::Gone;
+use crate::space::Space;
 use crate::store::Inner;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
@@ -330,6 +331,7 @@ impl Opening {
             scrub: Scrub::default(),
             timing: Timing::default(),
             compaction: Compaction::default(),
+            space: Space::default(),
             open_files: self.open_files,
             durable_upto: AtomicU64::new(durable_upto),
             epoch,

@@ -23,6 +23,7 @@ const LAYERS: [&[&str]; 8] = [
         "read",
         "recovery",
         "remove",
+        "space",
         "store",
         "store_blobs",
         "upkeep",

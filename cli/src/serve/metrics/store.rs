@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xs_engine::{CommitTimes, FileStats, Histogram, Store};
+use xs_engine::{CommitTimes, FileStats, Histogram, SpaceStats, Store};
 use xs_protocol::{ServerStats, TokenGuard};
 
 use super::text::{Exposition, Kind};
@@ -36,6 +36,7 @@ pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
         .value(&[("state", "stored")], stats.frames.stored)
         .value(&[("state", "live")], stats.frames.live);
     expose_files(&stats.files, out);
+    expose_space(&stats.space, out);
     if let Some((free, size)) = room(dir) {
         out.family("xs_filesystem_avail_bytes", Kind::Gauge, "Free bytes where the store is.")
             .value(&[], free);
@@ -70,6 +71,34 @@ fn expose_files(files: &FileStats, out: &mut Exposition) {
     let mut family = out.family("xs_file_bytes", Kind::Gauge, "Bytes of the store's files.");
     for (kind, files) in kinds {
         family.value(&[("kind", kind)], files.bytes);
+    }
+}
+
+/// What has not been yet has no sample: a time of 0 would be long ago.
+fn expose_space(space: &SpaceStats, out: &mut Exposition) {
+    let (log, packs) = ([("kind", "log")], [("kind", "packs")]);
+    let help = "Bytes that can be given back, by estimate; of packs as the last gc left them.";
+    let mut family = out.family("xs_dead_bytes", Kind::Gauge, help);
+    family.value(&log, space.log_dead_bytes);
+    if let Some(bytes) = space.pack_dead_bytes {
+        family.value(&packs, bytes);
+    }
+    out.family("xs_freed_bytes_total", Kind::Counter, "Bytes that were given back.")
+        .value(&log, space.log_freed_bytes)
+        .value(&packs, space.pack_freed_bytes);
+    out.family("xs_gc_passes_total", Kind::Counter, "Runs of gc that came to their end.")
+        .value(&[], space.collections);
+    for (name, help, at) in [
+        (
+            "xs_compaction_last_timestamp_seconds",
+            "When segments were last rewritten.",
+            space.compacted_ms,
+        ),
+        ("xs_gc_last_timestamp_seconds", "When the last gc ended.", space.collected_ms),
+    ] {
+        if let Some(at_ms) = at {
+            out.family(name, Kind::Gauge, help).value(&[], at_ms / 1000);
+        }
     }
 }
 

@@ -48,6 +48,9 @@ pub(crate) use rewrite::Rewritten;
 /// How long a throttled sweep sleeps between checks of the stop flag.
 const NAP: Duration = Duration::from_millis(20);
 
+/// A replaced pack, while it has users, and its entry in the manifest.
+type Leaving = (Weak<dyn Debug + Send + Sync>, FileEntry);
+
 /// State shared by all sweeps of a store.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
@@ -58,7 +61,19 @@ pub(super) struct Sweeps {
     stop: AtomicBool,
     /// Replaced packs whose files are deleted once their last user drops them. Only the running
     /// sweep uses this.
-    leaving: Mutex<Vec<(Weak<dyn Debug + Send + Sync>, FileEntry)>>,
+    leaving: Mutex<Vec<Leaving>>,
+    /// Bytes by which packs became shorter.
+    freed: AtomicU64,
+}
+
+/// Asks whether a throttled sweep should go on without pauses.
+#[derive(Clone, Copy)]
+pub(crate) struct Hurry<'a>(pub(crate) &'a dyn Fn() -> bool);
+
+impl Debug for Hurry<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hurry")
+    }
 }
 
 /// What a sweep removes.
@@ -116,6 +131,7 @@ pub(crate) struct Sweep<'a> {
     shared: &'a Shared,
     _one: MutexGuard<'a, ()>,
     bytes_per_second: Option<u64>,
+    hurry: Option<Hurry<'a>>,
     began: Instant,
     passed: AtomicU64,
 }
@@ -137,6 +153,37 @@ impl Blobs {
         Sweep::new(shared, one, bytes_per_second)
     }
 
+    /// Bytes of files by which sweeps made packs shorter.
+    pub(crate) fn freed(&self) -> u64 {
+        self.shared.sweeps.freed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all packs, as far as they are written.
+    pub(crate) fn pack_bytes(&self) -> u64 {
+        let list = self.shared.packs.list();
+        let sealed = list.sealed.iter().map(|pack| pack.line().length);
+        let open = list.open.iter().filter(|pack| !pack.is_empty());
+        sealed.chain(open.map(|pack| pack.line().length)).sum()
+    }
+
+    /// The newest pack that is written to and has blobs, by its number: until it is sealed most
+    /// sweeps leave it alone.
+    pub(crate) fn newest_open(&self) -> Option<u64> {
+        let list = self.shared.packs.list();
+        list.open.iter().find(|pack| !pack.is_empty()).map(|pack| pack.line().base)
+    }
+
+    /// Whether a pack is written to.
+    pub(crate) fn is_open(&self, number: u64) -> bool {
+        self.shared.packs.list().open.iter().any(|pack| pack.line().base == number)
+    }
+
+    /// Whether a replaced pack has no user any more, and is still in the manifest or on disk.
+    pub(crate) fn is_untidy(&self) -> bool {
+        let leaving = self.shared.sweeps.leaving.lock();
+        leaving.iter().any(|(pack, _)| pack.strong_count() == 0)
+    }
+
     /// Tells a running sweep to end, and prevents new ones.
     pub(crate) fn stop_sweeps(&self) {
         self.shared.sweeps.stop.store(true, Ordering::Release);
@@ -152,7 +199,13 @@ impl Blobs {
 impl<'a> Sweep<'a> {
     fn new(shared: &'a Shared, one: MutexGuard<'a, ()>, bytes_per_second: Option<u64>) -> Self {
         let passed = AtomicU64::new(0);
-        Self { shared, _one: one, bytes_per_second, began: Instant::now(), passed }
+        let (hurry, began) = (None, Instant::now());
+        Self { shared, _one: one, bytes_per_second, hurry, began, passed }
+    }
+
+    /// The same, without pauses while it is asked to hurry.
+    pub(crate) fn hurried_by(self, hurry: Option<Hurry<'a>>) -> Self {
+        Self { hurry, ..self }
     }
 }
 
@@ -283,7 +336,10 @@ impl Sweep<'_> {
         switched: Switched,
     ) -> Result<(), SweepError> {
         let gone: BTreeSet<_> = switched.old.iter().map(|pack| pack.line().base).collect();
+        let before = switched.old.iter().map(|pack| pack.line().length).sum::<u64>();
+        let after = switched.new.as_ref().map_or(0, |pack| pack.line().length);
         self.tell(switched)?;
+        self.shared.sweeps.freed.fetch_add(before.saturating_sub(after), Ordering::Relaxed);
         gone.iter().for_each(|number| drop(marker.packs.remove(number)));
         Ok(())
     }
@@ -351,8 +407,7 @@ impl Sweep<'_> {
             self.check_stop()?;
             std::thread::sleep(Duration::from_millis(1));
         }
-        let is_gone =
-            |(pack, _): &mut (Weak<dyn Debug + Send + Sync>, FileEntry)| pack.strong_count() == 0;
+        let is_gone = |(pack, _): &mut Leaving| pack.strong_count() == 0;
         let gone: Vec<_> = leaving.lock().extract_if(.., is_gone).collect();
         if gone.is_empty() {
             return Ok(());
@@ -361,9 +416,29 @@ impl Sweep<'_> {
             let dir = shared.env.blob_dir();
             SweepError::of(BlobError::io(&dir, error))
         };
-        // The last user may be about to delete them too.
-        gone.iter().try_for_each(|(_, line)| remove_dropped(&shared.env, line)).map_err(failed)?;
-        shared.env.files.sync_dir(&shared.env.blob_dir()).map_err(failed)?;
+        // The last user may be about to delete them too. What cannot be deleted is tried again.
+        let (mut deleted, mut refused) = (Vec::new(), None);
+        for (pack, line) in gone {
+            match remove_dropped(&shared.env, &line) {
+                Ok(()) => deleted.push((pack, line)),
+                Err(error) => {
+                    leaving.lock().push((pack, line));
+                    refused.get_or_insert(error);
+                }
+            }
+        }
+        let gone = deleted;
+        if let Err(error) = shared.env.files.sync_dir(&shared.env.blob_dir()) {
+            leaving.lock().extend(gone);
+            return Err(failed(refused.unwrap_or(error)));
+        }
+        self.forget(gone)?;
+        refused.map_or(Ok(()), |error| Err(failed(error)))
+    }
+
+    /// Removes deleted packs from the manifest.
+    fn forget(&self, gone: Vec<Leaving>) -> Result<(), SweepError> {
+        let shared = self.shared;
         let same = |file: &FileEntry| {
             file.state == FileState::Dropped
                 && gone.iter().any(|(_, line)| line.key() == file.key())
@@ -373,8 +448,11 @@ impl Sweep<'_> {
         }
         match shared.env.manifest.update(|state| state.files.retain(|file| !same(file))) {
             Ok(()) => Ok(()),
-            // The next open removes them.
-            Err(error) if is_full(&error) => Ok(()),
+            // Tried again, if not by the next open.
+            Err(error) if is_full(&error) => {
+                shared.sweeps.leaving.lock().extend(gone);
+                Ok(())
+            }
             Err(error) => {
                 shared.failed.store(true, Ordering::Release);
                 Err(SweepError::Failed(error))
@@ -411,13 +489,20 @@ impl Sweep<'_> {
         }
     }
 
+    /// Whether it is asked to hurry.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurry.is_some_and(|Hurry(asked)| asked())
+    }
+
     /// Accounts for bytes read, and sleeps when they exceed the rate.
-    fn pass(&self, bytes: u64) -> Result<(), SweepError> {
+    pub(crate) fn pass(&self, bytes: u64) -> Result<(), SweepError> {
         self.check_stop()?;
         let passed = self.passed.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let Some(rate) = self.bytes_per_second else { return Ok(()) };
         let due = Duration::from_secs_f64(passed as f64 / rate as f64);
-        while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|e| !e.is_zero()) {
+        while let Some(early) = due.checked_sub(self.began.elapsed()).filter(|e| !e.is_zero())
+            && !self.is_hurried()
+        {
             std::thread::sleep(early.min(NAP));
             self.check_stop()?;
         }

@@ -46,6 +46,8 @@ pub(crate) struct Tally {
     pub(crate) blobs: u64,
     /// Unnamed, but in packs that are too young.
     pub(crate) young: u64,
+    /// Bytes of those in their files, by their share in the number of blobs.
+    pub(crate) young_bytes: u64,
     pub(crate) dead: u64,
     pub(crate) dead_bytes: u64,
     /// Those of the dead that are removed.
@@ -112,6 +114,9 @@ impl Sweep<'_> {
             let young = condemned.spares(marked.newest_ms, now_ms);
             if young {
                 plan.tally.young += dead;
+                let (length, of) = (marked.line().length, marked.count.max(1));
+                plan.tally.young_bytes +=
+                    (u128::from(length) * u128::from(dead) / of as u128) as u64;
                 together.end(&mut plan);
                 continue;
             }

@@ -210,7 +210,7 @@ fn a_compaction_before_the_files_are_rewritten_keeps_no_body() {
 }
 
 /// Runs a closure that must not block for long.
-fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, answer) = mpsc::channel();
     std::thread::spawn(move || done.send(what()));
     answer.recv_timeout(Duration::from_secs(60)).expect("it waits for all of the compaction")

@@ -94,7 +94,7 @@ fn a_blob_that_is_named_while_its_pack_is_swept_stays() {
     sweep.seal_all().unwrap();
     let condemned = Condemned::Unnamed { grace_ms: 0, dead_percent: 0 };
     let mut collection = Collection::begin(&store.inner, sweep, condemned, false).unwrap();
-    collection.read_names().unwrap();
+    collection.read_names(false).unwrap();
     let (mut report, groups) = collection.plan().unwrap();
     assert!(report.swept == 40 && !groups.is_empty(), "{report:?}");
     let late = NewFrame { body: Body::Stored(BlobHash::of(&body(1))), ..frame("late", 1) };
