@@ -18,10 +18,10 @@ use tokio_util::io::poll_read_buf;
 use super::inlet::{Inlet, Outlet, pipe};
 use crate::codec::{Codec, make_room};
 use crate::error::{ClientError, Lost, ProtocolError};
-use crate::gather::SLICES_MAX;
+use crate::gather::{Gather, SLICES_MAX};
 use crate::limits::{CLIENT_QUEUE_MAX, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
-    AppendRequest, FrameList, GoAway, Incoming, OpRange, PeerLimits, Request, Response, StreamEvent,
+    FrameList, GoAway, Incoming, Op, OpRange, PeerLimits, Request, Response, StreamEvent,
 };
 use crate::session::{ClientEvent, ClientSession};
 
@@ -144,9 +144,13 @@ impl Handle {
         self.0.core.lock().ask(|session| session.request(request, 0))
     }
 
-    /// Sends a batch; its answer comes through the receiver.
-    pub(super) fn append(&self, batch: &AppendRequest) -> Result<Answered, ClientError> {
-        self.0.core.lock().ask(|session| session.append(batch))
+    /// Sends a request whose body `put` writes; its answer comes through the receiver.
+    pub(super) fn borrowed(
+        &self,
+        op: Op,
+        put: impl FnOnce(&mut Gather),
+    ) -> Result<Answered, ClientError> {
+        self.0.core.lock().ask(|session| session.borrowed(op, put))
     }
 
     /// Sends a message that has no answer; does nothing on a closed connection.
