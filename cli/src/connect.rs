@@ -275,7 +275,8 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let exit = match (error.code(), error.class()) {
         _ if matches!(
             error,
-            ClientError::Untrusted { .. }
+            ClientError::Connect { .. }
+                | ClientError::Untrusted { .. }
                 | ClientError::NoCa { .. }
                 | ClientError::Protocol(ProtocolError::Preface(_))
         ) =>
@@ -288,7 +289,6 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         (_, Class::Absent) => Exit::NotFound,
         (_, Class::Condition) => Exit::Condition,
         (_, Class::Access) => Exit::Denied,
-        _ if matches!(error, ClientError::Connect { .. }) => Exit::Unreachable,
         _ => Exit::Failed,
     };
     let text = match &error {

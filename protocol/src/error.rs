@@ -333,6 +333,51 @@ impl ProtocolError {
     }
 }
 
+/// What ended a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The server closed it, and said why. That is about the connection, not about a request.
+    Closed(Refusal),
+    /// The system did, or the server without a word ([`io::ErrorKind::UnexpectedEof`]).
+    Io {
+        /// The kind of failure.
+        kind: io::ErrorKind,
+        /// For people.
+        reason: String,
+    },
+    /// Something else, for people.
+    Other(Cow<'static, str>),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(refusal) => refusal.fmt(f),
+            Self::Io { reason, .. } => f.write_str(reason),
+            Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<&io::Error> for Lost {
+    fn from(error: &io::Error) -> Self {
+        Self::Io { kind: error.kind(), reason: error.to_string() }
+    }
+}
+
+impl From<&'static str> for Lost {
+    fn from(why: &'static str) -> Self {
+        Self::Other(why.into())
+    }
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Self {
+        Self::Other(why.into())
+    }
+}
+
 /// Why a client's request has no result.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -389,10 +434,15 @@ pub enum ClientError {
     /// The connection ended before the reply arrived, with or without a reason from the server. A
     /// request that changes the store may or may not have been done.
     #[error("the connection closed before the answer came: {0}")]
-    Disconnected(String),
-    /// Reading the bytes to send failed on this side.
-    #[error("cannot read what is to be sent: {0}")]
-    Source(String),
+    Disconnected(Lost),
+    /// Reading the bytes to send failed on this side, and nothing was stored.
+    #[error("cannot read what is to be sent: {reason}")]
+    Source {
+        /// The kind of failure.
+        kind: io::ErrorKind,
+        /// What the reader said.
+        reason: String,
+    },
     /// The bytes received for this hash do not match it: they were altered on the way, or the
     /// server cannot be trusted.
     #[error("what came for {0} is something else")]
@@ -407,14 +457,23 @@ impl From<ProtocolError> for ClientError {
 }
 
 impl ClientError {
-    /// What a caller may do about it.
+    /// What a caller may do about it. Nothing was done of what has another class than that of a
+    /// refusal or [`Class::Unknown`]. [`Source`](Self::Source) is [`Class::Invalid`] whatever has
+    /// failed: what the reader gave is gone, so that the same upload cannot be made again, but one
+    /// with another reader can.
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
             Self::Refused(refusal) => refusal.code.class(),
             Self::Protocol(_) | Self::Integrity(_) => Class::Protocol,
-            Self::OverLimit { .. } | Self::Source(_) => Class::Invalid,
-            Self::TooManyRequests(_) | Self::NoStreams | Self::Connect { .. } => Class::Busy,
+            Self::OverLimit { .. } | Self::Source { .. } => Class::Invalid,
+            Self::TooManyRequests(_) | Self::NoStreams => Class::Busy,
+            Self::Connect { kind, .. } => match kind {
+                io::ErrorKind::PermissionDenied => Class::Access,
+                // Such an address leads nowhere, whoever listens.
+                io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => Class::Invalid,
+                _ => Class::Busy,
+            },
             Self::Untrusted { .. } | Self::NoCa { .. } => Class::Access,
             Self::Disconnected(_) => Class::Unknown,
         }
@@ -424,7 +483,7 @@ impl ClientError {
     /// flight: the server refused the connection, which says nothing about the request.
     pub(crate) fn of_request(self) -> Self {
         match self {
-            Self::Refused(refusal) => Self::Disconnected(refusal.to_string()),
+            Self::Refused(refusal) => Self::Disconnected(Lost::Closed(refusal)),
             other => other,
         }
     }
@@ -459,6 +518,21 @@ mod tests {
     fn hello_is_expected_only_where_it_did_not_come() {
         assert_eq!(ProtocolError::Hello("HELLO comes first").code(), Code::HelloExpected);
         assert_eq!(ProtocolError::Unexpected("an answer to nothing").code(), Code::Malformed);
+    }
+
+    /// Whoever waits for a server goes by the class: only what may come by itself is waited for.
+    #[test]
+    fn a_connection_that_cannot_be_made_is_tried_again_where_that_is_of_use() {
+        let class = |kind| {
+            let (address, reason) = (String::new(), String::new());
+            ClientError::Connect { address, kind, reason }.class()
+        };
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            assert_eq!(class(kind), Class::Busy);
+        }
+        assert_eq!(class(io::ErrorKind::TimedOut), Class::Busy);
+        assert_eq!(class(io::ErrorKind::PermissionDenied), Class::Access);
+        assert_eq!(class(io::ErrorKind::InvalidInput), Class::Invalid);
     }
 
     /// As printed by programs that print an error with its causes.

@@ -111,7 +111,7 @@ pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
     FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
 };
-pub use error::{Class, ClientError, Code, Detail, ProtocolError, Refusal};
+pub use error::{Class, ClientError, Code, Detail, Lost, ProtocolError, Refusal};
 // Needed with `codec`.
 #[doc(hidden)]
 pub use gather::Gather;

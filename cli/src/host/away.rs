@@ -172,7 +172,7 @@ mod tests {
     fn what_may_change_by_itself_is_waited_for() {
         let address = Address::parse("xss://example.com:1").unwrap();
         let refused = |code| ClientError::from(Refusal::new(code, "because"));
-        let broken = ClientError::Disconnected("it hung up".to_owned());
+        let broken = ClientError::Disconnected("it hung up".into());
         for error in [refused(Code::OtherHost), refused(Code::Draining), broken] {
             assert!(matches!(no_way(&address, error), NoWay::Yet(_)));
         }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use xs_engine::limits::BLOB_BYTES_MAX;
 use xs_engine::{
-    AppendError, CompactError, GcError, MaintainError, OpenError, ReadError, Shortage,
+    AppendError, Batch, CompactError, CursorChange, GcError, MaintainError, OpenError, ReadError,
+    Shortage, Ttl,
 };
 use xs_protocol::{Code, Detail, Refusal};
 
@@ -63,6 +64,18 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         AppendError::BlobTooLarge { max } => refusal.with(Detail::Limit(*max)),
         _ => refusal,
     }
+}
+
+/// The refusal of a batch that puts a cursor above the head, its own frames counted in: a reader
+/// that began there would wait in silence, and miss what comes until the log is as long.
+pub(super) fn cursor_ahead(batch: &Batch, head: u64) -> Option<Refusal> {
+    let stored = batch.frames.iter().filter(|frame| frame.ttl != Ttl::Ephemeral).count();
+    let most = head.saturating_add(stored as u64);
+    let offset_of = |change: &CursorChange| change.set.as_ref().map_or(0, |value| value.offset);
+    let ahead = batch.cursors.iter().find(|change| offset_of(change) > most)?;
+    let (name, offset) = (&ahead.name, offset_of(ahead));
+    let text = format!("cursor {name} cannot be set to {offset}: the next frame gets {most}");
+    Some(Refusal::new(Code::CursorAhead, text).with(Detail::Offset(most)))
 }
 
 /// The refusal of bytes of a streamed blob.
@@ -168,8 +181,8 @@ mod tests {
     use std::sync::Arc;
 
     use xs_engine::{
-        BlobHash, Condition, CursorName, FrameId, IdempotencyKey, ReadOnlyReason, RecordError,
-        Unmet,
+        BlobHash, Condition, CursorName, CursorValue, ExpectRevision, FrameId, IdempotencyKey,
+        NewFrame, ReadOnlyReason, RecordError, Topic, Unmet,
     };
 
     use super::*;
@@ -265,6 +278,27 @@ mod tests {
         assert_eq!((refusal.code, refusal.details), (Code::BatchTooLarge, vec![limit]));
         let errno = rustix::io::Errno::FBIG.raw_os_error();
         assert_eq!(blob_bytes(&io::Error::from_raw_os_error(errno)).code, Code::Internal);
+    }
+
+    #[test]
+    fn a_cursor_may_lie_behind_the_frames_of_its_batch_and_no_further() {
+        let change = |offset| CursorChange {
+            name: CursorName::parse("c").unwrap(),
+            expect: ExpectRevision::Any,
+            set: Some(CursorValue { offset, ..CursorValue::default() }),
+        };
+        let frame = NewFrame::new(Topic::parse("a").unwrap());
+        let unkept = NewFrame { ttl: Ttl::Ephemeral, ..frame.clone() };
+        let batch = |offset| Batch {
+            frames: vec![frame.clone(), unkept.clone()],
+            cursors: vec![change(0), change(offset)],
+            ..Batch::default()
+        };
+        assert_eq!(cursor_ahead(&batch(8), 7), None);
+        let refusal = cursor_ahead(&batch(9), 7).unwrap();
+        assert_eq!((refusal.code, refusal.details), (Code::CursorAhead, vec![Detail::Offset(8)]));
+        let removed = CursorChange { set: None, ..change(0) };
+        assert_eq!(cursor_ahead(&Batch { cursors: vec![removed], ..Batch::default() }, 0), None);
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl Service for StoreService {
         if let Some(nothing) = removes.nothing_to_do(&self.core.store, &batch) {
             return done(Ok(nothing));
         }
+        if let Some(refusal) = refuse::cursor_ahead(&batch, self.core.store.head()) {
+            return done(Err(refusal));
+        }
         self.core.submit(batch, move |result| {
             let result = result.map(|result| removes.outcome(result));
             done(result.map_err(|error| refuse::append(&error)));

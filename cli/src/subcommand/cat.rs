@@ -6,17 +6,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, Frame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions, Subscription};
 
 use super::bodies::{self, Lost};
 use super::filter::Filter;
-use super::link;
+use super::link::{self, Link};
 use super::position::{Position, Resume};
 use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
-use crate::connect::{Session, explain};
+use crate::connect::Session;
 use crate::exit::{self, Exit, Fault};
 use crate::output::{Output, notice, reader_gone};
 
@@ -39,25 +39,23 @@ pub(super) async fn run(
         Some(name) => Some(Position::open(client, name).await?),
         None => None,
     };
-    if let Some(offset) = position.as_ref().and_then(Position::offset) {
-        options.start = Start::From(Bound::Offset(offset));
-    }
-    if let Some(text) = beyond(options.start, client.server().head) {
+    let link = Link::new(client, cat.reconnect && session.is_served(), position.as_ref());
+    if let Some(point) = &link.point {
+        options.start = Start::From(Bound::Offset(point.offset));
+    } else if let Some(text) = beyond(options.start, client.server().head) {
         notice(&text);
     }
     let left = filter.widen(client, &mut options).await?;
     let mut reader = Reader {
-        client: client.clone(),
+        link,
         wanted: &cat.body,
         filter,
         left,
         unread: 0,
         lost: Lost::default(),
         printed: false,
-        waits: cat.reconnect && session.is_served(),
-        point: None,
     };
-    if reader.waits {
+    if reader.link.waits {
         reader.count_here(&mut options);
     }
     let gone = reader_gone();
@@ -65,7 +63,7 @@ pub(super) async fn run(
     let mut ended =
         reader.print_events(&options, position.as_mut(), stop, gone.as_mut(), out).await;
     while let Err(lost) = &ended
-        && reader.waits
+        && reader.link.waits
         && exit::is_cut(lost)
     {
         let back = tokio::select! {
@@ -74,7 +72,7 @@ pub(super) async fn run(
         };
         ended = match back {
             Ok(Some(client)) => {
-                reader.client = client;
+                reader.link.client = client;
                 reader.go_on(&options, position.as_mut(), stop, gone.as_mut(), out).await
             }
             Ok(None) if stop.is_cancelled() => Ok(Exit::Interrupted),
@@ -106,7 +104,7 @@ pub(super) const fn all_or_failed(exit: Exit, unread: u64) -> Exit {
 
 /// Prints the frames of a subscription.
 struct Reader<'a> {
-    client: Client,
+    link: Link,
     wanted: &'a BodyArgs,
     filter: Filter,
     /// How many more frames to print, when that is counted here.
@@ -117,10 +115,6 @@ struct Reader<'a> {
     lost: Lost,
     /// Something was printed.
     printed: bool,
-    /// When the server goes away it is waited for.
-    waits: bool,
-    /// Where to go on then; `None` while nothing was seen.
-    point: Option<ResumePoint>,
 }
 
 impl Reader<'_> {
@@ -129,14 +123,8 @@ impl Reader<'_> {
     fn count_here(&mut self, options: &mut ReadOptions) {
         self.left = self.left.or_else(|| options.limit.take());
         if options.start == Start::New {
-            self.reach(Some(self.client.server().head));
+            self.link.reach(Some(self.link.client.server().head));
         }
-    }
-
-    /// All before an offset was seen.
-    fn reach(&mut self, offset: Option<u64>) {
-        let point = offset.map(|offset| self.client.server().resume().point(offset));
-        self.point = point.or(self.point);
     }
 
     /// Goes on over another connection.
@@ -149,7 +137,7 @@ impl Reader<'_> {
         out: &mut Output,
     ) -> anyhow::Result<Exit> {
         if let Some(position) = &mut position {
-            position.go_on(&self.client).await?;
+            position.go_on(&self.link.client).await?;
         }
         self.print_events(options, position, stop, gone, out).await
     }
@@ -165,14 +153,7 @@ impl Reader<'_> {
             (false, false) => self.filter.bodies_up_to(),
         };
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
-        let events = match &self.point {
-            Some(point) => self.client.subscribe_from(point, options, how).await,
-            None => self.client.subscribe(options, how).await,
-        };
-        events.map_err(|error| match self.waits {
-            true => Resume::Waits.cut_off(error, None),
-            false => explain(error),
-        })
+        self.link.subscribe(options, how).await
     }
 
     async fn print_events(
@@ -187,7 +168,7 @@ impl Reader<'_> {
             return Ok(Exit::Ok);
         }
         let resume = match (&position, options) {
-            _ if self.waits => Resume::Waits,
+            _ if self.link.waits => Resume::Waits,
             (Some(_), _) => Resume::Cursor,
             (None, ReadOptions { reverse: true, .. }) => Resume::Never,
             (None, ReadOptions { follow: true, .. }) => Resume::From("xs cat -f"),
@@ -195,7 +176,7 @@ impl Reader<'_> {
         };
         let mut events = self.subscribe(options, out.is_person()).await?;
         loop {
-            self.reach(events.position());
+            self.link.reach(events.position());
             let event = tokio::select! {
                 event = events.next() => event,
                 () = &mut gone => return Ok(Exit::Ok),
@@ -210,7 +191,7 @@ impl Reader<'_> {
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
-                        let meant = likely(&self.client, &options.topics).await;
+                        let meant = likely(&self.link.client, &options.topics).await;
                         let hint =
                             meant.map_or_else(String::new, |name| format!("; there is {name}"));
                         notice(&format!("no frame in {} that was asked for{hint}", options.topics));
@@ -237,7 +218,7 @@ impl Reader<'_> {
                 Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
                 Some(SubEvent::Dropped { refusal, resume: from }) => {
                     let from = events.position().unwrap_or(from);
-                    self.reach(Some(from));
+                    self.link.reach(Some(from));
                     return Err(resume.dropped(refusal, from));
                 }
                 Some(SubEvent::CaughtUp { .. } | SubEvent::Pulse) => {}
@@ -251,10 +232,10 @@ impl Reader<'_> {
         frames: &'f [Delivered],
         out: &mut Output,
     ) -> anyhow::Result<Option<&'f Frame>> {
-        let passed = self.filter.pass(&self.client, frames).await?;
+        let passed = self.filter.pass(&self.link.client, frames).await?;
         for (delivered, _) in frames.iter().zip(passed).filter(|(_, passed)| *passed) {
             self.print(delivered, out).await?;
-            self.reach(delivered.frame.offset().map(|offset| offset + 1));
+            self.link.reach(delivered.frame.offset().map(|offset| offset + 1));
             self.printed = true;
             if let Some(left) = &mut self.left {
                 *left -= 1;
@@ -278,7 +259,8 @@ impl Reader<'_> {
             }
             Some(body) => Ok(out.frame(frame, Some(body))?),
             None => {
-                bodies::print_among(&self.client, frame, self.wanted, &mut self.lost, out).await
+                bodies::print_among(&self.link.client, frame, self.wanted, &mut self.lost, out)
+                    .await
             }
         }
     }

@@ -408,7 +408,7 @@ mod tests {
         let (kind, reason) = (std::io::ErrorKind::PermissionDenied, "no".to_owned());
         let error = ClientError::Connect { address: address.to_string(), kind, reason };
         assert_eq!(told(&address, error).matches("xs.sock").count(), 1);
-        let error = ClientError::Disconnected("it is gone".to_owned());
+        let error = ClientError::Disconnected("it is gone".into());
         assert!(told(&address, error).starts_with("s/xs.sock: "));
     }
 }

@@ -12,18 +12,16 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
-use xs_engine::{
-    BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, ResumePoint, Start, TopicPatterns,
-};
+use xs_engine::{BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
-    Address, AppendRequest, BlobStream, Class, Client, Delivered, SubEvent, SubscribeOptions,
+    Address, AppendRequest, BlobStream, Class, Delivered, SubEvent, SubscribeOptions,
 };
 
 use super::bodies;
 use super::cat::{all_or_failed, passed_over};
 use super::filter::Filter;
-use super::link;
+use super::link::{self, Link};
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::{Session, explain};
@@ -54,11 +52,14 @@ pub(super) async fn run(
         Some(name) => Some(Position::open(client, name).await?),
         None => None,
     };
-    let begin = position.as_ref().and_then(Position::offset);
+    let waits = each.reconnect && session.is_served();
+    let link = Link::new(client, waits, position.as_ref());
     let mut options = ReadOptions {
         topics: each.patterns.or(TopicPatterns::all())?,
-        start: begin
-            .map_or_else(|| each.begin.start(), |offset| Start::From(Bound::Offset(offset))),
+        start: match &link.point {
+            Some(point) => Start::From(Bound::Offset(point.offset)),
+            None => each.begin.start(),
+        },
         limit: each.limit,
         follow: each.follow || each.reconnect || each.begin.new,
         ..ReadOptions::default()
@@ -68,23 +69,13 @@ pub(super) async fn run(
         // The store would count parked frames, which are among all topics.
         left = left.or_else(|| options.limit.take());
     }
-    let waits = each.reconnect && session.is_served();
     if waits {
         left = left.or_else(|| options.limit.take());
     }
-    let mut runner = Runner {
-        client: client.clone(),
-        address: &session.address,
-        each,
-        stop,
-        filter,
-        left,
-        unread: 0,
-        waits,
-        point: None,
-    };
+    let mut runner =
+        Runner { link, address: &session.address, each, stop, filter, left, unread: 0 };
     if waits && options.start == Start::New {
-        runner.reach(Some(client.server().head));
+        runner.link.reach(Some(client.server().head));
     }
     let mut ended = runner.go(&options, &mut position).await;
     while let Err(lost) = &ended
@@ -93,7 +84,7 @@ pub(super) async fn run(
     {
         ended = match link::back(session, lost, stop).await {
             Ok(Some(client)) => {
-                runner.client = client;
+                runner.link.client = client;
                 runner.go_on(&options, &mut position).await
             }
             Ok(None) => Ok(Exit::Interrupted),
@@ -125,7 +116,7 @@ async fn save(position: &mut Option<Position>) -> anyhow::Result<()> {
 
 /// State shared by all frames.
 struct Runner<'a> {
-    client: Client,
+    link: Link,
     address: &'a Address,
     each: &'a EachArgs,
     stop: &'a CancellationToken,
@@ -134,19 +125,9 @@ struct Runner<'a> {
     left: Option<u64>,
     /// Frames that cannot be read.
     unread: u64,
-    /// When the server goes away it is waited for.
-    waits: bool,
-    /// Where to go on then; `None` while nothing was handled.
-    point: Option<ResumePoint>,
 }
 
 impl Runner<'_> {
-    /// All before an offset was handled.
-    fn reach(&mut self, offset: Option<u64>) {
-        let point = offset.map(|offset| self.client.server().resume().point(offset));
-        self.point = point.or(self.point);
-    }
-
     /// Goes on over another connection, where the cursor is if there is one.
     async fn go_on(
         &mut self,
@@ -155,12 +136,12 @@ impl Runner<'_> {
     ) -> anyhow::Result<Exit> {
         if let Some(position) = position {
             let before = position.reached();
-            position.go_on(&self.client).await?;
+            position.go_on(&self.link.client).await?;
             if position.reached() > before {
                 // One was parked, and the answer lost.
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
-            if let (Some(point), Some(reached)) = (&mut self.point, position.reached()) {
+            if let (Some(point), Some(reached)) = (&mut self.link.point, position.reached()) {
                 point.offset = reached;
             }
         }
@@ -173,7 +154,7 @@ impl Runner<'_> {
         position: &mut Option<Position>,
     ) -> anyhow::Result<Exit> {
         let resume = match self.each.cursor {
-            _ if self.waits => Resume::Waits,
+            _ if self.link.waits => Resume::Waits,
             Some(_) => Resume::Cursor,
             None => Resume::From("xs each"),
         };
@@ -182,16 +163,9 @@ impl Runner<'_> {
             bodies_up_to: BODY_WITH_FRAME_MAX,
             ..Default::default()
         };
-        let events = match &self.point {
-            Some(point) => self.client.subscribe_from(point, options, how).await,
-            None => self.client.subscribe(options, how).await,
-        };
-        let mut events = events.map_err(|error| match self.waits {
-            true => resume.cut_off(error, None),
-            false => explain(error),
-        })?;
+        let mut events = self.link.subscribe(options, how).await?;
         while self.left != Some(0) {
-            self.reach(events.position());
+            self.link.reach(events.position());
             let event = tokio::select! {
                 event = events.next() => event,
                 () = self.stop.cancelled() => break,
@@ -214,7 +188,7 @@ impl Runner<'_> {
                 Some(SubEvent::Gap(gap)) => self.unread += passed_over(gap),
                 Some(SubEvent::Dropped { refusal, resume: from }) => {
                     let from = events.position().unwrap_or(from);
-                    self.reach(Some(from));
+                    self.link.reach(Some(from));
                     return Err(resume.dropped(refusal, from));
                 }
                 Some(SubEvent::CaughtUp { .. }) => save(position).await?,
@@ -230,7 +204,7 @@ impl Runner<'_> {
         frames: Vec<Delivered>,
         position: &mut Option<Position>,
     ) -> anyhow::Result<bool> {
-        let passed = self.filter.pass(&self.client, &frames).await?;
+        let passed = self.filter.pass(&self.link.client, &frames).await?;
         let wanted = frames.into_iter().zip(passed).filter(|(_, passed)| *passed);
         for (delivered, _) in wanted {
             if self.is_parked(&delivered) {
@@ -250,7 +224,7 @@ impl Runner<'_> {
                 }
             };
             if is_done {
-                self.reach(offset.map(|offset| offset + 1));
+                self.link.reach(offset.map(|offset| offset + 1));
                 self.left = self.left.map(|left| left - 1);
             }
             if !handled? || self.left == Some(0) {
@@ -338,7 +312,7 @@ impl Runner<'_> {
         let input = match (&delivered.body, frame.hash()) {
             (Some(body), _) => Input::Bytes(body.clone()),
             (None, None) => Input::None,
-            (None, Some(hash)) => match bodies::find(&self.client, &hash).await? {
+            (None, Some(hash)) => match bodies::find(&self.link.client, &hash).await? {
                 Some(blob) => Input::Blob(blob),
                 None => return Ok(Some(Failure::Lost(hash))),
             },
@@ -415,7 +389,7 @@ impl Runner<'_> {
             cursors: change.into_iter().collect(),
             ..AppendRequest::frames(vec![parked])
         };
-        let appended = match self.client.append(&request).await {
+        let appended = match self.link.client.append(&request).await {
             Ok(appended) => appended,
             Err(error) if error.class() == Class::Condition => {
                 let text = position.as_ref().map_or_else(|| error.to_string(), Position::in_use);

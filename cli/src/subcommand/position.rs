@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use xs_engine::{CursorChange, CursorName, CursorValue, ExpectRevision};
+use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, ResumePoint};
 use xs_protocol::{Class, Client, ClientError, Refusal};
 
 use super::link::may_pass;
@@ -70,6 +70,8 @@ pub(super) struct Position {
     revision: u64,
     state: Bytes,
     saved: Option<u64>,
+    /// The cursor as it was found, in the epoch in which it was set.
+    found: Option<ResumePoint>,
     reached: Option<u64>,
     /// What a save said that was not answered yet.
     asked: Option<u64>,
@@ -81,6 +83,12 @@ impl Position {
     pub(super) async fn open(client: &Client, name: &CursorName) -> anyhow::Result<Self> {
         let cursor = client.cursor_get(name).await.map_err(explain)?;
         let saved = cursor.as_ref().map(|cursor| cursor.offset);
+        let store = Some(client.server().uuid);
+        let point = |cursor: &Cursor| {
+            let Cursor { epoch, offset, .. } = *cursor;
+            ResumePoint { store, epoch, offset }
+        };
+        let found = cursor.as_ref().map(point);
         let (revision, state) =
             cursor.map_or_else(Default::default, |cursor| (cursor.revision, cursor.state));
         Ok(Self {
@@ -89,6 +97,7 @@ impl Position {
             revision,
             state,
             saved,
+            found,
             reached: saved,
             asked: None,
             due: Instant::now(),
@@ -114,6 +123,16 @@ impl Position {
         }
     }
 
+    /// The name of the cursor.
+    pub(super) const fn name(&self) -> &CursorName {
+        &self.name
+    }
+
+    /// Where the cursor was found; `None` when it did not exist.
+    pub(super) const fn point(&self) -> Option<ResumePoint> {
+        self.found
+    }
+
     /// The first frame that was not handled, also when that is not saved yet.
     pub(super) const fn reached(&self) -> Option<u64> {
         self.reached
@@ -122,11 +141,6 @@ impl Position {
     /// What is behind this was not handled after all.
     pub(super) const fn retreat(&mut self, to: Option<u64>) {
         self.reached = to;
-    }
-
-    /// The first frame that was not handled; `None` when the cursor does not exist.
-    pub(super) const fn offset(&self) -> Option<u64> {
-        self.saved
     }
 
     /// Records that all frames before `offset` have been handled.

@@ -5,6 +5,9 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use xs_engine::{
+    Batch, CursorChange, CursorName, CursorValue, ExpectRevision, Store, StoreOptions,
+};
 
 use crate::support::{PATIENCE, Place, Run, eventually, signal, wait_within};
 
@@ -62,6 +65,35 @@ fn a_follower_that_is_interrupted_has_saved_what_it_printed() {
     eventually(|| (printed() == b"ab").then_some(()));
     signal(&cat, Signal::INT);
     assert_eq!(wait_within(&mut cat, PATIENCE).code(), Some(130));
+    lines(&place, "c\n");
+    assert_eq!(bodies(&place.xs(&["cat", "--cursor", "c", "-b", "t"])), "c");
+}
+
+/// Without a word it would wait until the log is as long, and begin in the middle of it.
+#[test]
+fn a_cursor_that_lies_beyond_the_frames_is_told() {
+    let place = Place::new();
+    lines(&place, "a\nb\n");
+    let store = Store::open(place.store(), StoreOptions::default()).unwrap();
+    let set = Some(CursorValue { offset: 1000, ..CursorValue::default() });
+    let change =
+        CursorChange { name: CursorName::parse("c").unwrap(), expect: ExpectRevision::Any, set };
+    store.append(Batch { cursors: vec![change], ..Batch::default() }).unwrap();
+    drop(store);
+    for served in [false, true] {
+        let _server = served.then(|| place.serve(&[]));
+        for command in [
+            &["cat", "--cursor", "c", "t"][..],
+            &["cat", "-f", "--cursor", "c", "t"],
+            &["each", "t", "--cursor", "c", "--", "true"],
+            &["each", "t", "-f", "--reconnect", "--cursor", "c", "--", "true"],
+        ] {
+            let run = place.xs(command);
+            assert_eq!(run.code, 4, "{command:?}: {}", run.err);
+            assert!(run.err.contains("; xs cursor set c 2 goes on"), "{}", run.err);
+        }
+    }
+    place.ok(&["cursor", "set", "c", "2"]);
     lines(&place, "c\n");
     assert_eq!(bodies(&place.xs(&["cat", "--cursor", "c", "-b", "t"])), "c");
 }

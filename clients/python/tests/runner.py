@@ -12,11 +12,12 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import xs_stream
 from xs_stream import BlobHash, CursorChange, Frame, NewFrame, ResumePoint, aio
 
+from .cutter import Cutter
 from .support import CONFORMANCE, PATIENCE, XS, Server
 
 
@@ -421,10 +422,41 @@ class Runner:
         return self._face.do(self._client.cursor_get(name))
 
     def do_cursor_set(
-        self, name: str, offset: int, state: str = "", expect_revision: Optional[int] = None
+        self,
+        name: str,
+        offset: int,
+        state: str = "",
+        expect_revision: Optional[int] = None,
+        **how: Any,
     ) -> Any:
-        work = self._client.cursor_set(name, offset, state=state.encode(), expect=expect_revision)
-        return self._face.do(work)
+        return self._face.do(
+            self._client.cursor_set(
+                name, offset, state=state.encode(), expect=expect_revision, **how
+            )
+        )
+
+    def do_cursor_set_cut(self, cut: str, others: Sequence[int] = (), **change: Any) -> Any:
+        def meanwhile() -> None:
+            for offset in others:
+                command = [
+                    XS,
+                    "cursor",
+                    "set",
+                    "-a",
+                    self.server.store,
+                    change["name"],
+                    str(offset),
+                ]
+                subprocess.run(command, check=True, capture_output=True)
+
+        cutter = Cutter(os.path.join(self.server.store, "xs.sock"), cut, meanwhile)
+        owner, self._client = self._client, self._face.connect(cutter.path, wait=PATIENCE)
+        try:
+            return self.do_cursor_set(**change)
+        finally:
+            self._face.do(self._client.close())
+            self._client = owner
+            cutter.close()
 
     def do_cursor_remove(self, name: str, expect_revision: Optional[int] = None) -> None:
         self._face.do(self._client.cursor_remove(name, expect=expect_revision))

@@ -358,6 +358,17 @@ class Real(unittest.TestCase):
             for at, call in enumerate(calls):
                 with self.assertRaises(InvalidValue, msg=f"call {at}"):
                     call(object() if at != 6 else {"latest": 5})
+            below: List[Callable[[], Any]] = [
+                lambda: xs_stream.connect(self.server.store, timeout=-1),
+                lambda: xs_stream.connect(self.server.store, wait=-0.0001),
+                lambda: client.follow(pulse=-1),
+                lambda: client.call("kinds", deadline=-1),
+                lambda: client.gc(grace=-1),
+                lambda: client.append("kinds", ttl=xs_stream.Ttl("time", 0)),
+            ]
+            for at, use in enumerate(below):
+                with self.assertRaises(InvalidValue, msg=f"below {at}"):
+                    use()
             # Nothing of it was sent: the connection is the same, and works.
             self.assertEqual(client.body(frame), b"x" * 5000)
             self.assertEqual([one.count for one in client.topics("kinds")], [1])

@@ -5,15 +5,16 @@ import { BlobReader, BlobWriter, type Source } from "./blobs.js";
 import { Call } from "./calls.js";
 import { checkKeys, checkOptions, listOf, numberOf, rawBytes, shown } from "./checking.js";
 import { CHANGES, Op } from "./coding.js";
-import { openConnection, type Connection, type Dial } from "./connection.js";
+import { only, openConnection, type Connection, type Dial } from "./connection.js";
+import { moving } from "./cursors.js";
 import {
   AddressError,
   ClientClosed,
   ConnectError,
   ConnectionLost,
-  Indeterminate,
   IntegrityError,
   InvalidValue,
+  isUnknown,
   NotSent,
   ProtocolError,
   Refusal,
@@ -503,11 +504,18 @@ export class Client {
     offset: bigint | number,
     options: CursorSetOptions = {},
   ): Promise<bigint> {
-    const { signal, state, expect } = checkOptions(options, OPTIONS.cursorSet);
+    const { signal, state, expect, again } = checkOptions(options, OPTIONS.cursorSet);
     if (offset === null) {
       throw new InvalidValue("a cursor is set to an offset, not null; cursorRemove removes it");
     }
-    const body = messages.cursorSet({ name, offset, state, expect });
+    const change = { name, offset, state, expect };
+    if (again) {
+      const how = { again: true, changes: true };
+      const once = moving(change, signal);
+      check(signal);
+      return this.#try(once, how, signal);
+    }
+    const body = messages.cursorSet(change);
     return messages.readNumber(only(await this.#ask(Op.CURSOR_SET, body, signal, false)));
   }
 
@@ -627,12 +635,6 @@ function isAway(error: unknown): boolean {
   return (error instanceof ConnectError || error instanceof Unavailable) && error.retryable;
 }
 
-/** Whether it is not known what was done. */
-function isUnknown(error: unknown): error is ConnectionLost | Indeterminate {
-  const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
-  return isLost || error instanceof Indeterminate;
-}
-
 /**
  * Whether it says that nothing was done, which holds for its attempt alone. What a server says of
  * the request itself (3xx, 4xx) holds for all: it looks first whether it has it already.
@@ -709,10 +711,4 @@ function jsonOf(text: Buffer): Record<string, any> {
   } catch (cause) {
     throw new ProtocolError("the server's JSON is broken", { cause });
   }
-}
-
-function only(parts: readonly Buffer[]): Buffer {
-  const [part] = parts;
-  if (!part || parts.length > 1) throw new ProtocolError("the answer has too many parts");
-  return part;
 }

@@ -510,3 +510,10 @@ function shortPath(path: string): { path: string; release: () => void } {
   }
   return { path: short, release: () => closeSync(directory) };
 }
+
+/** The one part of an answer. */
+export function only(parts: readonly Buffer[]): Buffer {
+  const [part] = parts;
+  if (!part || parts.length > 1) throw new ProtocolError("the answer has too many parts");
+  return part;
+}

@@ -230,3 +230,9 @@ export function refusalOf(code: number, text: string, details: Details = {}): Re
   const kind = SPECIAL[code] ?? CLASSES[Math.floor(code / 100)] ?? Refusal;
   return new kind(code, text, details);
 }
+
+/** Whether it is not known what was done. */
+export function isUnknown(error: unknown): error is ConnectionLost | Indeterminate {
+  const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
+  return isLost || error instanceof Indeterminate;
+}

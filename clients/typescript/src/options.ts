@@ -78,6 +78,12 @@ export interface CursorOptions extends Signal {
 
 export interface CursorSetOptions extends CursorOptions {
   readonly state?: Uint8Array | undefined;
+  /**
+   * With `expect`, asks again when the answer was lost. A cursor that is found at the next revision
+   * with this offset and state then counts as moved: right for a place that is remembered, and
+   * wrong for a lock, since another may have set the same.
+   */
+  readonly again?: boolean | undefined;
 }
 
 const signal = { signal: 1 } as const;
@@ -143,7 +149,12 @@ export const OPTIONS = {
     ...signal,
   }),
   getBlob: keys<Omit<StreamOptions, "bodies">>("option of getBlob", { credit: 1, ...signal }),
-  cursorSet: keys<CursorSetOptions>("option of cursorSet", { state: 1, expect: 1, ...signal }),
+  cursorSet: keys<CursorSetOptions>("option of cursorSet", {
+    state: 1,
+    expect: 1,
+    again: 1,
+    ...signal,
+  }),
   cursorRemove: keys<CursorOptions>("option of cursorRemove", { expect: 1, ...signal }),
   call: keys<CallOptions>("option of call", { body: 1, deadlineMs: 1, ...stream }),
   compact: keys<{ deadPercent: 1 } & Signal>("option of compact", { deadPercent: 1, ...signal }),

@@ -164,7 +164,8 @@ export class Reading {
     const event = readEvent(push.code, push.body);
     switch (event.kind) {
       case "ended":
-        this.#move(event.scannedTo);
+        // Below where it began or is there is nothing that it could be told of.
+        if (this.#reverse || this.#isAhead(event.scannedTo)) this.#move(event.scannedTo);
         this.isDone = true;
         return [];
       case "dropped":
@@ -224,6 +225,10 @@ export class Reading {
     if (this.#seen !== undefined || this.#reverse || !("bound" in start)) return -1n;
     if (typeof start.bound === "string") return NO_OFFSET;
     return start.at === "after" ? start.bound + 1n : start.bound;
+  }
+
+  #isAhead(offset: bigint): boolean {
+    return this.#start <= offset && (this.#seen ?? 0n) <= offset;
   }
 
   /** Notes how far the server looked. */

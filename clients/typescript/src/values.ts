@@ -97,9 +97,9 @@ export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
   const isLast = counted === "last";
   const factor = isLast && unit !== "" ? undefined : UNITS_MS.get(unit);
   const value = BigInt(digits) * (factor ?? 0n);
-  if (!found || factor === undefined || value > NO_OFFSET || (isLast && value < 1n)) {
+  if (!found || factor === undefined || value > NO_OFFSET || value < 1n) {
     const forms = "forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>";
-    throw new InvalidValue(`${shown(ttl)} is not a ttl: ${forms}, n from 1 on`);
+    throw new InvalidValue(`${shown(ttl)} is not a ttl: ${forms}, both from 1 on`);
   }
   return { kind: isLast ? 3 : 2, value };
 }

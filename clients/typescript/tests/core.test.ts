@@ -65,7 +65,7 @@ describe("values", () => {
 
   it("ttls are checked", () => {
     const most = "18446744073709551615";
-    const good = ["forever", "ephemeral", "time:0", "time:1", `time:${most}`, `last:${most}`];
+    const good = ["forever", "ephemeral", "time:1", `time:${most}`, `last:${most}`];
     for (const text of good) {
       const { kind, value } = ttlNumbers(text);
       assert.equal(ttlText(kind, value), text);
@@ -77,11 +77,11 @@ describe("values", () => {
       ["time:1h", 3_600_000n],
       ["time:3d", 3n * 86_400_000n],
       ["time:1w", 7n * 86_400_000n],
-      ["time:0w", 0n],
       [`time:${"0".repeat(5000)}7s` as Ttl, 7_000n],
     ];
     for (const [text, value] of times) assert.deepEqual(ttlNumbers(text), { kind: 2, value });
     const wrong = ["", "time", "time:", "last:", "last:0", "last:-1", "last:+1", "last:1.5"];
+    wrong.push("time:0", "time:0w");
     wrong.push("last:1d", "forever:1", "forever\n", "never", "Forever", "head:1", "time:d");
     wrong.push("time:1y", "time:1D", "time:-1d", "time:1d2h", "time:1.5h", "time: 1");
     wrong.push("time:\u0661", `time:${most}s`, `time:${most}0`, `last:${"9".repeat(5000)}`);
@@ -492,6 +492,21 @@ describe("readings", () => {
     const dropped = event(4, 42n, 501, Buffer.from("\x03\0why"));
     assert.throws(() => reading.take(dropped), Unavailable);
     assert.deepEqual(reading.rest.start, { at: "from", bound: 42n });
+  });
+
+  it("an end below the start or what was seen moves nothing", () => {
+    const [above, seen, backward] = [{ from: 9 }, {}, { reverse: true }].map(
+      (options) => new Reading(selection("*", options, false)),
+    ) as [Reading, Reading, Reading];
+    const asked = above.rest;
+    given(above, event(5, 5n));
+    assert.deepEqual([above.isDone, above.rest, above.position], [true, asked, undefined]);
+    given(seen, deliver([3n], 7n));
+    given(seen, event(5, 5n));
+    assert.deepEqual([seen.isDone, seen.position], [true, 7n]);
+    given(backward, deliver([8n], 7n));
+    given(backward, event(5, 5n));
+    assert.deepEqual([backward.isDone, backward.position], [true, 5n]);
   });
 
   it("a start above the head is kept until it is reached", () => {

@@ -21,6 +21,7 @@ import {
   type Follow,
   type Item,
 } from "../src/index.js";
+import { Cutter } from "./cutter.js";
 import { CONFORMANCE, PATIENCE_MS, Server, XS } from "./support.js";
 
 const run = promisify(execFile);
@@ -223,6 +224,11 @@ async function append({ client }: Runner, step: Step): Promise<unknown> {
   return client.append(topic, body, { ...options, metaJson: meta_json });
 }
 
+function cursorSet(client: Client, step: Step): Promise<bigint> {
+  const { name, offset, state = "", expect_revision: expect, again } = step;
+  return client.cursorSet(name, offset, { state: Buffer.from(state), expect, again });
+}
+
 /** Every verb that is known here. */
 export const VERBS: Readonly<Record<string, Verb>> = {
   async connect({ server, isUp }) {
@@ -366,8 +372,22 @@ export const VERBS: Readonly<Record<string, Verb>> = {
   async cursor_get({ client }, { name }) {
     return client.cursorGet(name);
   },
-  async cursor_set({ client }, { name, offset, state = "", expect_revision: expect }) {
-    return client.cursorSet(name, offset, { state: Buffer.from(state), expect });
+  async cursor_set({ client }, step) {
+    return cursorSet(client, step);
+  },
+  async cursor_set_cut({ server }, { cut, others = [], ...change }) {
+    const cutter = await Cutter.open(join(server.store, "xs.sock"), cut, async () => {
+      for (const offset of others) {
+        await run(XS, ["cursor", "set", "-a", server.store, change["name"], String(offset)]);
+      }
+    });
+    const client = await connect(cutter.path, { waitMs: PATIENCE_MS });
+    try {
+      return await cursorSet(client, change);
+    } finally {
+      await client.close();
+      await cutter.close();
+    }
   },
   async cursor_remove({ client }, { name, expect_revision: expect }) {
     await client.cursorRemove(name, { expect });

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -83,13 +84,17 @@ pub(super) async fn put<R: AsyncRead + Send>(
         while piece.len() < chunk && !last {
             let mut room = (&mut source).take((chunk - piece.len()) as u64);
             let read = room.read_buf(&mut piece).await;
-            last = read.map_err(|error| ClientError::Source(error.to_string()))? == 0;
+            last = read.map_err(|error| unread(&error))? == 0;
         }
         upload.send(piece.freeze(), last).await?;
         if last {
             return upload.end().await;
         }
     }
+}
+
+fn unread(error: &io::Error) -> ClientError {
+    ClientError::Source { kind: error.kind(), reason: error.to_string() }
 }
 
 /// Uploads bytes that are in memory.

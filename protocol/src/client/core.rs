@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -17,11 +17,11 @@ use tokio_util::io::poll_read_buf;
 
 use super::inlet::{Inlet, Outlet, pipe};
 use crate::codec::{Codec, make_room};
-use crate::error::{ClientError, ProtocolError};
-use crate::gather::SLICES_MAX;
+use crate::error::{ClientError, Lost, ProtocolError};
+use crate::gather::{Gather, SLICES_MAX};
 use crate::limits::{CLIENT_QUEUE_MAX, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
-    AppendRequest, FrameList, GoAway, Incoming, OpRange, PeerLimits, Request, Response, StreamEvent,
+    FrameList, GoAway, Incoming, Op, OpRange, PeerLimits, Request, Response, StreamEvent,
 };
 use crate::session::{ClientEvent, ClientSession};
 
@@ -144,9 +144,13 @@ impl Handle {
         self.0.core.lock().ask(|session| session.request(request, 0))
     }
 
-    /// Sends a batch; its answer comes through the receiver.
-    pub(super) fn append(&self, batch: &AppendRequest) -> Result<Answered, ClientError> {
-        self.0.core.lock().ask(|session| session.append(batch))
+    /// Sends a request whose body `put` writes; its answer comes through the receiver.
+    pub(super) fn borrowed(
+        &self,
+        op: Op,
+        put: impl FnOnce(&mut Gather),
+    ) -> Result<Answered, ClientError> {
+        self.0.core.lock().ask(|session| session.borrowed(op, put))
     }
 
     /// Sends a message that has no answer; does nothing on a closed connection.
@@ -208,7 +212,7 @@ impl Handle {
 
 /// The error for a connection that ended without a better reason.
 pub(super) fn gone() -> ClientError {
-    ClientError::Disconnected("the connection is closed".to_owned())
+    ClientError::Disconnected("the connection is closed".into())
 }
 
 impl Core {
@@ -358,7 +362,8 @@ impl<R: AsyncRead + Unpin> Task<R> {
             match poll_read_buf(Pin::new(&mut self.reader), cx, &mut self.inbox) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
-                    let why = "the server closed it".to_owned();
+                    let kind = ErrorKind::UnexpectedEof;
+                    let why = Lost::Io { kind, reason: "the server closed it".to_owned() };
                     return Poll::Ready(Some(ClientError::Disconnected(why)));
                 }
                 Poll::Ready(Ok(count)) => (self.last_read, taken) = (count, taken + count),
@@ -390,7 +395,7 @@ impl<R: AsyncRead + Unpin> Task<R> {
 }
 
 fn disconnected(error: &std::io::Error) -> ClientError {
-    ClientError::Disconnected(error.to_string())
+    ClientError::Disconnected(error.into())
 }
 
 /// A future for one answer.

@@ -163,7 +163,7 @@ impl Client {
     {
         let (reader, writer) = tokio::io::split(stream);
         let timeout = options.timeout;
-        let late = |_| ClientError::Disconnected("HELLO was not answered in time".to_owned());
+        let late = |_| ClientError::Disconnected("HELLO was not answered in time".into());
         tokio::time::timeout(timeout, Self::hello(reader, writer, options)).await.map_err(late)?
     }
 

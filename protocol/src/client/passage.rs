@@ -83,7 +83,7 @@ impl Passage {
         let token = options.token.map(Secret::into_text).unwrap_or_default();
         let (session, corr) = ClientSession::new(options.name, token, Some(claim))?;
         let said = session.into_output();
-        let ended = |error: io::Error| ClientError::Disconnected(error.to_string());
+        let ended = |error: io::Error| ClientError::Disconnected((&error).into());
         server.write_all(&said).await.map_err(ended)?;
         server.flush().await.map_err(ended)?;
         let (mut codec, mut rest) = (Codec::new(SERVER_MESSAGE_BYTES_MAX), BytesMut::new());
@@ -205,7 +205,7 @@ where
     out.put_slice(&welcome.body);
     out.finish();
     out.put_raw(rest);
-    let ended = |error: io::Error| ClientError::Disconnected(error.to_string());
+    let ended = |error: io::Error| ClientError::Disconnected((&error).into());
     to.write_all(&out.take_all()).await.map_err(ended)?;
     to.flush().await.map_err(ended)?;
     Ok(said.freeze())
@@ -227,7 +227,7 @@ async fn next<R: AsyncRead + Unpin>(
         match limited.read_buf(buffer).await {
             Ok(0) => return Ok(None),
             Ok(_) => {}
-            Err(error) => return Err(ClientError::Disconnected(error.to_string())),
+            Err(error) => return Err(ClientError::Disconnected((&error).into())),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::streams::Line;
 use super::{BlobStream, CallStream, Client, Export, FrameStream, Reply, Subscription, blob};
 use crate::error::ClientError;
 use crate::message::{
-    AppendRequest, CallRequest, ImportRequest, Imported, LastRequest, MaintainRequest,
+    AppendRequest, CallRequest, ImportRequest, Imported, LastRequest, MaintainRequest, Op,
     RemoveRequest, Request, Response, Resume, SubscribeOptions, SubscribeRequest,
 };
 
@@ -29,7 +29,8 @@ impl Client {
         if let Some(error) = self.over_batch(records) {
             return Reply::failed(&self.handle, error);
         }
-        Reply::of(&self.handle, self.handle.append(batch), |response| match response {
+        let asked = self.handle.borrowed(Op::Append, |out| batch.put(out));
+        Reply::of(&self.handle, asked, |response| match response {
             Response::Appended(appended) => Some(appended),
             _ => None,
         })
@@ -40,8 +41,8 @@ impl Client {
         if let Some(error) = self.over_batch(request.frames.len()) {
             return Reply::failed(&self.handle, error);
         }
-        let request = Request::Remove(request.clone());
-        Reply::ask(&self.handle, &request, |response| match response {
+        let asked = self.handle.borrowed(Op::Remove, |out| request.put(out));
+        Reply::of(&self.handle, asked, |response| match response {
             Response::Appended(appended) => Some(appended),
             _ => None,
         })
@@ -54,8 +55,8 @@ impl Client {
         if let Some(error) = self.over_batch(request.frames.len()) {
             return Reply::failed(&self.handle, error);
         }
-        let request = Request::Import(request.clone());
-        Reply::ask(&self.handle, &request, |response| match response {
+        let asked = self.handle.borrowed(Op::Import, |out| request.put(out));
+        Reply::of(&self.handle, asked, |response| match response {
             Response::Imported(imported) => Some(imported),
             _ => None,
         })

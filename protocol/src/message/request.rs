@@ -92,15 +92,16 @@ impl Request {
         put_within(header, max, out, |out| self.put_body(out))
     }
 
-    /// Queues an APPEND, borrowing the batch.
-    pub(crate) fn put_append(
-        batch: &AppendRequest,
+    /// Queues a request whose body is written by `put`, out of what it borrows.
+    pub(crate) fn put_borrowed(
+        op: Op,
         corr: u32,
         max: u32,
         out: &mut Gather,
+        put: impl FnOnce(&mut Gather),
     ) -> Result<(), u64> {
-        let header = Header { op: Op::Append as u8, flags: 0, code: Op::VERSION, corr, sub: 0 };
-        put_within(header, max, out, |out| batch.put(out))
+        let header = Header { op: op as u8, flags: 0, code: Op::VERSION, corr, sub: 0 };
+        put_within(header, max, out, put)
     }
 
     fn put_body(&self, out: &mut Gather) {

@@ -11,8 +11,8 @@ use crate::limits::{
     HELLO_BYTES_MAX, PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX, SERVER_MESSAGE_BYTES_MAX,
 };
 use crate::message::{
-    AppendRequest, FrameList, GoAway, HelloRequest, HostClaim, Incoming, Op, OpRange, PeerLimits,
-    RECORD_VERSION, Request, Response, StreamEvent, VERSION,
+    FrameList, GoAway, HelloRequest, HostClaim, Incoming, Op, OpRange, PeerLimits, RECORD_VERSION,
+    Request, Response, StreamEvent, VERSION,
 };
 
 /// What a message from the server means.
@@ -158,13 +158,18 @@ impl ClientSession {
         Ok(corr)
     }
 
-    /// Queues an APPEND, borrowing the batch; returns its number.
-    pub(crate) fn append(&mut self, batch: &AppendRequest) -> Result<u32, ClientError> {
-        self.check_served(Op::Append)?;
+    /// Queues a request whose body `put` writes, so that long ones need not be copied; returns its
+    /// number.
+    pub(crate) fn borrowed(
+        &mut self,
+        op: Op,
+        put: impl FnOnce(&mut Gather),
+    ) -> Result<u32, ClientError> {
+        self.check_served(op)?;
         let (corr, max) = (self.new_corr(), self.max());
-        Request::put_append(batch, corr, max, &mut self.out)
+        Request::put_borrowed(op, corr, max, &mut self.out, put)
             .map_err(|size| too_large(size, max))?;
-        self.pending.insert(corr, Pending::of(Op::Append));
+        self.pending.insert(corr, Pending::of(op));
         Ok(corr)
     }
 

@@ -325,7 +325,7 @@ impl Host {
             Some(Ok(SubEvent::Pulse | SubEvent::Gap(_))) => Ok(false),
             Some(Ok(SubEvent::Dropped { refusal, .. })) => Err(ClientError::from(refusal).into()),
             Some(Err(error)) => Err(error.into()),
-            None => Err(ClientError::Disconnected("the subscription ended".to_owned()).into()),
+            None => Err(ClientError::Disconnected("the subscription ended".into()).into()),
         }
     }
 

@@ -29,7 +29,8 @@ from .address import Address, parse_address
 from .blobs import BlobReader, BlobWriter, Source, pieces
 from .calls import Call
 from .coding import CHANGES, Op, Writer
-from .connection import Connection, NotSent, open_connection
+from .connection import Connection, NotSent, is_undone, is_unknown, open_connection
+from .cursors import moving
 from .errors import (
     AddressError,
     ClientClosed,
@@ -39,7 +40,6 @@ from .errors import (
     IntegrityError,
     InvalidValue,
     ProtocolError,
-    Refusal,
     TlsError,
     Unavailable,
     XsError,
@@ -284,10 +284,10 @@ class AsyncClient:
             except XsError as error:
                 wait = self._pause(error, connection, backoff, again, until - loop.time())
                 if wait is None:
-                    if changes and unknown is not None and _is_undone(error):
+                    if changes and unknown is not None and is_undone(error):
                         raise ConnectionLost(f"{unknown}; after that: {error}") from error
                     raise
-                if _is_unknown(error):
+                if is_unknown(error):
                     unknown = unknown or error
             await self._sleep(wait)
 
@@ -303,7 +303,7 @@ class AsyncClient:
         if connection is None:
             # To make one was tried again already.
             return None
-        if _is_unknown(error):
+        if is_unknown(error):
             return backoff.wait() if again and not self._closed and left >= 0 else None
         if isinstance(error, NotSent):
             wait = backoff.wait_unsent()
@@ -605,13 +605,27 @@ class AsyncClient:
         return messages.read_cursor(name, parts[0])
 
     async def cursor_set(
-        self, name: str, offset: int, *, state: bytes = b"", expect: Optional[int] = None
+        self,
+        name: str,
+        offset: int,
+        *,
+        state: bytes = b"",
+        expect: Optional[int] = None,
+        again: bool = False,
     ) -> int:
         """Moves a cursor and gives its new revision. `expect` is the revision it must have now,
-        0 for none yet; with another one it raises CursorConflict."""
+        0 for none yet; with another one it raises CursorConflict.
+
+        again: with `expect`, asks again when the answer was lost. A cursor that is found at the
+        next revision with this offset and state then counts as moved: right for a place that is
+        remembered, and wrong for a lock, since another may have set the same.
+        """
         if offset is None:
             raise InvalidValue("a cursor is set to an offset, not None; cursor_remove removes it")
-        return await self._change(CursorChange(name, offset, state, expect))
+        change = CursorChange(name, offset, state, expect)
+        if not again:
+            return await self._change(change)
+        return await self._try(moving(change), True, True)
 
     async def cursor_remove(self, name: str, *, expect: Optional[int] = None) -> None:
         """Removes a cursor."""
@@ -710,20 +724,6 @@ class AsyncClient:
         if parts[0] != data:
             raise ProtocolError("the server sent other bytes back")
         return loop.time() - begun
-
-
-def _is_unknown(error: XsError) -> bool:
-    """Whether it is not known what was done."""
-    is_lost = isinstance(error, ConnectionLost) and not isinstance(error, NotSent)
-    return is_lost or isinstance(error, Indeterminate)
-
-
-def _is_undone(error: XsError) -> bool:
-    """Whether it says that nothing was done, which holds for its attempt alone. What a server says
-    of the request itself (3xx, 4xx) holds for all: it looks first whether it has it already."""
-    if isinstance(error, Refusal):
-        return error.code // 100 not in (3, 4, 8)
-    return isinstance(error, (ConnectError, NotSent))
 
 
 def _path(path: Union[str, "os.PathLike[str]"]) -> str:

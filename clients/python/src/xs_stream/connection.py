@@ -19,6 +19,7 @@ from .errors import (
     ClientClosed,
     ConnectError,
     ConnectionLost,
+    Indeterminate,
     ProtocolError,
     Refusal,
     TlsError,
@@ -29,7 +30,7 @@ from .limits import FREE_WAITING_MAX
 from .session import Answer, Closed, Event, Flow, GoAway, Push, Session, Welcome
 from .values import ServerInfo
 
-__all__ = ["Connection", "Line", "NotSent", "open_connection"]
+__all__ = ["Connection", "Line", "NotSent", "is_undone", "is_unknown", "open_connection"]
 
 _PAID = (Op.DELIVER, Op.BLOB_CHUNK)
 SOCKET_PATH_MAX = 107
@@ -55,6 +56,20 @@ class NotSent(ConnectionLost):
     @property
     def retryable(self) -> bool:
         return True
+
+
+def is_unknown(error: XsError) -> bool:
+    """Whether it is not known what was done."""
+    is_lost = isinstance(error, ConnectionLost) and not isinstance(error, NotSent)
+    return is_lost or isinstance(error, Indeterminate)
+
+
+def is_undone(error: XsError) -> bool:
+    """Whether it says that nothing was done, which holds for its attempt alone. What a server says
+    of the request itself (3xx, 4xx) holds for all: it looks first whether it has it already."""
+    if isinstance(error, Refusal):
+        return error.code // 100 not in (3, 4, 8)
+    return isinstance(error, (ConnectError, NotSent))
 
 
 class Line:

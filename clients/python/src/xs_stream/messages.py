@@ -55,6 +55,7 @@ from .values import (
     bound_of,
     checked,
     is_within,
+    no_ttl,
     patterns_of,
     raw_bytes,
     text_bytes,
@@ -189,6 +190,8 @@ def append(batch: Batch, origins: Sequence[Optional[Origin]] = ()) -> bytearray:
 def _put_frame(out: Writer, frame: NewFrame, origin: Optional[Origin]) -> None:
     topic, meta, body = text_bytes(frame.topic, "a topic"), frame.meta_bytes(), frame.body_bytes()
     ttl = frame.ttl if isinstance(frame.ttl, Ttl) else Ttl.parse(frame.ttl)
+    if ttl.number >= 2 and ttl.value == 0:
+        raise no_ttl(ttl)
     if not 1 <= len(topic) <= TOPIC_BYTES_MAX:
         raise InvalidValue(f"a topic has 1 to {TOPIC_BYTES_MAX} bytes, not {len(topic)}")
     if len(meta) > META_BYTES_MAX:

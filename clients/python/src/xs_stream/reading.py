@@ -161,7 +161,9 @@ class Reading:
             raise ProtocolError(f"op {push.op:#x} does not belong on this stream")
         event = read_event(push.code, push.body)
         if isinstance(event, Ended):
-            self._move(event.scanned_to)
+            # Below where it began or is there is nothing that it could be told of.
+            if self._options.reverse or max(self._start, self._seen or 0) <= event.scanned_to:
+                self._move(event.scanned_to)
             self.done = True
         elif isinstance(event, Dropped):
             # At its start it may have waited for frames that are still to come.

@@ -671,10 +671,11 @@ class Client:
         *,
         state: bytes = b"",
         expect: Optional[int] = None,
+        again: bool = False,
         timeout: Optional[float] = None,
     ) -> int:
         """Moves a cursor and gives its new revision."""
-        work = self._inner.cursor_set(name, offset, state=state, expect=expect)
+        work = self._inner.cursor_set(name, offset, state=state, expect=expect, again=again)
         return self._loop.run(work, timeout)
 
     def cursor_remove(

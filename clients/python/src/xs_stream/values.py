@@ -76,12 +76,14 @@ def is_within(number: Any, least: int, most: int) -> bool:
 
 
 def millis(seconds: Any, what: str) -> int:
-    """Whole milliseconds. Raises InvalidValue for what is no number of seconds."""
+    """Whole milliseconds. Raises InvalidValue for what is no number of seconds from 0 on."""
     try:
         whole: int = round(seconds * 1000)
-        return whole
     except (TypeError, ValueError, OverflowError):
         raise InvalidValue(f"{what} is in seconds, not {seconds!r}") from None
+    if seconds < 0:
+        raise InvalidValue(f"{what} is in seconds from 0 on, not {seconds!r}")
+    return whole
 
 
 def all_of(values: Any, kind: Type[T], what: str) -> List[T]:
@@ -176,7 +178,8 @@ class BlobHash(bytes):
 
 @dataclass(frozen=True)
 class Ttl:
-    """How long a frame is kept. `value` is milliseconds of `time`, the count of `last`."""
+    """How long a frame is kept. `value` is milliseconds of `time`, the count of `last`. A time of 0
+    is found in frames of old stores and not appended any more."""
 
     kind: str
     value: int = 0
@@ -185,7 +188,7 @@ class Ttl:
         least = {"time": 0, "last": 1}.get(self.kind) if isinstance(self.kind, str) else None
         is_good = least is None or is_within(self.value, least, NO_OFFSET)
         if self.kind not in _TTLS or not is_good:
-            raise _no_ttl(f"{self.kind}:{self.value}")
+            raise no_ttl(f"{self.kind}:{self.value}")
         if least is None and self.value:
             raise InvalidValue(f"the ttl {self.kind} has no number")
 
@@ -196,14 +199,14 @@ class Ttl:
         form = r"forever|ephemeral|(time|last):0*([0-9]{1,20})([a-z]*)"
         found = re.fullmatch(form, text) if isinstance(text, str) else None
         if found is None:
-            raise _no_ttl(text)
+            raise no_ttl(text)
         kind, digits, unit = found.groups()
         if kind is None:
             return cls(text)
         factor = _UNITS_MS.get(unit) if kind == "time" or not unit else None
         value = int(digits) * (factor or 0)
-        if factor is None or not (kind == "last") <= value <= NO_OFFSET:
-            raise _no_ttl(text)
+        if factor is None or not 0 < value <= NO_OFFSET:
+            raise no_ttl(text)
         return cls(kind, value)
 
     def __str__(self) -> str:
@@ -215,11 +218,11 @@ class Ttl:
         return _TTLS.index(self.kind)
 
 
-def _no_ttl(text: Any) -> InvalidValue:
-    shown = text[:80] if isinstance(text, str) else text
+def no_ttl(text: Any) -> InvalidValue:
+    shown = str(text)[:80] if isinstance(text, (str, Ttl)) else text
     return InvalidValue(
         f"{shown!r} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) "
-        "or last:<n>, n from 1 on"
+        "or last:<n>, both from 1 on"
     )
 
 

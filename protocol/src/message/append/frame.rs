@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use xs_engine::{Body as FrameBody, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
+use xs_engine::{Body as FrameBody, FrameId, Meta, NewFrame, Origin, Topic, Ttl, ValueError};
 
 use crate::error::ProtocolError;
 use crate::gather::Gather;
@@ -65,7 +65,11 @@ pub(super) fn read_frame(
     let ttl = match ttl {
         0 => Ttl::Forever,
         1 => Ttl::Ephemeral,
-        2 => Ttl::TimeMs(body.u64("ttl value")?),
+        // As in text: nobody would see a frame that is gone at once.
+        2 => match body.u64("ttl value")? {
+            0 => return Err(ValueError::Ttl(Ttl::TimeMs(0).to_string()).into()),
+            ms => Ttl::TimeMs(ms),
+        },
         3 => {
             let n = NonZeroU64::new(body.u64("ttl value")?);
             Ttl::Last(n.ok_or_else(|| body.wrong("ttl value"))?)

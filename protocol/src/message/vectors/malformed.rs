@@ -1,10 +1,13 @@
 //! Messages that no client may send.
 
+use xs_engine::{NewFrame, Ttl};
+
 use super::clients::{bytes_of, requests};
 use super::records::crc;
-use super::sized;
+use super::{sized, topic};
 use crate::error::Code;
 use crate::limits::{LAST_MAX, MESSAGE_BYTES_MAX, PING_BYTES_MAX, TOKEN_BYTES_MAX};
+use crate::message::{AppendRequest, Request};
 
 /// The position of the first record of the import: after header, flags, list and run.
 const IMPORTED_AT: usize = 16 + 8 + 16 + 16;
@@ -66,6 +69,10 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         bytes[IMPORTED_AT..IMPORTED_AT + 4].copy_from_slice(&crc.to_le_bytes());
         bytes
     };
+    let append = |frame: NewFrame| {
+        let batch = AppendRequest::frames(vec![frame]);
+        bytes_of(&("", 3, 0, Request::Append(batch))).to_vec()
+    };
     let cursor = |name: &[u8]| {
         let mut bytes = good("cursor-get")[..16].to_vec();
         bytes.extend_from_slice(&(name.len() as u16).to_le_bytes());
@@ -107,6 +114,11 @@ pub(super) fn malformed() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("append-too-many", changed("append", 19, 0x20), Code::BatchTooLarge),
         ("append-frame-flag", changed("append", 24, 8), Code::Malformed),
         ("append-ttl", changed("append", 25, 4), Code::Malformed),
+        (
+            "append-ttl-time-0",
+            append(NewFrame { ttl: Ttl::TimeMs(0), ..NewFrame::new(topic("a.b")) }),
+            Code::InvalidValue,
+        ),
         ("append-topic-rule", changed("append", 36, b'9'), Code::InvalidValue),
         ("append-topic-utf8", changed("append", 36, 0xff), Code::Malformed),
         ("append-meta-json", changed("append", 39, b'x'), Code::InvalidValue),

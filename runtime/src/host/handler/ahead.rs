@@ -102,7 +102,7 @@ impl Handler {
     pub(super) async fn land(&mut self) -> Step {
         let Some(under_way) = &mut self.under_way else { return Ok(()) };
         let outcome = (&mut under_way.outcome).await.unwrap_or_else(|error| {
-            Outcome::Lost(ClientError::Disconnected(format!("a commit failed: {error}")))
+            Outcome::Lost(ClientError::Disconnected(format!("a commit failed: {error}").into()))
         });
         let Some(UnderWay { next, made, .. }) = self.under_way.take() else { return Ok(()) };
         if let Outcome::Stored(appended) = outcome {
