@@ -5,8 +5,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
 
 use std::error::Error;
+use std::io::Read as _;
 
-use tokio::io::AsyncReadExt as _;
 use xs_protocol::{
     Address, Class, Client, ClientError, ClientOptions, CursorChange, CursorName, CursorValue,
     Delivered, ExpectRevision, Follow, FollowEvent, FollowOptions, ReadOptions, Resume,
@@ -27,19 +27,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let kept = client.cursor_get(&name).await?;
     let store = client.server().uuid;
     let from = kept.as_ref().map(|at| Resume { store, epoch: at.epoch }.point(at.offset));
-    let mut place = Place { name, revision: kept.as_ref().map(|at| at.revision).or(Some(0)) };
+    let mut place = Place { name, revision: kept.map_or(0, |at| at.revision), asked: None };
     drop(client);
 
     let read = ReadOptions { topics, ..ReadOptions::default() };
     let options = FollowOptions { read, from, ..FollowOptions::default() };
     let mut follow = Follow::open(&address, options).await?;
     let mut saved = from.map(|point| point.offset);
-    let mut input = tokio::io::stdin();
+    // On a thread that nobody waits for: tokio would end only behind a read of its own.
+    let (hold, mut input) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        drop(hold);
+    });
     loop {
         let event = tokio::select! {
             event = follow.next() => event,
             // Any byte, or the end.
-            _ = input.read_u8() => break,
+            _ = &mut input => break,
         };
         match event.transpose()? {
             Some(FollowEvent::Frame(one)) => handle(&one),
@@ -70,21 +75,32 @@ fn handle(one: &Delivered) {
 /// The cursor.
 struct Place {
     name: CursorName,
-    /// As it was seen last; `None` when a change of it was not answered.
-    revision: Option<u64>,
+    /// As it was seen last.
+    revision: u64,
+    /// The offset of a change that was not answered.
+    asked: Option<u64>,
 }
 
 impl Place {
     /// All before `offset` is handled.
     async fn save(&mut self, client: &Client, offset: u64) -> Result<(), ClientError> {
-        let revision = match self.revision.take() {
-            Some(revision) => revision,
-            None => client.cursor_get(&self.name).await?.map_or(0, |at| at.revision),
-        };
+        // A change that was not answered may have been made; a cursor that is anywhere else is
+        // another consumer's, which the next change is told.
+        if let Some(asked) = self.asked
+            && let Some(at) = client.cursor_get(&self.name).await?
+            && (at.revision, at.offset) == (self.revision + 1, asked)
+        {
+            (self.revision, self.asked) = (at.revision, None);
+            if asked == offset {
+                return Ok(());
+            }
+        }
         let set = Some(CursorValue { offset, ..CursorValue::default() });
-        let expect = ExpectRevision::Is(revision);
+        let expect = ExpectRevision::Is(self.revision);
+        self.asked = Some(offset);
         let change = CursorChange { name: self.name.clone(), expect, set };
-        self.revision = Some(client.cursor_set(change).await?);
+        self.revision = client.cursor_set(change).await?;
+        self.asked = None;
         Ok(())
     }
 }

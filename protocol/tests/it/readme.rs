@@ -81,6 +81,46 @@ async fn the_example_consumes_and_goes_on_where_its_cursor_is() {
     assert!(!soon(child.wait()).await.unwrap().success());
 }
 
+/// A change whose answer was lost is known again by its value, and that of another is not taken for
+/// one's own.
+#[tokio::test]
+async fn the_example_goes_on_where_the_answer_to_its_change_was_lost() {
+    for others in [None, Some(9)] {
+        let rig = Rig::unix(Role::Admin).await;
+        let relay = Relay::before(&rig.address);
+        let client = rig.client().await;
+        let name = CursorName::parse("job").unwrap();
+        relay.lose_cursor_set();
+        append(&rig, "one").await;
+        let (mut child, mut lines) = run("consume", &relay.address(), &["job", "notes"]);
+        let _input = child.stdin.take();
+        assert_eq!(line(&mut lines).await, "Some(0) notes");
+        soon(relay.lost()).await;
+        if let Some(offset) = others {
+            let set = Some(CursorValue { offset, ..CursorValue::default() });
+            let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
+            soon(client.cursor_set(change)).await.unwrap();
+        }
+        relay.go_on();
+        match others {
+            None => {
+                append(&rig, "two").await;
+                assert_eq!(line(&mut lines).await, "Some(1) notes");
+                let at = async || soon(client.cursor_get(&name)).await.unwrap().unwrap();
+                while at().await.offset != 2 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(at().await.revision, 2);
+            }
+            Some(offset) => {
+                assert!(!soon(child.wait()).await.unwrap().success());
+                let at = soon(client.cursor_get(&name)).await.unwrap().unwrap();
+                assert_eq!((at.revision, at.offset), (2, offset));
+            }
+        }
+    }
+}
+
 /// Behind what only a file of the tree needs.
 fn program(source: &str) -> &str {
     source.split_once("\n\n").unwrap().1

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional, split,
 };
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use xs_protocol::codec::{Codec, Envelope, PREFACE};
 use xs_protocol::{Address, Op};
@@ -25,6 +26,10 @@ pub(crate) struct Relay {
     lines: Arc<Mutex<Vec<AbortHandle>>>,
     /// Connections that are still to be cut behind the answer to their SUBSCRIBE.
     cuts: Arc<AtomicUsize>,
+    /// The answer to the next CURSOR_SET is still to be lost.
+    loses: Arc<AtomicBool>,
+    /// Whether connections are let through at once.
+    gate: watch::Sender<bool>,
     _dir: TempDir,
 }
 
@@ -34,8 +39,9 @@ impl Relay {
         let Address::Unix(to) = server.clone() else { panic!("{server} is no Unix socket") };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("xs.sock");
-        let (lines, cuts) = (Arc::default(), Arc::default());
-        let mut relay = Self { path, to, listening: None, lines, cuts, _dir: dir };
+        let (lines, cuts, loses) = (Arc::default(), Arc::default(), Arc::default());
+        let gate = watch::Sender::new(true);
+        let mut relay = Self { path, to, listening: None, lines, cuts, loses, gate, _dir: dir };
         relay.open();
         relay
     }
@@ -48,13 +54,16 @@ impl Relay {
     pub(crate) fn open(&mut self) {
         let listener = UnixListener::bind(&self.path).unwrap();
         let (to, lines) = (self.to.clone(), Arc::clone(&self.lines));
-        let cuts = Arc::clone(&self.cuts);
+        let (cuts, loses) = (Arc::clone(&self.cuts), Arc::clone(&self.loses));
+        let gate = self.gate.clone();
         self.listening = Some(tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let to = to.clone();
                 let less = |left: usize| left.checked_sub(1);
                 let cut = cuts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+                let (loses, gate) = (Arc::clone(&loses), gate.clone());
                 let line = tokio::spawn(async move {
+                    let _ = gate.subscribe().wait_for(|open| *open).await;
                     // A server that is gone ends the connection at once.
                     let Ok(mut far) = UnixStream::connect(to).await else { return };
                     let _ = match cut {
@@ -62,6 +71,14 @@ impl Relay {
                             up_to(near, far, true, |envelope| {
                                 envelope.header.op == Op::Subscribe as u8
                                     && envelope.header.is_response()
+                            })
+                            .await
+                        }
+                        false if loses.load(Ordering::Relaxed) => {
+                            up_to(near, far, false, |envelope| {
+                                let is_it = envelope.header.op == Op::CursorSet as u8
+                                    && loses.swap(false, Ordering::Relaxed);
+                                is_it && gate.send_replace(false)
                             })
                             .await
                         }
@@ -86,6 +103,22 @@ impl Relay {
     /// Whether no such cut is left.
     pub(crate) fn has_cut(&self) -> bool {
         self.cuts.load(Ordering::Relaxed) == 0
+    }
+
+    /// Cuts the connection right before the answer to the next CURSOR_SET. Later ones wait until
+    /// [`go_on`](Self::go_on).
+    pub(crate) fn lose_cursor_set(&self) {
+        self.loses.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for that.
+    pub(crate) async fn lost(&self) {
+        self.gate.subscribe().wait_for(|open| !open).await.unwrap();
+    }
+
+    /// Lets connections through again.
+    pub(crate) fn go_on(&self) {
+        self.gate.send_replace(true);
     }
 
     /// Lets nobody through any more.
