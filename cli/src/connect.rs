@@ -99,7 +99,7 @@ impl Session {
                     return Fault::fail(
                         Exit::Unreachable,
                         format!(
-                            "{}: a process has the store open and does not answer; \
+                            "{}: another process has the store open and does not answer; \
                              its id is in {}",
                             dir.display(),
                             dir.join(LOCK).display()
@@ -203,9 +203,7 @@ pub(crate) fn beheaded(dir: &Path) -> Option<String> {
         return None;
     }
     let dir = dir.display();
-    Some(format!(
-        "{dir} holds segments and no manifest; xs repair {dir} INTO saves what is in them"
-    ))
+    Some(format!("{dir} has segments but no manifest; xs repair {dir} INTO salvages them"))
 }
 
 /// Refuses to create a store among unrelated files, as in a directory named by mistake.
@@ -230,7 +228,7 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "{} holds other files ({}{more}) and no store; name a directory that is empty or new",
+        "{} is not a store and not empty ({}{more}); choose an empty or new directory",
         dir.display(),
         names.join(", ")
     );
@@ -245,10 +243,7 @@ pub(crate) fn holder(pid: Option<u32>) -> String {
 /// The message for a directory that holds no store.
 pub(crate) fn no_store(dir: &Path) -> String {
     beheaded(dir).unwrap_or_else(|| {
-        format!(
-            "no store at {0}; make one with `xs serve {0}` or by appending to it",
-            dir.display()
-        )
+        format!("no store at {0}; create one with `xs serve {0}`, or append to it", dir.display())
     })
 }
 
@@ -294,10 +289,10 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let text = match &error {
         ClientError::Refused(refusal) => refusal.message.clone(),
         ClientError::Connect { kind: io::ErrorKind::ConnectionRefused, .. } => {
-            format!("{error}; nobody listens there: xs serve STORE --listen ADDR does")
+            format!("{error}; no server listens there; start one with xs serve STORE --listen ADDR")
         }
         ClientError::Connect { kind: io::ErrorKind::PermissionDenied, .. } => {
-            format!("{error}; it is its owner's alone: others need xs serve --listen and a token")
+            format!("{error}; only its owner may use it: others need xs serve --listen and a token")
         }
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
@@ -305,7 +300,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         // Another program listens there, which is no protocol violation.
         ClientError::Protocol(stranger @ ProtocolError::Preface(_)) => stranger.to_string(),
         ClientError::NoCa { .. } => {
-            format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
+            format!("{error}; give the server's CA with --tls-ca or $XS_TLS_CA")
         }
         other => other.to_string(),
     };

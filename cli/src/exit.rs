@@ -103,11 +103,11 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
     let opening = error.chain().find_map(|cause| cause.downcast_ref::<OpenError>());
     if let Some(OpenError::Io { what, error, .. }) = opening {
         text += match error.kind() {
-            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor says whose it is",
+            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor shows the owner",
             io::ErrorKind::NotADirectory => "; a store is a directory",
             io::ErrorKind::ReadOnlyFilesystem => {
-                "; xs verify and xs restore read a store that cannot be written: \
-                 restore it to where it can"
+                "; xs verify and xs restore can read it: restore it to a writable \
+                 filesystem"
             }
             _ => "",
         };
@@ -157,7 +157,7 @@ mod tests {
         let kind = io::ErrorKind::PermissionDenied;
         let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
         let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
-        assert_eq!(said, "cannot open the store s: permission denied; xs doctor says whose it is");
+        assert_eq!(said, "cannot open the store s: permission denied; xs doctor shows the owner");
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn read_token(path: &Path) -> Result<String, String> {
     file.take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text).map_err(failed)?;
     match text.trim() {
         "" => {
-            let text = "holds no token; xs token create makes one where the store is";
+            let text = "contains no token; xs token create makes one where the store is";
             Err(format!("--token-file {} {text}", path.display()))
         }
         token => Ok(token.to_owned()),
@@ -59,7 +59,7 @@ fn read_token(path: &Path) -> Result<String, String> {
 
 fn check(token: &str) -> Result<(), String> {
     let plain = token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic());
-    if plain { Ok(()) } else { Err("what was given as a token is none".to_owned()) }
+    if plain { Ok(()) } else { Err("malformed token".to_owned()) }
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
         std::fs::write(&path, "xst_abc\r\n").unwrap();
         assert_eq!(read_token(&path).unwrap(), "xst_abc");
         std::fs::write(&path, " \n").unwrap();
-        assert!(read_token(&path).unwrap_err().contains("holds no token"));
+        assert!(read_token(&path).unwrap_err().contains("contains no token"));
         assert!(read_token(dir.path()).is_err());
         for bad in ["a b", "a\nb", "\u{e4}", "a".repeat(TOKEN_BYTES_MAX + 1).as_str()] {
             assert!(check(bad).is_err(), "{bad}");

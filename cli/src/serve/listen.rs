@@ -38,7 +38,7 @@ impl Plan {
         };
         let end = tls.as_ref().and_then(ServerTls::not_after);
         if end.is_some_and(|end| end <= now()) {
-            tracing::warn!("the certificate has expired: clients will not connect");
+            tracing::warn!("the certificate has expired: clients will refuse to connect");
         }
         let inherited = inherited::all();
         inherited.iter().try_for_each(Inherited::check_owner).map_err(usage)?;
@@ -133,7 +133,7 @@ fn check(address: &Address, has_tls: bool, tokens: usize) -> Result<(), String> 
         return Ok(());
     }
     let Some(socket) = address.to_listen() else {
-        return Err(format!("{address}: a server listens on an IP address"));
+        return Err(format!("{address}: not an IP address to listen on"));
     };
     if matches!(address, Address::Tls { .. }) && !has_tls {
         return Err(format!("{address} needs --tls-cert and --tls-key"));

@@ -78,7 +78,7 @@ pub(crate) async fn run(
         biased;
         // A recovery may take long, and the next start repeats it as after kill -9.
         () = signals.stop_only() => {
-            info!("stopping before the store is open");
+            info!("stopping before the store was open");
             return Ok(Exit::Ok);
         }
         opened = open(&dir, options) => opened?,
@@ -94,7 +94,7 @@ pub(crate) async fn run(
         Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
     log_recovery(&store.info().recovery);
     if let Health::ReadOnly(reason) = store.health() {
-        error!(%reason, "the store is open for reading only");
+        error!(%reason, "the store is open read-only");
     }
     let connections = descriptors::connections();
     let failed = Arc::new(Notify::new());
@@ -139,12 +139,15 @@ fn log_recovery(report: &RecoveryReport) {
     }
     let RecoveryReport { journal_groups, batches_kept, .. } = report;
     let cut_at = report.cut.as_ref().map(|cut| cut.offset);
-    let said = "the store was not closed in order, and is recovered";
+    let said = "the store was not closed cleanly; recovering it";
     match report.blobs_dropped.len() {
         0 => info!(journal_groups, batches_kept, cut_at, "{said}"),
         // Torn and never acknowledged, or damaged: xs verify tells.
         blobs_dropped => {
-            warn!(journal_groups, batches_kept, cut_at, blobs_dropped, "{said}; xs verify tells");
+            warn!(
+                journal_groups,
+                batches_kept, cut_at, blobs_dropped, "{said}; run xs verify for details"
+            );
         }
     }
 }
@@ -220,7 +223,7 @@ async fn serve(
                     Health::Poisoned(why) => why,
                     _ => "".into(),
                 };
-                error!(%why, "a write to the store failed; stopping, for only a new start can tell what was stored");
+                error!(%why, "a write failed; stopping: only a restart can tell what was stored");
                 break Exit::StoreFailed;
             }
         }
@@ -239,7 +242,7 @@ async fn serve(
         let last = Arc::clone(store);
         let commit = move || while last.lead() {};
         if let Err(error) = tokio::task::spawn_blocking(commit).await {
-            error!(%error, "cannot commit what was queued last");
+            error!(%error, "cannot commit the last queued appends");
         }
     };
     tokio::select! {
@@ -273,7 +276,7 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
             Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
                 Exit::Usage,
                 format!(
-                    "{0} is no directory; xs serve STORE --listen {0} listens there",
+                    "{0} is not a directory; to listen there: xs serve STORE --listen {0}",
                     dir.display()
                 ),
             ),
@@ -286,7 +289,9 @@ fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<Pa
         }
         (None, Some(address)) => Fault::fail(
             Exit::Usage,
-            format!("{address} is not a directory; name the store, and --listen {address}"),
+            format!(
+                "{address} is not a directory; give the store's directory, and --listen {address}"
+            ),
         ),
     }
 }

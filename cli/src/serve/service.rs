@@ -116,8 +116,8 @@ impl Core {
 
     /// Reports in the log that a remote Host has arrived or left.
     fn tell_of_host(&self, instance: [u8; 16], is_there: bool) {
-        let word = if is_there { "has come" } else { "is gone" };
-        tracing::info!("a Host from elsewhere {word}");
+        let word = if is_there { "connected" } else { "disconnected" };
+        tracing::info!("a remote Host {word}");
         let Some(frame) = frame_of_host(instance, is_there) else { return };
         self.submit(Batch::from(frame), |result| {
             if let Err(error) = result {

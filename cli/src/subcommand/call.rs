@@ -50,7 +50,7 @@ pub(super) async fn describe(
 }
 
 fn name(call: &CallArgs) -> anyhow::Result<&Topic> {
-    call.name.as_ref().ok_or_else(|| Fault::new(Exit::Usage, "a call names a command").into())
+    call.name.as_ref().ok_or_else(|| Fault::new(Exit::Usage, "give the name of a command").into())
 }
 
 pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
@@ -117,7 +117,7 @@ impl Unread {
     fn tell(&mut self, name: &Topic) {
         if self.0 && ioctl_fionread(io::stdin()).is_ok_and(|bytes| bytes > 0) {
             self.0 = false;
-            notice(&format!("standard input is not read; xs call {name} - makes it the body"));
+            notice(&format!("standard input is ignored; to send it as the body: xs call {name} -"));
         }
     }
 }
@@ -126,7 +126,7 @@ impl Unread {
 async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::Error {
     let is_unknown = error.code() == Some(Code::UnknownCommand);
     let told = explain(error);
-    if !is_unknown || !told.to_string().starts_with("there is no command") {
+    if !is_unknown || !told.to_string().starts_with("no command ") {
         return told;
     }
     // A user who may not read about modules gets the server's message.
@@ -134,7 +134,7 @@ async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::E
     let all: Vec<_> = all.into_iter().collect();
     match modules::meant(name, &all, Some(Kind::Command)) {
         Some(meant) => {
-            let text = format!("there is no command {name}; did you mean {meant}?");
+            let text = format!("no command {name}; did you mean {meant}?");
             Fault::new(Exit::NotFound, text).into()
         }
         None => told,

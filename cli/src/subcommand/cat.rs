@@ -211,9 +211,9 @@ impl Reader<'_> {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
                         let meant = likely(&self.client, &options.topics).await;
-                        let hint =
-                            meant.map_or_else(String::new, |name| format!("; there is {name}"));
-                        notice(&format!("no frame in {} that was asked for{hint}", options.topics));
+                        let hint = meant
+                            .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+                        notice(&format!("no matching frames in {}{hint}", options.topics));
                     }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -291,7 +291,7 @@ fn beyond(start: Start, head: u64) -> Option<String> {
         Start::After(Bound::Offset(offset)) => (offset >= head, format!("after {offset}")),
         _ => return None,
     };
-    is_beyond.then(|| format!("nothing is stored {which} yet: the next offset is {head}"))
+    is_beyond.then(|| format!("nothing stored {which} yet: the next offset is {head}"))
 }
 
 /// The topic that was most likely meant by one that is not there.
@@ -328,7 +328,9 @@ pub(super) fn passed_over(gap: Gap) -> u64 {
 fn describe(gap: Gap) -> String {
     match gap {
         Gap::Corrupt { from, to } => format!("{} cannot be read: skipped", frames(from, to)),
-        Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),
+        Gap::Ephemeral { count } => {
+            format!("{count} ephemeral frames came too fast and were skipped")
+        }
         Gap::Conflated { from, to } => {
             format!("of the {} only the newest of each topic follow", frames(from, to))
         }

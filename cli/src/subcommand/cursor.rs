@@ -86,7 +86,10 @@ fn show(
 async fn existing(client: &Client, name: &CursorName) -> anyhow::Result<Cursor> {
     match client.cursor_get(name).await.map_err(explain)? {
         Some(cursor) => Ok(cursor),
-        None => Fault::fail(Exit::NotFound, format!("no cursor {name}; see xs cursor list")),
+        None => Fault::fail(
+            Exit::NotFound,
+            format!("no cursor {name}; xs cursor list shows all cursors"),
+        ),
     }
 }
 
@@ -112,7 +115,7 @@ async fn set(
         CursorChange { name: name.clone(), expect, set: Some(CursorValue { offset, state }) };
     client.cursor_set(change).await.map_err(explain)?;
     if revision == 0 {
-        notice(&format!("{name} is a new cursor"));
+        notice(&format!("created the cursor {name}"));
     }
     show(client, &name, &existing(client, &name).await?, out)?;
     Ok(Exit::Ok)

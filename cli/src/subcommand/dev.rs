@@ -45,10 +45,12 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
         unreachable!("a line of serve")
     };
     serve.log.untold = true;
-    if !dev.dir.exists() {
-        notice(&format!("{} was not there and is made", dev.dir.display()));
+    let is_new = !dev.dir.exists();
+    std::fs::create_dir_all(&store)
+        .with_context(|| format!("cannot create {}", store.display()))?;
+    if is_new {
+        notice(&format!("created {}", dev.dir.display()));
     }
-    std::fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
     let stop = CancellationToken::new();
     let served = serve::run(serve, None, &stop);
     let watched = async {
@@ -157,8 +159,10 @@ impl View {
             Event::Retrying => {
                 let file = self.file(&key, &create);
                 match meta["message"].as_str() {
-                    Some(_) => self.bad(&format!("{file}, to be tried again: {}", describe(&meta))),
-                    None => self.out.line(&format!("{file} has ended and runs again")),
+                    Some(_) => {
+                        self.bad(&format!("{file} failed and will be retried: {}", describe(&meta)))
+                    }
+                    None => self.out.line(&format!("{file} ended and was restarted")),
                 }
             }
             Event::Log => {
@@ -179,7 +183,7 @@ impl View {
                 self.bad(describe(&error).trim_end())?;
                 self.out.line(STILL)
             }
-            None => self.out.line(&format!("{CONFIG_FILE} is as it should be again")),
+            None => self.out.line(&format!("{CONFIG_FILE} is valid again")),
         }
     }
 
@@ -190,8 +194,8 @@ impl View {
         let took = frame.id().time_ms().saturating_sub(saved);
         let what = match self.running.insert(key, create.clone()) {
             // Nothing was saved: it had failed or ended, and runs again.
-            Some(before) if before == create => format!("{file} runs again"),
-            Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),
+            Some(before) if before == create => format!("{file} restarted"),
+            Some(_) => format!("{file} replaced in {took} ms; position and state kept"),
             None => format!("{file} started in {took} ms"),
         };
         self.out.line(&what)

@@ -110,7 +110,7 @@ fn check_park(each: &EachArgs) -> anyhow::Result<()> {
         && each.patterns.or(TopicPatterns::all())?.matches(park.as_str())
     {
         let text =
-            format!("{park} is among the topics that are read: what is parked would be, too");
+            format!("{park} is one of the topics being read, so parked events would be read again");
         return Fault::fail(Exit::Usage, text);
     }
     Ok(())
@@ -286,7 +286,10 @@ impl Runner<'_> {
                 break Some(failure);
             }
             let id = frame.id();
-            notice(&format!("{id}: {failure}; attempt {attempts}, again in {} s", wait.as_secs()));
+            notice(&format!(
+                "{id}: {failure}; attempt {attempts}, retrying in {} s",
+                wait.as_secs()
+            ));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => return Ok(false),
@@ -388,7 +391,7 @@ impl Runner<'_> {
             let next = match (&self.each.cursor, frame.offset()) {
                 (Some(name), Some(offset)) => {
                     format!(
-                        "; the next run begins with it, xs cursor set {name} {} skips it",
+                        "; the next run starts with it; xs cursor set {name} {} skips it",
                         offset + 1
                     )
                 }
@@ -481,10 +484,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Exited(status) => match status.code() {
                 Some(code) => write!(f, "the command exited with {code}"),
-                None => write!(f, "the command was ended: {status}"),
+                None => write!(f, "the command was killed: {status}"),
             },
             Self::TimedOut(limit) => write!(f, "the command took longer than {limit:?}"),
-            Self::Lost(hash) => write!(f, "its body cannot be read: damage took {hash}"),
+            Self::Lost(hash) => write!(f, "its body {hash} is lost or damaged"),
         }
     }
 }

@@ -161,7 +161,7 @@ impl Drop for Filter {
         }
         let first = self.test.as_ref().and_then(Test::thrown).unwrap_or_default();
         let frames = if self.threw == 1 { "event" } else { "events" };
-        notice(&format!("--where threw on {} {frames}, left out: {first}", self.threw));
+        notice(&format!("--where threw on {} {frames}, skipped: {first}", self.threw));
     }
 }
 

@@ -37,12 +37,12 @@ pub(super) async fn found(client: &Client, place: Bound) -> anyhow::Result<Optio
 pub(super) fn no_frame(place: Bound) -> String {
     match place {
         Bound::Id(id) => format!(
-            "no frame with id {id}: it was removed, has expired, or is another store's; \
-             xs cat prints those there are"
+            "no frame with id {id}: it was removed, has expired, or belongs to another \
+             store; xs cat lists stored frames"
         ),
         Bound::Offset(offset) => format!(
-            "no frame with offset {offset}: it is gone, or not there yet; xs cat prints those \
-             there are"
+            "no frame with offset {offset}: it was removed, has expired, or does not exist \
+             yet; xs cat lists stored frames"
         ),
     }
 }
@@ -63,7 +63,7 @@ pub(super) async fn last(
     if frames.is_empty() && unread == 0 {
         return Fault::fail(
             Exit::NotFound,
-            format!("no frame in {}; xs topics lists the topics there are", request.topics),
+            format!("no frame in {}; xs topics lists all topics", request.topics),
         );
     }
     let lost = cat::print_all(client, &frames, &last.body, out).await?;

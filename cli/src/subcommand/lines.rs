@@ -64,7 +64,7 @@ pub(super) async fn run(
             let before = match sender.stored {
                 0 => "nothing is stored".to_owned(),
                 stored if sender.key.is_some() => {
-                    format!("{stored} lines are stored, and the same command goes on behind them")
+                    format!("{stored} lines are stored, and the same command continues after them")
                 }
                 1 => "the line before it is stored".to_owned(),
                 stored => format!("the {stored} lines before it are stored"),
@@ -192,7 +192,7 @@ impl Pieces {
             }
             None => {
                 if io::stdin().is_terminal() {
-                    notice("each line is stored as you enter it; Ctrl-D ends");
+                    notice("each line is stored as you enter it; Ctrl-D exits");
                 }
                 Box::new(io::stdin())
             }

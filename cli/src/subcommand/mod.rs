@@ -158,7 +158,7 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
 /// Reports that a subcommand did not end within its grace period.
 fn cut_off(grace: Duration) -> Exit {
     if !grace.is_zero() {
-        notice(&format!("stopped; what was begun did not end within {} s", grace.as_secs()));
+        notice(&format!("stopped; work in progress did not end within {} s", grace.as_secs()));
     }
     Exit::Interrupted
 }

@@ -31,9 +31,9 @@ impl Resume {
     /// The advice at the end of a message.
     pub(super) fn advice(self, from: Option<u64>) -> String {
         match (self, from) {
-            (Self::Cursor, _) => "; the same command goes on where its cursor is".to_owned(),
+            (Self::Cursor, _) => "; the same command continues from its cursor".to_owned(),
             (Self::From(command), Some(from)) => {
-                format!("; {command} --from {from} goes on, with the same store and topics")
+                format!("; to continue, run {command} --from {from} with the same store and topics")
             }
             _ => String::new(),
         }
@@ -176,6 +176,6 @@ impl Position {
     /// The message when another reader moved the cursor.
     pub(super) fn in_use(&self) -> String {
         let name = &self.name;
-        format!("cursor {name} was moved by another reader; give each reader a cursor of its own")
+        format!("cursor {name} was moved by another reader; give each reader its own cursor")
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn run(
         return Fault::fail(Exit::Usage, text);
     }
     if let Some(dir) = dir_of_others(&args.module) {
-        let text = format!("replay runs handlers; {} lies in {dir}/", args.module.display());
+        let text = format!("replay runs handlers; {} is in {dir}/", args.module.display());
         return Fault::fail(Exit::Usage, text);
     }
     let mut range = args.range(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
@@ -274,7 +274,7 @@ impl Diff<'_> {
         let found = found.map_err(explain)?;
         if count > COMPARED_MAX || found.len() > COMPARED_MAX {
             let text = format!(
-                "more than {COMPARED_MAX} inputs and events; compare fewer with --from and --limit"
+                "more than {COMPARED_MAX} inputs and events; narrow it with --from and --limit"
             );
             return Fault::fail(Exit::Failed, text);
         }
@@ -295,7 +295,7 @@ impl Diff<'_> {
         }
         out.flush()?;
         let same = inputs.len() - different;
-        aside(&format!("{same} inputs with the same events, {different} with others"));
+        aside(&format!("{same} inputs with the same events, {different} with different ones"));
         ended.map_err(failed)?;
         Ok(if different == 0 { Exit::Ok } else { Exit::Failed })
     }

@@ -40,7 +40,8 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
             .map_or(ANSWER_MAX, |at| at.saturating_duration_since(Instant::now()).max(ANSWER_MIN));
         let Ok(answered) = tokio::time::timeout(left, answer(&address)).await else {
             let waited = begun.elapsed().as_secs_f64();
-            let text = format!("{address} lets connect and does not answer, for {waited:.1} s");
+            let text =
+                format!("{address} accepts connections but has not answered for {waited:.1} s");
             return Fault::fail(Exit::TimedOut, text);
         };
         match answered {

@@ -15,7 +15,7 @@ pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Fault::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
     }
-    question(&format!("About to {what}. Go on? [y/N] "))?;
+    question(&format!("About to {what}. Continue? [y/N] "))?;
     // On a separate thread, because Ctrl-C is an answer too.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();

@@ -51,7 +51,7 @@ fn make(dir: &Path, new: NewToken, out: &mut Output) -> anyhow::Result<()> {
     let (token, secret) = TokenFile::create(dir, new).map_err(fault)?;
     out.line(secret.reveal())?;
     if out.is_person() {
-        notice(&format!("this is the only time that the token {} is shown", token.name));
+        notice(&format!("the token {} is shown only this once", token.name));
     }
     Ok(())
 }
@@ -81,7 +81,7 @@ fn directory(addr: Option<Address>, may_make: bool) -> anyhow::Result<PathBuf> {
     let dir = match addr.map_or_else(default_address, Ok)? {
         Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),
         other => {
-            let text = format!("{other} is no directory; tokens are made where the store is");
+            let text = format!("{other} is not a directory; tokens are managed where the store is");
             return Fault::fail(Exit::Usage, text);
         }
     };
@@ -99,8 +99,8 @@ fn make_store(dir: &Path) -> anyhow::Result<()> {
     leave_alone(dir)?;
     let made = Store::open(dir, StoreOptions::default()).map_err(anyhow::Error::from);
     let made = made.and_then(|store| Ok(store.close()?));
-    made.with_context(|| format!("cannot make the store {}", dir.display()))?;
-    notice(&format!("{} is a new store", dir.display()));
+    made.with_context(|| format!("cannot create the store {}", dir.display()))?;
+    notice(&format!("created the store {}", dir.display()));
     Ok(())
 }
 

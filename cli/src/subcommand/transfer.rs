@@ -75,8 +75,8 @@ pub(super) async fn export(
     if is_store(dir) {
         let dir = dir.display();
         let text = format!(
-            "{dir} is a store, and events are written into a directory of their own; \
-             -a names the store: xs export -a {dir} DIR"
+            "{dir} is a store; export writes to a separate directory: \
+             xs export -a {dir} DIR"
         );
         return Fault::fail(Exit::Usage, text);
     }
@@ -196,8 +196,8 @@ pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Un
     if is_store(&import.dir) {
         let dir = import.dir.display();
         let text = format!(
-            "{dir} is a store, and import reads what xs export wrote: xs export -a {dir} DIR writes \
-             its events, xs fork {dir} NEW makes a store of its own out of it"
+            "{dir} is a store, but import reads the output of xs export. Export its events with \
+             xs export -a {dir} DIR, or copy the store with xs fork {dir} NEW"
         );
         return Fault::fail(Exit::Usage, text);
     }
@@ -382,8 +382,8 @@ impl<'a> Importer<'a> {
 fn refused(code: Code) -> String {
     match code {
         Code::ImportOrder => {
-            "it is older than the newest event of the store; --new-ids takes it all the same, \
-             under a new id, and a new store as it is"
+            "it is older than the newest event of the store; use --new-ids to import it under a \
+             new id, or import into a new store"
                 .to_owned()
         }
         code => code.to_string(),

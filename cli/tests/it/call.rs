@@ -74,7 +74,7 @@ fn standard_input_is_read_where_that_is_said() {
         let mut input = File::open(&text).unwrap();
         let mut command = place.command(args);
         let run = Run::from(command.stdin(input.try_clone().unwrap()).output().unwrap());
-        let told = run.err.matches("is not read; xs call bytes - makes it the body").count();
+        let told = run.err.matches("is ignored; to send it as the body: xs call bytes -").count();
         assert_eq!((run.code, told), (0, usize::from(is_told)), "{args:?} {}", run.err);
         let is_left = input.stream_position().unwrap() == 0;
         assert_eq!(is_left, !args.contains(&"-"), "{args:?}");

@@ -40,7 +40,7 @@ fn what_a_file_says_wrongly_is_named_and_nothing_is_made() {
     for (file, said) in [
         (
             "store = \"s\"\nlisten = \":1\"\nstoer = \"s\"\n",
-            "bad.toml:3: \"stoer\" is no option of",
+            "bad.toml:3: \"stoer\" is not an option of",
         ),
         ("store = \"s\"\nsync = \"soon\"\n", "bad.toml:2: sync: invalid value 'soon'"),
         ("store = \"s\"\n\nlog-level = [\"info\"]\n", "bad.toml:3: log-level: text in quotes"),

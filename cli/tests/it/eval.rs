@@ -166,9 +166,9 @@ fn a_prompt_remembers_what_was_typed() {
     assert!(run.err.contains("nothing is not defined"), "{}", run.err);
     let lost = place.xs_with(&["eval", "-i"], b"let a = 1\nfor (;;) {}\ntypeof a\n");
     assert_eq!((lost.text().as_str(), lost.code), ("undefined\n", 1), "{}", lost.err);
-    assert!(lost.err.contains("what was declared is gone"), "{}", lost.err);
+    assert!(lost.err.contains("declarations are lost"), "{}", lost.err);
     let open = place.xs_with(&["eval", "-i"], b"f(\n");
-    assert!(open.code == 1 && open.err.contains("not whole"), "{}", open.err);
+    assert!(open.code == 1 && open.err.contains("incomplete"), "{}", open.err);
 }
 
 #[test]

@@ -51,11 +51,7 @@ fn bodies_are_looked_at_and_not_printed_for_it() {
     let found = place.ok(&["cat", "--where", "f.json().total > 9"]);
     let frames = found.json();
     assert_eq!((frames.len(), frames[0].get("body")), (1, None));
-    assert!(
-        found.err.contains("--where threw on 2 events, left out: SyntaxError"),
-        "{}",
-        found.err
-    );
+    assert!(found.err.contains("--where threw on 2 events, skipped: SyntaxError"), "{}", found.err);
     let found = place.ok(&["cat", "--where", "f.text().length > 1e6"]);
     assert_eq!((found.json().len(), found.err.as_str()), (1, ""));
     let bodies = place.ok(&["cat", "-b", "--where", "f.text() === 'text'"]);
@@ -84,7 +80,7 @@ fn what_is_no_expression_is_refused_before_anything_is_read() {
     }
     let thrown = place.ok(&["cat", "--where", "f.meta.n === 3 || f.meta.none.deep"]);
     assert_eq!(numbers(&thrown.json()), [3]);
-    assert!(thrown.err.contains("threw on 19 events, left out: TypeError"), "{}", thrown.err);
+    assert!(thrown.err.contains("threw on 19 events, skipped: TypeError"), "{}", thrown.err);
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn who_does_not_wait_for_a_fork_is_told_that_it_is_made() {
     let run = Run::from(output_within(fork, PATIENCE));
     assert_eq!(
         (run.code, run.err.as_str()),
-        (130, "xs: not waited for: the server makes the fork\n")
+        (130, "xs: no longer waiting; the server completes the fork\n")
     );
     eventually(|| (place.xs(&["cat", "./fork", "-b"]).text() == "onetwothree").then_some(()));
     assert!(server.stop().success());

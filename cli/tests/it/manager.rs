@@ -70,7 +70,7 @@ fn a_manager_that_cannot_be_told_is_no_hindrance() {
         signal(&server, Signal::TERM);
         assert!(wait_within(&mut server, PATIENCE).success());
     }
-    assert!(place.log().contains("cannot tell the service manager"), "{}", place.log());
+    assert!(place.log().contains("cannot notify the service manager"), "{}", place.log());
 }
 
 /// A server with sockets as descriptors 3 and, if there is another, 4.

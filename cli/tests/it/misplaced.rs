@@ -84,7 +84,7 @@ fn segments_without_a_manifest_are_repaired_and_not_overlooked() {
     let store = place.store();
     for line in [&["cat"][..], &["verify"], &["backup", "copy"], &["doctor"]] {
         let run = place.xs(line);
-        let said = format!("{0} holds segments and no manifest; xs repair {0} INTO", text(&store));
+        let said = format!("{0} has segments but no manifest; xs repair {0} INTO", text(&store));
         let all = format!("{}{}", run.err, run.text());
         assert!(run.code != 0 && all.contains(&said), "xs {line:?}: {all}");
     }
@@ -125,7 +125,7 @@ fn a_directory_that_is_no_set_of_modules_is_noticed() {
     assert_eq!(run.code, 5, "there is no store yet: {}", run.err);
     place.ok(&["append", "t", "x"]);
     let run = place.xs(&["replay", "modules/generators/g.ts"]);
-    let said = "replay runs handlers; modules/generators/g.ts lies in generators/";
+    let said = "replay runs handlers; modules/generators/g.ts is in generators/";
     assert_eq!((run.code, run.err.contains(said)), (2, true), "{}", run.err);
 }
 
@@ -163,10 +163,10 @@ fn a_broken_configuration_is_told_of_while_the_modules_run_on() {
     assert_eq!(rows.iter().filter(|row| row["state"] == "active").count(), 2);
     let (row, error) = (&rows[2], rows[2]["error"].as_str().unwrap());
     assert_eq!((&row["file"], &row["state"]), (&"xs.toml".into(), &"invalid".into()));
-    assert!(error.contains("(xs.toml:2:10); no change is acted on"), "{error}");
+    assert!(error.contains("(xs.toml:2:10); changes are ignored"), "{error}");
     let shown = &place.ok(&["modules", "show", "h"]).json()[0];
     assert_eq!((&shown["state"], &shown["xs.toml"]["column"]), (&"active".into(), &10.into()));
-    assert!(shown["help"].as_str().unwrap().starts_with("mend xs.toml"), "{shown}");
+    assert!(shown["help"].as_str().unwrap().starts_with("fix xs.toml"), "{shown}");
     // A save meets the same; the log of the process speaks of each content of the file once.
     place.write("modules/handlers/h.ts", &source.replace('1', "2"));
     eventually(|| (place.frames("xs.host.config")[0]["id"] != told[0]["id"]).then_some(()));

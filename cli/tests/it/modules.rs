@@ -210,11 +210,11 @@ fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
     assert!(runs["error"]["message"].as_str().unwrap().contains("allow = [\"run\"]"), "{runs}");
     assert_eq!(runs["help"], Value::Null, "its file may be as it should be");
     for (words, told) in [
-        (&["call", "cuont"][..], "there is no command cuont; did you mean count?"),
+        (&["call", "cuont"][..], "no command cuont; did you mean count?"),
         (&["modules", "show", "cuont"], "no module cuont; did you mean count?"),
-        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list names"),
-        (&["call", "nosuch"], "there is no command nosuch; xs modules list names"),
-        (&["call", "runs"], "command runs does not run"),
+        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list shows"),
+        (&["call", "nosuch"], "no command nosuch; xs modules list shows"),
+        (&["call", "runs"], "command runs is not running"),
     ] {
         let run = place.xs(words);
         assert_eq!((run.code, run.err.contains(told)), (3, true), "{words:?}: {}", run.err);
@@ -424,7 +424,7 @@ test("it adds", async () => {
     assert_eq!((file.code, failed.len(), &failed[0]["error"]), (1, 1, &bad.json()[0]["error"]));
     let module = place.xs(&["test", "m/handlers/sum.ts"]);
     assert_eq!(module.code, 3, "{}", module.err);
-    assert!(module.err.contains("m/handlers/sum.ts is no test"), "{}", module.err);
+    assert!(module.err.contains("m/handlers/sum.ts is not a test"), "{}", module.err);
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 

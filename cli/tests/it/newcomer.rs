@@ -13,10 +13,14 @@ fn a_mistaken_address_makes_no_store() {
     let place = Place::new();
     for (args, code, said) in [
         (&["append", "sensors/temp", "21"][..], 5, "dots instead of slashes: sensors.temp"),
-        (&["append", "sensors/temp", "t", "x"], 5, "is ./sensors/temp"),
+        (&["append", "sensors/temp", "t", "x"], 5, "write ./sensors/temp"),
         (&["append", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not speak"),
         (&["append", "-a", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not"),
-        (&["serve", ":4000"], 2, ":4000 is no directory; xs serve STORE --listen :4000"),
+        (
+            &["serve", ":4000"],
+            2,
+            ":4000 is not a directory; to listen there: xs serve STORE --listen :4000",
+        ),
         (&["serve", "http://localhost:4000"], 2, "a scheme that xs does not speak"),
     ] {
         let run = place.xs(args);
@@ -39,7 +43,7 @@ fn no_store_is_made_among_other_files() {
     place.write("project/.git/config", "x");
     for args in [&["append", "./project", "t", "x"][..], &["serve", "project"]] {
         let run = place.xs(args);
-        let said = "project holds other files (a.txt, b.txt, c.txt, ...) and no store";
+        let said = "project is not a store and not empty (a.txt, b.txt, c.txt, ...)";
         assert_eq!((run.code, run.err.contains(said)), (2, true), "xs {args:?}: {}", run.err);
     }
     let left: Vec<_> = std::fs::read_dir(place.path("project")).unwrap().collect();
@@ -174,7 +178,7 @@ fn an_answer_without_text_is_an_empty_line() {
     place.await_frames("xs.generator.once.retrying", 1);
     let listed = place.ok(&["modules", "list"]).json();
     let once = listed.iter().find(|module| module["name"] == "once").unwrap();
-    assert_eq!(once["error"], "it has ended and runs again");
+    assert_eq!(once["error"], "it ended and was restarted");
 }
 
 #[test]
@@ -184,5 +188,5 @@ fn what_is_there_is_not_made_anew() {
     let text = std::fs::read_to_string(place.path("modules/handlers/disk.usage.ts")).unwrap();
     assert!(text.contains("disk.usage.out"), "{text}");
     let run = place.xs(&["modules", "new", "handler", "disk.usage", "--dir", "modules"]);
-    assert_eq!((run.code, run.err.contains("is there already")), (1, true), "{}", run.err);
+    assert_eq!((run.code, run.err.contains("already exists")), (1, true), "{}", run.err);
 }

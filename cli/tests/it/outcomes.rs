@@ -89,7 +89,7 @@ fn what_threw_is_told_with_last_too() {
     ] {
         let run = place.xs(&["cat", "--where", filter, "--last", last, "t"]);
         assert_eq!(run.code, code, "{filter}: {}", run.err);
-        let said = format!("--where threw on {threw}, left out");
+        let said = format!("--where threw on {threw}, skipped");
         assert_eq!(run.json().len(), printed, "{filter}");
         assert!(run.err.contains(&said), "{filter} --last {last}: {}", run.err);
     }
@@ -111,7 +111,7 @@ fn the_cursor_of_a_module_is_its_own() {
         &["cursor", "set", "xs.handler.sum", "first"],
     ] {
         let run = place.xs(line);
-        let said = "belongs to a module; xs modules reset sum begins it anew";
+        let said = "belongs to a module; xs modules reset sum starts it over";
         assert_eq!((run.code, run.err.contains(said)), (2, true), "{line:?}: {}", run.err);
     }
     // What it does not read is nothing that it is behind by.

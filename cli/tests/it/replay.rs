@@ -85,7 +85,11 @@ fn the_same_code_makes_no_difference_and_other_code_shows_its() {
     let place = handled();
     let same = place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
     assert_eq!(same.text(), "");
-    assert!(same.err.contains("5 inputs with the same events, 0 with others"), "{}", same.err);
+    assert!(
+        same.err.contains("5 inputs with the same events, 0 with different ones"),
+        "{}",
+        same.err
+    );
     place.write("modules/handlers/sum.ts", &SUM.replace("limit: 5", "limit: 9"));
     let other = place.xs(&["replay", "modules/handlers/sum.ts", "--diff"]);
     assert_eq!(other.code, 1, "{}", other.err);
@@ -97,7 +101,11 @@ fn the_same_code_makes_no_difference_and_other_code_shows_its() {
             "@@ {id} in (offset {offset}) @@\n-over {{\"sum\":6}} \"body 3\"\n sum.out {{\"sum\":6}}\n"
         )
     );
-    assert!(other.err.contains("4 inputs with the same events, 1 with others"), "{}", other.err);
+    assert!(
+        other.err.contains("4 inputs with the same events, 1 with different ones"),
+        "{}",
+        other.err
+    );
     // An operator's configuration counts as it does for a server.
     place.write("modules/xs.toml", "[modules.sum.config]\nlimit = 5\n");
     place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);

@@ -17,7 +17,7 @@ export default generator({ async *run(ctx) {
 #[test]
 fn a_start_after_a_kill_says_that_it_recovered() {
     let place = Place::new();
-    let said = "the store was not closed in order, and is recovered";
+    let said = "the store was not closed cleanly; recovering it";
     let server = place.serve(&[]);
     place.ok(&["append", "t", "x"]);
     server.kill();

@@ -27,9 +27,9 @@ fn a_template_decides_what_a_line_is() {
 fn a_bad_template_is_a_wrong_command_line() {
     let place = Place::new();
     for (template, said) in [
-        ("{topic} {colour}", "column 9: \"colour\" is no field; there are time, topic"),
+        ("{topic} {colour}", "column 9: unknown field \"colour\"; the fields are time, topic"),
         ("{topic", "column 1: this brace is not closed"),
-        ("{topic:<wide}", "column 1: \"<wide\" is no width"),
+        ("{topic:<wide}", "column 1: invalid width \"<wide\""),
     ] {
         let run = place.xs(&["cat", "--format", template]);
         assert_eq!(run.code, 2, "{}", run.err);

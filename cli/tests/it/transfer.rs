@@ -49,7 +49,7 @@ fn an_export_becomes_the_same_store() {
     place.ok(&["append", "./used", "z", "-n"]);
     let refused = place.xs(&["import", "dump", "used"]);
     assert_eq!(refused.code, 1, "{}", refused.err);
-    let said = "line 1: it is older than the newest event of the store; --new-ids";
+    let said = "line 1: it is older than the newest event of the store; use --new-ids";
     assert!(refused.err.contains(said), "{}", refused.err);
     place.ok(&["import", "dump", "used", "--new-ids"]);
     let old = first[0]["id"].as_str().unwrap();
@@ -161,7 +161,7 @@ fn an_export_that_was_cut_off_goes_on() {
     assert_eq!(fs::read(place.path("dump/frames.jsonl")).unwrap(), whole);
     let other = place.xs(&["export", "dump", "a"]);
     assert_eq!(other.code, 1);
-    assert!(other.err.contains("holds another export"), "{}", other.err);
+    assert!(other.err.contains("holds a different export"), "{}", other.err);
     // So long before now is another time with each run, and the same export.
     let first = place.ok(&["export", "late", "--since", "1h"]).json();
     assert_eq!(first[0]["exported"], 4);
@@ -341,7 +341,7 @@ fn an_archive_that_is_damaged_or_none_makes_no_store() {
     assert_eq!(damaged.code, 1, "{}", damaged.err);
     place.write("plain", "{}");
     let plain = place.xs(&["import", "plain", "copy"]);
-    assert_eq!((plain.code, plain.err.contains("it is no archive")), (1, true), "{}", plain.err);
+    assert_eq!((plain.code, plain.err.contains("not an archive written")), (1, true), "{}", plain.err);
     assert_eq!(place.xs(&["cat", "./copy"]).json().len(), 0, "nothing was imported");
     assert_eq!(place.xs(&["export"]).code, 2);
     assert_eq!(place.xs(&["export", "--archive", "x", "9"]).code, 2);

@@ -28,7 +28,7 @@ pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if !module.wanted {
         let facts = [("event", Value::Null), ("state", json!(module.state()))];
-        say(out, &key, &format!("{key} does not run"), &facts)?;
+        say(out, &key, &format!("{key} is not running"), &facts)?;
         return Ok(Exit::Ok);
     }
     let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
@@ -56,13 +56,13 @@ pub(super) async fn reset(
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     let cursors = cursors_of(asked.client, &key).await?;
     let count = counted(cursors.len() as u64, "cursor");
-    let what = format!("{key}: its position and state, {count}");
+    let what = format!("the position and state of {key} ({count})");
     if sure.dry_run {
         let facts = [("cursors", json!(cursors.len())), ("dry_run", json!(true))];
-        say(out, &key, &format!("would forget {what}"), &facts)?;
+        say(out, &key, &format!("would delete {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("forget {what}"), sure).await?;
+    sure::ask(&format!("delete {what}"), sure).await?;
     let drop = |name| CursorChange { name, expect: ExpectRevision::Any, set: None };
     let cursors = cursors.into_iter().map(drop).collect();
     // A running module is restarted in the same batch, so that nothing of its state survives.
@@ -70,7 +70,7 @@ pub(super) async fn reset(
     if create.is_empty() {
         append(asked.client, create, cursors).await?;
         let facts = [("event", Value::Null), ("state", json!(module.state()))];
-        say(out, &key, &format!("{key} begins anew when it is started"), &facts)?;
+        say(out, &key, &format!("{key} will start over when it is started"), &facts)?;
         return Ok(Exit::Ok);
     }
     let asked_by = append(asked.client, create, cursors).await?;
@@ -80,11 +80,11 @@ pub(super) async fn reset(
 /// A new `create` frame for the newest version. It names the same file, which then counts as taken.
 fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     let Some(create) = &module.create else {
-        return Fault::fail(Exit::NotFound, format!("no source of {key} is in the log"));
+        return Fault::fail(Exit::NotFound, format!("the log has no source of {key}"));
     };
     if let Some(error) = survey::refused(create) {
         let why = survey::summary_of(&error);
-        let text = format!("the newest version of {key} cannot run; save its file: {why}");
+        let text = format!("the newest version of {key} is invalid; fix and save its file: {why}");
         return Fault::fail(Exit::Failed, text);
     }
     let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
@@ -122,13 +122,13 @@ async fn settle(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if !asked.served {
-        let text = format!("{key}: the next server with its modules will do it");
+        let text = format!("{key}: takes effect when a server runs its modules");
         say(out, key, &text, &[("event", Value::Null), ("state", json!("waiting for a server"))])?;
         return Ok(Exit::Ok);
     }
     let waited = outcome(asked.client, key, asked_by, outcomes);
     let Ok(found) = tokio::time::timeout(ANSWER_MAX, waited).await else {
-        let text = format!("no server said what came of it; xs modules show {}", key.name);
+        let text = format!("no server confirmed it; check with xs modules show {}", key.name);
         return Fault::fail(Exit::TimedOut, text);
     };
     let (event, told) = found?;
@@ -177,5 +177,5 @@ async fn outcome(
             }
         }
     }
-    Fault::fail(Exit::Unreachable, "the server ended")
+    Fault::fail(Exit::Unreachable, "the server stopped")
 }

@@ -41,7 +41,7 @@ pub(super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exi
     }
     out.flush()?;
     if checked.is_empty() {
-        let text = "no module: they lie in generators/, handlers/ and commands/";
+        let text = "no modules: they belong in generators/, handlers/ and commands/";
         let is = if path.is_file() { "is" } else { "holds" };
         return Fault::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
     }

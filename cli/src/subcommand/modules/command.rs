@@ -40,7 +40,7 @@ pub(in crate::subcommand) async fn describe_command(
     arguments(&active["args"], out)?;
     limits(&active, out)?;
     let file = module.file.as_ref().map(|file| format!(", from {file}")).unwrap_or_default();
-    let text = out.paint(Paint::Faint, &format!("It is {}{file}.", module.state()));
+    let text = out.paint(Paint::Faint, &format!("State: {}{file}.", module.state()));
     out.line("")?;
     out.line(&text)?;
     Ok(Exit::Ok)
@@ -88,12 +88,12 @@ fn limits(active: &Value, out: &mut Output) -> std::io::Result<()> {
         ))?;
     }
     if let Some(count) = active["concurrency"].as_u64() {
-        out.line(&format!("Calls that run side by side: {count}; more wait."))?;
+        out.line(&format!("Concurrent calls: {count}; more wait."))?;
     }
     let permissions = active["permissions"].as_object();
     for (what, names) in permissions.into_iter().flatten() {
         let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-        out.line(&format!("It may use ({what}): {}", names.collect::<Vec<_>>().join(", ")))?;
+        out.line(&format!("Permissions ({what}): {}", names.collect::<Vec<_>>().join(", ")))?;
     }
     Ok(())
 }

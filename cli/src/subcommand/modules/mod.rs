@@ -30,7 +30,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 /// What happens to the modules while `xs.toml` is invalid.
-pub(super) const STILL: &str = "no change is acted on; the modules run on as they were";
+pub(super) const STILL: &str = "changes are ignored; the modules keep running as before";
 
 /// The queried store, and whether a server answers for it.
 #[derive(Clone, Copy)]

@@ -32,7 +32,7 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if !top.once && !out.is_person() {
-        let text = "top needs a terminal; xs top --once prints the same once";
+        let text = "top needs a terminal; xs top --once prints the same data once";
         return Fault::fail(Exit::Usage, text);
     }
     let mut sampler = Sampler::new(store, top.patterns.or(TopicPatterns::all())?);

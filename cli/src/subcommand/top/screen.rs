@@ -48,7 +48,7 @@ impl Screen {
     /// Takes over the terminal.
     pub(super) fn open() -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() {
-            let text = "top takes keys from a terminal; xs top --once needs none";
+            let text = "top reads keys from a terminal; xs top --once needs none";
             return Fault::fail(Exit::Usage, text);
         }
         let colour = matches!(Audience::of_stdout(), Audience::Person { colour: true, .. });
