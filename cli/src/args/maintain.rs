@@ -24,11 +24,8 @@ pub(crate) struct FromTo {
 }
 
 fn from_to(words: &[OsString]) -> Result<FromTo, String> {
-    let (from, to) = match words {
-        [from, to] => (Some(from), to),
-        [to] => (None, to),
-        _ => unreachable!("one or two words are let in"),
-    };
+    let (to, before) = words.split_last().ok_or("a directory is missing")?;
+    let from = before.first();
     let named = |word: &OsString, error: String| format!("{}: {error}", word.display());
     let from = from.map(|word| address(word).map_err(|error| named(word, error.to_string())));
     Ok(FromTo { from: from.transpose()?, to: path(to).map_err(|error| named(to, error))? })

@@ -13,6 +13,7 @@ mod reach;
 mod read;
 mod script;
 mod serve;
+mod store;
 mod template;
 mod time;
 mod token;
@@ -35,13 +36,14 @@ pub(crate) use maintain::{
     BackupArgs, CompactArgs, CompletionsArgs, CopyArgs, FromTo, GcArgs, IdArgs, ManArgs,
     RepairArgs, UpgradeArgs, VerifyArgs,
 };
-pub(crate) use modules::{DevArgs, KindArg, ModulesSubcommand, TestArgs};
+pub(crate) use modules::{DevArgs, KindArg, ModulesStoreSubcommand, ModulesSubcommand, TestArgs};
 pub(crate) use reach::{REACH, ReachArgs};
 pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
 };
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
+pub(crate) use store::StoreSubcommand;
 pub(crate) use template::Template;
 pub(crate) use time::duration;
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
@@ -77,25 +79,17 @@ pub(crate) struct Args {
     pub(crate) reach: ReachArgs,
     /// What to do.
     #[command(subcommand)]
-    pub(crate) subcommand: Subcommand,
+    pub(crate) program: Program,
 }
 
-impl Args {
-    /// Whether this process itself evaluates modules.
-    pub(crate) const fn runs_javascript(&self) -> bool {
-        match &self.subcommand {
-            Subcommand::Modules(
-                ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. },
-            )
-            | Subcommand::Test(_)
-            | Subcommand::Eval(_)
-            | Subcommand::Replay(_) => true,
-            Subcommand::Cat(cat) => cat.filter.is_given(),
-            Subcommand::Tail(tail) => tail.filter.is_given(),
-            Subcommand::Each(each) => each.filter.is_given(),
-            _ => false,
-        }
-    }
+/// What this process is to be.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Program {
+    #[command(flatten)]
+    Subcommand(Subcommand),
+    /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
+    #[command(name = "__host", hide = true)]
+    HostProcess(HostProcessArgs),
 }
 
 /// The subcommands.
@@ -105,45 +99,8 @@ pub(crate) enum Subcommand {
     Serve(ServeArgs),
     /// Run modules for a server on another machine, until SIGTERM or Ctrl-C.
     Host(HostArgs),
-    /// Append an event, or one event per line of input.
-    Append(AppendArgs),
-    /// Print events; with --follow, new ones too.
-    Cat(CatArgs),
-    /// Print the newest events, then new ones as they come: cat --follow --last 10.
-    Tail(TailArgs),
-    /// Run a command for each event, and remember the position.
-    Each(EachArgs),
-    /// Print the newest events of topics.
-    Last(LastArgs),
-    /// Print one event.
-    Get(GetArgs),
-    /// Print the chain of events that caused an event, oldest first.
-    Why(WhyArgs),
-    /// Print the events that an event caused, as a tree.
-    Effects(EffectsArgs),
-    /// Read and write bodies by their hash.
-    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
-    #[command(subcommand_help_heading = "Subcommands")]
-    Cas(CasSubcommand),
-    /// Call a command module and print its results.
-    Call(CallArgs),
-    /// List topics with their sizes.
-    Topics(TopicsArgs),
-    /// Remove events for good.
-    Remove(RemoveArgs),
-    /// Export events and bodies to a directory or an archive.
-    Export(ExportArgs),
-    /// Import events and bodies from a directory or an archive.
-    Import(ImportArgs),
-    /// Print statistics of a store and its server.
-    #[command(after_help = "Examples:\n  xs stats\n  xs stats ./store | jq .commit.sync")]
-    Stats,
-    /// Watch topics, modules and the server live.
-    Top(TopArgs),
-    /// Manage cursors, the named positions of readers.
-    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
-    #[command(subcommand_help_heading = "Subcommands")]
-    Cursor(CursorSubcommand),
+    #[command(flatten)]
+    Store(StoreSubcommand),
     /// Inspect and control the modules of a server.
     #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
     #[command(subcommand_help_heading = "Subcommands")]
@@ -152,10 +109,6 @@ pub(crate) enum Subcommand {
     Dev(DevArgs),
     /// Run module tests against an in-memory store.
     Test(TestArgs),
-    /// Run JavaScript against a store: a line, a file, or a prompt.
-    Eval(EvalArgs),
-    /// Run a handler over the store's history and print what it would have appended.
-    Replay(ReplayArgs),
     /// Create, list and revoke access tokens.
     #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
     #[command(subcommand_help_heading = "Subcommands")]
@@ -189,9 +142,21 @@ pub(crate) enum Subcommand {
     Man(ManArgs),
     /// Print the version of xs and the name of its JavaScript engine.
     Version,
-    /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
-    #[command(name = "__host", hide = true)]
-    HostProcess(HostProcessArgs),
+}
+
+impl Subcommand {
+    /// Whether this process itself evaluates modules.
+    pub(crate) const fn runs_javascript(&self) -> bool {
+        match self {
+            Self::Test(_)
+            | Self::Modules(
+                ModulesSubcommand::Check { .. }
+                | ModulesSubcommand::Store(ModulesStoreSubcommand::State { at: Some(_), .. }),
+            ) => true,
+            Self::Store(subcommand) => subcommand.runs_javascript(),
+            _ => false,
+        }
+    }
 }
 
 /// `xs call`.

@@ -13,6 +13,36 @@ use super::{AllowArgs, EnvArgs, SureArgs};
 /// `xs modules`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ModulesSubcommand {
+    #[command(flatten)]
+    Store(ModulesStoreSubcommand),
+    /// Check the modules of a directory for errors without running them.
+    #[command(after_help = "Examples:\n  xs modules check ./modules\n  \
+        xs modules check modules/handlers/anomaly.ts\n\n\
+        Exits with code 1 if a module is invalid, 3 if there are none.")]
+    Check {
+        /// The modules directory, or one of its files.
+        #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
+        dir: PathBuf,
+        #[command(flatten)]
+        allow: AllowArgs,
+    },
+    /// Create a module from a template.
+    #[command(after_help = "Example:\n  xs modules new handler anomaly --dir ./modules")]
+    New {
+        /// The kind of module.
+        kind: KindArg,
+        /// Its name: xs modules new handler disk.usage creates handlers/disk.usage.ts.
+        name: String,
+        /// The modules directory.
+        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath,
+            value_parser = directory())]
+        dir: PathBuf,
+    },
+}
+
+/// Subcommands about the modules of a store.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ModulesStoreSubcommand {
     /// List modules and their states.
     #[command(after_help = "Examples:\n  xs modules list ./store\n  xs modules list --check")]
     List {
@@ -54,17 +84,6 @@ pub(crate) enum ModulesSubcommand {
         /// Keep printing new lines.
         #[arg(short, long)]
         follow: bool,
-    },
-    /// Check the modules of a directory for errors without running them.
-    #[command(after_help = "Examples:\n  xs modules check ./modules\n  \
-        xs modules check modules/handlers/anomaly.ts\n\n\
-        Exits with code 1 if a module is invalid, 3 if there are none.")]
-    Check {
-        /// The modules directory, or one of its files.
-        #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
-        dir: PathBuf,
-        #[command(flatten)]
-        allow: AllowArgs,
     },
     /// Stop a module; it stays stopped until it is started or its file is saved.
     #[command(after_help = "Example:\n  xs modules stop anomaly")]
@@ -114,18 +133,6 @@ pub(crate) enum ModulesSubcommand {
         ids: Vec<FrameId>,
         #[command(flatten)]
         sure: SureArgs,
-    },
-    /// Create a module from a template.
-    #[command(after_help = "Example:\n  xs modules new handler anomaly --dir ./modules")]
-    New {
-        /// The kind of module.
-        kind: KindArg,
-        /// Its name: xs modules new handler disk.usage creates handlers/disk.usage.ts.
-        name: String,
-        /// The modules directory.
-        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath,
-            value_parser = directory())]
-        dir: PathBuf,
     },
 }
 

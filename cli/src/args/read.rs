@@ -406,16 +406,16 @@ pub(super) fn count(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Args, Subcommand};
+    use super::super::{Args, Program, StoreSubcommand, Subcommand};
     use super::*;
     use clap::Parser as _;
 
     fn options(line: &str) -> ReadOptions {
         let now: Zoned = "2026-11-24T12:00:00+00:00[UTC]".parse().unwrap();
         let args = Args::try_parse_from(line.split(' ')).unwrap();
-        let cat = match args.subcommand {
-            Subcommand::Cat(cat) => cat,
-            Subcommand::Tail(tail) => tail.into(),
+        let cat = match args.program {
+            Program::Subcommand(Subcommand::Store(StoreSubcommand::Cat(cat))) => cat,
+            Program::Subcommand(Subcommand::Store(StoreSubcommand::Tail(tail))) => tail.into(),
             _ => unreachable!("a line of cat or tail"),
         };
         cat.options(&now).unwrap()

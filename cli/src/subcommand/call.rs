@@ -246,12 +246,15 @@ async fn read_input() -> anyhow::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Subcommand;
+    use crate::args::{Program, StoreSubcommand, Subcommand};
     use clap::Parser as _;
 
     fn parsed(words_typed: &[&str]) -> Result<(String, Option<String>), String> {
         let args = Args::try_parse_from(["xs", "call", "c"].iter().chain(words_typed)).unwrap();
-        let Subcommand::Call(call) = args.subcommand else { unreachable!("a line of call") };
+        let Program::Subcommand(Subcommand::Store(StoreSubcommand::Call(call))) = args.program
+        else {
+            unreachable!("a line of call")
+        };
         let (args, body) = words(&call)?;
         Ok((String::from_utf8_lossy(args.as_bytes()).into_owned(), body))
     }

@@ -438,13 +438,16 @@ fn key_of(key: &IdempotencyKey, line: u64) -> Result<IdempotencyKey, ValueError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Args, Subcommand};
+    use crate::args::{Args, Program, StoreSubcommand, Subcommand};
     use clap::Parser as _;
 
     fn split(options: &str, pieces: &[&str]) -> Result<Vec<String>, String> {
         let line = format!("xs append t --lines {options}");
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
-        let Subcommand::Append(append) = args.subcommand else { unreachable!("a line of append") };
+        let Program::Subcommand(Subcommand::Store(StoreSubcommand::Append(append))) = args.program
+        else {
+            unreachable!("a line of append")
+        };
         let mut lines = Lines::new(&append);
         for piece in pieces {
             lines.push(piece.as_bytes());

@@ -13,7 +13,7 @@ use crate::args::AllowArgs;
 use crate::exit::{Exit, Fault};
 use crate::output::{Output, Paint};
 
-pub(super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
+pub(in super::super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
     let Within { dir, file: only } = within(&path);
     let checked = check(&dir, &allowed.allow(Vec::new())).await;
     let mut checked =

@@ -69,7 +69,7 @@ fn named(dir: &Path, name: &str, depth: usize) -> Option<PathBuf> {
         .find_map(|(below, rest)| named(&below, rest, depth - 1))
 }
 
-pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
+pub(in super::super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
     let name = ProcessorName::parse(&name.replace('/', ".")).map_err(|error| {
         Fault::new(Exit::Usage, format!("{name:?} is not a valid name: {error}"))
     })?;
