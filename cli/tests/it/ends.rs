@@ -77,7 +77,7 @@ fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
 
 /// The command that is named goes on with the first event that was not printed.
 #[test]
-fn a_reader_is_told_how_to_go_on_when_its_server_is_killed() {
+fn a_reader_prints_how_to_resume_when_its_server_is_killed() {
     let place = Place::new();
     for (line, cursor) in [
         (&["cat", "-f", "in"][..], None),

@@ -49,7 +49,7 @@ fn each_documented_code_is_reached() {
 }
 
 #[test]
-fn an_event_that_is_stored_and_cannot_be_printed_is_told_of() {
+fn append_reports_the_id_when_output_fails() {
     let place = Place::new();
     for (args, said) in [
         (&["append", "t", "x"][..], "the event is stored, with id 0"),
@@ -66,7 +66,7 @@ fn an_event_that_is_stored_and_cannot_be_printed_is_told_of() {
 }
 
 #[test]
-fn what_can_print_nothing_is_told() {
+fn reads_that_can_match_nothing_say_so() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     let run = place.xs(&["cat", "--since", "2h", "--until", "3h"]);

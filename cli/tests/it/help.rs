@@ -23,7 +23,7 @@ fn topics_are_listed_and_shown() {
 }
 
 #[test]
-fn subcommands_keep_their_help() {
+fn help_of_a_subcommand_is_that_of_clap() {
     let place = Place::new();
     for words in [&["help", "cat"][..], &["help", "modules", "list"], &["modules", "help", "list"]]
     {

@@ -23,7 +23,7 @@ fn numbers(text: &str) -> Vec<u64> {
 }
 
 #[test]
-fn lines_under_way_when_the_server_dies_are_told_as_such() {
+fn lines_in_flight_when_the_server_dies_are_reported() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut command = place.command(&["append", "t", "--lines"]);

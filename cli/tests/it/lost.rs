@@ -102,7 +102,7 @@ fn check_reads(place: &Place, store: &str) {
 }
 
 #[test]
-fn a_read_goes_on_behind_a_lost_body() {
+fn a_read_continues_after_a_lost_body() {
     let place = damaged();
     for store in ["./store", "./saved"] {
         check_reads(&place, store);
@@ -114,14 +114,14 @@ fn a_read_goes_on_behind_a_lost_body() {
 }
 
 #[test]
-fn an_export_goes_without_a_lost_body() {
+fn an_export_skips_a_lost_body() {
     let place = damaged();
     check_exports(&place, "./store");
     check_exports(&place, "./saved");
 }
 
 #[test]
-fn an_export_goes_without_a_long_body_that_is_lost_in_the_middle() {
+fn an_export_skips_a_long_body_damaged_in_the_middle() {
     let place = damaged_in_a_long_one();
     check_exports(&place, "./store");
 }
@@ -150,7 +150,7 @@ fn check_each(place: &Place, store: &str) {
 }
 
 #[test]
-fn a_lost_body_is_a_failure_of_its_frame() {
+fn each_treats_a_lost_body_as_a_failure() {
     let place = damaged();
     check_each(&place, "./store");
     check_each(&place, "./saved");
@@ -158,7 +158,7 @@ fn a_lost_body_is_a_failure_of_its_frame() {
 }
 
 #[test]
-fn an_expression_cannot_be_asked_about_a_lost_body() {
+fn where_skips_an_event_with_a_lost_body() {
     let place = damaged();
     for store in ["./store", "./saved"] {
         let run = place.ok(&["cat", store, "--where", "f.text() !== 'one'", "t"]);

@@ -33,7 +33,7 @@ fn with_token(place: &Place, token: &str, args: &[&str]) -> Run {
 }
 
 #[test]
-fn tokens_decide_who_may_do_what_and_never_reach_the_log() {
+fn tokens_limit_their_clients_and_are_never_logged() {
     let place = Place::new();
     place.ok(&["append", "b.hidden", "x"]);
     let early = create(&place, &["early", "--role", "append", "--topics", "a.*"]);
@@ -107,7 +107,7 @@ fn a_token_that_is_revoked_ends_what_it_appends() {
 }
 
 #[test]
-fn nothing_can_be_made_of_a_token_that_is_none() {
+fn a_malformed_token_is_refused() {
     let place = Place::new();
     place.ok(&["append", "a", "x"]);
     for token in ["with space", "\u{e4}"] {

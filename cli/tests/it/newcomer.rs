@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{Place, eventually};
 
 #[test]
-fn a_mistaken_address_makes_no_store() {
+fn a_mistyped_address_creates_no_store() {
     let place = Place::new();
     for (args, code, said) in [
         (&["append", "sensors/temp", "21"][..], 5, "dots instead of slashes: sensors.temp"),
@@ -35,7 +35,7 @@ fn a_mistaken_address_makes_no_store() {
 }
 
 #[test]
-fn no_store_is_made_among_other_files() {
+fn no_store_is_created_in_a_directory_with_other_files() {
     let place = Place::new();
     for name in ["src/main.rs", "a.txt", "b.txt", "c.txt", "d.txt"] {
         place.write(&format!("project/{name}"), "x");
@@ -71,7 +71,7 @@ fn a_compiler_may_be_several_words() {
 }
 
 #[test]
-fn tail_begins_at_a_time_and_ends_by_itself() {
+fn tail_starts_at_since_and_stops_at_limit() {
     let place = Place::new();
     for n in ["1", "2", "3"] {
         place.ok(&["append", "t", n]);
@@ -85,7 +85,7 @@ fn tail_begins_at_a_time_and_ends_by_itself() {
 }
 
 #[test]
-fn a_body_too_long_for_a_line_ends_nothing() {
+fn a_body_too_long_for_a_line_does_not_stop_the_read() {
     let place = Place::new();
     let stored = place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]);
     assert_eq!(stored.code, 0, "{}", stored.err);
@@ -98,7 +98,7 @@ fn a_body_too_long_for_a_line_ends_nothing() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_no_fault_of_the_store() {
+fn an_output_error_is_not_blamed_on_the_store() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     for args in [&["cat"][..], &["topics"], &["cat", "-b"], &["help", "patterns"]] {
@@ -113,7 +113,7 @@ fn output_that_cannot_be_written_is_no_fault_of_the_store() {
 /// `timeout` and others that pass a signal on send it to the process and to its group. Taken for a
 /// second wish it ended the server as kill -9 does.
 #[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
+fn two_signals_at_once_count_as_one() {
     let place = Place::new();
     place.write(
         "modules/generators/slow.ts",
@@ -133,7 +133,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 }
 
 #[test]
-fn files_that_would_not_be_run_are_named() {
+fn check_names_misplaced_files() {
     let place = Place::new();
     let module = "import { handler } from \"xs\";\n\
                   export default handler({ topics: \"a\", run() {} });";
@@ -182,7 +182,7 @@ fn an_answer_without_text_is_an_empty_line() {
 }
 
 #[test]
-fn what_is_there_is_not_made_anew() {
+fn modules_new_does_not_overwrite_files() {
     let place = Place::new();
     place.ok(&["modules", "new", "handler", "disk/usage", "--dir", "modules"]);
     let text = std::fs::read_to_string(place.path("modules/handlers/disk.usage.ts")).unwrap();

@@ -38,7 +38,7 @@ fn metas(lines: &[Value]) -> Vec<(&str, &Value)> {
 }
 
 #[test]
-fn what_it_would_append_is_printed_and_not_appended() {
+fn replay_prints_outputs_without_appending() {
     let place = handled();
     let head = place.ok(&["stats"]).json()[0]["head"].clone();
     let inputs = place.frames("in");
@@ -81,7 +81,7 @@ fn what_it_would_append_is_printed_and_not_appended() {
 }
 
 #[test]
-fn the_same_code_makes_no_difference_and_other_code_shows_its() {
+fn replay_diff_is_empty_only_for_the_same_code() {
     let place = handled();
     let same = place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
     assert_eq!(same.text(), "");
@@ -117,7 +117,7 @@ fn the_same_code_makes_no_difference_and_other_code_shows_its() {
 }
 
 #[test]
-fn what_cannot_be_replayed_says_why() {
+fn replay_explains_what_it_cannot_run() {
     let place = handled();
     let strict = SUM.replace("onError: \"skip\",", "");
     for (source, part) in [
@@ -160,7 +160,7 @@ fn what_cannot_be_replayed_says_why() {
 
 /// Reads of the store see it as it was when the frame came, whatever was appended since.
 #[test]
-fn the_store_is_read_as_it_was() {
+fn replay_reads_the_store_as_it_was() {
     let place = Place::new();
     for n in 0..4 {
         let meta = json!({ "n": n }).to_string();

@@ -36,7 +36,7 @@ fn serve_in(place: &Place, mib: u32) -> Option<Server> {
 }
 
 #[test]
-fn a_disk_without_room_for_blobs_is_told_of_until_one_is_stored() {
+fn a_full_disk_is_reported_until_a_blob_is_stored() {
     let place = Place::new();
     let Some(server) = serve_in(&place, 160) else { return };
     let (log, http) = (|| place.log(), address(&place));

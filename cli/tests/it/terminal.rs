@@ -179,18 +179,18 @@ fn bodies_on_a_terminal_are_text_and_end_their_lines() {
 }
 
 #[test]
-fn a_topic_that_is_not_there_is_told_with_one_that_is() {
+fn a_missing_topic_suggests_a_similar_one() {
     let place = Place::new();
     place.ok(&["append", "notes", "x"]);
     let ended = Terminal::run(&place, &["cat", "note"]).end();
-    let said = "no frame in note that was asked for; there is notes\r\n";
+    let said = "no matching frames in note; did you mean notes?\r\n";
     assert!(ended.code == 0 && ended.shown.contains(said), "{}", ended.shown);
     let ended = Terminal::run(&place, &["cat", "notes", "--until", "2020-01-01"]).end();
     assert!(ended.shown.contains("no matching frames in notes\r\n"), "{}", ended.shown);
 }
 
 #[test]
-fn append_does_not_wait_for_a_body_that_nobody_types() {
+fn append_on_a_terminal_does_not_wait_for_a_body() {
     let place = Place::new();
     let ended = Terminal::run(&place, &["append", "t"]).end();
     assert_eq!(ended.code, 0, "{}", ended.shown);
@@ -205,7 +205,7 @@ fn append_does_not_wait_for_a_body_that_nobody_types() {
 }
 
 #[test]
-fn what_destroys_asks_first() {
+fn destructive_subcommands_ask_first() {
     let place = filled();
     for (answer, code, left) in [("\n", 1, 2), ("n\n", 1, 2), ("y\n", 0, 1)] {
         let mut asked = Terminal::run(&place, &["remove", "0"]);
@@ -220,7 +220,7 @@ fn what_destroys_asks_first() {
 }
 
 #[test]
-fn ctrl_c_ends_what_waits_and_leaves_the_terminal_as_it_was() {
+fn ctrl_c_ends_a_follower_or_a_question_and_restores_the_terminal() {
     let place = filled();
     let _server = place.serve(&[]);
     for args in [&["tail", "metrics."][..], &["cat", "-f", "--with-body", "metrics."]] {
@@ -239,7 +239,7 @@ fn ctrl_c_ends_what_waits_and_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn top_gives_the_terminal_back_however_it_ends() {
+fn top_always_restores_the_terminal() {
     let place = filled();
     let server = place.serve(&[]);
     let begin = |args: &[&str]| {
@@ -295,7 +295,7 @@ fn top_prints_once_without_a_terminal() {
 }
 
 #[test]
-fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
+fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
     let place = filled();
     // The prompt reads keys itself once it says that it takes what is pasted.
     let ready = |typed: &Terminal, after: &str| {
@@ -371,7 +371,7 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
 
 /// What becomes of a save is said once, also while `xs.toml` keeps all of them from being taken.
 #[test]
-fn dev_tells_each_failure_once() {
+fn dev_reports_each_failure_once() {
     let place = Place::new();
     let good = "export default { topics: 'in', run() { throw new Error('kaboom'); } };";
     place.write("m/handlers/h.ts", good);

@@ -54,7 +54,7 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
 
 /// Such a loop cannot be left but by ending all that runs beside it.
 #[test]
-fn a_test_with_an_endless_loop_hides_no_other() {
+fn a_test_with_an_endless_loop_does_not_hide_others() {
     let place = Place::new();
     place.write(
         "modules/a.test.ts",
