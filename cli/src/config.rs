@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use xs_protocol::Address;
 
 use crate::args::Args;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 /// Maximum bytes of the file.
@@ -33,7 +33,7 @@ const OWN: [&str; 3] = ["config", "print_config", "help"];
 pub(crate) fn take_in(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(typed) = serve_matches(&argv) else { return Ok(argv) };
     let Some(path) = typed.get_one::<PathBuf>("config") else { return Ok(argv) };
-    let words = words(path, &typed).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let words = words(path, &typed).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut argv = argv;
     let end = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
     argv.splice(end..end, words);

@@ -16,7 +16,7 @@ use xs_protocol::{
     SOCKET_NAME, Server, ServerOptions,
 };
 
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::reach::options;
 use crate::serve::{Fullness, StoreService};
 
@@ -90,13 +90,13 @@ impl Session {
                 continue;
             };
             if need == Need::Server {
-                return Fault::fail(Exit::Unreachable, no_server(dir));
+                return ExitError::fail(Exit::Unreachable, no_server(dir));
             }
             match open_local(dir, &address, need).await? {
                 Some(session) => return Ok(session),
                 None if Instant::now() < give_up => tokio::time::sleep(LOCK_RETRY).await,
                 None => {
-                    return Fault::fail(
+                    return ExitError::fail(
                         Exit::Unreachable,
                         format!(
                             "{}: another process has the store open and does not answer; \
@@ -124,7 +124,7 @@ impl Session {
         // It may have been another connection.
         match tokio::time::timeout(REASON_WAIT, self.client.closed()).await {
             Ok(why) if why.class() == Class::Access => {
-                Fault::new(Exit::Denied, exit::text(&error)).into()
+                ExitError::new(Exit::Denied, exit::text(&error)).into()
             }
             _ => error,
         }
@@ -158,7 +158,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
     // Opening a directory would create a store in it.
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
-        return Fault::fail(Exit::Unreachable, no_store(dir));
+        return ExitError::fail(Exit::Unreachable, no_store(dir));
     }
     leave_alone(dir)?;
     let path = dir.to_owned();
@@ -232,7 +232,7 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
         dir.display(),
         names.join(", ")
     );
-    Fault::fail(Exit::Usage, text)
+    ExitError::fail(Exit::Usage, text)
 }
 
 /// The process that has a store open, as text; its id may not be known yet.
@@ -261,7 +261,7 @@ pub(crate) fn default_address() -> anyhow::Result<Address> {
 pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home).join(".local/share/xs/store")),
-        _ => Fault::fail(Exit::Usage, "HOME is not set; name a store with -a or $XS_ADDR"),
+        _ => ExitError::fail(Exit::Usage, "HOME is not set; name a store with -a or $XS_ADDR"),
     }
 }
 
@@ -305,8 +305,8 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         other => other.to_string(),
     };
     match error {
-        ClientError::Disconnected(_) => Fault::cut(text).into(),
-        _ => Fault::new(exit, text).into(),
+        ClientError::Disconnected(_) => ExitError::cut(text).into(),
+        _ => ExitError::new(exit, text).into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use clap::{Command, CommandFactory as _};
 
 use crate::args::Args;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 const CLI: &str = include_str!("../../docs/cli.md");
@@ -74,7 +74,7 @@ pub(crate) fn answer(argv: &[OsString]) -> Option<anyhow::Result<Exit>> {
                 (true, None) => None,
                 (true, Some(page)) => Some(show(&format!("{}\n\n{}", usage(word), page.body()))),
                 (false, Some(page)) => Some(show(&page.body())),
-                (false, None) => Some(Fault::fail(
+                (false, None) => Some(ExitError::fail(
                     Exit::Usage,
                     format!(
                         "no help on {word:?}: not a subcommand (xs --help) and not one of {}",

@@ -9,7 +9,7 @@ use xs_protocol::limits::TOKEN_BYTES_MAX;
 use xs_protocol::{ClientOptions, ClientTls, Secret};
 
 use crate::args::ReachArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The environment variable that holds a token.
 pub(crate) const TOKEN_VARIABLE: &str = "XS_TOKEN";
@@ -21,7 +21,7 @@ static OPTIONS: OnceLock<ClientOptions> = OnceLock::new();
 /// # Errors
 /// A usage error when a file cannot be used.
 pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
-    let usage = |text: String| Fault::new(Exit::Usage, text);
+    let usage = |text: String| ExitError::new(Exit::Usage, text);
     let token = match &args.token_file {
         Some(path) => Some(read_token(path).map_err(usage)?),
         None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),

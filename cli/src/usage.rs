@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Args, address_at, innermost};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// What subcommands are called elsewhere, and here.
 const ELSEWHERE: [(&str, &[&str]); 14] = [
@@ -49,7 +49,7 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
         let text = format!(
             "no store at {word}; a topic {topic}: {dots}; to create a store there, write ./{word}"
         );
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     let mut argv = argv;
     argv.insert(at, OsString::from("--addr"));

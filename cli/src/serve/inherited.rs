@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::net::sockopt::socket_acceptconn;
 use xs_protocol::Address;
 
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// Maximum number of inherited sockets.
 const SOCKETS_MAX: usize = 64;
@@ -44,12 +44,12 @@ pub(crate) fn take() -> anyhow::Result<()> {
     let count = count.parse().ok().filter(|count| *count <= SOCKETS_MAX);
     let Some(count) = count else {
         let text = format!("LISTEN_FDS is not a number up to {SOCKETS_MAX}");
-        return Fault::fail(Exit::Usage, text);
+        return ExitError::fail(Exit::Usage, text);
     };
     let mut sockets = ListenFd::from_env();
     let taken = (0..count).map(|index| {
         one(&mut sockets, index).map_err(|text| {
-            Fault::new(Exit::Usage, format!("socket {} of LISTEN_FDS: {text}", index + 1))
+            ExitError::new(Exit::Usage, format!("socket {} of LISTEN_FDS: {text}", index + 1))
         })
     });
     *TAKEN.lock() = taken.collect::<Result<_, _>>()?;

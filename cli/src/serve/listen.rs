@@ -10,7 +10,7 @@ use xs_protocol::{Address, Admission, Listener, Role, SOCKET_NAME, Server, Serve
 
 use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The listening addresses and their credentials.
 pub(super) struct Plan {
@@ -28,7 +28,7 @@ impl Plan {
     /// # Errors
     /// A usage error says what is missing: a certificate, a token, or both.
     pub(super) fn make(args: &ServeArgs, dir: &Path) -> anyhow::Result<Self> {
-        let usage = |text: String| Fault::new(Exit::Usage, text);
+        let usage = |text: String| ExitError::new(Exit::Usage, text);
         let tls = match (&args.tls.tls_cert, &args.tls.tls_key) {
             (Some(cert), Some(key)) => Some(
                 ServerTls::open(cert, key)

@@ -39,7 +39,7 @@ use crate::again::asked_again;
 use crate::args::ServeArgs;
 use crate::clock;
 use crate::connect::{default_store, holder, leave_alone};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::host;
 use crate::manager::Manager;
 use crate::signals::{Asked, Signals};
@@ -88,7 +88,7 @@ pub(crate) async fn run(
         let text = format!(
             "{dir} is still open in {who} after {waited} s; stop it, or use it with -a {dir}"
         );
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     let store =
         Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
@@ -247,7 +247,9 @@ async fn serve(
     };
     tokio::select! {
         () = stopped => Ok(exit),
-        () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+        () = asked_again(async || signals.stop().await) => {
+            ExitError::fail(Exit::Interrupted, "stopped at once by a second signal")
+        }
     }
 }
 
@@ -273,21 +275,21 @@ async fn announce(
 fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
     match (typed, addr) {
         (Some(dir), _) => match dir.to_str().map(Address::parse) {
-            Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
+            Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => ExitError::fail(
                 Exit::Usage,
                 format!(
                     "{0} is not a directory; to listen there: xs serve STORE --listen {0}",
                     dir.display()
                 ),
             ),
-            Some(Err(error)) => Fault::fail(Exit::Usage, error.to_string()),
+            Some(Err(error)) => ExitError::fail(Exit::Usage, error.to_string()),
             _ => Ok(dir),
         },
         (None, None) => default_store(),
         (None, Some(Address::Unix(socket))) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        (None, Some(address)) => Fault::fail(
+        (None, Some(address)) => ExitError::fail(
             Exit::Usage,
             format!(
                 "{address} is not a directory; give the store's directory, and --listen {address}"

@@ -11,7 +11,7 @@ use super::input::Input;
 use super::lines;
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 pub(super) async fn run(
@@ -89,7 +89,7 @@ async fn content(
 }
 
 fn json_meta(content: Content) -> anyhow::Result<Meta> {
-    let fail = |text: String| Fault::new(Exit::Usage, format!("--json: {text}"));
+    let fail = |text: String| ExitError::new(Exit::Usage, format!("--json: {text}"));
     let bytes = match content {
         Content::Bytes(bytes) => bytes,
         Content::None => return Err(fail("there is no input".to_owned()).into()),

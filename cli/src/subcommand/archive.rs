@@ -19,7 +19,7 @@ use crate::archive::{Writer, unpack};
 use crate::args::Target;
 use crate::connect::explain;
 use crate::dump::Dump;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
@@ -37,7 +37,7 @@ pub(super) async fn export(
     let Target::File(path) = target else {
         if out.is_person() {
             let text = "refusing to write an archive to a terminal; give a file, or use a pipe";
-            return Fault::fail(Exit::Usage, text);
+            return ExitError::fail(Exit::Usage, text);
         }
         let writer = Writer::new(Piped(out), &std::env::temp_dir())?;
         let (_, Count { frames, unread }) = write(client, options, writer).await?;
@@ -128,7 +128,7 @@ async fn add_body<W: Write>(
         }
         Seen::Whole => {
             let Some(mut blob) = client.blob_get(&hash).await.map_err(explain)? else {
-                return Fault::fail(Exit::NotFound, "no longer in the store");
+                return ExitError::fail(Exit::NotFound, "no longer in the store");
             };
             let mut body = writer.body(&hash, blob.len())?;
             while let Some(chunk) = blob.chunk().await {

@@ -6,7 +6,7 @@ use xs_protocol::{BlobStream, Client, ClientError, Code};
 
 use crate::args::BodyArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 /// Maximum bytes of a body held in memory for a line of JSON.
@@ -111,7 +111,7 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
 async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Result<Bytes, Missing>> {
     let Some(hash) = frame.hash() else { return Ok(Ok(Bytes::new())) };
     if frame.body_len() > BODY_IN_JSON_MAX {
-        return Fault::fail(Exit::Failed, too_long(frame, &hash));
+        return ExitError::fail(Exit::Failed, too_long(frame, &hash));
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
     match open(client, &hash, || lost(frame, &hash)).await? {
@@ -190,7 +190,7 @@ async fn open(
 ) -> anyhow::Result<Result<BlobStream, Missing>> {
     match client.blob_get(hash).await {
         Ok(Some(blob)) => Ok(Ok(blob)),
-        Ok(None) => Ok(Err(Missing(Fault::new(Exit::NotFound, unknown()).into()))),
+        Ok(None) => Ok(Err(Missing(ExitError::new(Exit::NotFound, unknown()).into()))),
         Err(error) => missing(error).map(Err),
     }
 }

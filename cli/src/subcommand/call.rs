@@ -18,7 +18,7 @@ use xs_runtime::Kind;
 use super::{bodies, modules};
 use crate::args::{Args, CallArgs};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, notice};
 
@@ -50,7 +50,9 @@ pub(super) async fn describe(
 }
 
 fn name(call: &CallArgs) -> anyhow::Result<&Topic> {
-    call.name.as_ref().ok_or_else(|| Fault::new(Exit::Usage, "give the name of a command").into())
+    call.name
+        .as_ref()
+        .ok_or_else(|| ExitError::new(Exit::Usage, "give the name of a command").into())
 }
 
 pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
@@ -62,14 +64,17 @@ pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> an
         Ok(ended) => ended,
         Err(_) => {
             let name = name.as_ref().map_or("the call", Topic::as_str);
-            Fault::fail(Exit::TimedOut, format!("{name}: the server did not answer in {limit:?}"))
+            ExitError::fail(
+                Exit::TimedOut,
+                format!("{name}: the server did not answer in {limit:?}"),
+            )
         }
     }
 }
 
 async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let name = name(&call)?;
-    let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let (args, body) = words(&call).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut unread = Unread::of(&call);
     unread.tell(name);
     let request = CallRequest {
@@ -135,7 +140,7 @@ async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::E
     match modules::meant(name, &all, Some(Kind::Command)) {
         Some(meant) => {
             let text = format!("no command {name}; did you mean {meant}?");
-            Fault::new(Exit::NotFound, text).into()
+            ExitError::new(Exit::NotFound, text).into()
         }
         None => told,
     }
@@ -174,7 +179,7 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
 /// The error in `<name>.error`: its message, the position in the module, and the exit code for a
 /// timeout or wrong arguments. A permission the module lacks is not reported as a denial to the
 /// caller.
-fn failure(name: &Topic, frame: &Frame) -> Fault {
+fn failure(name: &Topic, frame: &Frame) -> ExitError {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
     let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();
     if let Some(place) = modules::place(&meta) {
@@ -185,7 +190,7 @@ fn failure(name: &Topic, frame: &Frame) -> Fault {
         Some("args") => Exit::Usage,
         _ => Exit::Failed,
     };
-    Fault::new(exit, format!("{name}: {message}"))
+    ExitError::new(exit, format!("{name}: {message}"))
 }
 
 /// Splits the words after the command's name into arguments and body.
@@ -237,7 +242,7 @@ async fn read_input() -> anyhow::Result<Bytes> {
                 "the body is longer than {CALL_BODY_BYTES_MAX} bytes; \
                  store it with xs cas put and pass its hash"
             );
-            return Fault::fail(Exit::Usage, text);
+            return ExitError::fail(Exit::Usage, text);
         }
     }
     Ok(body.freeze())

@@ -17,7 +17,7 @@ use super::position::{Position, Resume};
 use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::{Session, explain};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::{Output, notice, reader_gone};
 
 /// How long to look for the topic that was meant.
@@ -33,7 +33,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let client = &session.client;
     out.use_template(cat.body.format.as_ref());
-    let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut options =
+        cat.options(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut filter = Filter::start(&cat.filter).await?;
     let mut position = match &cat.cursor {
         Some(name) => Some(Position::open(client, name).await?),

@@ -27,7 +27,7 @@ use super::link;
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::{Session, explain};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::{counted, notice};
 
 /// The delay before the first retry; it doubles up to the longest.
@@ -111,7 +111,7 @@ fn check_park(each: &EachArgs) -> anyhow::Result<()> {
     {
         let text =
             format!("{park} is one of the topics being read, so parked events would be read again");
-        return Fault::fail(Exit::Usage, text);
+        return ExitError::fail(Exit::Usage, text);
     }
     Ok(())
 }
@@ -335,7 +335,7 @@ impl Runner<'_> {
     async fn attempt(&self, delivered: &Delivered) -> anyhow::Result<Option<Failure>> {
         let frame = &delivered.frame;
         let [program, arguments @ ..] = self.each.command.as_slice() else {
-            return Fault::fail(Exit::Usage, "there is no command");
+            return ExitError::fail(Exit::Usage, "there is no command");
         };
         // Fetched before the command starts, which could not tell a lost body from an empty one.
         let input = match (&delivered.body, frame.hash()) {
@@ -397,7 +397,7 @@ impl Runner<'_> {
                 }
                 _ => String::new(),
             };
-            return Fault::fail(Exit::Failed, format!("{id}: {failure}{next}"));
+            return ExitError::fail(Exit::Failed, format!("{id}: {failure}{next}"));
         };
         let meta = json!({
             "input": id.to_string(),
@@ -422,7 +422,7 @@ impl Runner<'_> {
             Ok(appended) => appended,
             Err(error) if error.class() == Class::Condition => {
                 let text = position.as_ref().map_or_else(|| error.to_string(), Position::in_use);
-                return Fault::fail(Exit::Condition, text);
+                return ExitError::fail(Exit::Condition, text);
             }
             Err(error) => return Err(explain(error)),
         };

@@ -19,7 +19,7 @@ use xs_runtime::script::{self, Console, Line, Prompt, SOURCE_BYTES_MAX, Surround
 use super::modules;
 use crate::args::EvalArgs;
 use crate::connect::{Session, default_store};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, aside, notice};
 use crate::variables;
 
@@ -76,7 +76,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
     }
     match ended {
         Ok(()) => Ok(Exit::Ok),
-        Err(error) => Fault::fail(Exit::Failed, told(&error)),
+        Err(error) => ExitError::fail(Exit::Failed, told(&error)),
     }
 }
 
@@ -131,7 +131,7 @@ fn of_file(file: &Path, here: &Path) -> anyhow::Result<Source> {
     let (dir, path) = match (inside, whole.parent(), whole.file_name()) {
         (Some(inside), _, _) => (here.to_owned(), inside.components().collect()),
         (None, Some(dir), Some(name)) => (dir.to_owned(), PathBuf::from(name)),
-        _ => return Fault::fail(Exit::Usage, format!("{} is not a file", file.display())),
+        _ => return ExitError::fail(Exit::Usage, format!("{} is not a file", file.display())),
     };
     Ok(Source { dir, path: path.to_string_lossy().into_owned(), text })
 }
@@ -283,7 +283,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
         }
     }
     if !typed.is_empty() {
-        return Fault::fail(Exit::Failed, "the last line is incomplete");
+        return ExitError::fail(Exit::Failed, "the last line is incomplete");
     }
     // At a terminal the user saw the error and continued.
     Ok(if failed && !seen { Exit::Failed } else { Exit::Ok })
@@ -310,5 +310,5 @@ async fn evaluate(prompt: &Prompt, typed: &str) -> io::Result<Option<Line>> {
 }
 
 async fn start(around: &Surroundings) -> anyhow::Result<Prompt> {
-    Prompt::start(around).await.map_err(|error| Fault::new(Exit::Failed, told(&error)).into())
+    Prompt::start(around).await.map_err(|error| ExitError::new(Exit::Failed, told(&error)).into())
 }

@@ -20,7 +20,7 @@ use xs_protocol::{AppendRequest, Appended, Class, Client, Reply};
 
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 /// Maximum bytes of one line.
@@ -69,7 +69,7 @@ pub(super) async fn run(
                 1 => "the line before it is stored".to_owned(),
                 stored => format!("the {stored} lines before it are stored"),
             };
-            return Fault::fail(Exit::Failed, format!("{wrong}; {before}"));
+            return ExitError::fail(Exit::Failed, format!("{wrong}; {before}"));
         }
         Err(error) => return Err(error).context(told),
     }
@@ -360,7 +360,7 @@ impl<'a> Sender<'a> {
         if let Some(key) = &key {
             // That of the last line there could be.
             key_of(key, u64::MAX).map_err(|error| {
-                Fault::new(Exit::Usage, format!("--key with the number of a line: {error}"))
+                ExitError::new(Exit::Usage, format!("--key with the number of a line: {error}"))
             })?;
         }
         let waiting = VecDeque::new();

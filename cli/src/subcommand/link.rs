@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use xs_protocol::{Client, ClientError, Code};
 
 use crate::connect::{Session, explain};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
 use crate::reach::options;
 
@@ -50,7 +50,7 @@ pub(super) async fn back(
         match come {
             Ok(client) if client.server().uuid != session.client.server().uuid => {
                 let text = "another store is served there than before";
-                return Fault::fail(Exit::Unreachable, text);
+                return ExitError::fail(Exit::Unreachable, text);
             }
             Ok(client) => {
                 notice("the server is back");

@@ -18,7 +18,7 @@ use crate::args::{
     BackupArgs, CompactArgs, CopyArgs, FromTo, GcArgs, RepairArgs, UpgradeArgs, VerifyArgs,
 };
 use crate::connect::{self, default_address, default_store, unserved};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 use crate::progress::{self, watched};
 use crate::reach::options;
@@ -58,7 +58,7 @@ async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value>
                     "no longer waiting; the server finishes what it began"
                 }
             };
-            return Fault::fail(Exit::Interrupted, text);
+            return ExitError::fail(Exit::Interrupted, text);
         }
     };
     bar.finish_and_clear();
@@ -71,7 +71,7 @@ fn there(path: &Path) -> anyhow::Result<String> {
         std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
     match path.into_os_string().into_string() {
         Ok(path) => Ok(path),
-        Err(path) => Fault::fail(
+        Err(path) => ExitError::fail(
             Exit::Usage,
             format!("{} is not UTF-8, so it cannot be sent to a server", path.display()),
         ),
@@ -92,7 +92,7 @@ fn directory(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<Pa
         Some(Address::Unix(socket)) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        Some(address) => Fault::fail(
+        Some(address) => ExitError::fail(
             Exit::Usage,
             format!(
                 "{address} is not a directory; this works on files, so give the store's directory"
@@ -110,7 +110,7 @@ fn between(
 }
 
 fn typed(paths: Result<FromTo, String>) -> anyhow::Result<FromTo> {
-    paths.map_err(|text| Fault::new(Exit::Usage, text).into())
+    paths.map_err(|text| ExitError::new(Exit::Usage, text).into())
 }
 
 /// An error with its exit code and what to do.
@@ -119,7 +119,7 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         Some(MaintainError::Open(open)) => Some(open),
         Some(MaintainError::NoStore { dir }) => {
             let text = connect::beheaded(dir).unwrap_or_else(|| error.to_string());
-            return Fault::new(Exit::Unreachable, text).into();
+            return ExitError::new(Exit::Unreachable, text).into();
         }
         _ => error.downcast_ref::<OpenError>(),
     };
@@ -127,7 +127,7 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         Some(OpenError::Locked { dir, pid, .. }) => {
             let (dir, who) = (dir.display(), connect::holder(*pid));
             let text = format!("{dir} is open in {who}; stop it first, then try again");
-            Fault::new(Exit::Unreachable, text).into()
+            ExitError::new(Exit::Unreachable, text).into()
         }
         _ => error,
     }

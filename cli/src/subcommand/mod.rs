@@ -46,7 +46,7 @@ use crate::args::{
     Subcommand,
 };
 use crate::connect::Session;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::host;
 use crate::output::{Output, notice};
 use crate::serve;
@@ -115,7 +115,7 @@ async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result
 async fn on_store(addr: Option<Address>, subcommand: StoreSubcommand) -> anyhow::Result<Exit> {
     if let StoreSubcommand::Export(export) = &subcommand {
         // An invalid topic is invalid in any store.
-        export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
+        export.parts().map_err(|text| ExitError::new(Exit::Usage, text))?;
     }
     let plan = Plan::of(&subcommand);
     with_store(addr, plan, async |session, input, stop, out| {
@@ -213,7 +213,9 @@ async fn open(addr: Option<Address>, plan: &mut Plan) -> anyhow::Result<Session>
     let Some(limit) = limit else { return opening.await };
     match tokio::time::timeout(limit, opening).await {
         Ok(session) => session,
-        Err(_) => Fault::fail(Exit::TimedOut, format!("the server did not answer in {limit:?}")),
+        Err(_) => {
+            ExitError::fail(Exit::TimedOut, format!("the server did not answer in {limit:?}"))
+        }
     }
 }
 

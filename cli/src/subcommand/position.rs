@@ -9,7 +9,7 @@ use xs_protocol::{Class, Client, ClientError, Refusal};
 
 use super::link::may_pass;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// Interval between saves of a moving position.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -44,10 +44,10 @@ impl Resume {
         match error {
             ClientError::Disconnected(why) => {
                 let text = format!("the server is gone ({why}){}", self.advice(from));
-                Fault::cut(text).into()
+                ExitError::cut(text).into()
             }
             other if matches!(self, Self::Waits) && may_pass(&other) => {
-                Fault::cut(format!("the server is gone ({other})")).into()
+                ExitError::cut(format!("the server is gone ({other})")).into()
             }
             other => explain(other),
         }
@@ -57,7 +57,9 @@ impl Resume {
     pub(super) fn dropped(self, refusal: Refusal, from: u64) -> anyhow::Error {
         match self {
             Self::Waits => self.cut_off(refusal.into(), Some(from)),
-            _ => Fault::new(Exit::Unreachable, refusal.message + &self.advice(Some(from))).into(),
+            _ => {
+                ExitError::new(Exit::Unreachable, refusal.message + &self.advice(Some(from))).into()
+            }
         }
     }
 }
@@ -110,7 +112,7 @@ impl Position {
                 self.reached = self.reached.max(self.saved);
                 Ok(())
             }
-            _ => Fault::fail(Exit::Condition, self.in_use()),
+            _ => ExitError::fail(Exit::Condition, self.in_use()),
         }
     }
 
@@ -166,7 +168,7 @@ impl Position {
                 Ok(())
             }
             Err(error) if error.class() == Class::Condition => {
-                Fault::fail(Exit::Condition, self.in_use())
+                ExitError::fail(Exit::Condition, self.in_use())
             }
             // A save may find the connection closed before the stream does.
             Err(error) => Err(Resume::Cursor.cut_off(error, None)),

@@ -12,7 +12,7 @@ use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
 use crate::connect::{beheaded, default_address, leave_alone, no_store};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Result<Exit> {
@@ -82,19 +82,19 @@ fn directory(addr: Option<Address>, may_make: bool) -> anyhow::Result<PathBuf> {
         Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),
         other => {
             let text = format!("{other} is not a directory; tokens are managed where the store is");
-            return Fault::fail(Exit::Usage, text);
+            return ExitError::fail(Exit::Usage, text);
         }
     };
     match is_store(&dir) {
         true => Ok(dir),
         false if may_make => make_store(&dir).map(|()| dir),
-        false => Fault::fail(Exit::Unreachable, no_store(&dir)),
+        false => ExitError::fail(Exit::Unreachable, no_store(&dir)),
     }
 }
 
 fn make_store(dir: &Path) -> anyhow::Result<()> {
     if let Some(text) = beheaded(dir) {
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     leave_alone(dir)?;
     let made = Store::open(dir, StoreOptions::default()).map_err(anyhow::Error::from);
@@ -111,7 +111,7 @@ fn fault(error: TokenError) -> anyhow::Error {
         TokenError::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
     };
-    Fault::new(exit, error.to_string()).into()
+    ExitError::new(exit, error.to_string()).into()
 }
 
 fn now_ms() -> u64 {

@@ -24,7 +24,7 @@ pub(super) use self::probe::Probe;
 pub(super) use self::store::room;
 use self::text::{Exposition, Kind};
 use crate::args::MetricsArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::serve::Fullness;
 
 /// How long an exposition is reused, so that many readers cost as much as one.
@@ -62,14 +62,14 @@ pub(super) fn check(args: &MetricsArgs) -> anyhow::Result<()> {
     match args.metrics.as_ref() {
         None => Ok(()),
         Some(Address::Tcp(socket)) if socket.ip().is_loopback() || args.metrics_public => Ok(()),
-        Some(address @ Address::Tcp(_)) => Fault::fail(
+        Some(address @ Address::Tcp(_)) => ExitError::fail(
             Exit::Usage,
             format!(
                 "{address}: other machines could read the metrics; --metrics-public allows that"
             ),
         ),
         Some(address) => {
-            Fault::fail(Exit::Usage, format!("{address}: --metrics expects :port or host:port"))
+            ExitError::fail(Exit::Usage, format!("{address}: --metrics expects :port or host:port"))
         }
     }
 }

@@ -17,7 +17,7 @@ use super::survey::{self, Module, meta};
 use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
@@ -80,12 +80,12 @@ pub(super) async fn reset(
 /// A new `create` frame for the newest version. It names the same file, which then counts as taken.
 fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     let Some(create) = &module.create else {
-        return Fault::fail(Exit::NotFound, format!("the log has no source of {key}"));
+        return ExitError::fail(Exit::NotFound, format!("the log has no source of {key}"));
     };
     if let Some(error) = survey::refused(create) {
         let why = survey::summary_of(&error);
         let text = format!("the newest version of {key} is invalid; fix and save its file: {why}");
-        return Fault::fail(Exit::Failed, text);
+        return ExitError::fail(Exit::Failed, text);
     }
     let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
     frame.meta = Meta::parse(create.meta().to_vec())?;
@@ -129,7 +129,7 @@ async fn settle(
     let waited = outcome(asked.client, key, asked_by, outcomes);
     let Ok(found) = tokio::time::timeout(ANSWER_MAX, waited).await else {
         let text = format!("no server confirmed it; check with xs modules show {}", key.name);
-        return Fault::fail(Exit::TimedOut, text);
+        return ExitError::fail(Exit::TimedOut, text);
     };
     let (event, told) = found?;
     match event {
@@ -137,7 +137,7 @@ async fn settle(
             let message = survey::message(&told);
             let place = survey::place(&told).map(|place| format!(" ({place})"));
             let text = format!("{key}: {message}{}", place.unwrap_or_default());
-            Fault::fail(Exit::Failed, text)
+            ExitError::fail(Exit::Failed, text)
         }
         _ => {
             let event = event.as_str();
@@ -177,5 +177,5 @@ async fn outcome(
             }
         }
     }
-    Fault::fail(Exit::Unreachable, "the server stopped")
+    ExitError::fail(Exit::Unreachable, "the server stopped")
 }

@@ -10,7 +10,7 @@ use xs_runtime::host::check::{Checked, check};
 use super::survey;
 use super::within::{Within, within};
 use crate::args::AllowArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 
 pub(in super::super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
@@ -43,7 +43,7 @@ pub(in super::super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::
     if checked.is_empty() {
         let text = "no modules: they belong in generators/, handlers/ and commands/";
         let is = if path.is_file() { "is" } else { "holds" };
-        return Fault::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
+        return ExitError::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
     }
     let failed = checked.iter().any(|checked| checked.error.is_some());
     Ok(if failed { Exit::Failed } else { Exit::Ok })

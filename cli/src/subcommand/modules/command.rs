@@ -7,7 +7,7 @@ use xs_runtime::Kind;
 use super::Asked;
 use super::show::print;
 use super::survey::{self, Facts, meta};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 
 pub(in crate::subcommand) async fn describe_command(
@@ -17,7 +17,7 @@ pub(in crate::subcommand) async fn describe_command(
 ) -> anyhow::Result<Exit> {
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if key.kind != Kind::Command {
-        return Fault::fail(Exit::NotFound, format!("{name} is a {}, not a command", key.kind));
+        return ExitError::fail(Exit::NotFound, format!("{name} is a {}, not a command", key.kind));
     }
     let active = module.active.as_ref().map(meta).unwrap_or_default();
     let mut facts = Facts::default();

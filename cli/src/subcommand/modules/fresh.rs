@@ -9,7 +9,7 @@ use xs_runtime::host::editor;
 use xs_runtime::{Kind, ProcessorName};
 
 use crate::args::KindArg;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 const GENERATOR: &str = r#"import { generator } from "xs";
@@ -71,7 +71,7 @@ fn named(dir: &Path, name: &str, depth: usize) -> Option<PathBuf> {
 
 pub(in super::super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
     let name = ProcessorName::parse(&name.replace('/', ".")).map_err(|error| {
-        Fault::new(Exit::Usage, format!("{name:?} is not a valid name: {error}"))
+        ExitError::new(Exit::Usage, format!("{name:?} is not a valid name: {error}"))
     })?;
     let (kind, text) = match kind {
         KindArg::Generator => (Kind::Generator, GENERATOR),
@@ -85,14 +85,14 @@ pub(in super::super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::R
                 "{} has that name; names must be unique across the three kinds",
                 rival.display()
             );
-            return Fault::fail(Exit::Failed, text);
+            return ExitError::fail(Exit::Failed, text);
         }
     }
     fs::create_dir_all(dir.join(kind.dir())).context("cannot create the module's directory")?;
     let made = fs::File::options().write(true).create_new(true).open(&path);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         let text = format!("{} already exists and was not changed", path.display());
-        return Fault::fail(Exit::Failed, text);
+        return ExitError::fail(Exit::Failed, text);
     }
     let mut file = made.with_context(|| format!("cannot create {}", path.display()))?;
     file.write_all(text.replace("NAME", name.as_str()).as_bytes())?;

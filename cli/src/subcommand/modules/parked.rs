@@ -18,7 +18,7 @@ use super::survey::{self, meta, summary};
 use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
@@ -61,7 +61,7 @@ async fn handler(asked: Asked<'_>, name: &Topic) -> anyhow::Result<Key> {
     if key.kind == Kind::Handler {
         return Ok(key);
     }
-    Fault::fail(Exit::Usage, format!("{key} is not a handler; only handlers park inputs"))
+    ExitError::fail(Exit::Usage, format!("{key} is not a handler; only handlers park inputs"))
 }
 
 pub(super) async fn list(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
@@ -207,7 +207,7 @@ fn check<'f>(records: impl IntoIterator<Item = &'f Frame>, ids: &[FrameId]) -> a
     let named: BTreeSet<_> = records.into_iter().flat_map(names).collect();
     match ids.iter().find(|id| !named.contains(id)) {
         None => Ok(()),
-        Some(id) => Fault::fail(Exit::NotFound, format!("no parked input with id {id}")),
+        Some(id) => ExitError::fail(Exit::NotFound, format!("no parked input with id {id}")),
     }
 }
 

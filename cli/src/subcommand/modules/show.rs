@@ -13,7 +13,7 @@ use xs_runtime::host::{Place, Retry};
 use super::survey::{self, Facts, Module, describe, meta};
 use super::{Asked, STILL, parked};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 use crate::subcommand::frames;
 use crate::variables;
@@ -168,7 +168,7 @@ pub(super) async fn state(
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
     if key.kind != Kind::Handler {
-        return Fault::fail(
+        return ExitError::fail(
             Exit::Usage,
             format!("{key} is not a handler; only handlers have state"),
         );
@@ -183,7 +183,7 @@ pub(super) async fn state(
         None => {
             let Some(cursor) = survey::cursor(asked.client, &key).await? else {
                 let text = format!("{key} has not handled anything yet, so it has no state");
-                return Fault::fail(Exit::NotFound, text);
+                return ExitError::fail(Exit::NotFound, text);
             };
             Place::of(&cursor)?.state.map(|state| state.json)
         }

@@ -14,7 +14,7 @@ use xs_runtime::host::{CONFIG_TOPIC, processor_cursor};
 use super::Asked;
 use crate::alike::nearest;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The topics of frames about modules, and about the servers and Hosts that ran them.
 pub(crate) const TOPICS: &str =
@@ -68,7 +68,9 @@ pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMa
 /// The error for a user who may not see modules, without naming the unreadable topics.
 fn not_shown(error: ClientError) -> anyhow::Error {
     match error.class() {
-        Class::Access => Fault::new(Exit::Denied, "only admins and hosts may list modules").into(),
+        Class::Access => {
+            ExitError::new(Exit::Denied, "only admins and hosts may list modules").into()
+        }
         _ => explain(error),
     }
 }
@@ -190,7 +192,7 @@ pub(super) async fn one(
             Some(meant) => format!("did you mean {meant}?"),
             None => "xs modules list shows all modules".to_owned(),
         };
-        Fault::new(Exit::NotFound, format!("no module {name}; {advice}")).into()
+        ExitError::new(Exit::NotFound, format!("no module {name}; {advice}")).into()
     })
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::keys::{Key, keys};
 use super::picture::Size;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Audience, raw};
 
 /// Switches to the alternate screen without a cursor, and back.
@@ -49,7 +49,7 @@ impl Screen {
     pub(super) fn open() -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() {
             let text = "top reads keys from a terminal; xs top --once needs none";
-            return Fault::fail(Exit::Usage, text);
+            return ExitError::fail(Exit::Usage, text);
         }
         let colour = matches!(Audience::of_stdout(), Audience::Person { colour: true, .. });
         let resized = signal(SignalKind::window_change())?;
