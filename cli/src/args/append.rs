@@ -16,6 +16,7 @@ Examples:
   xs append photos --file cat.jpg --meta '{\"width\":640}'
   journalctl -f -o cat | xs append journal --lines
   jq -c . data.json | xs append readings --lines --json
+  jq -c . data.json | xs append readings --lines --json --topic-from sensor
   xs append readings --lines --file day.txt --key day-17
   xs append deploy.done -n
   xs append account.7 --expect 41 '-12.50'
@@ -41,6 +42,10 @@ pub(crate) struct AppendArgs {
     /// Parse the input, or each line with --lines, as a JSON object and store it as the meta.
     #[arg(long, conflicts_with_all = ["no_body", "meta"])]
     pub(crate) json: bool,
+    /// Append each line to TOPIC.VALUE, where VALUE is this field of the line: text, or a whole
+    /// number. A dot leads into an object: sensor.name. Stops at a line that makes no topic.
+    #[arg(long, value_name = "FIELD", requires = "lines", requires = "json")]
+    pub(crate) topic_from: Option<String>,
     /// The event's meta, a JSON object.
     #[arg(long, value_name = "JSON", value_parser = meta_object)]
     pub(crate) meta: Option<Meta>,

@@ -258,6 +258,8 @@ mod tests {
         for line in [
             "xs append t body --file f",
             "xs append t -n --lines",
+            "xs append t --lines --topic-from a",
+            "xs append t --json --topic-from a",
             "xs append t --json --meta {}",
             "xs append t --meta 1",
             "xs append t --ttl soon",
