@@ -135,7 +135,7 @@ pub(crate) fn unpack(
 ) -> io::Result<()> {
     let mut from = BufReader::with_capacity(PIECE_BYTES, from);
     if !from.fill_buf()?.starts_with(&MAGIC) {
-        return Err(wrong("it is no archive that xs export --archive wrote".to_owned()));
+        return Err(wrong("not an archive written by xs export --archive".to_owned()));
     }
     dump.make()?;
     let mut archive = tar::Archive::new(zstd::Decoder::with_buffer(from)?);
@@ -153,9 +153,13 @@ pub(crate) fn unpack(
             }
             (tar::EntryType::Regular, name) => match name.strip_prefix("cas/").and_then(named) {
                 Some(hash) => (dump.blob(&hash), Some(hash)),
-                None => return Err(wrong(format!("it holds {name:?}, which is no part of one"))),
+                None => {
+                    return Err(wrong(format!(
+                        "it contains {name:?}, which does not belong in an export"
+                    )));
+                }
             },
-            _ => return Err(wrong(format!("it holds {name:?}, which is no file"))),
+            _ => return Err(wrong(format!("it contains {name:?}, which is not a file"))),
         };
         let (path, hash) = place;
         let mut file = File::create(path)?;
@@ -174,11 +178,11 @@ pub(crate) fn unpack(
         }
         let found = BlobHash::from_bytes(hasher.finalize().into());
         if hash.is_some_and(|hash| hash != found) {
-            return Err(wrong(format!("{name} has other bytes than its name says")));
+            return Err(wrong(format!("the content of {name} does not match its hash")));
         }
     }
     if !has_frames {
-        return Err(wrong("it has no frames.jsonl: it is cut off, or something else".to_owned()));
+        return Err(wrong("it has no frames.jsonl: it is truncated, or not an export".to_owned()));
     }
     // The rest of the last block, which includes the checksum.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;

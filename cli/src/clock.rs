@@ -18,9 +18,9 @@ pub(crate) fn ahead(newest: FrameId) -> Option<String> {
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     let at = Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string());
     Some(format!(
-        "the newest event is of {at}, {} ahead of this clock: ids go on from there, and --since, \
-         --until and ttl time: reckon with it; if the clock was wrong then, xs export and xs \
-         import --new-ids into a new store (xs help operations)",
+        "the newest event is of {at}, {} ahead of this clock: new ids continue from there, and \
+         --since, --until and ttl time: use those times; if the clock was wrong then, xs export \
+         and xs import --new-ids into a new store (xs help operations)",
         length(ahead)
     ))
 }

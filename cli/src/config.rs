@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use xs_protocol::Address;
 
 use crate::args::Args;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 /// Maximum bytes of the file.
@@ -33,7 +33,7 @@ const OWN: [&str; 3] = ["config", "print_config", "help"];
 pub(crate) fn take_in(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(typed) = serve_matches(&argv) else { return Ok(argv) };
     let Some(path) = typed.get_one::<PathBuf>("config") else { return Ok(argv) };
-    let words = words(path, &typed).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let words = words(path, &typed).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut argv = argv;
     let end = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
     argv.splice(end..end, words);
@@ -96,7 +96,7 @@ fn words(path: &Path, typed: &ArgMatches) -> Result<Vec<OsString>, String> {
         let Some(arg) = keys(&serve).find(|arg| key(arg) == name.get_ref()) else {
             let known: Vec<_> = keys(&serve).map(key).collect();
             return Err(format!(
-                "{}: {:?} is no option of serve; there are {}",
+                "{}: {:?} is not an option of serve; the options are {}",
                 at(name.span()),
                 name.get_ref(),
                 known.join(", ")
@@ -118,7 +118,7 @@ fn read(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(failed)?;
     file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > BYTES_MAX {
-        return Err(format!("--config {}: over the limit of {BYTES_MAX} bytes", path.display()));
+        return Err(format!("--config {}: larger than {BYTES_MAX} bytes", path.display()));
     }
     Ok(text)
 }
@@ -282,8 +282,11 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         let dir = tempfile::tempdir().unwrap();
         for (file, said) in [
-            ("sync = \"none\"\nlisen = \":1\"", "serve.toml:2: \"lisen\" is no option of serve"),
-            ("config = \"x\"", "serve.toml:1: \"config\" is no option"),
+            (
+                "sync = \"none\"\nlisen = \":1\"",
+                "serve.toml:2: \"lisen\" is not an option of serve",
+            ),
+            ("config = \"x\"", "serve.toml:1: \"config\" is not an option"),
             ("\n\nsync = \"soon\"", "serve.toml:3: sync: invalid value 'soon'"),
             ("log = \"xml\"", "possible values: text, json"),
             ("allow-run = 1", "serve.toml:1: allow-run: true or false"),

@@ -16,7 +16,7 @@ use xs_protocol::{
     SOCKET_NAME, Server, ServerOptions,
 };
 
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::reach::options;
 use crate::serve::{Fullness, StoreService};
 
@@ -90,16 +90,16 @@ impl Session {
                 continue;
             };
             if need == Need::Server {
-                return Fault::fail(Exit::Unreachable, no_server(dir));
+                return ExitError::fail(Exit::Unreachable, no_server(dir));
             }
             match open_local(dir, &address, need).await? {
                 Some(session) => return Ok(session),
                 None if Instant::now() < give_up => tokio::time::sleep(LOCK_RETRY).await,
                 None => {
-                    return Fault::fail(
+                    return ExitError::fail(
                         Exit::Unreachable,
                         format!(
-                            "{}: a process has the store open and does not answer; \
+                            "{}: another process has the store open and does not answer; \
                              its id is in {}",
                             dir.display(),
                             dir.join(LOCK).display()
@@ -124,7 +124,7 @@ impl Session {
         // It may have been another connection.
         match tokio::time::timeout(REASON_WAIT, self.client.closed()).await {
             Ok(why) if why.class() == Class::Access => {
-                Fault::new(Exit::Denied, exit::text(&error)).into()
+                ExitError::new(Exit::Denied, exit::text(&error)).into()
             }
             _ => error,
         }
@@ -158,7 +158,7 @@ pub(crate) fn unserved<'a>(address: &'a Address, error: &ClientError) -> Option<
 async fn open_local(dir: &Path, address: &Address, need: Need) -> anyhow::Result<Option<Session>> {
     // Opening a directory would create a store in it.
     if !matches!(need, Need::Create | Need::Feed) && !is_store(dir) {
-        return Fault::fail(Exit::Unreachable, no_store(dir));
+        return ExitError::fail(Exit::Unreachable, no_store(dir));
     }
     leave_alone(dir)?;
     let path = dir.to_owned();
@@ -203,9 +203,7 @@ pub(crate) fn beheaded(dir: &Path) -> Option<String> {
         return None;
     }
     let dir = dir.display();
-    Some(format!(
-        "{dir} holds segments and no manifest; xs repair {dir} INTO saves what is in them"
-    ))
+    Some(format!("{dir} has segments but no manifest; xs repair {dir} INTO salvages them"))
 }
 
 /// Refuses to create a store among unrelated files, as in a directory named by mistake.
@@ -230,11 +228,11 @@ pub(crate) fn leave_alone(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "{} holds other files ({}{more}) and no store; name a directory that is empty or new",
+        "{} is not a store and not empty ({}{more}); choose an empty or new directory",
         dir.display(),
         names.join(", ")
     );
-    Fault::fail(Exit::Usage, text)
+    ExitError::fail(Exit::Usage, text)
 }
 
 /// The process that has a store open, as text; its id may not be known yet.
@@ -245,10 +243,7 @@ pub(crate) fn holder(pid: Option<u32>) -> String {
 /// The message for a directory that holds no store.
 pub(crate) fn no_store(dir: &Path) -> String {
     beheaded(dir).unwrap_or_else(|| {
-        format!(
-            "no store at {0}; make one with `xs serve {0}` or by appending to it",
-            dir.display()
-        )
+        format!("no store at {0}; create one with `xs serve {0}`, or append to it", dir.display())
     })
 }
 
@@ -266,7 +261,7 @@ pub(crate) fn default_address() -> anyhow::Result<Address> {
 pub(crate) fn default_store() -> anyhow::Result<PathBuf> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home).join(".local/share/xs/store")),
-        _ => Fault::fail(Exit::Usage, "HOME is not set; name a store with -a or $XS_ADDR"),
+        _ => ExitError::fail(Exit::Usage, "HOME is not set; name a store with -a or $XS_ADDR"),
     }
 }
 
@@ -294,10 +289,10 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     let text = match &error {
         ClientError::Refused(refusal) => refusal.message.clone(),
         ClientError::Connect { kind: io::ErrorKind::ConnectionRefused, .. } => {
-            format!("{error}; nobody listens there: xs serve STORE --listen ADDR does")
+            format!("{error}; no server listens there; start one with xs serve STORE --listen ADDR")
         }
         ClientError::Connect { kind: io::ErrorKind::PermissionDenied, .. } => {
-            format!("{error}; it is its owner's alone: others need xs serve --listen and a token")
+            format!("{error}; only its owner may use it: others need xs serve --listen and a token")
         }
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
@@ -305,13 +300,13 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         // Another program listens there, which is no protocol violation.
         ClientError::Protocol(stranger @ ProtocolError::Preface(_)) => stranger.to_string(),
         ClientError::NoCa { .. } => {
-            format!("{error}; --tls-ca or $XS_TLS_CA names the CA of the server")
+            format!("{error}; give the server's CA with --tls-ca or $XS_TLS_CA")
         }
         other => other.to_string(),
     };
     match error {
-        ClientError::Disconnected(_) => Fault::cut(text).into(),
-        _ => Fault::new(exit, text).into(),
+        ClientError::Disconnected(_) => ExitError::cut(text).into(),
+        _ => ExitError::new(exit, text).into(),
     }
 }
 

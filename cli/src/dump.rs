@@ -127,7 +127,7 @@ impl Dump {
                 let there: Selection = serde_json::from_slice(&bytes)?;
                 if !selection.is_of(&there) {
                     let text = format!(
-                        "{} holds another export; name another directory",
+                        "{} holds a different export; choose another directory",
                         self.dir.display()
                     );
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
@@ -139,7 +139,7 @@ impl Dump {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.frames().exists() {
                     let text = format!(
-                        "{} is not an export of ours; name another directory",
+                        "{} was not written by xs export; choose another directory",
                         self.frames().display()
                     );
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
@@ -277,7 +277,7 @@ impl Incoming {
 }
 
 pub(crate) fn other_bytes(hash: &BlobHash) -> io::Error {
-    let text = format!("the store has other bytes under {hash}; verify it");
+    let text = format!("the store's bytes for {hash} do not match the hash; run xs verify");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 

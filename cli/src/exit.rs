@@ -45,20 +45,20 @@ impl From<Exit> for ExitCode {
 
 /// An error that carries its exit code.
 #[derive(Debug)]
-pub(crate) struct Fault {
+pub(crate) struct ExitError {
     exit: Exit,
     text: String,
     /// It is that the connection ended; a request is not told why.
     is_cut: bool,
 }
 
-impl Fault {
+impl ExitError {
     /// An error with a message for people: what is wrong, then what to do.
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
         Self { exit, text: text.into(), is_cut: false }
     }
 
-    /// A fault that is the end of a connection.
+    /// An error that says that a connection ended.
     pub(crate) fn cut(text: impl Into<String>) -> Self {
         Self { is_cut: true, ..Self::new(Exit::Unreachable, text) }
     }
@@ -69,19 +69,19 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ExitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ExitError {}
 
 /// The exit code of an error: the first cause that has one decides.
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
-        if let Some(fault) = cause.downcast_ref::<Fault>() {
-            return fault.exit;
+        if let Some(error) = cause.downcast_ref::<ExitError>() {
+            return error.exit;
         }
     }
     Exit::Failed
@@ -89,7 +89,7 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
 
 /// Whether an error is that a connection ended.
 pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<Fault>().is_some_and(|fault| fault.is_cut))
+    error.chain().any(|cause| cause.downcast_ref::<ExitError>().is_some_and(|error| error.is_cut))
 }
 
 /// What an error says: each of its causes once, and what helps where the system's words do not.
@@ -103,11 +103,11 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
     let opening = error.chain().find_map(|cause| cause.downcast_ref::<OpenError>());
     if let Some(OpenError::Io { what, error, .. }) = opening {
         text += match error.kind() {
-            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor says whose it is",
+            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor shows the owner",
             io::ErrorKind::NotADirectory => "; a store is a directory",
             io::ErrorKind::ReadOnlyFilesystem => {
-                "; xs verify and xs restore read a store that cannot be written: \
-                 restore it to where it can"
+                "; xs verify and xs restore can read it: restore it to a writable \
+                 filesystem"
             }
             _ => "",
         };
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn the_innermost_known_cause_decides() {
-        let error = Fault::fail::<()>(Exit::NotFound, "no such frame").context("get").unwrap_err();
+        let error =
+            ExitError::fail::<()>(Exit::NotFound, "no such frame").context("get").unwrap_err();
         assert_eq!(of(&error), Exit::NotFound);
         assert_eq!(format!("{error:#}"), "get: no such frame");
         assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::Failed);
@@ -157,7 +158,7 @@ mod tests {
         let kind = io::ErrorKind::PermissionDenied;
         let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
         let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
-        assert_eq!(said, "cannot open the store s: permission denied; xs doctor says whose it is");
+        assert_eq!(said, "cannot open the store s: permission denied; xs doctor shows the owner");
     }
 
     #[test]

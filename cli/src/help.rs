@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use clap::{Command, CommandFactory as _};
 
 use crate::args::Args;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 const CLI: &str = include_str!("../../docs/cli.md");
@@ -23,13 +23,13 @@ struct Page {
 
 static PAGES: [Page; 15] = [
     whole("concepts", "frames, topics, bodies, processors", include_str!("../../docs/concepts.md")),
-    whole("tutorial", "half an hour with xs", include_str!("../../docs/tutorial.md")),
-    part("addresses", "where a store is", OPERATIONS, "Addresses"),
-    part("patterns", "topics, and patterns of them", CLI, "Topic patterns"),
-    part("times", "points in time and lengths of it", CLI, "Times"),
-    part("templates", "lines of your own with --format", CLI, "Templates"),
-    part("output", "what is printed, for people and for programs", CLI, "Output"),
-    part("exit-codes", "how subcommands end", OPERATIONS, "Exit codes"),
+    whole("tutorial", "a tour of half an hour", include_str!("../../docs/tutorial.md")),
+    part("addresses", "how to name a store", OPERATIONS, "Addresses"),
+    part("patterns", "topic patterns", CLI, "Topic patterns"),
+    part("times", "points in time and durations", CLI, "Times"),
+    part("templates", "custom output with --format", CLI, "Templates"),
+    part("output", "output for people and for programs", CLI, "Output"),
+    part("exit-codes", "exit codes of subcommands", OPERATIONS, "Exit codes"),
     whole(
         "modules",
         "writing generators, handlers, commands",
@@ -38,13 +38,13 @@ static PAGES: [Page; 15] = [
     whole("operations", "running a server", OPERATIONS),
     whole(
         "recovery",
-        "what opening a store finds and does",
+        "what happens when a store is opened",
         include_str!("../../docs/recovery.md"),
     ),
     whole("wire", "the protocol", include_str!("../../docs/wire.md")),
     whole("format", "the files of a store", include_str!("../../docs/format.md")),
-    whole("comparison", "beside other systems", include_str!("../../docs/comparison.md")),
-    whole("changes", "what is new", include_str!("../../CHANGELOG.md")),
+    whole("comparison", "compared with other systems", include_str!("../../docs/comparison.md")),
+    whole("changes", "changes between versions", include_str!("../../CHANGELOG.md")),
 ];
 
 const fn whole(name: &'static str, about: &'static str, text: &'static str) -> Page {
@@ -74,10 +74,10 @@ pub(crate) fn answer(argv: &[OsString]) -> Option<anyhow::Result<Exit>> {
                 (true, None) => None,
                 (true, Some(page)) => Some(show(&format!("{}\n\n{}", usage(word), page.body()))),
                 (false, Some(page)) => Some(show(&page.body())),
-                (false, None) => Some(Fault::fail(
+                (false, None) => Some(ExitError::fail(
                     Exit::Usage,
                     format!(
-                        "no help on {word:?}: it is neither a subcommand (xs --help) nor one of {}",
+                        "no help on {word:?}: not a subcommand (xs --help) and not one of {}",
                         names().join(", ")
                     ),
                 )),
@@ -104,11 +104,11 @@ fn names() -> Vec<&'static str> {
 }
 
 fn list() -> String {
-    let mut text = "Topics, each shown by xs help TOPIC:\n".to_owned();
+    let mut text = "Pages, shown by xs help PAGE:\n".to_owned();
     for page in &PAGES {
         text += &format!("  {:<12} {}\n", page.name, page.about);
     }
-    text + "\nxs help SUBCOMMAND explains a subcommand.\n"
+    text + "\nxs help SUBCOMMAND describes a subcommand.\n"
 }
 
 fn show(text: &str) -> anyhow::Result<Exit> {

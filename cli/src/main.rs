@@ -29,8 +29,9 @@ mod variables;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use xs_protocol::Address;
 
-use crate::args::{Args, Subcommand};
+use crate::args::{Args, Program, ReachArgs, Subcommand};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
@@ -42,19 +43,19 @@ fn main() -> ExitCode {
         Ok(argv) => argv,
         Err(error) => return end(Err(error)),
     };
-    let args = match usage::parse(&argv) {
+    let Args { addr, reach, program } = match usage::parse(&argv) {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
-    // The Host process makes its own tokio runtime.
-    let args = match args {
-        Args { subcommand: Subcommand::HostProcess(args), .. } => return host::run(args),
-        Args { subcommand: Subcommand::Serve(serve), .. } if serve.print_config => {
+    let subcommand = match program {
+        // The Host process makes its own tokio runtime.
+        Program::HostProcess(args) => return host::run(args),
+        Program::Subcommand(Subcommand::Serve(serve)) if serve.print_config => {
             return end(config::print(&argv));
         }
-        args => args,
+        Program::Subcommand(subcommand) => subcommand,
     };
-    if args.runs_javascript()
+    if subcommand.runs_javascript()
         && let Err(error) = xs_runtime::prepare_by_exec()
     {
         output::notice(&format!("cannot prepare for JavaScript: {error}"));
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
     }
     // Without it, an unreadable disk ends the process without a message.
     let _ = xs_engine::name_faults(Exit::StoreUnreadable as u8);
-    end(run(args))
+    end(run(subcommand, addr, reach))
 }
 
 /// Reports an error, if there was one.
@@ -77,14 +78,14 @@ fn end(ended: anyhow::Result<Exit>) -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<Exit> {
-    reach::prepare(&args.reach)?;
-    if matches!(args.subcommand, Subcommand::Serve(_)) {
+fn run(subcommand: Subcommand, addr: Option<Address>, reach: ReachArgs) -> anyhow::Result<Exit> {
+    reach::prepare(&reach)?;
+    if matches!(subcommand, Subcommand::Serve(_)) {
         serve::take_sockets()?;
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().build().context("cannot start the runtime")?;
-    let ended = runtime.block_on(subcommand::run(args));
+    let ended = runtime.block_on(subcommand::run(subcommand, addr, reach.token_file));
     // Reads of standard input cannot be interrupted: they end with the process.
     runtime.shutdown_background();
     ended

@@ -27,7 +27,8 @@ impl Manager {
         let to = to.and_then(|name| match socket(&name) {
             Ok(to) => Some(to),
             Err(error) => {
-                tracing::warn!(%error, socket = %name.display(), "cannot tell the service manager");
+                let socket = name.display();
+                tracing::warn!(%error, %socket, "cannot notify the service manager");
                 None
             }
         });
@@ -43,7 +44,7 @@ impl Manager {
     pub(crate) fn tell(&self, state: &str) {
         let Some((socket, to)) = &self.to else { return };
         if let Err(error) = socket.send_to_addr(state.as_bytes(), to) {
-            tracing::warn!(%error, state, "cannot tell the service manager");
+            tracing::warn!(%error, state, "cannot notify the service manager");
         }
     }
 

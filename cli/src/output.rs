@@ -135,7 +135,7 @@ impl<W: Write> Output<W> {
     pub(crate) fn body_begin(&mut self, bytes: &[u8]) -> io::Result<bool> {
         if self.is_person() && !is_plain(bytes) {
             self.flush()?;
-            notice("a body that is no text is left out here: pipe it, or redirect it to a file");
+            notice("binary body not shown on a terminal: pipe it, or redirect it to a file");
             return Ok(false);
         }
         self.bytes(bytes)?;

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_engine::{MaintainError, Progress};
 
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// Called by the work as it proceeds; returning `Break` stops it.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
@@ -44,7 +44,7 @@ pub(crate) async fn watched<T: Send + 'static>(
         _ = terminate.recv() => { stop.cancel(); work.await? }
     };
     match done {
-        Err(MaintainError::Stopped) => Fault::fail(Exit::Interrupted, "stopped"),
+        Err(MaintainError::Stopped) => ExitError::fail(Exit::Interrupted, "stopped"),
         done => Ok(done?),
     }
 }

@@ -9,7 +9,7 @@ use xs_protocol::limits::TOKEN_BYTES_MAX;
 use xs_protocol::{ClientOptions, ClientTls, Secret};
 
 use crate::args::ReachArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The environment variable that holds a token.
 pub(crate) const TOKEN_VARIABLE: &str = "XS_TOKEN";
@@ -21,7 +21,7 @@ static OPTIONS: OnceLock<ClientOptions> = OnceLock::new();
 /// # Errors
 /// A usage error when a file cannot be used.
 pub(crate) fn prepare(args: &ReachArgs) -> anyhow::Result<()> {
-    let usage = |text: String| Fault::new(Exit::Usage, text);
+    let usage = |text: String| ExitError::new(Exit::Usage, text);
     let token = match &args.token_file {
         Some(path) => Some(read_token(path).map_err(usage)?),
         None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),
@@ -50,7 +50,7 @@ fn read_token(path: &Path) -> Result<String, String> {
     file.take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text).map_err(failed)?;
     match text.trim() {
         "" => {
-            let text = "holds no token; xs token create makes one where the store is";
+            let text = "contains no token; xs token create makes one where the store is";
             Err(format!("--token-file {} {text}", path.display()))
         }
         token => Ok(token.to_owned()),
@@ -59,7 +59,7 @@ fn read_token(path: &Path) -> Result<String, String> {
 
 fn check(token: &str) -> Result<(), String> {
     let plain = token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic());
-    if plain { Ok(()) } else { Err("what was given as a token is none".to_owned()) }
+    if plain { Ok(()) } else { Err("malformed token".to_owned()) }
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
         std::fs::write(&path, "xst_abc\r\n").unwrap();
         assert_eq!(read_token(&path).unwrap(), "xst_abc");
         std::fs::write(&path, " \n").unwrap();
-        assert!(read_token(&path).unwrap_err().contains("holds no token"));
+        assert!(read_token(&path).unwrap_err().contains("contains no token"));
         assert!(read_token(dir.path()).is_err());
         for bad in ["a b", "a\nb", "\u{e4}", "a".repeat(TOKEN_BYTES_MAX + 1).as_str()] {
             assert!(check(bad).is_err(), "{bad}");

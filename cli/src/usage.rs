@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Args, address_at, innermost};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// What subcommands are called elsewhere, and here.
 const ELSEWHERE: [(&str, &[&str]); 14] = [
@@ -43,13 +43,13 @@ pub(crate) fn locate(argv: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     {
         let dots = word.trim_matches(['/', '.']).replace('/', ".");
         let topic = match word.starts_with('.') {
-            true => "begins with no dot",
+            true => "does not start with a dot",
             false => "has dots instead of slashes",
         };
         let text = format!(
-            "no store at {word}; a topic {topic}: {dots}; a store to be made there is ./{word}"
+            "no store at {word}; a topic {topic}: {dots}; to create a store there, write ./{word}"
         );
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     let mut argv = argv;
     argv.insert(at, OsString::from("--addr"));
@@ -133,7 +133,7 @@ fn suggest_count(error: &mut clap::Error, command: &Command) {
     let is_count = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let takes = |arg: &clap::Arg| arg.get_short() == Some('n') && arg.get_action().takes_values();
     if is_count && command.get_arguments().any(takes) {
-        let tip = StyledStr::from(format!("to say how many, use '-n {digits}'"));
+        let tip = StyledStr::from(format!("for a count, use '-n {digits}'"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
 }
@@ -153,7 +153,7 @@ fn suggest_own(error: &mut clap::Error, command: &Command) {
 /// The command that `each` runs was taken for a topic.
 fn suggest_hyphens(error: &mut clap::Error, command: &Command) {
     if error.kind() == ErrorKind::MissingRequiredArgument && command.get_name() == "each" {
-        let tip = StyledStr::from("the command stands behind --, as in xs each jobs -- cat");
+        let tip = StyledStr::from("the command comes after --, as in xs each jobs -- cat");
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
 }

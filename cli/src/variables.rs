@@ -6,14 +6,14 @@ use std::ffi::OsString;
 use xs_runtime::env_file;
 
 use crate::args::EnvArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The variables of the `--env-file`; empty without one.
 pub(crate) fn of_file(args: &EnvArgs) -> anyhow::Result<BTreeMap<String, String>> {
     match &args.env_file {
         Some(file) => match env_file::load(file) {
             Ok(variables) => Ok(variables),
-            Err(error) => Fault::fail(Exit::Usage, error.to_string()),
+            Err(error) => ExitError::fail(Exit::Usage, error.to_string()),
         },
         None => Ok(BTreeMap::new()),
     }

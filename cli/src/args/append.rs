@@ -16,47 +16,53 @@ Examples:
   xs append photos --file cat.jpg --meta '{\"width\":640}'
   journalctl -f -o cat | xs append journal --lines
   jq -c . data.json | xs append readings --lines --json
+  jq -c . data.json | xs append readings --lines --json --topic-from sensor
   xs append readings --lines --file day.txt --key day-17
   xs append deploy.done -n
   xs append account.7 --expect 41 '-12.50'
   xs append orders --key \"$ORDER_ID\" --file order.json
 
-Without BODY the body is read from standard input to its end; on a terminal there is none.")]
+Without BODY the body is read from standard input; on a terminal the event then has no body.")]
 pub(crate) struct AppendArgs {
     /// The topic, for example metrics.cpu.
     pub(crate) topic: Topic,
     /// The body; - reads standard input.
     #[arg(conflicts_with_all = ["file", "no_body", "lines"], allow_negative_numbers = true)]
     pub(crate) body: Option<String>,
-    /// Take the body from a file, byte for byte; - is standard input.
+    /// Read the body from a file, byte for byte; - reads standard input.
     #[arg(long, value_name = "PATH", conflicts_with = "no_body", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
-    /// No body; standard input is not touched.
+    /// Append without a body and do not read standard input.
     #[arg(short = 'n', long)]
     pub(crate) no_body: bool,
-    /// One event for each line, without the line feed, or CR and line feed, at its end; stored as
-    /// the lines arrive. xs cat --format '{body}' prints the lines again.
+    /// Append one event per line, as the lines arrive. The body is the line without its line ending
+    /// (LF or CRLF). xs cat --format '{body}' prints the lines again.
     #[arg(long, conflicts_with = "no_body")]
     pub(crate) lines: bool,
-    /// The body, or each line, is a JSON object that becomes the meta.
+    /// Parse the input, or each line with --lines, as a JSON object and store it as the meta.
     #[arg(long, conflicts_with_all = ["no_body", "meta"])]
     pub(crate) json: bool,
-    /// Meta: a JSON object.
+    /// Append each line to TOPIC.VALUE, where VALUE is this field of the line: text, or a whole
+    /// number. A dot leads into an object: sensor.name. Stops at a line that makes no topic.
+    #[arg(long, value_name = "FIELD", requires = "lines", requires = "json")]
+    pub(crate) topic_from: Option<String>,
+    /// The event's meta, a JSON object.
     #[arg(long, value_name = "JSON", value_parser = meta_object)]
     pub(crate) meta: Option<Meta>,
-    /// How long it is kept: forever, ephemeral, time:MS or time:3d (ms, s, m, h, d, w), or last:N,
-    /// which leaves of the topic the newest N and hides all before them at once, also those that
-    /// were to be kept forever.
+    /// How long to keep the event: forever, ephemeral, time:MS, time:3d (ms, s, m, h, d, w) or
+    /// last:N. last:N keeps the newest N events of the topic; older ones disappear at once, even if
+    /// they were appended with forever.
     #[arg(long, default_value = "forever")]
     pub(crate) ttl: Ttl,
-    /// Append only if the topic holds nothing (empty) or nothing newer than an offset; head=N: only
-    /// if the next event gets offset N; TOPICS=... looks at other topics. Otherwise exit code 4.
+    /// Append only if a condition holds; otherwise exit with code 4. empty: the topic has no event;
+    /// OFFSET: none after that offset; head=N: the next event gets offset N. TOPICS=empty and
+    /// TOPICS=OFFSET check other topics.
     #[arg(long, value_name = "CONDITION", value_parser = Expect::parse, conflicts_with = "lines")]
     pub(crate) expect: Vec<Expect>,
-    /// Store this once, however often it is sent with the same key within 24 hours, or the next
-    /// million keys. With --lines each batch of 512 lines or 1 MiB has a key of its own, KEY:LINE,
-    /// and is stored when it is full or the input ends: run again with the same input after a lost
-    /// connection, it stores what is missing.
+    /// Idempotency key: retries with the same key store the event only once, within 24 hours or the
+    /// next million keys. With --lines each batch of 512 lines or 1 MiB gets its own key, KEY:LINE,
+    /// and is sent when it is full or the input ends. After a lost connection, run the same command
+    /// with the same input to store the missing lines.
     #[arg(long, value_parser = IdempotencyKey::parse)]
     pub(crate) key: Option<IdempotencyKey>,
 }

@@ -17,7 +17,7 @@ const RETRIES_MAX: u64 = 1000;
 /// `xs cursor`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CursorSubcommand {
-    /// List the cursors and how many events, of all topics, come after each.
+    /// List cursors and how many events, of all topics, each has yet to read.
     #[command(after_help = "Example:\n  xs cursor list ./store")]
     List,
     /// Show one cursor with its state.
@@ -27,12 +27,12 @@ pub(crate) enum CursorSubcommand {
         #[arg(value_parser = CursorName::parse)]
         name: CursorName,
     },
-    /// Put a cursor before an event. It is made if it does not exist, otherwise it keeps its state.
+    /// Move a cursor, or create it. An existing cursor keeps its state.
     #[command(after_help = "\
 Examples:
   xs cursor set mailer first                        read everything again
   xs cursor set mailer head                         skip what is stored
-  xs cursor set mailer 03g4a5lk7bc9ucnxswp2nn1gj    go on with this event")]
+  xs cursor set mailer 03g4a5lk7bc9ucnxswp2nn1gj    continue with this event")]
     Set {
         /// The cursor's name.
         #[arg(value_parser = own_cursor)]
@@ -40,11 +40,11 @@ Examples:
         /// The next event to read: first, head, an id or an offset.
         #[arg(value_name = "PLACE", value_parser = target)]
         target: CursorTarget,
-        /// Only if the cursor has this revision; 0: only if it does not exist.
+        /// Move the cursor only if it has this revision; 0: only if it does not exist.
         #[arg(long, value_name = "REVISION")]
         expect: Option<u64>,
     },
-    /// Remove a cursor, its state included.
+    /// Delete a cursor and its state.
     #[command(after_help = "Example:\n  xs cursor rm mailer --yes")]
     Rm {
         /// The cursor's name.
@@ -82,7 +82,7 @@ fn own_cursor(text: &str) -> Result<CursorName, String> {
     match text.strip_prefix("xs.").map(|rest| rest.split_once('.').unwrap_or(("", rest))) {
         Some((_, rest)) => {
             let name = rest.split(':').next().unwrap_or(rest);
-            Err(format!("the cursor belongs to a module; xs modules reset {name} begins it anew"))
+            Err(format!("the cursor belongs to a module; xs modules reset {name} starts it over"))
         }
         None => CursorName::parse(text).map_err(|error| error.to_string()),
     }
@@ -106,40 +106,41 @@ Examples:
   xs each orders -f --where 'f.meta.total > 100' -- ./thank
 
 The command gets the body on standard input, and XS_ID, XS_TOPIC, XS_META, XS_OFFSET, XS_HASH and
-XS_ADDR in its environment. The cursor moves when it exits with 0; an event is handled at least
-once. Otherwise it is tried again, then parked or the end: the next run begins with that event.
-One command runs at a time, so events stay in order; workers side by side take a topic and a
-cursor each.
---limit and --last count events for which --where holds.")]
+XS_ADDR in its environment. The cursor moves when the command exits with 0, so each event is handled
+at least once. A failed command is retried (--retry); after that the event is parked (--park), or xs
+each stops, and the next run starts with that event.
+One command runs at a time, so events stay in order. To work in parallel, give each worker its own
+topic and cursor.
+--limit and --last count only events that match --where.")]
 pub(crate) struct EachArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
     #[command(flatten)]
     pub(crate) begin: Begin,
-    /// Go on with events as they are appended.
+    /// Keep running and handle new events as they are appended.
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,
-    /// Go on with events as they are appended, and when the server goes away wait for it: then go
-    /// on where it was. Ephemeral events of the meantime are gone.
+    /// Like --follow, and when the server goes away, wait for it and continue from the same event.
+    /// Ephemeral events appended in between are missed.
     #[arg(short = 'F', long)]
     pub(crate) reconnect: bool,
-    /// Go on where this cursor is, and move it. Without one nothing is remembered.
+    /// Continue from this cursor and move it. Without a cursor no position is saved.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,
-    /// At most so many events.
+    /// Stop after N events.
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
     pub(crate) filter: WhereArgs,
-    /// Try so many more times when the command fails, after 1 s, 2 s, 4 s and so on to 30 s.
+    /// Retry a failed command up to N times, after 1 s, 2 s, 4 s and so on, at most 30 s.
     #[arg(long, value_name = "N", default_value_t = 0,
         value_parser = count(0..=RETRIES_MAX))]
     pub(crate) retry: u64,
-    /// Kill the command when one run takes longer; that is a failure.
+    /// Kill a command that runs longer than this; that counts as a failure.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Append an event here for one that failed for good, with its body, and go on. Events of this
-    /// topic are passed over; it may not be among TOPICS.
+    /// When an event fails for good, append a record of it, with its body, to this topic and
+    /// continue. TOPICS must not match it; without TOPICS it is skipped.
     #[arg(long, value_name = "TOPIC")]
     pub(crate) park: Option<Topic>,
     /// The command and its arguments.
@@ -164,7 +165,7 @@ mod tests {
     fn the_cursors_of_processors_are_left_alone() {
         assert!(reader_cursor("mailer").is_ok() && own_cursor("mailer").is_ok());
         for name in ["xs.handler.a.b", "xs.generator.a.b:tail"] {
-            assert!(own_cursor(name).unwrap_err().contains("modules reset a.b begins"), "{name}");
+            assert!(own_cursor(name).unwrap_err().contains("modules reset a.b starts"), "{name}");
         }
         assert!(own_cursor("xs.a").is_err() && own_cursor("").is_err());
         for name in ["xs.handler.a", "xs.generator.a:tail", "xs.a", ""] {

@@ -26,9 +26,9 @@ pub(super) fn path(word: &OsStr) -> Result<PathBuf, String> {
     let text = word.to_string_lossy();
     match address(word) {
         Ok(Address::Unix(_)) => Ok(PathBuf::from(word)),
-        Ok(_) => Err(format!("it is no directory; a server is named with -a {text}")),
+        Ok(_) => Err(format!("not a directory; use -a {text} for a server")),
         Err(AddressError::Port(_) | AddressError::Host(_)) => {
-            Err(format!("it reads as host:port; the directory is ./{text}, a server has -a"))
+            Err(format!("this looks like host:port; use ./{text} for a directory, -a for a server"))
         }
         Err(error) => Err(error.to_string()),
     }

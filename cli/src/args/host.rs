@@ -15,14 +15,14 @@ Examples:
   xs host ./modules -a ./store
   xs host ./modules -a xss://store.example.com:4000 --token-file host.token --tls-ca ca.pem
 
-The server is one without --modules, and has one Host at a time: another waits until the first is
-gone. A token needs the role host: xs token create NAME --role host. While the server cannot be
-reached no module runs; when it is back, each goes on where it was.
+The server must run without --modules. It accepts one Host at a time; a second one waits until the
+first is gone. The token needs the role host: xs token create NAME --role host. While the server is
+unreachable no module runs; afterwards each continues where it was.
 
-Ends with exit code 7 when the server refuses it for good: the token is wrong or of another role, or
+Exits with code 7 when the server refuses it for good: the token is wrong or has another role, or
 the server runs modules itself.")]
 pub(crate) struct HostArgs {
-    /// Directory with generators/, handlers/, commands/ and lib/ to run.
+    /// The modules directory, with generators/, handlers/, commands/ and lib/.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = directory())]
     pub(crate) modules: PathBuf,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(crate) struct HostProcessArgs {
     pub(crate) env: EnvArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Leave out of the messages what the log of the store tells of modules.
+    /// Do not log what the store's log already says about modules.
     #[arg(long)]
     pub(crate) untold: bool,
 }

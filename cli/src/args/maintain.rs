@@ -24,11 +24,8 @@ pub(crate) struct FromTo {
 }
 
 fn from_to(words: &[OsString]) -> Result<FromTo, String> {
-    let (from, to) = match words {
-        [from, to] => (Some(from), to),
-        [to] => (None, to),
-        _ => unreachable!("one or two words are let in"),
-    };
+    let (to, before) = words.split_last().ok_or("a directory is missing")?;
+    let from = before.first();
     let named = |word: &OsString, error: String| format!("{}: {error}", word.display());
     let from = from.map(|word| address(word).map_err(|error| named(word, error.to_string())));
     Ok(FromTo { from: from.transpose()?, to: path(to).map_err(|error| named(to, error))? })
@@ -41,7 +38,7 @@ Examples:
   xs verify ./store
   xs verify /backups/store && echo sound
 
-Prints what is wrong, then a summary. Exit code 1 when events, cursors or bodies are lost.")]
+Prints each problem, then a summary. Exits with code 1 when events, cursors or bodies are lost.")]
 pub(crate) struct VerifyArgs {
     /// The store or backup: a directory, or a server's address [default: that of --addr].
     #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
@@ -54,7 +51,7 @@ pub(crate) struct VerifyArgs {
 Example:
   xs repair ./store ./saved
 
-The old store is left as it is. Events keep their ids and offsets; what is lost is listed.")]
+The damaged store is not changed. Events keep their ids and offsets; losses are listed.")]
 pub(crate) struct RepairArgs {
     /// The damaged store, if not that of --addr, and a directory that is empty or does not exist.
     #[arg(value_name = "[STORE] INTO", required = true, num_args = 1..=2,
@@ -79,15 +76,15 @@ Examples:
   xs backup ./store /backups/store
   xs backup /backups/store            the store of --addr or $XS_ADDR
 
-What is copied is checked. xs restore makes a store of a backup. A store that is served is copied by
-its server, while it goes on.")]
+Every byte copied is checked. xs restore turns a backup into a store. A running server makes the
+backup of its store itself and keeps serving.")]
 pub(crate) struct BackupArgs {
     /// The store, if not that of --addr, and the directory of the backup.
     #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
         value_hint = ValueHint::DirPath)]
     paths: Vec<OsString>,
-    /// Give files that never change a second name instead of copying them: no time, no space, and
-    /// no protection from a bad disk.
+    /// Hard-link immutable files instead of copying them: fast and without extra space, but no
+    /// protection from a bad disk.
     #[arg(long)]
     pub(crate) link: bool,
 }
@@ -109,7 +106,7 @@ Examples:
   xs fork ./store ./sandbox
   xs restore /backups/store ./store
 
-The new store has an id of its own: positions of readers in the old one do not pass for its own.")]
+The new store has its own id, so positions of readers in the old one are not valid in it.")]
 pub(crate) struct CopyArgs {
     /// The store or backup, if not that of --addr, and a directory that is empty or does not exist.
     #[arg(value_name = "[STORE] DEST", required = true, num_args = 1..=2,
@@ -143,7 +140,7 @@ pub(crate) struct CompactArgs {
     /// The store: a directory, or a server's address [default: that of --addr].
     #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
     pub(crate) store: Option<Address>,
-    /// Rewrite files of which so much is dead.
+    /// Rewrite segments of which at least this much is dead.
     #[arg(long, value_name = "PERCENT", default_value_t = 50,
         value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) dead_percent: u8,
@@ -159,10 +156,10 @@ pub(crate) struct GcArgs {
     /// The store: a directory, or a server's address [default: that of --addr].
     #[arg(value_hint = ValueHint::DirPath, value_parser = store())]
     pub(crate) store: Option<Address>,
-    /// Keep bodies that nothing names for so long after the newest one of their pack was put.
+    /// Keep unreferenced bodies until the newest body in their pack is this old.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
     pub(crate) grace: Duration,
-    /// Rewrite packs of which so much is dead; with 0 and no grace all that is dead goes.
+    /// Rewrite packs of which at least this much is dead; 0 with --grace 0s frees all that is dead.
     #[arg(long, value_name = "PERCENT", default_value_t = 25,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) dead_percent: u8,
@@ -178,10 +175,10 @@ Examples:
   xs id 03g4a5lk7bc9ucnxswp2nn1gj
   xs cat --after $(xs id --at yesterday)")]
 pub(crate) struct IdArgs {
-    /// Tell when this id was made.
+    /// Print the time of this id.
     #[arg(value_parser = FrameId::parse, conflicts_with = "at")]
     pub(crate) id: Option<FrameId>,
-    /// The lowest id of this time, to read from there on.
+    /// Print the lowest id of this time, to read from there.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = point_now)]
     pub(crate) at: Option<u64>,
 }
@@ -202,7 +199,7 @@ pub(crate) struct CompletionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  xs man | man -l -\n  xs man --dir /usr/local/share/man/man1")]
 pub(crate) struct ManArgs {
-    /// Write a page for xs and one for each subcommand into this directory.
+    /// Write a page for xs and one per subcommand into this directory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
 }

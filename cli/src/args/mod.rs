@@ -13,6 +13,7 @@ mod reach;
 mod read;
 mod script;
 mod serve;
+mod store;
 mod template;
 mod time;
 mod token;
@@ -35,13 +36,14 @@ pub(crate) use maintain::{
     BackupArgs, CompactArgs, CompletionsArgs, CopyArgs, FromTo, GcArgs, IdArgs, ManArgs,
     RepairArgs, UpgradeArgs, VerifyArgs,
 };
-pub(crate) use modules::{DevArgs, KindArg, ModulesSubcommand, TestArgs};
+pub(crate) use modules::{DevArgs, KindArg, ModulesStoreSubcommand, ModulesSubcommand, TestArgs};
 pub(crate) use reach::{REACH, ReachArgs};
 pub(crate) use read::{
     BodyArgs, CatArgs, EffectsArgs, GetArgs, LastArgs, PatternArgs, TailArgs, WhyArgs,
 };
 pub(crate) use script::{EnvArgs, EvalArgs, ReplayArgs, WhereArgs};
 pub(crate) use serve::{AllowArgs, LogArgs, LogFormat, MetricsArgs, ServeArgs};
+pub(crate) use store::StoreSubcommand;
 pub(crate) use template::Template;
 pub(crate) use time::duration;
 pub(crate) use token::{TokenCreateArgs, TokenSubcommand};
@@ -54,15 +56,15 @@ Examples:
   echo hello | xs append ./store notes    store one event
   xs tail ./store notes                   follow it live
   xs call ./store report topic=metrics.recv
-  xs help concepts                        what there is; xs help topics lists more pages
+  xs help concepts                        an overview; xs help topics lists all pages
 
 Addresses: a store directory, its socket, :port, host:port, or xss://host:port with TLS. Give one
-with -a, in $XS_ADDR, or as the first argument when it holds / or : or begins with a dot. The
-default is ~/.local/share/xs/store. Nobody serves a directory? Then xs opens it itself, without
-modules. A token is taken from --token-file or $XS_TOKEN.
+with -a, in $XS_ADDR, or as the first argument if it contains / or : or starts with a dot. The
+default is ~/.local/share/xs/store. If no server has the directory open, xs opens it itself, without
+modules. The token comes from --token-file or $XS_TOKEN.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 condition not met, 5 cannot reach a store,
-6 timed out, 7 denied, 8 the store's files failed, 9 could not be read, 130 interrupted.";
+6 timed out, 7 denied, 8 writing the store failed, 9 reading the store failed, 130 interrupted.";
 
 /// An event store with live subscriptions and JavaScript processors next to the data.
 #[derive(Debug, Parser)]
@@ -77,25 +79,17 @@ pub(crate) struct Args {
     pub(crate) reach: ReachArgs,
     /// What to do.
     #[command(subcommand)]
-    pub(crate) subcommand: Subcommand,
+    pub(crate) program: Program,
 }
 
-impl Args {
-    /// Whether this process itself evaluates modules.
-    pub(crate) const fn runs_javascript(&self) -> bool {
-        match &self.subcommand {
-            Subcommand::Modules(
-                ModulesSubcommand::Check { .. } | ModulesSubcommand::State { at: Some(_), .. },
-            )
-            | Subcommand::Test(_)
-            | Subcommand::Eval(_)
-            | Subcommand::Replay(_) => true,
-            Subcommand::Cat(cat) => cat.filter.is_given(),
-            Subcommand::Tail(tail) => tail.filter.is_given(),
-            Subcommand::Each(each) => each.filter.is_given(),
-            _ => false,
-        }
-    }
+/// What this process is to be.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Program {
+    #[command(flatten)]
+    Subcommand(Subcommand),
+    /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
+    #[command(name = "__host", hide = true)]
+    HostProcess(HostProcessArgs),
 }
 
 /// The subcommands.
@@ -103,85 +97,44 @@ impl Args {
 pub(crate) enum Subcommand {
     /// Serve a store and run its modules until SIGTERM or Ctrl-C.
     Serve(ServeArgs),
-    /// Run modules for a server that is elsewhere, until SIGTERM or Ctrl-C.
+    /// Run modules for a server on another machine, until SIGTERM or Ctrl-C.
     Host(HostArgs),
-    /// Append an event, or one for each line of the input.
-    Append(AppendArgs),
-    /// Print events, and go on with new ones if asked to.
-    Cat(CatArgs),
-    /// Print the newest events and those that follow: cat --follow --last 10.
-    Tail(TailArgs),
-    /// Run a command for each event, and remember how far it came.
-    Each(EachArgs),
-    /// Print the newest events of topics.
-    Last(LastArgs),
-    /// Print one event.
-    Get(GetArgs),
-    /// Print what led to an event: its cause, the cause of that, and so on, the first one first.
-    Why(WhyArgs),
-    /// Print what came of an event, as a tree.
-    Effects(EffectsArgs),
-    /// Read and write the content-addressed bodies.
-    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
-    #[command(subcommand_help_heading = "Subcommands")]
-    Cas(CasSubcommand),
-    /// Call a command module and print what it answers.
-    Call(CallArgs),
-    /// List topics with their sizes.
-    Topics(TopicsArgs),
-    /// Remove events for good.
-    Remove(RemoveArgs),
-    /// Write events and their bodies into a directory or an archive.
-    Export(ExportArgs),
-    /// Read events and their bodies from a directory or an archive.
-    Import(ImportArgs),
-    /// Tell about a store and its server in numbers.
-    #[command(after_help = "Examples:\n  xs stats\n  xs stats ./store | jq .commit.sync")]
-    Stats,
-    /// Watch topics, modules and the server live.
-    Top(TopArgs),
-    /// Named positions of readers.
-    #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
-    #[command(subcommand_help_heading = "Subcommands")]
-    Cursor(CursorSubcommand),
-    /// See the modules that a server runs.
+    #[command(flatten)]
+    Store(StoreSubcommand),
+    /// Inspect and control the modules of a server.
     #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
     #[command(subcommand_help_heading = "Subcommands")]
     Modules(ModulesSubcommand),
-    /// Work on modules: serve a store of their own, and show what becomes of each save.
+    /// Develop modules: serve a scratch store and report the result of each save.
     Dev(DevArgs),
-    /// Run the tests of modules, against a store in memory.
+    /// Run module tests against an in-memory store.
     Test(TestArgs),
-    /// Run JavaScript against a store: a line, a file, or a prompt.
-    Eval(EvalArgs),
-    /// Run a handler's file over the store's history, and see what it would have made.
-    Replay(ReplayArgs),
-    /// Make, list and revoke what lets others connect over the network.
+    /// Create, list and revoke access tokens.
     #[command(subcommand, subcommand_value_name = "SUBCOMMAND")]
     #[command(subcommand_help_heading = "Subcommands")]
     Token(TokenSubcommand),
-    /// Ask a server whether it is there.
+    /// Check that a server answers.
     Ping(PingArgs),
-    /// Look for what is wrong with a store's surroundings: its disk, its limits, its server.
+    /// Diagnose a store's environment: its disk, its limits, its server.
     #[command(after_help = "Examples:\n  xs doctor\n  xs doctor ./store")]
     Doctor,
-    /// Check every byte of a store or backup, while it is served too.
+    /// Check every byte of a store or backup, even while a server runs.
     Verify(VerifyArgs),
-    /// Save what is left of a damaged store into a new one.
+    /// Salvage a damaged store into a new one.
     Repair(RepairArgs),
-    /// Copy a store; only what is new is copied the next time.
+    /// Back up a store, incrementally after the first time.
     Backup(BackupArgs),
-    /// Make a store of its own out of another: its whole history, in no time.
+    /// Make an independent copy of a store, with its whole history, using hard links.
     Fork(CopyArgs),
-    /// Make a store out of a backup.
+    /// Create a store from a backup.
     Restore(CopyArgs),
-    /// Bring a store to the present format.
+    /// Upgrade a store to the current format.
     Upgrade(UpgradeArgs),
-    /// Give back the space of events that are gone.
+    /// Free the space of removed, expired and superseded events.
     Compact(CompactArgs),
-    /// Give back the space of bodies that no event names any more.
+    /// Free the space of bodies that no event refers to.
     Gc(GcArgs),
-    /// Make an id, or tell the time of one.
+    /// Make an id, or print the time of one.
     Id(IdArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
@@ -189,9 +142,21 @@ pub(crate) enum Subcommand {
     Man(ManArgs),
     /// Print the version of xs and the name of its JavaScript engine.
     Version,
-    /// The process that runs modules; started by `serve` and `host`, over a socket it inherits.
-    #[command(name = "__host", hide = true)]
-    HostProcess(HostProcessArgs),
+}
+
+impl Subcommand {
+    /// Whether this process itself evaluates modules.
+    pub(crate) const fn runs_javascript(&self) -> bool {
+        match self {
+            Self::Test(_)
+            | Self::Modules(
+                ModulesSubcommand::Check { .. }
+                | ModulesSubcommand::Store(ModulesStoreSubcommand::State { at: Some(_), .. }),
+            ) => true,
+            Self::Store(subcommand) => subcommand.runs_javascript(),
+            _ => false,
+        }
+    }
 }
 
 /// `xs call`.
@@ -203,27 +168,28 @@ Examples:
   xs call report topic=metrics.recv
   xs call resize width:=640 - < photo.jpg > small.jpg
   xs call ask --timeout 2m 'What is new?'
-  xs call resize --help                   what the module says about itself
+  xs call resize --help                   the help of the module itself
 
-Standard input is read for - alone, so a call takes nothing of a loop's or a script's.
-Objects are printed as JSON, one a line, text as lines, bytes as they are. Ctrl-C cancels the call.
-An error of the module goes to standard error and ends with exit code 1, 6 when it took too long."
+Standard input is read only when the body is -, so a call in a shell loop does not consume the
+loop's input.
+Objects are printed as JSON, one per line; text as lines; bytes unchanged. Ctrl-C cancels the call.
+An error of the module is printed on standard error; the exit code is 1, or 6 after a timeout."
 )]
 pub(crate) struct CallArgs {
     /// The command's name.
     #[arg(required_unless_present = "help")]
     pub(crate) name: Option<Topic>,
-    /// key=text or key:=json for each argument; a last word without = is the body, - reads standard
-    /// input.
+    /// Arguments, each as key=text or key:=json. A last word without = is the body; - reads it from
+    /// standard input.
     #[arg(value_name = "KEY=TEXT|KEY:=JSON|BODY")]
     pub(crate) words: Vec<String>,
-    /// All arguments as one JSON object; single ones are set on top.
+    /// All arguments as one JSON object; key=text and key:=json override its fields.
     #[arg(long, value_name = "JSON", value_parser = meta_object)]
     pub(crate) args: Option<Meta>,
-    /// Give the call up after this time in total [default: 30s without a result].
+    /// Cancel the call after this time in total [default: 30s without a result].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Print what the command takes and does; without a name, this.
+    /// Print the help of the command; without a name, print this help.
     #[arg(short, long)]
     pub(crate) help: bool,
 }
@@ -235,8 +201,8 @@ Examples:
   xs topics
   xs topics 'xs.*' metrics.
 
-count and first leave out what was removed or superseded, not yet what has only expired; bytes are
-those of events and bodies, of such that are gone too, until they are compacted away.")]
+count and first exclude removed and superseded events, but include expired ones for a while. bytes
+covers events and bodies, including dead ones until they are compacted.")]
 pub(crate) struct TopicsArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
@@ -245,10 +211,10 @@ pub(crate) struct TopicsArgs {
 /// What makes a destructive subcommand go on.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct SureArgs {
-    /// Do not ask. Needed where there is no terminal to ask on.
+    /// Do not ask for confirmation. Required when there is no terminal.
     #[arg(short = 'y', long)]
     pub(crate) yes: bool,
-    /// Only say what would be done.
+    /// Only print what would be done.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -257,7 +223,7 @@ pub(crate) struct SureArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  xs ping\n  xs ping ./store --wait 30s")]
 pub(crate) struct PingArgs {
-    /// Keep trying for so long until a server answers.
+    /// Keep trying for up to this long until a server answers.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
 }
@@ -292,6 +258,8 @@ mod tests {
         for line in [
             "xs append t body --file f",
             "xs append t -n --lines",
+            "xs append t --lines --topic-from a",
+            "xs append t --json --topic-from a",
             "xs append t --json --meta {}",
             "xs append t --meta 1",
             "xs append t --ttl soon",

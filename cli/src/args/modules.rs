@@ -13,51 +13,12 @@ use super::{AllowArgs, EnvArgs, SureArgs};
 /// `xs modules`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ModulesSubcommand {
-    /// List the modules and how they are.
-    #[command(after_help = "Examples:\n  xs modules list ./store\n  xs modules list --check")]
-    List {
-        /// End with exit code 1 when any has failed or is invalid.
-        #[arg(long)]
-        check: bool,
-        /// Those whose file was deleted, too.
-        #[arg(long)]
-        all: bool,
-    },
-    /// Show one module: its state, its position, what went wrong and where, and what helps.
-    #[command(after_help = "Example:\n  xs modules show anomaly")]
-    Show {
-        /// The module's name.
-        name: Topic,
-    },
-    /// Print what a handler remembers, as JSON.
-    #[command(after_help = "Examples:\n  xs modules state anomaly\n  \
-        xs modules state anomaly --at 03g4a5lk7bc9ucnxswp2nn1gj")]
-    State {
-        /// The handler's name.
-        name: Topic,
-        /// After this frame, by id or offset: its present code over all it was given up to there.
-        #[arg(long, value_name = "ID", value_parser = bound)]
-        at: Option<Bound>,
-    },
-    /// Print what a module has said with console and ctx.log, and the errors that ended it.
-    #[command(
-        after_help = "Examples:\n  xs modules logs anomaly\n  xs modules logs -f -n 0 anomaly"
-    )]
-    Logs {
-        /// The module's name.
-        name: Topic,
-        /// How many lines, the newest last.
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 50,
-            value_parser = count(0..=LAST_MAX))]
-        count: u64,
-        /// Go on with what it says from now on.
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Evaluate the modules of a directory without running them, and say what is wrong.
+    #[command(flatten)]
+    Store(ModulesStoreSubcommand),
+    /// Check the modules of a directory for errors without running them.
     #[command(after_help = "Examples:\n  xs modules check ./modules\n  \
         xs modules check modules/handlers/anomaly.ts\n\n\
-        Exit code 1 when one is wrong, 3 when there is none.")]
+        Exits with code 1 if a module is invalid, 3 if there are none.")]
     Check {
         /// The modules directory, or one of its files.
         #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
@@ -65,19 +26,78 @@ pub(crate) enum ModulesSubcommand {
         #[command(flatten)]
         allow: AllowArgs,
     },
+    /// Create a module from a template.
+    #[command(after_help = "Example:\n  xs modules new handler anomaly --dir ./modules")]
+    New {
+        /// The kind of module.
+        kind: KindArg,
+        /// Its name: xs modules new handler disk.usage creates handlers/disk.usage.ts.
+        name: String,
+        /// The modules directory.
+        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath,
+            value_parser = directory())]
+        dir: PathBuf,
+    },
+}
+
+/// Subcommands about the modules of a store.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ModulesStoreSubcommand {
+    /// List modules and their states.
+    #[command(after_help = "Examples:\n  xs modules list ./store\n  xs modules list --check")]
+    List {
+        /// Exit with code 1 if any module has failed or is invalid.
+        #[arg(long)]
+        check: bool,
+        /// Include modules whose file was deleted.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one module: its state, position, last error and how to fix it.
+    #[command(after_help = "Example:\n  xs modules show anomaly")]
+    Show {
+        /// The module's name.
+        name: Topic,
+    },
+    /// Print the state of a handler as JSON.
+    #[command(after_help = "Examples:\n  xs modules state anomaly\n  \
+        xs modules state anomaly --at 03g4a5lk7bc9ucnxswp2nn1gj")]
+    State {
+        /// The handler's name.
+        name: Topic,
+        /// The state after this event, by id or offset, computed by running the current code over
+        /// its inputs up to there.
+        #[arg(long, value_name = "ID", value_parser = bound)]
+        at: Option<Bound>,
+    },
+    /// Print what a module logged with console and ctx.log, and its fatal errors.
+    #[command(
+        after_help = "Examples:\n  xs modules logs anomaly\n  xs modules logs -f -n 0 anomaly"
+    )]
+    Logs {
+        /// The module's name.
+        name: Topic,
+        /// Print the last N lines.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50,
+            value_parser = count(0..=LAST_MAX))]
+        count: u64,
+        /// Keep printing new lines.
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Stop a module; it stays stopped until it is started or its file is saved.
     #[command(after_help = "Example:\n  xs modules stop anomaly")]
     Stop {
         /// The module's name.
         name: Topic,
     },
-    /// Start a module that was stopped or has failed, from where it was.
+    /// Start a stopped or failed module where it left off.
     #[command(after_help = "Example:\n  xs modules start anomaly")]
     Start {
         /// The module's name.
         name: Topic,
     },
-    /// Forget the position and the state of a module, so that it begins anew.
+    /// Delete the position and state of a module, so that it starts over.
     #[command(
         after_help = "Examples:\n  xs modules reset anomaly --dry-run\n  xs modules reset anomaly --yes"
     )]
@@ -87,44 +107,32 @@ pub(crate) enum ModulesSubcommand {
         #[command(flatten)]
         sure: SureArgs,
     },
-    /// List the inputs that a handler has set aside.
+    /// List the parked inputs of a handler.
     #[command(after_help = "Example:\n  xs modules parked webhook")]
     Parked {
         /// The handler's name.
         name: Topic,
     },
-    /// Have parked inputs handled again.
+    /// Retry parked inputs.
     #[command(after_help = "Examples:\n  xs modules unpark webhook\n  \
         xs modules unpark webhook 03g4a5lk7bc9ucnxswp2nn1gj")]
     Unpark {
         /// The handler's name.
         name: Topic,
-        /// Ids of parked inputs, or of the frames they are about [default: all].
+        /// Ids of parked inputs, or of the events that were parked [default: all].
         #[arg(value_name = "ID", value_parser = frame_id)]
         ids: Vec<FrameId>,
     },
-    /// Give parked inputs up.
+    /// Discard parked inputs.
     #[command(after_help = "Example:\n  xs modules discard webhook --yes")]
     Discard {
         /// The handler's name.
         name: Topic,
-        /// Ids of parked inputs, or of the frames they are about [default: all].
+        /// Ids of parked inputs, or of the events that were parked [default: all].
         #[arg(value_name = "ID", value_parser = frame_id)]
         ids: Vec<FrameId>,
         #[command(flatten)]
         sure: SureArgs,
-    },
-    /// Write a first version of a module.
-    #[command(after_help = "Example:\n  xs modules new handler anomaly --dir ./modules")]
-    New {
-        /// What it is to be.
-        kind: KindArg,
-        /// Its name: xs modules new handler disk.usage makes handlers/disk.usage.ts.
-        name: String,
-        /// The modules directory.
-        #[arg(long, default_value = ".", value_hint = ValueHint::DirPath,
-            value_parser = directory())]
-        dir: PathBuf,
     },
 }
 
@@ -150,8 +158,8 @@ Examples:
   xs dev ./modules
   xs append ./modules/.xs/dev hello -n
 
-The store is DIR/.xs/dev. A line tells what became of each save; what modules log and the frames
-that are appended follow as they come. Ctrl-C ends it.")]
+The store is DIR/.xs/dev. The result of each save is printed on a line; log output of modules and
+appended events are printed as they come. Ctrl-C stops it.")]
 pub(crate) struct DevArgs {
     /// The modules directory.
     #[arg(default_value = ".", value_hint = ValueHint::DirPath, value_parser = directory())]
@@ -169,13 +177,13 @@ Examples:
   xs test ./modules
   xs test ./modules anomaly
 
-Runs every *.test.ts below the directory: import { test, trial } from \"xs/test\". Nothing outside is
-reached: files, variables and answers of fetch are those that a test makes up.")]
+Runs every *.test.ts below the directory: import { test, trial } from \"xs/test\". Tests see
+only the files, variables and fetch responses that they provide.")]
 pub(crate) struct TestArgs {
     /// The modules directory, or one of its test files.
     #[arg(default_value = ".", value_hint = ValueHint::AnyPath, value_parser = directory())]
     pub(crate) dir: PathBuf,
-    /// Only the files whose path holds one of these.
+    /// Run only test files whose path contains one of these.
     pub(crate) only: Vec<String>,
     #[command(flatten)]
     pub(crate) env: EnvArgs,

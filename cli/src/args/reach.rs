@@ -10,12 +10,12 @@ pub(crate) const REACH: &str = "Reaching the store";
 /// How to show who one is, and whom to trust.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ReachArgs {
-    /// File with the token to show; without it $XS_TOKEN. No option takes the token itself: others
-    /// on this machine can read command lines.
+    /// File with the token; $XS_TOKEN if not given. No option takes the token itself, because other
+    /// users of this machine can read command lines.
     #[arg(long, global = true, help_heading = REACH, value_name = "FILE",
         value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
-    /// File with the certificates of the CAs to trust at xss:// addresses (PEM).
+    /// File with the CA certificates to trust for xss:// addresses (PEM).
     #[arg(long, global = true, env = "XS_TLS_CA", help_heading = REACH,
         value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tls_ca: Option<PathBuf>,

@@ -32,7 +32,7 @@ impl PatternArgs {
     /// A sentence about the word that is none.
     pub(super) fn of(words: &[OsString]) -> Result<Self, String> {
         let list = |word: &OsString| {
-            let text = word.to_str().ok_or_else(|| format!("{word:?} is no topic"))?;
+            let text = word.to_str().ok_or_else(|| format!("{word:?} is not a topic"))?;
             pattern_list(text)
         };
         Ok(Self { lists: words.iter().map(list).collect::<Result<_, _>>()? })
@@ -58,15 +58,15 @@ impl PatternArgs {
 /// What is printed of events.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct BodyArgs {
-    /// Add each body to its event: "body" when it is text, otherwise "body_base64".
+    /// Add the body to each event: "body" if it is text, otherwise "body_base64".
     #[arg(long)]
     pub(crate) with_body: bool,
-    /// Print only the bodies, byte for byte, one after another; --format '{body}' prints them as
-    /// lines, as append --lines took them.
+    /// Print only the bodies, byte for byte, without separators. For one body per line, as append
+    /// --lines took them, use --format '{body}'.
     #[arg(short = 'b', long = "body", conflicts_with = "with_body")]
     pub(crate) only: bool,
-    /// Print a line of your own for each event: '{time} {topic:<20} {meta.value} {body}'; xs help
-    /// templates tells all of it.
+    /// Print each event with a template: '{time} {topic:<20} {meta.value} {body}'. See xs help
+    /// templates.
     #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse,
         conflicts_with_all = ["with_body", "only"])]
     pub(crate) format: Option<Template>,
@@ -87,16 +87,16 @@ impl BodyArgs {
 /// Where a read begins.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Begin {
-    /// Begin with the next event appended.
+    /// Start with the next event appended; implies --follow.
     #[arg(long, group = "begin")]
     pub(crate) new: bool,
-    /// Begin with this event, by id or offset.
+    /// Start with this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
     from: Option<Bound>,
-    /// Begin after this event, by id or offset.
+    /// Start after this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
     after: Option<Bound>,
-    /// Begin with the newest so many.
+    /// Start with the newest N events.
     #[arg(short = 'n', long, value_name = "N", group = "begin", value_parser = count(0..=u64::MAX))]
     last: Option<u64>,
 }
@@ -143,7 +143,7 @@ impl TimeArgs {
         let (since, until) = (time("--since", &self.since)?, time("--until", &self.until)?);
         match (since, until) {
             (Some(since), Some(until)) if until < since => {
-                Err("--until is before --since: nothing lies between".to_owned())
+                Err("--until is before --since, so the range is empty".to_owned())
             }
             range => Ok(range),
         }
@@ -160,40 +160,40 @@ Examples:
   xs cat --after 03g4a5lk7bc9ucnxswp2nn1gj --limit 100
   xs cat --last 1 -b notes          the newest body of notes
   xs cat --format '{time} {meta.cpu:>6} {topic}' metrics.
-  xs cat --cursor report orders.    what came since the last time
+  xs cat --cursor report orders.    what is new since the last run
   xs cat --where 'f.meta.cpu > 0.9' --last 3 metrics.
   xs cat --where 'f.json().total > 100' orders
 
 Times: 2h (ago), yesterday, 2026-11-24, 2026-11-24T08:30 (local), RFC 3339, 1795518000 (seconds
 since 1970; with 13 digits milliseconds).
 
-In --where f is an event: id, offset, topic, time, ttl, meta, hash, and its body as text() and
-json(). --limit and --last count events for which it holds. Where it throws it does not hold.")]
+In --where, f is the event: id, offset, topic, time, ttl, meta, hash, and its body as text() and
+json(). --limit and --last count only events that match; an event for which it throws does not.")]
 pub(crate) struct CatArgs {
     #[command(flatten)]
     patterns: PatternArgs,
-    /// Go on with events as they are appended.
+    /// Keep running and print new events as they are appended.
     #[arg(short = 'f', long)]
     follow: bool,
-    /// Go on with events as they are appended, and when the server goes away wait for it: then go
-    /// on where it was. Ephemeral events of the meantime are gone.
+    /// Like --follow, and when the server goes away, wait for it and continue from the same event.
+    /// Ephemeral events appended in between are missed.
     #[arg(short = 'F', long)]
     pub(crate) reconnect: bool,
     #[command(flatten)]
     begin: Begin,
-    /// Go on where this cursor is, and move it with what is printed. Where to begin counts only as
-    /// long as there is none.
+    /// Continue from this cursor, and move it past what is printed. Options that say where to start
+    /// apply only while the cursor does not exist.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor, conflicts_with = "reverse")]
     pub(crate) cursor: Option<CursorName>,
-    /// End before this event, by id or offset.
+    /// Stop before this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound)]
     before: Option<Bound>,
     #[command(flatten)]
     times: TimeArgs,
-    /// At most so many events.
+    /// Print at most N events.
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
-    /// Newest first.
+    /// Print the newest events first.
     #[arg(long, conflicts_with_all = ["follow", "reconnect", "new"])]
     reverse: bool,
     #[command(flatten)]
@@ -234,7 +234,7 @@ impl CatArgs {
 Examples:
   xs tail
   xs tail -n 100 alerts.
-  xs tail -F                        also while the server is started anew
+  xs tail -F                        also across restarts of the server
   xs tail --since 1h alerts.
   xs tail -n 0 --limit 1 deploys.done
   xs tail --where 'f.meta.level === \"error\"' logs.
@@ -243,25 +243,25 @@ Examples:
 pub(crate) struct TailArgs {
     #[command(flatten)]
     patterns: PatternArgs,
-    /// Go on with events as they are appended: it does anyway.
+    /// Accepted for compatibility: tail always follows.
     #[arg(short = 'f', long = "follow")]
     _follow: bool,
-    /// When the server goes away wait for it: then go on where it was. Ephemeral events of the
-    /// meantime are gone.
+    /// When the server goes away, wait for it and continue from the same event. Ephemeral events
+    /// appended in between are missed.
     #[arg(short = 'F', long)]
     reconnect: bool,
-    /// How many stored events come first.
+    /// Print the newest N stored events first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10,
         value_parser = count(0..=u64::MAX))]
     last: u64,
-    /// Begin with all events at or after this time instead.
+    /// Start with all events at or after this time instead.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, conflicts_with = "last",
         value_parser = typed_point)]
     since: Option<String>,
-    /// End after so many events.
+    /// Stop after N events.
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
-    /// Go on where this cursor is, and move it with what is printed.
+    /// Continue from this cursor, and move it past what is printed.
     #[arg(long, value_name = "NAME", value_parser = reader_cursor)]
     pub(crate) cursor: Option<CursorName>,
     #[command(flatten)]
@@ -299,11 +299,11 @@ Examples:
 pub(crate) struct LastArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
-    /// How many, the newest last.
+    /// Print the newest N events, newest last.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1,
         value_parser = count(1..=LAST_MAX))]
     pub(crate) count: u64,
-    /// The newest event of each topic instead.
+    /// Print the newest event of each topic instead.
     #[arg(long, conflicts_with = "count")]
     pub(crate) per_topic: bool,
     #[command(flatten)]
@@ -318,7 +318,7 @@ Examples:
   xs get 42 --body > body.bin
   xs get 42 --format '{hash}'")]
 pub(crate) struct GetArgs {
-    /// Its id, or its offset.
+    /// The event's id or offset.
     #[arg(value_parser = bound, value_name = "ID")]
     pub(crate) place: Bound,
     #[command(flatten)]
@@ -329,7 +329,7 @@ pub(crate) struct GetArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  xs why 03g4a5lk7bc9ucnxswp2nn1gj")]
 pub(crate) struct WhyArgs {
-    /// The event's id, or its offset.
+    /// The event's id or offset.
     #[arg(value_parser = bound, value_name = "ID")]
     pub(crate) place: Bound,
     #[command(flatten)]
@@ -345,10 +345,10 @@ Examples:
 
 Reads the log from the event to its head.")]
 pub(crate) struct EffectsArgs {
-    /// The event's id, or its offset.
+    /// The event's id or offset.
     #[arg(value_parser = bound, value_name = "ID")]
     pub(crate) place: Bound,
-    /// Stop after so many effects.
+    /// Stop after N effects.
     #[arg(long, value_name = "N", value_parser = count(1..=u64::MAX))]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
@@ -406,16 +406,16 @@ pub(super) fn count(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Args, Subcommand};
+    use super::super::{Args, Program, StoreSubcommand, Subcommand};
     use super::*;
     use clap::Parser as _;
 
     fn options(line: &str) -> ReadOptions {
         let now: Zoned = "2026-11-24T12:00:00+00:00[UTC]".parse().unwrap();
         let args = Args::try_parse_from(line.split(' ')).unwrap();
-        let cat = match args.subcommand {
-            Subcommand::Cat(cat) => cat,
-            Subcommand::Tail(tail) => tail.into(),
+        let cat = match args.program {
+            Program::Subcommand(Subcommand::Store(StoreSubcommand::Cat(cat))) => cat,
+            Program::Subcommand(Subcommand::Store(StoreSubcommand::Tail(tail))) => tail.into(),
             _ => unreachable!("a line of cat or tail"),
         };
         cat.options(&now).unwrap()

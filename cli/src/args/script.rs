@@ -20,19 +20,19 @@ Examples:
   xs eval --file report.ts > report.json
   xs eval ./store                         a prompt, where ctx is the store
 
-The value of the last expression is printed: objects as JSON, one a line, text as lines, bytes as
-they are; what can be iterated, value by value. console.log prints too, console.error on standard
-error. It runs here and not in the server, with the limits of a module and the rights of whoever
-runs it. What it throws ends it with exit code 1.")]
+Prints the value of the last expression: objects as JSON, one per line; text as lines; bytes
+unchanged; iterables value by value. console.log prints on standard output, console.error on
+standard error. The code runs in this process, not in the server, with the limits of a module and
+your permissions. An uncaught error ends it with exit code 1.")]
 pub(crate) struct EvalArgs {
-    /// JavaScript or TypeScript; - reads standard input. Without any there is a prompt on a
+    /// JavaScript or TypeScript; - reads standard input. Without code, a prompt opens on a
     /// terminal.
     #[arg(conflicts_with = "file")]
     pub(crate) code: Option<String>,
-    /// Run a file; its imports are looked for below the working directory, or beside it.
+    /// Run a file. Imports resolve below the working directory, or beside a file outside it.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
-    /// A prompt, also where standard input is no terminal.
+    /// Open a prompt even if standard input is not a terminal.
     #[arg(short, long, conflicts_with_all = ["code", "file"])]
     pub(crate) interactive: bool,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(crate) struct EvalArgs {
 /// A file of variables.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct EnvArgs {
-    /// Offer the variables of a file, NAME=value a line, beside those of the environment.
+    /// Add environment variables from a file, one NAME=value per line.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) env_file: Option<PathBuf>,
 }
@@ -55,30 +55,30 @@ Examples:
   xs replay modules/handlers/anomaly.ts --diff
   xs replay ../new/anomaly.ts --state-at 03g4a5lk7bc9ucnxswp2nn1gj --limit 1000 --diff
 
-Runs the handler in the file over what the store holds of its topics, and prints what it would have
-appended; nothing is. It begins with the state of its definition and reads the store as it was when
-each event came; the network, files, programs and commands are not to be had, and a handler that
-asks for them is told so. With --diff what differs from what the module of its name has appended is
-printed, and the exit code is 1 if anything does: - is what was appended, + what would be.")]
+Runs the handler over the stored events of its topics and prints what it would append; nothing is
+appended. It starts with the initial state of its definition and sees the store as it was at each
+event. Network, files, programs and commands are unavailable; using them throws an error.
+With --diff only differences from what the module of this name appended are printed (- was appended,
++ would be appended), and the exit code is 1 if there are any.")]
 pub(crate) struct ReplayArgs {
-    /// The handler's file, best where a server would find it: DIR/handlers/NAME.ts.
+    /// The handler's file, ideally where a server would find it: DIR/handlers/NAME.ts.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) module: PathBuf,
-    /// The module that it is, or would be [default: by the file's name].
+    /// The name of the module [default: from the file name].
     #[arg(long, value_parser = name)]
     pub(crate) name: Option<ProcessorName>,
-    /// Begin with this event, by id or offset.
+    /// Start with this event, by id or offset.
     #[arg(long, value_name = "ID", value_parser = bound)]
     from: Option<Bound>,
     #[command(flatten)]
     times: TimeArgs,
-    /// At most so many inputs.
+    /// Stop after N inputs.
     #[arg(long, value_name = "N", value_parser = count(0..=u64::MAX))]
     limit: Option<u64>,
-    /// Begin behind this event, with the state that the module of its name had there.
+    /// Start after this event, with the state that the module of this name had there.
     #[arg(long, value_name = "ID", value_parser = frame_id, conflicts_with = "from")]
     pub(crate) state_at: Option<FrameId>,
-    /// Compare with what the module of its name has appended.
+    /// Compare with what the module of this name appended.
     #[arg(long)]
     pub(crate) diff: bool,
     #[command(flatten)]
@@ -113,7 +113,7 @@ fn frame_id(text: &str) -> Result<FrameId, String> {
 /// Which events, by more than their topic.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct WhereArgs {
-    /// Only events for which this JavaScript holds: an expression over f, as in f.meta.value > 9.
+    /// Only events that match this JavaScript expression over f, as in f.meta.value > 9.
     #[arg(long = "where", value_name = "EXPRESSION", value_parser = expression)]
     pub(crate) expression: Option<String>,
 }

@@ -24,18 +24,18 @@ Examples:
   xs serve --config /etc/xs/serve.toml
   xs serve ./store --sync none --print-config > serve.toml
 
-Sync policies: sync acknowledges an event when it survives a power cut. interval:50ms acknowledges
-at once and syncs 50 ms later: kill -9 loses nothing, a power cut at most that. none leaves the
-writing to the operating system.")]
+Sync policies: sync acknowledges an event once it would survive a power cut. interval:50ms
+acknowledges at once and syncs within 50 ms: kill -9 loses nothing, a power cut at most the last
+50 ms. none leaves writing to the operating system.")]
 pub(crate) struct ServeArgs {
-    /// Directory of the store, created if absent [default: that of --addr].
+    /// The store's directory, created if it does not exist [default: that of --addr].
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
-    /// Directory with generators/, handlers/, commands/ and lib/ to run.
+    /// Run the modules of this directory: generators/, handlers/, commands/ and lib/.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) modules: Option<PathBuf>,
-    /// Also listen on this address, as :port or host:port; port 0 picks a free one. Beyond loopback
-    /// that takes TLS and a token.
+    /// Also listen on this address, :port or host:port; port 0 picks a free one. An address beyond
+    /// loopback requires TLS and a token.
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub(crate) listen: Vec<Address>,
     #[command(flatten)]
@@ -55,11 +55,11 @@ pub(crate) struct ServeArgs {
     pub(crate) gc: Gc,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Take options from a file (TOML): each key is the name of an option without its dashes. Paths
-    /// are relative to the file; what is typed counts more.
+    /// Read options from a TOML file: each key is an option's name without its dashes. Paths are
+    /// relative to the file. The command line overrides the file.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Print the options in effect as such a file, and end.
+    /// Print the options in effect as such a file, and exit.
     #[arg(long)]
     pub(crate) print_config: bool,
 }
@@ -104,13 +104,13 @@ fn gc(text: &str) -> Result<Gc, String> {
 /// What modules may ask for beyond named hosts, files and variables.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct AllowArgs {
-    /// Let modules that ask for it reach every host.
+    /// Let modules that request it connect to any host.
     #[arg(long)]
     pub(crate) allow_net_any: bool,
-    /// Let modules that name them reach private and loopback addresses.
+    /// Let modules that list them connect to private and loopback addresses.
     #[arg(long)]
     pub(crate) allow_net_private: bool,
-    /// Let modules that name them run programs.
+    /// Let modules run the programs they list.
     #[arg(long)]
     pub(crate) allow_run: bool,
 }
@@ -131,9 +131,9 @@ impl AllowArgs {
 /// How messages look on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
-    /// A line for people.
+    /// Plain text lines.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -150,10 +150,10 @@ impl LogFormat {
 /// Messages on standard error.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct LogArgs {
-    /// How messages look on standard error.
+    /// Format of log messages on standard error.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log: LogFormat,
-    /// Least important messages: error, warn, info, debug or trace.
+    /// Lowest level to log: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LevelFilter,
     /// Whether what the log of the store tells of modules is left out, since it is shown beside.
@@ -164,10 +164,10 @@ pub(crate) struct LogArgs {
 /// The certificate of a server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct TlsArgs {
-    /// Speak TLS on every --listen, with this certificate and those above it (PEM).
+    /// Use TLS on every --listen address, with this certificate chain (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_key", value_hint = ValueHint::FilePath)]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The key of the certificate (PEM). Both are read again when they change.
+    /// The private key of the certificate (PEM). Both files are reloaded when they change.
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     pub(crate) tls_key: Option<PathBuf>,
 }
@@ -175,10 +175,10 @@ pub(crate) struct TlsArgs {
 /// The numbers of a server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct MetricsArgs {
-    /// Answer HTTP at this address: /metrics for Prometheus, /healthz and /readyz.
+    /// Serve HTTP on this address: /metrics for Prometheus, /healthz and /readyz.
     #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
     pub(crate) metrics: Option<Address>,
-    /// Let --metrics be an address that other machines reach: it is not protected.
+    /// Allow a --metrics address that other machines can reach. It has no access control.
     #[arg(long, requires = "metrics")]
     pub(crate) metrics_public: bool,
 }

@@ -78,12 +78,12 @@ impl Template {
             let at = column(&rest);
             match c {
                 '{' | '}' if rest.peek() == Some(&c) => plain.extend(rest.next()),
-                '}' => return Err(format!("column {at}: write }}}} for a brace of its own")),
+                '}' => return Err(format!("column {at}: write }}}} for a literal brace")),
                 '{' => {
                     let inside: String = rest.clone().take_while(|c| *c != '}').collect();
                     if rest.nth(inside.chars().count()).is_none() {
                         return Err(format!(
-                            "column {at}: this brace is not closed; write {{{{ for one of its own"
+                            "column {at}: this brace is not closed; write {{{{ for a literal one"
                         ));
                     }
                     if !plain.is_empty() {
@@ -216,7 +216,7 @@ fn field(text: &str) -> Result<(Field, Fit), String> {
             Some(path) if path.clone().all(|key| !key.is_empty()) => {
                 Field::Within(path.map(str::to_owned).collect())
             }
-            _ => return Err(format!("{other:?} is no field; there are {FIELDS}")),
+            _ => return Err(format!("unknown field {other:?}; the fields are {FIELDS}")),
         },
     };
     Ok((field, fit))
@@ -226,7 +226,7 @@ fn field(text: &str) -> Result<(Field, Fit), String> {
 fn fit(spec: &str) -> Result<Fit, String> {
     let wrong = || {
         format!(
-            "{spec:?} is no width: <20 pads to the right, >20 to the left, ^20 on both sides, .20 cuts"
+            "invalid width {spec:?}: <20 pads right, >20 left, ^20 on both sides, .20 truncates"
         )
     };
     let (side, rest) = match spec.split_at_checked(1) {
@@ -237,7 +237,7 @@ fn fit(spec: &str) -> Result<Fit, String> {
     };
     let columns = |text: &str| match text.parse::<usize>() {
         Ok(columns) if columns <= COLUMNS_MAX => Ok(columns),
-        Ok(_) => Err(format!("{text} columns are over the limit of {COLUMNS_MAX}")),
+        Ok(_) => Err(format!("{text} columns exceed the limit of {COLUMNS_MAX}")),
         Err(_) => Err(wrong()),
     };
     match rest.split_once('.') {
@@ -286,17 +286,17 @@ mod tests {
     fn what_is_wrong_has_its_column() {
         let long = "x".repeat(BYTES_MAX + 1);
         for (template, said) in [
-            ("{topic} {colour}", "column 9: \"colour\" is no field"),
+            ("{topic} {colour}", "column 9: unknown field \"colour\""),
             ("{topic", "column 1: this brace is not closed"),
             ("a {", "column 3: this brace is not closed"),
             ("a } b", "column 3: write }}"),
-            ("\u{e4}{topic:wide}", "column 2: \"wide\" is no width"),
-            ("{topic:}", "is no width"),
-            ("{topic:<}", "is no width"),
-            ("{topic:<1001}", "over the limit"),
-            ("{meta.}", "is no field"),
-            ("{meta.a..b}", "is no field"),
-            ("{}", "is no field"),
+            ("\u{e4}{topic:wide}", "column 2: invalid width \"wide\""),
+            ("{topic:}", "invalid width"),
+            ("{topic:<}", "invalid width"),
+            ("{topic:<1001}", "exceed the limit"),
+            ("{meta.}", "unknown field"),
+            ("{meta.a..b}", "unknown field"),
+            ("{}", "unknown field"),
             (&long, "at most"),
         ] {
             let error = Template::parse(template).unwrap_err();

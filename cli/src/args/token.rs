@@ -10,15 +10,15 @@ use super::duration;
 /// `xs token`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TokenSubcommand {
-    /// Make a token and print it: it is kept as a hash only and cannot be shown again.
+    /// Create a token and print it. Only its hash is stored, so it cannot be shown again.
     Create(TokenCreateArgs),
     /// List the tokens of a store.
     #[command(after_help = "Example:\n  xs token list ./store")]
     List,
-    /// Take a token away. Connections that came with it end.
+    /// Revoke a token. Connections that use it are closed.
     #[command(after_help = "Example:\n  xs token revoke ./store ci")]
     Revoke {
-        /// Its name.
+        /// The token's name.
         name: String,
     },
 }
@@ -31,12 +31,12 @@ Examples:
   xs token create sensor-7 --role append --append sensors.7 --no-read
   xs token create dashboard --role read --read 'metrics.*,alerts.*'
 
-The token goes to whoever connects: in $XS_TOKEN, or in a file named by --token-file. A server that
-runs notices tokens that are made or revoked.")]
+Clients pass the token in $XS_TOKEN or in a file named by --token-file. A running server notices
+tokens that are created or revoked.")]
 pub(crate) struct TokenCreateArgs {
-    /// What to call it: 1 to 64 of a-z A-Z 0-9 . _ -
+    /// The token's name: 1 to 64 of a-z A-Z 0-9 . _ -
     pub(crate) name: String,
-    /// What it may do: read, append, admin or host.
+    /// What the token allows: read, append, admin or host.
     #[arg(long)]
     pub(crate) role: Role,
     /// Topics to read and, with the role append, to append to [default: all but xs.*].
@@ -48,10 +48,10 @@ pub(crate) struct TokenCreateArgs {
     /// Topics to append to, instead of --topics.
     #[arg(long, value_name = "PATTERNS")]
     pub(crate) append: Option<TopicPatterns>,
-    /// Nothing may be read.
+    /// Allow no reading.
     #[arg(long, conflicts_with = "read")]
     pub(crate) no_read: bool,
-    /// It ends after this time: 12h, 30d, 52w.
+    /// Expire after this time: 12h, 30d, 52w.
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     pub(crate) expires: Option<Duration>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct TokenCreateArgs {
 /// A duration that is not over when it begins.
 fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("the token would end as it is made".to_owned()),
+        Duration::ZERO => Err("the token would expire as soon as it is created".to_owned()),
         time => Ok(time),
     }
 }

@@ -17,23 +17,23 @@ Examples:
   xs top ./store metrics. --sort bytes
   xs top --once | jq 'select(.topic)'
 
-Keys: q ends, n c r b s sort by name, count, rate, bytes, last seen; / filters by a part of the name
-(Enter keeps it, Esc forgets it); arrows and PgUp, PgDn, Home scroll. A handler is behind by the
-events of its topics that it has not seen, counted to 1000. Each look visits every topic: with a
-million of them let --every be a minute.")]
+Keys: q quits; n c r b s sort by name, count, rate, bytes, last seen; / filters by part of the name
+(Enter keeps the filter, Esc clears it); arrows, PgUp, PgDn and Home scroll. A handler's lag counts
+the events of its topics that it has not handled, up to 1000. Each refresh visits every topic: with
+a million topics use --every 1m.")]
 pub(crate) struct TopArgs {
     #[command(flatten)]
     pub(crate) patterns: PatternArgs,
-    /// Time between two looks, from 100ms to 1h.
+    /// Time between refreshes, from 100ms to 1h.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = every)]
     pub(crate) every: Duration,
-    /// What topics are sorted by.
+    /// Sort topics by this column.
     #[arg(long, value_name = "KEY", default_value = "rate")]
     pub(crate) sort: TopSort,
-    /// Only topics and modules whose name holds this.
+    /// Only topics and modules whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(crate) filter: String,
-    /// Look twice, print what there is, and end. Needs no terminal.
+    /// Sample twice, print the result and exit. Needs no terminal.
     #[arg(long)]
     pub(crate) once: bool,
 }
@@ -41,15 +41,15 @@ pub(crate) struct TopArgs {
 /// What rows of topics are sorted by: names from a to z, numbers from the largest down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TopSort {
-    /// Its name.
+    /// Name of the topic.
     Name,
-    /// How many events it holds.
+    /// Number of events.
     Count,
-    /// Events a second.
+    /// Events per second.
     Rate,
-    /// Bytes of its events and bodies.
+    /// Bytes of events and bodies.
     Bytes,
-    /// When the newest event came.
+    /// Time of the newest event.
     Seen,
 }
 

@@ -20,17 +20,17 @@ Examples:
   xs export --archive events.tar.zst metrics.
   xs export --archive - | ssh elsewhere xs import - ./new-store
 
-Writes DIR/frames.jsonl, a line for each event, and their bodies into DIR/cas. The same line again
-goes on where it stopped. An archive holds the same in one file, which is there when it is whole,
-and suits many small bodies: it makes no file of each. The same events make the same bytes. xs
-import makes a store of either. Exit code 1 when events of the store, or bodies of them, could not
-be read; the others are there.")]
+Writes one line per event to DIR/frames.jsonl and the bodies to DIR/cas. Run the same command again
+to continue an interrupted export. An archive holds the same data in one file, which appears only
+when it is complete, and is faster for many small bodies. The same events give the same bytes. xs
+import reads both. Exits with code 1 if some events or bodies could not be read; all others are
+exported.")]
 pub(crate) struct ExportArgs {
-    /// The directory, made if it does not exist, unless there is --archive. Then topics: exact
-    /// (a.b), everything below (a.* or a.), comma lists [default: all].
+    /// The directory, created if it does not exist (none with --archive), then topics: exact (a.b),
+    /// everything below (a.* or a.), comma lists [default: all].
     #[arg(value_name = "[DIR] TOPICS", value_hint = ValueHint::DirPath)]
     words: Vec<OsString>,
-    /// Write a file instead of a directory: a tar in zstd; - is standard output.
+    /// Write one file, a zstd-compressed tar, instead of a directory; - is standard output.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     archive: Option<PathBuf>,
     #[command(flatten)]
@@ -61,13 +61,13 @@ impl ExportArgs {
                 path(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
                 (Target::Dir(Path::new(dir)), topics)
             }
-            (None, []) => return Err("name a directory, or a file with --archive".to_owned()),
+            (None, []) => return Err("give a directory, or a file with --archive".to_owned()),
         };
         let topics = PatternArgs::of(topics).map_err(|error| match self.words.as_slice() {
             // The order of words of backup and fork.
             [store, dir] if self.archive.is_none() && is_path(dir) => {
                 let (store, dir) = (store.display(), dir.display());
-                format!("{error}; the store is named with -a: xs export -a {store} {dir}")
+                format!("{error}; use -a for the store: xs export -a {store} {dir}")
             }
             _ => error,
         })?;
@@ -88,19 +88,19 @@ Examples:
   xs import events.tar.zst ./new-store
   xs import - ./new-store < events.tar.zst
 
-Takes what xs export or cross.stream's .export wrote; an archive is unpacked below $TMPDIR first. In
-a frames.jsonl of your own lines may have their body in them, as those of xs cat --with-body do.
-Ids are kept, which needs a store whose events are all older, in practice a new one. Events that are
-there already are counted and left alone, so the same line again goes on where it stopped. Exit code
-1 when any was refused.")]
+Reads what xs export or cross.stream's .export wrote. An archive is first unpacked below $TMPDIR. In
+a frames.jsonl of your own, lines may contain their body, as the output of xs cat --with-body does.
+Events keep their ids, so all events already in the store must be older; in practice, use a new
+store. Events already there are counted and skipped, so run the same command again to continue.
+Exits with code 1 if any event was refused.")]
 pub(crate) struct ImportArgs {
-    /// The directory with frames.jsonl and cas/, an archive, or - for one on standard input.
+    /// The directory with frames.jsonl and cas/, an archive, or - for an archive on standard input.
     #[arg(value_name = "DIR|FILE", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
     /// The store: a directory, or a server's address [default: that of --addr].
     #[arg(value_name = "STORE", value_hint = ValueHint::DirPath, value_parser = store())]
     pub(crate) store: Option<Address>,
-    /// Give the events new ids, into a store in use; the old ones find them too.
+    /// Assign new ids, to import into a store in use. Old ids still find the events.
     #[arg(long)]
     pub(crate) new_ids: bool,
 }
@@ -110,17 +110,17 @@ pub(crate) struct ImportArgs {
 #[command(after_help = "\
 Examples:
   xs remove 03g4a5lk7bc9ucnxswp2nn1gj --yes
-  xs remove 41 42 --now --yes           not a byte of them stays in the files
+  xs remove 41 42 --now --yes           also erase their bytes from the files
   xs cat --format '{id}' spam | xargs xs remove --yes
 
-Those that are there are removed, also where others are not: up to 4,096 together, more in several
-steps. Exit code 3 when any was not there.")]
+Removes the events that exist, even if others do not: up to 4,096 in one step, more in several.
+Exits with code 3 if any did not exist.")]
 pub(crate) struct RemoveArgs {
     /// The events, by id or offset.
     #[arg(required = true, value_name = "ID", value_parser = bound)]
     pub(crate) places: Vec<Bound>,
-    /// End only when their bytes are gone from the store's files. What other events have in common
-    /// with them stays.
+    /// Return only when their bytes are erased from the store's files. Bodies shared with other
+    /// events are kept.
     #[arg(long)]
     pub(crate) now: bool,
     #[command(flatten)]

@@ -19,7 +19,7 @@ use super::{Told, check_modules};
 use crate::again::asked_again;
 use crate::args::HostArgs;
 use crate::connect::{default_address, explain, no_server, unserved};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::manager::Manager;
 use crate::reach::{TOKEN_VARIABLE, options};
 use crate::signals::{Asked, Signals};
@@ -67,7 +67,9 @@ pub(crate) async fn run(
     manager.tell("STOPPING=1\nSTATUS=stopping");
     tokio::select! {
         () = hosts.stop() => refused.map_or(Ok(Exit::Ok), |why| Err(fault(why))),
-        () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+        () = asked_again(async || signals.stop().await) => {
+            ExitError::fail(Exit::Interrupted, "stopped at once by a second signal")
+        }
     }
 }
 
@@ -83,7 +85,7 @@ fn shut(address: &Address, token_file: Option<PathBuf>) -> std::io::Result<Vec<P
 
 /// The permanent refusal as an error, with its exit code.
 fn fault(why: Refused) -> anyhow::Error {
-    match why.downcast::<Fault>() {
+    match why.downcast::<ExitError>() {
         Ok(fault) => (*fault).into(),
         Err(why) => anyhow::Error::from_boxed(why),
     }
@@ -150,7 +152,7 @@ fn no_way(address: &Address, error: ClientError) -> NoWay {
         true => format!("{address}: a server of this age takes no Host from elsewhere: renew it"),
         false => format!("{address}: {}", exit::text(&error)),
     };
-    NoWay::Ever(Box::new(Fault::new(exit::of(&error), text)))
+    NoWay::Ever(Box::new(ExitError::new(exit::of(&error), text)))
 }
 
 #[cfg(test)]

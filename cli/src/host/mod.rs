@@ -15,7 +15,7 @@ use xs_runtime::supervise::SuperviseOptions;
 use xs_runtime::supervise::child::{self, ChildOptions};
 
 use crate::args::{AllowArgs, EnvArgs, HostProcessArgs, LogArgs, LogFormat};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 pub(crate) use away::run as run_away;
 pub(crate) use beside::start as start_beside;
@@ -71,7 +71,7 @@ impl Told<'_> {
 pub(crate) fn check_modules(dir: &Path) -> anyhow::Result<()> {
     match std::fs::read_dir(dir) {
         Ok(_) => Ok(()),
-        Err(error) => Fault::fail(
+        Err(error) => ExitError::fail(
             Exit::Usage,
             format!(
                 "cannot read the modules in {}: {error}; make the directory, or name another",

@@ -81,9 +81,9 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
         return Ok(());
     }
     let text = if frames.is_empty() {
-        format!("there is no command {name}; xs modules list names those there are")
+        format!("no command {name}; xs modules list shows all modules")
     } else {
-        format!("command {name} does not run; xs modules show {name} says why")
+        format!("command {name} is not running; xs modules show {name} says why")
     };
     Err(Refusal::new(Code::UnknownCommand, text))
 }
@@ -116,7 +116,7 @@ async fn append_call(
     core.commit();
     let appended = appended
         .await
-        .map_err(|_| Refusal::new(Code::Closed, "the store closed before the call was stored"))?
+        .map_err(|_| Refusal::new(Code::Closed, "the store was closed before the call was stored"))?
         .map_err(|error| refuse::append(&error))?;
     appended
         .frames
@@ -196,7 +196,7 @@ impl Feed for CallFeed {
                 Some(FollowerEvent::CaughtUp { .. } | FollowerEvent::Lost { .. }) => {}
                 None => {
                     if self.give_up.as_ref().is_some_and(|(at, _)| Instant::now() >= *at) {
-                        let text = format!("command {} did not end before its deadline", self.name);
+                        let text = format!("command {} exceeded its deadline", self.name);
                         return Err(Refusal::new(Code::DeadlinePassed, text));
                     }
                     return Ok(Pulled::Idle);

@@ -52,7 +52,7 @@ impl Fullness {
         match refused {
             Some(shortage) if !was_full => {
                 tracing::warn!(
-                    "{shortage}: the store refuses what it has no room for; reads go on"
+                    "{shortage}: appends are refused until there is room; reads continue"
                 );
             }
             None if !self.is_noted() => tracing::info!("the store has room again"),

@@ -62,21 +62,21 @@ impl Hosts {
         end: Wake,
     ) -> Result<impl Send + use<>, Refusal> {
         if self.own {
-            let text = "the server runs the modules of this store itself: stop this Host, or start \
-                        the server without --modules";
+            let text = "the server runs the modules of this store itself: stop this Host, or \
+                        restart the server without --modules";
             return Err(Refusal::new(Code::OwnHost, text));
         }
         let HostClaim { instance, alone } = claim;
         let mut present = self.present.lock();
         let first = present.parts.is_empty();
         if !first && present.instance != instance {
-            let text = "another Host runs the modules of this store; this one is taken when that \
+            let text = "another Host runs the modules of this store; this one takes over when that \
                         one is gone";
             return Err(Refusal::new(Code::OtherHost, text));
         }
         if let Some(before) = present.parts.get(&alone) {
             before();
-            let text = "a connection of this Host from before is being ended";
+            let text = "a previous connection of this Host is being closed";
             let refusal = Refusal::new(Code::OtherHost, text);
             return Err(refusal.with(Detail::RetryAfterMs(AGAIN_MS)));
         }

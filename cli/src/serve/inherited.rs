@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::net::sockopt::socket_acceptconn;
 use xs_protocol::Address;
 
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// Maximum number of inherited sockets.
 const SOCKETS_MAX: usize = 64;
@@ -43,13 +43,13 @@ pub(crate) fn take() -> anyhow::Result<()> {
     }
     let count = count.parse().ok().filter(|count| *count <= SOCKETS_MAX);
     let Some(count) = count else {
-        let text = format!("LISTEN_FDS is no number up to {SOCKETS_MAX}");
-        return Fault::fail(Exit::Usage, text);
+        let text = format!("LISTEN_FDS is not a number up to {SOCKETS_MAX}");
+        return ExitError::fail(Exit::Usage, text);
     };
     let mut sockets = ListenFd::from_env();
     let taken = (0..count).map(|index| {
         one(&mut sockets, index).map_err(|text| {
-            Fault::new(Exit::Usage, format!("socket {} of LISTEN_FDS: {text}", index + 1))
+            ExitError::new(Exit::Usage, format!("socket {} of LISTEN_FDS: {text}", index + 1))
         })
     });
     *TAKEN.lock() = taken.collect::<Result<_, _>>()?;
@@ -80,7 +80,7 @@ fn one(sockets: &mut ListenFd, index: usize) -> Result<Inherited, String> {
             let address = Address::Tcp(listener.local_addr().map_err(failed)?);
             Ok(Inherited::Tcp(listener, address))
         }
-        _ => Err("it is neither a Unix stream socket nor TCP".to_owned()),
+        _ => Err("neither a Unix stream socket nor TCP".to_owned()),
     }
 }
 
@@ -88,7 +88,7 @@ fn one(sockets: &mut ListenFd, index: usize) -> Result<Inherited, String> {
 fn check(socket: impl AsFd) -> Result<(), String> {
     match socket_acceptconn(socket) {
         Ok(true) => Ok(()),
-        _ => Err("nobody listens on it; a systemd socket unit needs Accept=no".to_owned()),
+        _ => Err("not a listening socket; a systemd socket unit needs Accept=no".to_owned()),
     }
 }
 
@@ -115,8 +115,8 @@ impl Inherited {
         let own = rustix::process::geteuid().as_raw();
         if file.mode() & 0o077 != 0 || file.uid() != own {
             return Err(format!(
-                "{}: whoever opens this socket is admin, so it takes mode 0600 and the server's \
-                 user as owner (SocketMode= and SocketUser= of the unit)",
+                "{}: clients of this socket are admins, so it must have mode 0600 and belong to \
+                 the server's user (SocketMode= and SocketUser= of the unit)",
                 path.display()
             ));
         }

@@ -10,7 +10,7 @@ use xs_protocol::{Address, Admission, Listener, Role, SOCKET_NAME, Server, Serve
 
 use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The listening addresses and their credentials.
 pub(super) struct Plan {
@@ -28,7 +28,7 @@ impl Plan {
     /// # Errors
     /// A usage error says what is missing: a certificate, a token, or both.
     pub(super) fn make(args: &ServeArgs, dir: &Path) -> anyhow::Result<Self> {
-        let usage = |text: String| Fault::new(Exit::Usage, text);
+        let usage = |text: String| ExitError::new(Exit::Usage, text);
         let tls = match (&args.tls.tls_cert, &args.tls.tls_key) {
             (Some(cert), Some(key)) => Some(
                 ServerTls::open(cert, key)
@@ -38,7 +38,7 @@ impl Plan {
         };
         let end = tls.as_ref().and_then(ServerTls::not_after);
         if end.is_some_and(|end| end <= now()) {
-            tracing::warn!("the certificate has expired: clients will not connect");
+            tracing::warn!("the certificate has expired: clients will refuse to connect");
         }
         let inherited = inherited::all();
         inherited.iter().try_for_each(Inherited::check_owner).map_err(usage)?;
@@ -133,7 +133,7 @@ fn check(address: &Address, has_tls: bool, tokens: usize) -> Result<(), String> 
         return Ok(());
     }
     let Some(socket) = address.to_listen() else {
-        return Err(format!("{address}: a server listens on an IP address"));
+        return Err(format!("{address}: not an IP address to listen on"));
     };
     if matches!(address, Address::Tls { .. }) && !has_tls {
         return Err(format!("{address} needs --tls-cert and --tls-key"));

@@ -28,7 +28,7 @@ impl Turn {
         given_up: &dyn Fn() -> bool,
     ) -> Result<String, Refusal> {
         let Some(_turn) = self.0.try_lock() else {
-            let text = "other work on the store's files is under way; try again when it has ended";
+            let text = "another maintenance task is running; try again when it is done";
             return Err(Refusal::new(Code::Busy, text));
         };
         let watch = &mut |_: &Progress<'_>| match given_up() {

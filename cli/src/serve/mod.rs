@@ -39,7 +39,7 @@ use crate::again::asked_again;
 use crate::args::ServeArgs;
 use crate::clock;
 use crate::connect::{default_store, holder, leave_alone};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::host;
 use crate::manager::Manager;
 use crate::signals::{Asked, Signals};
@@ -79,7 +79,7 @@ pub(crate) async fn run(
         biased;
         // A recovery may take long, and the next start repeats it as after kill -9.
         () = signals.stop_only() => {
-            info!("stopping before the store is open");
+            info!("stopping before the store was open");
             return Ok(Exit::Ok);
         }
         opened = open(&dir, options) => opened?,
@@ -89,13 +89,13 @@ pub(crate) async fn run(
         let text = format!(
             "{dir} is still open in {who} after {waited} s; stop it, or use it with -a {dir}"
         );
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     let store =
         Arc::new(opened.with_context(|| format!("cannot open the store {}", dir.display()))?);
     log_recovery(&store.info().recovery);
     if let Health::ReadOnly(reason) = store.health() {
-        error!(%reason, "the store is open for reading only");
+        error!(%reason, "the store is open read-only");
     }
     let connections = descriptors::connections();
     let failed = Arc::new(Notify::new());
@@ -140,12 +140,15 @@ fn log_recovery(report: &RecoveryReport) {
     }
     let RecoveryReport { journal_groups, batches_kept, .. } = report;
     let cut_at = report.cut.as_ref().map(|cut| cut.offset);
-    let said = "the store was not closed in order, and is recovered";
+    let said = "the store was not closed cleanly; recovering it";
     match report.blobs_dropped.len() {
         0 => info!(journal_groups, batches_kept, cut_at, "{said}"),
         // Torn and never acknowledged, or damaged: xs verify tells.
         blobs_dropped => {
-            warn!(journal_groups, batches_kept, cut_at, blobs_dropped, "{said}; xs verify tells");
+            warn!(
+                journal_groups,
+                batches_kept, cut_at, blobs_dropped, "{said}; run xs verify for details"
+            );
         }
     }
 }
@@ -221,7 +224,7 @@ async fn serve(
                     Health::Poisoned(why) => why,
                     _ => "".into(),
                 };
-                error!(%why, "a write to the store failed; stopping, for only a new start can tell what was stored");
+                error!(%why, "a write failed; stopping: only a restart can tell what was stored");
                 break Exit::StoreFailed;
             }
         }
@@ -240,12 +243,14 @@ async fn serve(
         let last = Arc::clone(store);
         let commit = move || while last.lead() {};
         if let Err(error) = tokio::task::spawn_blocking(commit).await {
-            error!(%error, "cannot commit what was queued last");
+            error!(%error, "cannot commit the last queued appends");
         }
     };
     tokio::select! {
         () = stopped => Ok(exit),
-        () = asked_again(async || signals.stop().await) => Fault::fail(Exit::Interrupted, "stopped at once by a second signal"),
+        () = asked_again(async || signals.stop().await) => {
+            ExitError::fail(Exit::Interrupted, "stopped at once by a second signal")
+        }
     }
 }
 
@@ -271,23 +276,25 @@ async fn announce(
 fn store_dir(typed: Option<PathBuf>, addr: Option<Address>) -> anyhow::Result<PathBuf> {
     match (typed, addr) {
         (Some(dir), _) => match dir.to_str().map(Address::parse) {
-            Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => Fault::fail(
+            Some(Ok(Address::Tcp(_) | Address::Tls { .. })) => ExitError::fail(
                 Exit::Usage,
                 format!(
-                    "{0} is no directory; xs serve STORE --listen {0} listens there",
+                    "{0} is not a directory; to listen there: xs serve STORE --listen {0}",
                     dir.display()
                 ),
             ),
-            Some(Err(error)) => Fault::fail(Exit::Usage, error.to_string()),
+            Some(Err(error)) => ExitError::fail(Exit::Usage, error.to_string()),
             _ => Ok(dir),
         },
         (None, None) => default_store(),
         (None, Some(Address::Unix(socket))) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        (None, Some(address)) => Fault::fail(
+        (None, Some(address)) => ExitError::fail(
             Exit::Usage,
-            format!("{address} is not a directory; name the store, and --listen {address}"),
+            format!(
+                "{address} is not a directory; give the store's directory, and --listen {address}"
+            ),
         ),
     }
 }

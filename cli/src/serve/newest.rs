@@ -34,9 +34,7 @@ pub(super) fn of_each(
         }),
     };
     let mut frames = found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
-        let text = format!(
-            "these are more than {max} frames; ask for fewer of each topic, or for fewer topics"
-        );
+        let text = format!("more than {max} frames; ask for fewer per topic, or for fewer topics");
         Refusal::new(Code::InvalidRead, text).with(Detail::Limit(max))
     })?;
     frames.sort_unstable_by_key(Frame::offset);
@@ -56,7 +54,8 @@ pub(super) fn in_range(
         Ok((offsets.collect(), next))
     });
     let mut offsets = found.map_err(|error| refuse::read(&error))?.ok_or_else(|| {
-        let text = format!("more than {max} topics have a frame in the gap; go on from the offset");
+        let text =
+            format!("more than {max} topics have a frame in the gap; continue from the offset");
         Refusal::new(Code::TooSlow, text)
     })?;
     offsets.sort_unstable();

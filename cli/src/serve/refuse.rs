@@ -88,7 +88,7 @@ pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
         ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
             append(&AppendError::BlobTooLarge { max: BLOB_BYTES_MAX })
         }
-        _ => Refusal::new(Code::Internal, format!("cannot take the blob: {error}")),
+        _ => Refusal::new(Code::Internal, format!("cannot store the blob: {error}")),
     }
 }
 

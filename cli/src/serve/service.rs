@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, BlobReader, Bound, Cursor, CursorName, CursorSummary,
     Frame, Meta, NewFrame, ReadError, ReadOptions, ResumePoint, Store, SyncPolicy, Topic,
-    TopicPatterns,
+    TopicPatterns, uuid_text,
 };
 use xs_protocol::limits::LAST_MAX;
 use xs_protocol::{
@@ -116,8 +116,8 @@ impl Core {
 
     /// Reports in the log that a remote Host has arrived or left.
     fn tell_of_host(&self, instance: [u8; 16], is_there: bool) {
-        let word = if is_there { "has come" } else { "is gone" };
-        tracing::info!("a Host from elsewhere {word}");
+        let word = if is_there { "connected" } else { "disconnected" };
+        tracing::info!("a remote Host {word}");
         let Some(frame) = frame_of_host(instance, is_there) else { return };
         self.submit(Batch::from(frame), |result| {
             if let Err(error) = result {
@@ -149,8 +149,7 @@ impl Core {
 /// A frame that reports that a remote Host has arrived or left.
 fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
     let topic = if is_there { HOST_START } else { "xs.host.end" };
-    let instance: String = instance.iter().map(|byte| format!("{byte:02x}")).collect();
-    let meta = Meta::parse(format!("{{\"instance\":\"{instance}\"}}")).ok()?;
+    let meta = Meta::parse(format!("{{\"instance\":\"{}\"}}", uuid_text(&instance))).ok()?;
     Some(NewFrame { meta, ..NewFrame::new(Topic::parse(topic).ok()?) })
 }
 

@@ -1,7 +1,7 @@
 //! The store's statistics, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
-use xs_engine::{CountBytes, Health, Histogram, Shortage, StoreStats, uuid_text};
+use xs_engine::{CountBytes, Health, Histogram, ScrubStats, Shortage, StoreStats, uuid_text};
 
 /// The text of the part of STATS that is the store's. `shortage`: what something was refused for
 /// the want of.
@@ -13,14 +13,6 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
         Health::ReadOnly(_) => "read-only",
         Health::Poisoned(_) => "failed",
     };
-    let scrubbed = scrub.last.as_ref().map(|report| {
-        json!({
-            "findings": report.findings_total,
-            "bytes": report.bytes,
-            "frames": report.frames,
-            "blobs": report.blobs,
-        })
-    });
     json!({
         "uuid": uuid_text(&info.uuid),
         "parent": (info.parent != [0; 16]).then(|| uuid_text(&info.parent)),
@@ -57,14 +49,7 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
             "sync": times(&commit.sync),
             "publish": times(&commit.publish),
         },
-        "scrub": {
-            "passes": scrub.passes,
-            "bytes": scrub.bytes,
-            "bytes_total": scrub.bytes_total,
-            "last": scrubbed,
-            "last_ms": scrub.last_ms,
-            "failure": scrub.failure.as_deref(),
-        },
+        "scrub": scrubbed(scrub),
         "compaction": {
             "dead_bytes": space.log_dead_bytes,
             "freed_bytes": space.log_freed_bytes,
@@ -81,6 +66,25 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
         },
     })
     .to_string()
+}
+
+fn scrubbed(scrub: &ScrubStats) -> Value {
+    let last = scrub.last.as_ref().map(|report| {
+        json!({
+            "findings": report.findings_total,
+            "bytes": report.bytes,
+            "frames": report.frames,
+            "blobs": report.blobs,
+        })
+    });
+    json!({
+        "passes": scrub.passes,
+        "bytes": scrub.bytes,
+        "bytes_total": scrub.bytes_total,
+        "last": last,
+        "last_ms": scrub.last_ms,
+        "failure": scrub.failure.as_deref(),
+    })
 }
 
 fn times(of: &Histogram) -> Value {

@@ -92,14 +92,14 @@ pub(super) fn note(fullness: &Fullness, error: &AppendError) {
 
 fn gave_way(max: usize) -> Refusal {
     let text = format!(
-        "more than {max} long blobs are being put, and this one has waited for bytes the longest; \
-         put it again later"
+        "more than {max} long uploads are open, and this one has been idle the longest; retry it \
+         later"
     );
     Refusal::new(Code::Busy, text).with(Detail::Limit(max as u64))
 }
 
 fn no_place(max: usize) -> Refusal {
-    let text = format!("{max} long blobs are being put, and all go on; put this one again later");
+    let text = format!("{max} long uploads are active; retry this one later");
     let refusal = Refusal::new(Code::Busy, text).with(Detail::Limit(max as u64));
     refusal.with(Detail::RetryAfterMs(COME_AGAIN_MS))
 }

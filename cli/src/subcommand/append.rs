@@ -5,13 +5,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame};
-use xs_protocol::{AppendRequest, Client, ClientError};
+use xs_protocol::{AppendRequest, Client};
 
 use super::input::Input;
 use super::lines;
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 pub(super) async fn run(
@@ -49,26 +49,12 @@ pub(super) async fn run(
         key: append.key.clone(),
         ..AppendRequest::frames(vec![new.clone()])
     };
-    let appended =
-        client.append(&request).await.map_err(|error| unmet(error, append.expect.len()))?;
+    let appended = client.append(&request).await.map_err(explain)?;
     let stamp = appended.frames.first().context("the server confirmed no frame")?;
     let frame = Frame::assemble(&new, stamp.id, stamp.offset, known)?;
     let printed = out.frame(&frame, None).and_then(|()| out.flush());
     printed.with_context(|| format!("the event is stored, with id {}", frame.id()))?;
     Ok(Exit::Ok)
-}
-
-/// Explains a refusal; a single condition needs no number.
-fn unmet(error: ClientError, conditions: usize) -> anyhow::Error {
-    match error {
-        ClientError::Refused(mut refusal) if conditions == 1 => {
-            if let Some(why) = refusal.message.strip_prefix("condition 0 is not met") {
-                refusal.message = format!("the condition is not met{why}");
-            }
-            explain(ClientError::Refused(refusal))
-        }
-        other => explain(other),
-    }
 }
 
 /// The content of a frame.
@@ -103,7 +89,7 @@ async fn content(
 }
 
 fn json_meta(content: Content) -> anyhow::Result<Meta> {
-    let fail = |text: String| Fault::new(Exit::Usage, format!("--json: {text}"));
+    let fail = |text: String| ExitError::new(Exit::Usage, format!("--json: {text}"));
     let bytes = match content {
         Content::Bytes(bytes) => bytes,
         Content::None => return Err(fail("there is no input".to_owned()).into()),

@@ -19,7 +19,7 @@ use crate::archive::{Writer, unpack};
 use crate::args::Target;
 use crate::connect::explain;
 use crate::dump::Dump;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
@@ -36,8 +36,8 @@ pub(super) async fn export(
 ) -> anyhow::Result<Exit> {
     let Target::File(path) = target else {
         if out.is_person() {
-            let text = "an archive is nothing for a terminal; name a file, or send it into a pipe";
-            return Fault::fail(Exit::Usage, text);
+            let text = "refusing to write an archive to a terminal; give a file, or use a pipe";
+            return ExitError::fail(Exit::Usage, text);
         }
         let writer = Writer::new(Piped(out), &std::env::temp_dir())?;
         let (_, Count { frames, unread }) = write(client, options, writer).await?;
@@ -128,7 +128,7 @@ async fn add_body<W: Write>(
         }
         Seen::Whole => {
             let Some(mut blob) = client.blob_get(&hash).await.map_err(explain)? else {
-                return Fault::fail(Exit::NotFound, "it is not in the store any more");
+                return ExitError::fail(Exit::NotFound, "no longer in the store");
             };
             let mut body = writer.body(&hash, blob.len())?;
             while let Some(chunk) = blob.chunk().await {
@@ -202,7 +202,7 @@ pub(super) async fn unpacked(path: &Path) -> anyhow::Result<Option<Unpacked>> {
     // The decoder's message speaks of "frames", but means its own.
     let unpacked = unpacked.await?.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => {
-            io::Error::other("the archive is cut off; nothing was read")
+            io::Error::other("the archive is truncated; nothing was imported")
         }
         _ => error,
     });

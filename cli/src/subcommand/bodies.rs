@@ -6,7 +6,7 @@ use xs_protocol::{BlobStream, Client, ClientError, Code};
 
 use crate::args::BodyArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 /// Maximum bytes of a body held in memory for a line of JSON.
@@ -76,7 +76,7 @@ async fn attempt(
 /// Writes a blob to the output in chunks.
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
     let unknown =
-        || format!("the store has no bytes with hash {hash}; events show the hashes of theirs");
+        || format!("the store has no body with hash {hash}; xs cat shows the hashes of events");
     let poured = match open(client, hash, unknown).await? {
         Ok(blob) => pour(blob, out).await?,
         Err(missing) => Err(missing),
@@ -111,7 +111,7 @@ pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Byte
 async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Result<Bytes, Missing>> {
     let Some(hash) = frame.hash() else { return Ok(Ok(Bytes::new())) };
     if frame.body_len() > BODY_IN_JSON_MAX {
-        return Fault::fail(Exit::Failed, too_long(frame, &hash));
+        return ExitError::fail(Exit::Failed, too_long(frame, &hash));
     }
     let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
     match open(client, &hash, || lost(frame, &hash)).await? {
@@ -158,9 +158,9 @@ impl Lost {
         if self.count <= NAMED_MAX {
             let id = frame.id();
             let at = frame.offset().map_or_else(String::new, |at| format!(" (offset {at})"));
-            notice(&format!("the body of {id}{at} cannot be read: left out"));
+            notice(&format!("the body of {id}{at} cannot be read: skipped"));
         } else if self.count == NAMED_MAX + 1 {
-            notice("more bodies cannot be read that are not named");
+            notice("more bodies cannot be read; they are not listed");
         }
     }
 }
@@ -177,8 +177,8 @@ fn too_long(frame: &Frame, hash: &BlobHash) -> String {
 fn lost(frame: &Frame, hash: &BlobHash) -> String {
     format!(
         "the body of frame {} is not in the store ({hash}): the event has just been removed or has \
-         expired, or damage took it; xs verify tells, and without bodies events are printed all \
-         the same",
+         expired, or the store is damaged; run xs verify to find out. Without bodies, events are \
+         still printed",
         frame.id()
     )
 }
@@ -190,7 +190,7 @@ async fn open(
 ) -> anyhow::Result<Result<BlobStream, Missing>> {
     match client.blob_get(hash).await {
         Ok(Some(blob)) => Ok(Ok(blob)),
-        Ok(None) => Ok(Err(Missing(Fault::new(Exit::NotFound, unknown()).into()))),
+        Ok(None) => Ok(Err(Missing(ExitError::new(Exit::NotFound, unknown()).into()))),
         Err(error) => missing(error).map(Err),
     }
 }

@@ -18,7 +18,7 @@ use xs_runtime::Kind;
 use super::{bodies, modules};
 use crate::args::{Args, CallArgs};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, notice};
 
@@ -50,7 +50,9 @@ pub(super) async fn describe(
 }
 
 fn name(call: &CallArgs) -> anyhow::Result<&Topic> {
-    call.name.as_ref().ok_or_else(|| Fault::new(Exit::Usage, "a call names a command").into())
+    call.name
+        .as_ref()
+        .ok_or_else(|| ExitError::new(Exit::Usage, "give the name of a command").into())
 }
 
 pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
@@ -62,14 +64,17 @@ pub(super) async fn run(client: &Client, call: CallArgs, out: &mut Output) -> an
         Ok(ended) => ended,
         Err(_) => {
             let name = name.as_ref().map_or("the call", Topic::as_str);
-            Fault::fail(Exit::TimedOut, format!("{name}: the server did not answer in {limit:?}"))
+            ExitError::fail(
+                Exit::TimedOut,
+                format!("{name}: the server did not answer in {limit:?}"),
+            )
         }
     }
 }
 
 async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let name = name(&call)?;
-    let (args, body) = words(&call).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let (args, body) = words(&call).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut unread = Unread::of(&call);
     unread.tell(name);
     let request = CallRequest {
@@ -117,7 +122,7 @@ impl Unread {
     fn tell(&mut self, name: &Topic) {
         if self.0 && ioctl_fionread(io::stdin()).is_ok_and(|bytes| bytes > 0) {
             self.0 = false;
-            notice(&format!("standard input is not read; xs call {name} - makes it the body"));
+            notice(&format!("standard input is ignored; to send it as the body: xs call {name} -"));
         }
     }
 }
@@ -126,7 +131,7 @@ impl Unread {
 async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::Error {
     let is_unknown = error.code() == Some(Code::UnknownCommand);
     let told = explain(error);
-    if !is_unknown || !told.to_string().starts_with("there is no command") {
+    if !is_unknown || !told.to_string().starts_with("no command ") {
         return told;
     }
     // A user who may not read about modules gets the server's message.
@@ -134,8 +139,8 @@ async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::E
     let all: Vec<_> = all.into_iter().collect();
     match modules::meant(name, &all, Some(Kind::Command)) {
         Some(meant) => {
-            let text = format!("there is no command {name}; did you mean {meant}?");
-            Fault::new(Exit::NotFound, text).into()
+            let text = format!("no command {name}; did you mean {meant}?");
+            ExitError::new(Exit::NotFound, text).into()
         }
         None => told,
     }
@@ -174,7 +179,7 @@ async fn print(client: &Client, result: &Delivered, out: &mut Output) -> anyhow:
 /// The error in `<name>.error`: its message, the position in the module, and the exit code for a
 /// timeout or wrong arguments. A permission the module lacks is not reported as a denial to the
 /// caller.
-fn failure(name: &Topic, frame: &Frame) -> Fault {
+fn failure(name: &Topic, frame: &Frame) -> ExitError {
     let meta: Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
     let mut message = meta["message"].as_str().unwrap_or("failed without a message").to_owned();
     if let Some(place) = modules::place(&meta) {
@@ -185,7 +190,7 @@ fn failure(name: &Topic, frame: &Frame) -> Fault {
         Some("args") => Exit::Usage,
         _ => Exit::Failed,
     };
-    Fault::new(exit, format!("{name}: {message}"))
+    ExitError::new(exit, format!("{name}: {message}"))
 }
 
 /// Splits the words after the command's name into arguments and body.
@@ -237,7 +242,7 @@ async fn read_input() -> anyhow::Result<Bytes> {
                 "the body is longer than {CALL_BODY_BYTES_MAX} bytes; \
                  store it with xs cas put and pass its hash"
             );
-            return Fault::fail(Exit::Usage, text);
+            return ExitError::fail(Exit::Usage, text);
         }
     }
     Ok(body.freeze())
@@ -246,12 +251,15 @@ async fn read_input() -> anyhow::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Subcommand;
+    use crate::args::{Program, StoreSubcommand, Subcommand};
     use clap::Parser as _;
 
     fn parsed(words_typed: &[&str]) -> Result<(String, Option<String>), String> {
         let args = Args::try_parse_from(["xs", "call", "c"].iter().chain(words_typed)).unwrap();
-        let Subcommand::Call(call) = args.subcommand else { unreachable!("a line of call") };
+        let Program::Subcommand(Subcommand::Store(StoreSubcommand::Call(call))) = args.program
+        else {
+            unreachable!("a line of call")
+        };
         let (args, body) = words(&call)?;
         Ok((String::from_utf8_lossy(args.as_bytes()).into_owned(), body))
     }

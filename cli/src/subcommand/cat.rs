@@ -17,7 +17,7 @@ use super::position::{Position, Resume};
 use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
 use crate::connect::Session;
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::{Output, notice, reader_gone};
 
 /// How long to look for the topic that was meant.
@@ -33,7 +33,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let client = &session.client;
     out.use_template(cat.body.format.as_ref());
-    let mut options = cat.options(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut options =
+        cat.options(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let mut filter = Filter::start(&cat.filter).await?;
     let mut position = match &cat.cursor {
         Some(name) => Some(Position::open(client, name).await?),
@@ -192,9 +193,9 @@ impl Reader<'_> {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
                         let meant = likely(&self.link.client, &options.topics).await;
-                        let hint =
-                            meant.map_or_else(String::new, |name| format!("; there is {name}"));
-                        notice(&format!("no frame in {} that was asked for{hint}", options.topics));
+                        let hint = meant
+                            .map_or_else(String::new, |name| format!("; did you mean {name}?"));
+                        notice(&format!("no matching frames in {}{hint}", options.topics));
                     }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -273,7 +274,7 @@ fn beyond(start: Start, head: u64) -> Option<String> {
         Start::After(Bound::Offset(offset)) => (offset >= head, format!("after {offset}")),
         _ => return None,
     };
-    is_beyond.then(|| format!("nothing is stored {which} yet: the next offset is {head}"))
+    is_beyond.then(|| format!("nothing stored {which} yet: the next offset is {head}"))
 }
 
 /// The topic that was most likely meant by one that is not there.
@@ -310,7 +311,9 @@ pub(super) fn passed_over(gap: Gap) -> u64 {
 fn describe(gap: Gap) -> String {
     match gap {
         Gap::Corrupt { from, to } => format!("{} cannot be read: skipped", frames(from, to)),
-        Gap::Ephemeral { count } => format!("{count} ephemeral frames came too fast: skipped"),
+        Gap::Ephemeral { count } => {
+            format!("{count} ephemeral frames came too fast and were skipped")
+        }
         Gap::Conflated { from, to } => {
             format!("of the {} only the newest of each topic follow", frames(from, to))
         }

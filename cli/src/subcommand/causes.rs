@@ -22,13 +22,13 @@ pub(super) async fn why(client: &Client, why: &WhyArgs, out: &mut Output) -> any
     let mut chain = vec![existing(client, why.place).await?];
     while let Some(input) = chain.last().and_then(cause) {
         if chain.len() > DEPTH_MAX {
-            notice(&format!("the first of more than {DEPTH_MAX} causes are left out"));
+            notice(&format!("more than {DEPTH_MAX} causes; the oldest are not shown"));
             break;
         }
         match client.get(Bound::Id(input)).await.map_err(explain)? {
             Some(frame) => chain.push(frame),
             None => {
-                notice(&format!("the cause {input} is not in the store any more"));
+                notice(&format!("the cause {input} is no longer in the store"));
                 break;
             }
         }

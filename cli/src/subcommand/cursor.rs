@@ -7,7 +7,7 @@ use xs_protocol::Client;
 use super::sure;
 use crate::args::{CursorSubcommand, CursorTarget, SureArgs};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 pub(super) async fn run(
@@ -86,7 +86,10 @@ fn show(
 async fn existing(client: &Client, name: &CursorName) -> anyhow::Result<Cursor> {
     match client.cursor_get(name).await.map_err(explain)? {
         Some(cursor) => Ok(cursor),
-        None => Fault::fail(Exit::NotFound, format!("no cursor {name}; see xs cursor list")),
+        None => ExitError::fail(
+            Exit::NotFound,
+            format!("no cursor {name}; xs cursor list shows all cursors"),
+        ),
     }
 }
 
@@ -112,7 +115,7 @@ async fn set(
         CursorChange { name: name.clone(), expect, set: Some(CursorValue { offset, state }) };
     client.cursor_set(change).await.map_err(explain)?;
     if revision == 0 {
-        notice(&format!("{name} is a new cursor"));
+        notice(&format!("created the cursor {name}"));
     }
     show(client, &name, &existing(client, &name).await?, out)?;
     Ok(Exit::Ok)
@@ -124,14 +127,14 @@ async fn offset_of(client: &Client, bound: Bound) -> anyhow::Result<u64> {
         Bound::Offset(offset) if offset <= head => return Ok(offset),
         Bound::Offset(offset) => {
             let text = format!("offset {offset} is beyond the head, which is {head}");
-            return Fault::fail(Exit::NotFound, text);
+            return ExitError::fail(Exit::NotFound, text);
         }
         Bound::Id(id) => id,
     };
     let frame = client.get(bound).await.map_err(explain)?;
     match frame.and_then(|frame| frame.offset()) {
         Some(offset) => Ok(offset),
-        None => Fault::fail(Exit::NotFound, format!("no frame with id {id}")),
+        None => ExitError::fail(Exit::NotFound, format!("no frame with id {id}")),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{Args as _, FromArgMatches as _};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
@@ -18,7 +18,7 @@ use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
 
 use super::modules::{STILL, config_error_of, describe, meta, said};
-use crate::args::{Args, DevArgs, Subcommand};
+use crate::args::{DevArgs, ServeArgs};
 use crate::connect::explain;
 use crate::exit::Exit;
 use crate::output::{Output, Paint, notice};
@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
     let store = dev.dir.join(".xs/dev");
-    let mut words = vec!["xs".into(), "serve".into(), store.clone().into_os_string()];
+    let mut words = vec!["serve".into(), store.clone().into_os_string()];
     words.extend(["--modules".into(), dev.dir.clone().into_os_string()]);
     words.extend(["--sync", "none", "--log-level", "warn"].map(Into::into));
     let allow = [
@@ -41,14 +41,15 @@ pub(super) async fn run(dev: DevArgs) -> anyhow::Result<Exit> {
         words.extend(["--env-file".into(), file.clone().into_os_string()]);
     }
     words.extend(allow.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.into()));
-    let Subcommand::Serve(mut serve) = Args::parse_from(words).subcommand else {
-        unreachable!("a line of serve")
-    };
+    let words = ServeArgs::augment_args(clap::Command::new("serve")).try_get_matches_from(words)?;
+    let mut serve = ServeArgs::from_arg_matches(&words)?;
     serve.log.untold = true;
-    if !dev.dir.exists() {
-        notice(&format!("{} was not there and is made", dev.dir.display()));
+    let is_new = !dev.dir.exists();
+    std::fs::create_dir_all(&store)
+        .with_context(|| format!("cannot create {}", store.display()))?;
+    if is_new {
+        notice(&format!("created {}", dev.dir.display()));
     }
-    std::fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
     let stop = CancellationToken::new();
     let served = serve::run(serve, None, &stop);
     let watched = async {
@@ -157,8 +158,10 @@ impl View {
             Event::Retrying => {
                 let file = self.file(&key, &create);
                 match meta["message"].as_str() {
-                    Some(_) => self.bad(&format!("{file}, to be tried again: {}", describe(&meta))),
-                    None => self.out.line(&format!("{file} has ended and runs again")),
+                    Some(_) => {
+                        self.bad(&format!("{file} failed and will be retried: {}", describe(&meta)))
+                    }
+                    None => self.out.line(&format!("{file} ended and was restarted")),
                 }
             }
             Event::Log => {
@@ -179,7 +182,7 @@ impl View {
                 self.bad(describe(&error).trim_end())?;
                 self.out.line(STILL)
             }
-            None => self.out.line(&format!("{CONFIG_FILE} is as it should be again")),
+            None => self.out.line(&format!("{CONFIG_FILE} is valid again")),
         }
     }
 
@@ -190,8 +193,8 @@ impl View {
         let took = frame.id().time_ms().saturating_sub(saved);
         let what = match self.running.insert(key, create.clone()) {
             // Nothing was saved: it had failed or ended, and runs again.
-            Some(before) if before == create => format!("{file} runs again"),
-            Some(_) => format!("{file} replaced in {took} ms, its place and state kept"),
+            Some(before) if before == create => format!("{file} restarted"),
+            Some(_) => format!("{file} replaced in {took} ms; position and state kept"),
             None => format!("{file} started in {took} ms"),
         };
         self.out.line(&what)

@@ -138,7 +138,7 @@ async fn server(address: &Address) -> Check {
         Err(error) if unserved(address, &error).is_some() => Check::new(
             name,
             State::Good,
-            format!("nobody serves {address}; subcommands open the store themselves"),
+            format!("no server for {address}; subcommands open the store themselves"),
         ),
         Err(error) => Check::new(name, State::Bad, told(address, error)),
     }
@@ -175,7 +175,7 @@ async fn store(address: &Address) -> Vec<Check> {
             health(&stats["store"], &named)
         }
         Ok(Err(error)) => Check::new(name, State::Bad, error.to_string()),
-        Err(error) => Check::new(name, State::Poor, format!("it does not tell: {error}")),
+        Err(error) => Check::new(name, State::Poor, format!("no statistics: {error}")),
     };
     std::iter::once(health).chain(clock).collect()
 }
@@ -201,19 +201,19 @@ fn health(store: &Value, named: &str) -> Check {
                 format!("the last append was refused: {why}; xs help operations says what to do");
             Check::new(name, State::Bad, text)
         }
-        "writable" => Check::new(name, State::Good, "it takes appends"),
+        "writable" => Check::new(name, State::Good, "accepts appends"),
         "read-only" => Check::new(
             name,
             State::Bad,
             format!(
-                "it can only be read: xs verify {named} says why; damage takes xs repair {named} \
-                 INTO, or a backup"
+                "read-only: xs verify {named} says why; if it is damaged, use xs repair {named} \
+                 INTO or a backup"
             ),
         ),
         "failed" => Check::new(
             name,
             State::Bad,
-            "a write failed, so it takes no more until its server is started anew",
+            "a write failed; no more are accepted until the server is restarted",
         ),
         other => Check::new(name, State::Poor, format!("it is {other}")),
     }
@@ -239,7 +239,7 @@ fn maps() -> Check {
             format!("{most} at a time"),
             "raise it: sysctl vm.max_map_count=65530",
         ),
-        None => Check::new("maps", State::Good, "the system does not say how many there may be"),
+        None => Check::new("maps", State::Good, "the system does not report a limit"),
     }
 }
 
@@ -247,7 +247,8 @@ fn directory(dir: &Path) -> Vec<Check> {
     let metadata = match std::fs::metadata(dir) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let text = format!("{} does not exist; xs serve or xs append makes it", dir.display());
+            let text =
+                format!("{} does not exist; xs serve or xs append creates it", dir.display());
             return vec![Check::new("directory", State::Poor, text)];
         }
         Err(error) => {
@@ -267,7 +268,9 @@ fn directory(dir: &Path) -> Vec<Check> {
             State::Bad,
             format!("{text} and belongs to user {}", metadata.uid()),
         ),
-        true => Check::of("directory", mode & 0o077 == 0, text, "others can enter; chmod 700"),
+        true => {
+            Check::of("directory", mode & 0o077 == 0, text, "accessible to other users; chmod 700")
+        }
     };
     vec![owner, filesystem(dir), space(dir), sync(dir)]
 }
@@ -286,12 +289,12 @@ fn filesystem(dir: &Path) -> Check {
     let kind = match magic {
         0xef53 => ("ext4", State::Good),
         0x5846_5342 => ("xfs", State::Good),
-        TMPFS => ("tmpfs: gone with the next boot", State::Poor),
-        0x9123_683e => ("btrfs: written with pwrite, compaction costs more there", State::Poor),
+        TMPFS => ("tmpfs: lost at the next boot", State::Poor),
+        0x9123_683e => ("btrfs: written with pwrite; compaction costs more there", State::Poor),
         0x2fc1_2fc1 => ("zfs: written with pwrite", State::Poor),
         0x6969 => ("nfs: locks and syncs depend on the server", State::Poor),
-        0x794c_7630 => ("overlayfs: keep a store on a volume of its own", State::Poor),
-        _ => return Check::new(name, State::Poor, format!("type {magic:#x}, not tried by us")),
+        0x794c_7630 => ("overlayfs: put the store on its own volume", State::Poor),
+        _ => return Check::new(name, State::Poor, format!("type {magic:#x}, not tested")),
     };
     Check::new(name, kind.1, kind.0)
 }
@@ -317,7 +320,7 @@ fn has_segment(dir: &Path) -> bool {
 /// Rates the free space. On tmpfs a file of the store takes all its space when it is created.
 fn room(free: u64, is_tmpfs: bool, has_segment: bool) -> Check {
     let (name, text) = ("space", format!("{} MiB free", free / (1024 * 1024)));
-    let whole = "on tmpfs each file of events, and each of bodies, takes 64 MiB at once";
+    let whole = "on tmpfs each file of events or bodies takes 64 MiB at once";
     match is_tmpfs {
         true if free < WHOLE_FILE_BYTES && !has_segment => {
             Check::new(name, State::Bad, format!("{text}: {whole}, so no event can be stored"))

@@ -25,7 +25,7 @@ use super::link::{self, Link};
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::{Session, explain};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::{counted, notice};
 
 /// The delay before the first retry; it doubles up to the longest.
@@ -101,8 +101,8 @@ fn check_park(each: &EachArgs) -> anyhow::Result<()> {
         && each.patterns.or(TopicPatterns::all())?.matches(park.as_str())
     {
         let text =
-            format!("{park} is among the topics that are read: what is parked would be, too");
-        return Fault::fail(Exit::Usage, text);
+            format!("{park} is one of the topics being read, so parked events would be read again");
+        return ExitError::fail(Exit::Usage, text);
     }
     Ok(())
 }
@@ -260,7 +260,10 @@ impl Runner<'_> {
                 break Some(failure);
             }
             let id = frame.id();
-            notice(&format!("{id}: {failure}; attempt {attempts}, again in {} s", wait.as_secs()));
+            notice(&format!(
+                "{id}: {failure}; attempt {attempts}, retrying in {} s",
+                wait.as_secs()
+            ));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => return Ok(false),
@@ -306,7 +309,7 @@ impl Runner<'_> {
     async fn attempt(&self, delivered: &Delivered) -> anyhow::Result<Option<Failure>> {
         let frame = &delivered.frame;
         let [program, arguments @ ..] = self.each.command.as_slice() else {
-            return Fault::fail(Exit::Usage, "there is no command");
+            return ExitError::fail(Exit::Usage, "there is no command");
         };
         // Fetched before the command starts, which could not tell a lost body from an empty one.
         let input = match (&delivered.body, frame.hash()) {
@@ -362,13 +365,13 @@ impl Runner<'_> {
             let next = match (&self.each.cursor, frame.offset()) {
                 (Some(name), Some(offset)) => {
                     format!(
-                        "; the next run begins with it, xs cursor set {name} {} skips it",
+                        "; the next run starts with it; xs cursor set {name} {} skips it",
                         offset + 1
                     )
                 }
                 _ => String::new(),
             };
-            return Fault::fail(Exit::Failed, format!("{id}: {failure}{next}"));
+            return ExitError::fail(Exit::Failed, format!("{id}: {failure}{next}"));
         };
         let meta = json!({
             "input": id.to_string(),
@@ -393,7 +396,7 @@ impl Runner<'_> {
             Ok(appended) => appended,
             Err(error) if error.class() == Class::Condition => {
                 let text = position.as_ref().map_or_else(|| error.to_string(), Position::in_use);
-                return Fault::fail(Exit::Condition, text);
+                return ExitError::fail(Exit::Condition, text);
             }
             Err(error) => return Err(explain(error)),
         };
@@ -455,10 +458,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Exited(status) => match status.code() {
                 Some(code) => write!(f, "the command exited with {code}"),
-                None => write!(f, "the command was ended: {status}"),
+                None => write!(f, "the command was killed: {status}"),
             },
             Self::TimedOut(limit) => write!(f, "the command took longer than {limit:?}"),
-            Self::Lost(hash) => write!(f, "its body cannot be read: damage took {hash}"),
+            Self::Lost(hash) => write!(f, "its body {hash} is lost or damaged"),
         }
     }
 }

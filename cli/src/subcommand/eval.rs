@@ -19,7 +19,7 @@ use xs_runtime::script::{self, Console, Line, Prompt, SOURCE_BYTES_MAX, Surround
 use super::modules;
 use crate::args::EvalArgs;
 use crate::connect::{Session, default_store};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, aside, notice};
 use crate::variables;
 
@@ -76,7 +76,7 @@ pub(super) async fn run(session: &Session, eval: &EvalArgs) -> anyhow::Result<Ex
     }
     match ended {
         Ok(()) => Ok(Exit::Ok),
-        Err(error) => Fault::fail(Exit::Failed, told(&error)),
+        Err(error) => ExitError::fail(Exit::Failed, told(&error)),
     }
 }
 
@@ -131,7 +131,7 @@ fn of_file(file: &Path, here: &Path) -> anyhow::Result<Source> {
     let (dir, path) = match (inside, whole.parent(), whole.file_name()) {
         (Some(inside), _, _) => (here.to_owned(), inside.components().collect()),
         (None, Some(dir), Some(name)) => (dir.to_owned(), PathBuf::from(name)),
-        _ => return Fault::fail(Exit::Usage, format!("{} is no file", file.display())),
+        _ => return ExitError::fail(Exit::Usage, format!("{} is not a file", file.display())),
     };
     Ok(Source { dir, path: path.to_string_lossy().into_owned(), text })
 }
@@ -222,7 +222,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
     let seen = io::stdin().is_terminal();
     if seen {
         aside(&format!("xs {}, {}", env!("CARGO_PKG_VERSION"), session.address));
-        aside("ctx is the store: try ctx.read({ last: 3 }); Ctrl-C ends a line, Ctrl-D the prompt");
+        aside("ctx is the store: try ctx.read({ last: 3 }); Ctrl-C cancels a line, Ctrl-D exits");
     }
     let mut prompt = start(around).await?;
     let mut typed = String::new();
@@ -236,7 +236,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
             Err(ReadlineError::Interrupted) if asked => return Ok(Exit::Interrupted),
             Err(ReadlineError::Interrupted) => {
                 typed.clear();
-                aside("Ctrl-C again or Ctrl-D ends");
+                aside("press Ctrl-C again or Ctrl-D to exit");
                 asked = true;
                 continue;
             }
@@ -259,7 +259,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
             Line::Done => {}
             Line::Cancelled => notice("cancelled"),
             Line::Ended => {
-                notice("cancelled; it went on, so it was ended, and what was declared is gone");
+                notice("it did not stop, so the session was restarted; declarations are lost");
                 prompt = start(around).await?;
             }
             Line::Failed(error) => {
@@ -268,7 +268,10 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
             }
             Line::Lost(error) => {
                 failed = true;
-                notice(&format!("{}\nwhat was declared is gone", told(&error)));
+                notice(&format!(
+                    "{}\nthe session was restarted; declarations are lost",
+                    told(&error)
+                ));
                 prompt = start(around).await?;
             }
         }
@@ -280,7 +283,7 @@ async fn prompt(around: &Surroundings, session: &Session) -> anyhow::Result<Exit
         }
     }
     if !typed.is_empty() {
-        return Fault::fail(Exit::Failed, "the last line is not whole");
+        return ExitError::fail(Exit::Failed, "the last line is incomplete");
     }
     // At a terminal the user saw the error and continued.
     Ok(if failed && !seen { Exit::Failed } else { Exit::Ok })
@@ -307,5 +310,5 @@ async fn evaluate(prompt: &Prompt, typed: &str) -> io::Result<Option<Line>> {
 }
 
 async fn start(around: &Surroundings) -> anyhow::Result<Prompt> {
-    Prompt::start(around).await.map_err(|error| Fault::new(Exit::Failed, told(&error)).into())
+    Prompt::start(around).await.map_err(|error| ExitError::new(Exit::Failed, told(&error)).into())
 }

@@ -10,7 +10,7 @@ use xs_runtime::script::{TEXT_BYTES_MAX, Test, Verdict, Whole};
 use super::{bodies, modules};
 use crate::args::WhereArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::notice;
 
 /// Maximum bytes of bodies in memory for the filter, unless a single frame has more.
@@ -161,7 +161,7 @@ impl Drop for Filter {
         }
         let first = self.test.as_ref().and_then(Test::thrown).unwrap_or_default();
         let frames = if self.threw == 1 { "event" } else { "events" };
-        notice(&format!("--where threw on {} {frames}, left out: {first}", self.threw));
+        notice(&format!("--where threw on {} {frames}, skipped: {first}", self.threw));
     }
 }
 
@@ -183,5 +183,5 @@ async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Option<bytes::B
 /// The error for an expression that cannot be evaluated.
 fn failed(error: ModuleError) -> anyhow::Error {
     let exit = if error.kind == FailureKind::Syntax { Exit::Usage } else { Exit::Failed };
-    Fault::new(exit, modules::describe(&error.to_json())).into()
+    ExitError::new(exit, modules::describe(&error.to_json())).into()
 }

@@ -9,7 +9,7 @@ use xs_protocol::{Client, LastRequest, SubEvent, SubscribeOptions};
 use super::{bodies, cat};
 use crate::args::{GetArgs, LastArgs, TopicsArgs};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> anyhow::Result<Exit> {
@@ -24,7 +24,7 @@ pub(super) async fn get(client: &Client, get: &GetArgs, out: &mut Output) -> any
 pub(super) async fn existing(client: &Client, place: Bound) -> anyhow::Result<Frame> {
     match found(client, place).await? {
         Some(frame) => Ok(frame),
-        None => Fault::fail(Exit::NotFound, no_frame(place)),
+        None => ExitError::fail(Exit::NotFound, no_frame(place)),
     }
 }
 
@@ -37,12 +37,12 @@ pub(super) async fn found(client: &Client, place: Bound) -> anyhow::Result<Optio
 pub(super) fn no_frame(place: Bound) -> String {
     match place {
         Bound::Id(id) => format!(
-            "no frame with id {id}: it was removed, has expired, or is another store's; \
-             xs cat prints those there are"
+            "no frame with id {id}: it was removed, has expired, or belongs to another \
+             store; xs cat lists stored frames"
         ),
         Bound::Offset(offset) => format!(
-            "no frame with offset {offset}: it is gone, or not there yet; xs cat prints those \
-             there are"
+            "no frame with offset {offset}: it was removed, has expired, or does not exist \
+             yet; xs cat lists stored frames"
         ),
     }
 }
@@ -61,9 +61,9 @@ pub(super) async fn last(
         Err(error) => return Err(explain(error)),
     };
     if frames.is_empty() && unread == 0 {
-        return Fault::fail(
+        return ExitError::fail(
             Exit::NotFound,
-            format!("no frame in {}; xs topics lists the topics there are", request.topics),
+            format!("no frame in {}; xs topics lists all topics", request.topics),
         );
     }
     let lost = cat::print_all(client, &frames, &last.body, out).await?;
@@ -100,7 +100,7 @@ async fn beside_damage(
             }
             SubEvent::Gap(gap) => unread += cat::passed_over(gap),
             SubEvent::Dropped { refusal, .. } => {
-                return Fault::fail(Exit::Unreachable, refusal.message);
+                return ExitError::fail(Exit::Unreachable, refusal.message);
             }
             SubEvent::CaughtUp { .. } | SubEvent::Pulse => {}
         }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use xs_engine::BlobHash;
 use xs_protocol::Client;
 
-use crate::args::{AppendArgs, CasSubcommand, Subcommand};
+use crate::args::{AppendArgs, CasSubcommand, StoreSubcommand};
 use crate::connect::{Need, explain};
 use crate::output::notice;
 
@@ -44,18 +44,21 @@ enum Source {
 
 impl Input {
     /// The body that a subcommand reads, if it reads one.
-    pub(super) fn of(subcommand: &Subcommand) -> Option<Self> {
+    pub(super) fn of(subcommand: &StoreSubcommand) -> Option<Self> {
         let from = match subcommand {
-            Subcommand::Append(append) => of_append(append)?,
-            Subcommand::Cas(CasSubcommand::Put { file: Some(path) }) => {
+            StoreSubcommand::Append(append) => of_append(append)?,
+            StoreSubcommand::Cas(CasSubcommand::Put { file: Some(path) }) => {
                 Source::File(path.clone(), path.display().to_string())
             }
-            Subcommand::Cas(CasSubcommand::Put { file: None }) => Source::Stdin,
+            StoreSubcommand::Cas(CasSubcommand::Put { file: None }) => Source::Stdin,
             _ => return None,
         };
         let (head, is_whole, is_regular) = (BytesMut::new(), false, false);
-        let is_guess = matches!((&from, subcommand), (Source::Stdin, Subcommand::Append(append))
-            if append.file.is_none() && append.body.is_none());
+        let names_none = match subcommand {
+            StoreSubcommand::Append(append) => append.file.is_none() && append.body.is_none(),
+            _ => false,
+        };
+        let is_guess = names_none && matches!(from, Source::Stdin);
         Some(Self { from, head, rest: None, is_whole, is_regular, is_guess })
     }
 

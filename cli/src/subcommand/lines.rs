@@ -11,16 +11,16 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Body, FrameId, IdempotencyKey, NewFrame, ValueError};
+use xs_engine::{Body, FrameId, IdempotencyKey, NewFrame, Topic, ValueError};
 use xs_protocol::{AppendRequest, Appended, Class, Client, Reply};
 
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 /// Maximum bytes of one line.
@@ -64,12 +64,12 @@ pub(super) async fn run(
             let before = match sender.stored {
                 0 => "nothing is stored".to_owned(),
                 stored if sender.key.is_some() => {
-                    format!("{stored} lines are stored, and the same command goes on behind them")
+                    format!("{stored} lines are stored, and the same command continues after them")
                 }
                 1 => "the line before it is stored".to_owned(),
                 stored => format!("the {stored} lines before it are stored"),
             };
-            return Fault::fail(Exit::Failed, format!("{wrong}; {before}"));
+            return ExitError::fail(Exit::Failed, format!("{wrong}; {before}"));
         }
         Err(error) => return Err(error).context(told),
     }
@@ -192,7 +192,7 @@ impl Pieces {
             }
             None => {
                 if io::stdin().is_terminal() {
-                    notice("each line is stored as you enter it; Ctrl-D ends");
+                    notice("each line is stored as you enter it; Ctrl-D exits");
                 }
                 Box::new(io::stdin())
             }
@@ -234,6 +234,8 @@ impl Reading {
 struct Lines {
     template: NewFrame,
     json: bool,
+    /// The field of a line that is appended to the topic, as keys that lead to it.
+    topic_from: Option<Vec<String>>,
     pending: BytesMut,
     /// Bytes of `pending` known to contain no line feed.
     searched: usize,
@@ -259,6 +261,10 @@ impl Lines {
         Self {
             template,
             json: append.json,
+            topic_from: append
+                .topic_from
+                .as_ref()
+                .map(|path| path.split('.').map(str::to_owned).collect()),
             pending: BytesMut::new(),
             searched: 0,
             batch: Batch::default(),
@@ -316,6 +322,9 @@ impl Lines {
             };
             let text = std::str::from_utf8(&line).map_err(|error| fail(error.to_string()))?;
             frame.meta = meta_object(text).map_err(fail)?;
+            if let Some(path) = &self.topic_from {
+                frame.topic = topic_below(&frame.topic, text, path).map_err(fail)?;
+            }
         } else if !line.is_empty() {
             frame.body = Body::Inline(line.clone());
         }
@@ -360,7 +369,7 @@ impl<'a> Sender<'a> {
         if let Some(key) = &key {
             // That of the last line there could be.
             key_of(key, u64::MAX).map_err(|error| {
-                Fault::new(Exit::Usage, format!("--key with the number of a line: {error}"))
+                ExitError::new(Exit::Usage, format!("--key with the number of a line: {error}"))
             })?;
         }
         let waiting = VecDeque::new();
@@ -430,6 +439,19 @@ impl<'a> Sender<'a> {
     }
 }
 
+/// The topic of a line: `topic`, a dot and the field of the line that `path` leads to.
+fn topic_below(topic: &Topic, line: &str, path: &[String]) -> Result<Topic, String> {
+    let line: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let named = path.join(".");
+    let field = match path.iter().try_fold(&line, |value, key| value.get(key.as_str())) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) if !number.is_f64() => number.to_string(),
+        Some(_) => return Err(format!("{named} is neither text nor a whole number")),
+        None => return Err(format!("there is no {named}")),
+    };
+    Topic::parse(&format!("{topic}.{field}")).map_err(|error| error.to_string())
+}
+
 /// The key of the batch that begins with a line.
 fn key_of(key: &IdempotencyKey, line: u64) -> Result<IdempotencyKey, ValueError> {
     IdempotencyKey::parse(&format!("{key}:{line}"))
@@ -438,13 +460,16 @@ fn key_of(key: &IdempotencyKey, line: u64) -> Result<IdempotencyKey, ValueError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Args, Subcommand};
+    use crate::args::{Args, Program, StoreSubcommand, Subcommand};
     use clap::Parser as _;
 
     fn split(options: &str, pieces: &[&str]) -> Result<Vec<String>, String> {
         let line = format!("xs append t --lines {options}");
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
-        let Subcommand::Append(append) = args.subcommand else { unreachable!("a line of append") };
+        let Program::Subcommand(Subcommand::Store(StoreSubcommand::Append(append))) = args.program
+        else {
+            unreachable!("a line of append")
+        };
         let mut lines = Lines::new(&append);
         for piece in pieces {
             lines.push(piece.as_bytes());
@@ -475,6 +500,27 @@ mod tests {
         assert!(error.starts_with("line 2: a JSON object is expected"), "{error}");
         let error = split("--json", &["{}\nTraceback\n"]).unwrap_err();
         assert_eq!(error, "line 2: not JSON: expected value at column 1");
+    }
+
+    #[test]
+    fn a_field_of_a_line_becomes_the_end_of_its_topic() {
+        let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let of = |line: &str, field: &str| {
+            topic_below(&Topic::parse("t").unwrap(), line, &path(field))
+                .map(|topic| topic.to_string())
+        };
+        let line = r#"{"a":"x.y","n":80,"o":{"b":"z"},"f":1.5,"w":"a b","e":"","l":["q"]}"#;
+        assert_eq!(of(line, "a").unwrap(), "t.x.y");
+        assert_eq!(of(line, "n").unwrap(), "t.80");
+        assert_eq!(of(line, "o.b").unwrap(), "t.z");
+        assert_eq!(of(line, "f").unwrap_err(), "f is neither text nor a whole number");
+        assert_eq!(of(line, "o").unwrap_err(), "o is neither text nor a whole number");
+        assert_eq!(of(line, "none").unwrap_err(), "there is no none");
+        assert_eq!(of(line, "a.b").unwrap_err(), "there is no a.b");
+        assert_eq!(of(line, "l.0").unwrap_err(), "there is no l.0");
+        assert!(of(line, "w").is_err() && of(line, "e").is_err());
+        let error = split("--json --topic-from a", &["{\"a\":\"b\"}\n{}\n"]).unwrap_err();
+        assert_eq!(error, "line 2: there is no a");
     }
 
     #[test]

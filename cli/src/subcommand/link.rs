@@ -9,7 +9,7 @@ use xs_protocol::{Client, ClientError, Code, Detail, SubscribeOptions, Subscript
 
 use super::position::{Position, Resume};
 use crate::connect::{Session, explain};
-use crate::exit::{self, Exit, Fault};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
 use crate::reach::options;
 
@@ -64,7 +64,7 @@ impl Link {
                     "cursor {cursor} counts frames as read that are not there; \
                      xs cursor set {cursor} {from} goes on with those that are"
                 );
-                Fault::new(Exit::Condition, text).into()
+                ExitError::new(Exit::Condition, text).into()
             }
             _ if self.waits => Resume::Waits.cut_off(error, None),
             _ => explain(error),
@@ -107,7 +107,7 @@ pub(super) async fn back(
         match come {
             Ok(client) if client.server().uuid != session.client.server().uuid => {
                 let text = "another store is served there than before";
-                return Fault::fail(Exit::Unreachable, text);
+                return ExitError::fail(Exit::Unreachable, text);
             }
             Ok(client) => {
                 notice("the server is back");

@@ -18,7 +18,7 @@ use crate::args::{
     BackupArgs, CompactArgs, CopyArgs, FromTo, GcArgs, RepairArgs, UpgradeArgs, VerifyArgs,
 };
 use crate::connect::{self, default_address, default_store, unserved};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 use crate::progress::{self, watched};
 use crate::reach::options;
@@ -47,18 +47,18 @@ impl Worker {
 
 /// Requests work from a server and returns its report. Ctrl-C makes it stop.
 async fn ask(client: Client, request: &MaintainRequest) -> anyhow::Result<Value> {
-    let bar = progress::spinner("the server is at work");
+    let bar = progress::spinner("working on the server");
     let text = tokio::select! {
         text = client.maintain(request) => text.map_err(connect::explain)?,
         _ = tokio::signal::ctrl_c() => {
             let text = match request {
                 MaintainRequest::Verify | MaintainRequest::Backup { .. } => "stopped",
-                MaintainRequest::Fork { .. } => "not waited for: the server makes the fork",
+                MaintainRequest::Fork { .. } => "no longer waiting; the server completes the fork",
                 MaintainRequest::Compact { .. } | MaintainRequest::Gc { .. } => {
-                    "not waited for: the server ends what it has begun"
+                    "no longer waiting; the server finishes what it began"
                 }
             };
-            return Fault::fail(Exit::Interrupted, text);
+            return ExitError::fail(Exit::Interrupted, text);
         }
     };
     bar.finish_and_clear();
@@ -71,9 +71,9 @@ fn there(path: &Path) -> anyhow::Result<String> {
         std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
     match path.into_os_string().into_string() {
         Ok(path) => Ok(path),
-        Err(path) => Fault::fail(
+        Err(path) => ExitError::fail(
             Exit::Usage,
-            format!("{} is not UTF-8, so a server cannot be told of it", path.display()),
+            format!("{} is not UTF-8, so it cannot be sent to a server", path.display()),
         ),
     }
 }
@@ -92,9 +92,11 @@ fn directory(typed: Option<Address>, addr: Option<Address>) -> anyhow::Result<Pa
         Some(Address::Unix(socket)) => {
             Ok(socket.parent().map_or_else(PathBuf::new, Path::to_owned))
         }
-        Some(address) => Fault::fail(
+        Some(address) => ExitError::fail(
             Exit::Usage,
-            format!("{address} is not a directory; this works on files, so name the store's"),
+            format!(
+                "{address} is not a directory; this works on files, so give the store's directory"
+            ),
         ),
     }
 }
@@ -108,7 +110,7 @@ fn between(
 }
 
 fn typed(paths: Result<FromTo, String>) -> anyhow::Result<FromTo> {
-    paths.map_err(|text| Fault::new(Exit::Usage, text).into())
+    paths.map_err(|text| ExitError::new(Exit::Usage, text).into())
 }
 
 /// An error with its exit code and what to do.
@@ -117,7 +119,7 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         Some(MaintainError::Open(open)) => Some(open),
         Some(MaintainError::NoStore { dir }) => {
             let text = connect::beheaded(dir).unwrap_or_else(|| error.to_string());
-            return Fault::new(Exit::Unreachable, text).into();
+            return ExitError::new(Exit::Unreachable, text).into();
         }
         _ => error.downcast_ref::<OpenError>(),
     };
@@ -125,7 +127,7 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         Some(OpenError::Locked { dir, pid, .. }) => {
             let (dir, who) = (dir.display(), connect::holder(*pid));
             let text = format!("{dir} is open in {who}; stop it first, then try again");
-            Fault::new(Exit::Unreachable, text).into()
+            ExitError::new(Exit::Unreachable, text).into()
         }
         _ => error,
     }
@@ -159,7 +161,7 @@ fn findings(list: &[Value], total: u64, out: &mut Output) -> anyhow::Result<()> 
     }
     let more = total.saturating_sub(list.len() as u64);
     if more > 0 {
-        notice(&format!("{more} more are not listed"));
+        notice(&format!("{more} more not listed"));
     }
     Ok(())
 }
@@ -177,8 +179,8 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     findings(&lost, report.lost_total, &mut out)?;
     for name in &report.cursors_ahead {
         crate::output::notice(&format!(
-            "cursor {name} was set far above the head and stays there: its reader is given nothing \
-             before the head has come as far"
+            "cursor {name} is far above the head and was kept there: its reader gets nothing until \
+             the head reaches it"
         ));
     }
     out.table(
@@ -199,7 +201,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     if let Some(offset) = without_body.and_then(|lost| lost.offset) {
         let into = into.display();
         notice(&format!(
-            "events whose body is lost are saved without it, and xs verify will find them: \
+            "events whose body is lost are saved without it, and xs verify reports them: \
              xs remove -a {into} {offset} removes one"
         ));
     }
@@ -321,7 +323,7 @@ pub(super) async fn gc(args: &GcArgs, addr: Option<Address>) -> anyhow::Result<E
             Some(address) => of_store(address),
             None => default_store()?.display().to_string(),
         };
-        sure::ask(&format!("remove bodies in {of} that no event names"), args.sure).await?;
+        sure::ask(&format!("remove bodies in {of} that no event refers to"), args.sure).await?;
     }
     let (grace, dead_percent) = (args.grace, args.dead_percent);
     let report = match Worker::find(args.store.clone(), addr).await? {

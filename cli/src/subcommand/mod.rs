@@ -20,6 +20,7 @@ mod lines;
 mod link;
 mod maintain;
 mod modules;
+mod plan;
 mod position;
 mod replay;
 mod stats;
@@ -31,6 +32,7 @@ mod tools;
 mod top;
 mod transfer;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use modules::{MODULE_TOPICS, module_states};
@@ -39,34 +41,45 @@ use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;
 
 use crate::again::asked_again;
-use crate::args::{Args, CasSubcommand, ImportArgs, ModulesSubcommand, Subcommand};
-use crate::connect::{Need, Session};
-use crate::exit::{Exit, Fault};
+use crate::args::{
+    CasSubcommand, ImportArgs, ModulesStoreSubcommand, ModulesSubcommand, StoreSubcommand,
+    Subcommand,
+};
+use crate::connect::Session;
+use crate::exit::{Exit, ExitError};
 use crate::host;
 use crate::output::{Output, notice};
 use crate::serve;
 use crate::signals;
 
 use self::input::Input;
+use self::modules::Asked;
+use self::plan::Plan;
 
 /// Time for a stopped reader to save its position, and for the reader of its output to take the
 /// rest.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the subcommand.
-pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let (addr, token_file) = (args.addr, args.reach.token_file);
-    match args.subcommand {
+pub(crate) async fn run(
+    subcommand: Subcommand,
+    addr: Option<Address>,
+    token_file: Option<PathBuf>,
+) -> anyhow::Result<Exit> {
+    match subcommand {
         Subcommand::Serve(serve) => serve::run(serve, addr, &CancellationToken::new()).await,
         Subcommand::Host(args) => host::run_away(args, addr, token_file).await,
         Subcommand::Version => status::version(),
         Subcommand::Ping(ping) => status::ping(&ping, addr).await,
         Subcommand::Dev(dev) => dev::run(dev).await,
         Subcommand::Test(tests) => test::run(&tests).await,
-        Subcommand::Modules(modules) => match modules::without_store(modules).await {
-            Ok(ended) => ended,
-            Err(modules) => with_store(addr, Subcommand::Modules(modules)).await,
-        },
+        Subcommand::Modules(ModulesSubcommand::New { kind, name, dir }) => {
+            modules::make(kind, &name, &dir)
+        }
+        Subcommand::Modules(ModulesSubcommand::Check { dir, allow }) => {
+            modules::check(dir, allow).await
+        }
+        Subcommand::Modules(ModulesSubcommand::Store(modules)) => on_modules(addr, modules).await,
         Subcommand::Doctor => doctor::run(addr).await,
         Subcommand::Verify(verify) => maintain::verify(&verify, addr).await,
         Subcommand::Repair(repair) => maintain::repair(&repair, addr).await,
@@ -76,18 +89,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Subcommand::Upgrade(upgrade) => maintain::upgrade(&upgrade, addr).await,
         Subcommand::Compact(compact) => maintain::compact(&compact, addr).await,
         Subcommand::Gc(gc) => maintain::gc(&gc, addr).await,
-        Subcommand::Call(call) if call.name.is_none() => call::usage(),
         Subcommand::Id(id) => tools::id(&id),
         Subcommand::Completions(completions) => tools::completions(&completions),
         Subcommand::Man(man) => tools::man(&man),
-        Subcommand::Import(import) => self::import(addr, import).await,
         Subcommand::Token(token) => token::run(token, addr),
-        Subcommand::Export(export) => {
-            // An invalid topic is invalid in any store.
-            export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
-            with_store(addr, Subcommand::Export(export)).await
-        }
-        subcommand => with_store(addr, subcommand).await,
+        Subcommand::Store(StoreSubcommand::Call(call)) if call.name.is_none() => call::usage(),
+        Subcommand::Store(StoreSubcommand::Import(import)) => self::import(addr, import).await,
+        Subcommand::Store(subcommand) => on_store(addr, subcommand).await,
     }
 }
 
@@ -101,26 +109,61 @@ async fn import(addr: Option<Address>, mut import: ImportArgs) -> anyhow::Result
         () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
     };
     let store = import.store.take().or(addr);
-    with_store(store, Subcommand::Import(import)).await
+    on_store(store, StoreSubcommand::Import(import)).await
 }
 
-/// Runs a subcommand that works on a store, until it ends or the user stops it.
-async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Result<Exit> {
+async fn on_store(addr: Option<Address>, subcommand: StoreSubcommand) -> anyhow::Result<Exit> {
+    if let StoreSubcommand::Export(export) = &subcommand {
+        // An invalid topic is invalid in any store.
+        export.parts().map_err(|text| ExitError::new(Exit::Usage, text))?;
+    }
+    let plan = Plan::of(&subcommand);
+    with_store(addr, plan, async |session, input, stop, out| {
+        perform(session, subcommand, input, stop, out).await
+    })
+    .await
+}
+
+async fn on_modules(
+    addr: Option<Address>,
+    subcommand: ModulesStoreSubcommand,
+) -> anyhow::Result<Exit> {
+    let plan = Plan::of_modules(&subcommand);
+    with_store(addr, plan, async |session, _, _, out| {
+        modules::run(asked(session), subcommand, out).await
+    })
+    .await
+}
+
+/// Opens a store and works on it until the work ends or the user stops it.
+async fn with_store<W>(addr: Option<Address>, mut plan: Plan, work: W) -> anyhow::Result<Exit>
+where
+    W: AsyncFnOnce(
+        &Session,
+        Option<Input>,
+        &CancellationToken,
+        &mut Output,
+    ) -> anyhow::Result<Exit>,
+{
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let keeps_on = matches!(&subcommand, Subcommand::Eval(eval) if eval::is_prompt(eval));
-    let grace = if has_to_finish(&subcommand) { GRACE } else { Duration::ZERO };
+    let keeps_on = plan.ignores_interrupt;
+    let grace = if plan.has_to_finish { GRACE } else { Duration::ZERO };
     let closing = CancellationToken::new();
     signals::insist(!keeps_on, grace + GRACE, closing.clone())?;
-    let mut input = Input::of(&subcommand);
     let session = tokio::select! {
         biased;
         () = either(&mut interrupt, &mut terminate) => return Ok(Exit::Interrupted),
-        session = open(addr, &subcommand, input.as_mut()) => session?,
+        session = open(addr, &mut plan) => session?,
     };
     let stop = CancellationToken::new();
     let ended = {
-        let work = on_store(&session, subcommand, input, &stop);
+        let mut output = Output::stdout();
+        let work = async {
+            let exit = work(&session, plan.input, &stop, &mut output).await?;
+            output.flush()?;
+            anyhow::Ok(exit)
+        };
         tokio::pin!(work);
         let stopped = async {
             tokio::select! {
@@ -158,32 +201,21 @@ async fn with_store(addr: Option<Address>, subcommand: Subcommand) -> anyhow::Re
 /// Reports that a subcommand did not end within its grace period.
 fn cut_off(grace: Duration) -> Exit {
     if !grace.is_zero() {
-        notice(&format!("stopped; what was begun did not end within {} s", grace.as_secs()));
+        notice(&format!("stopped; work in progress did not end within {} s", grace.as_secs()));
     }
     Exit::Interrupted
 }
 
 /// Connects, within the time limit of the whole subcommand.
-async fn open(
-    addr: Option<Address>,
-    subcommand: &Subcommand,
-    input: Option<&mut Input>,
-) -> anyhow::Result<Session> {
-    let need = async {
-        match input {
-            Some(input) => input.need().await,
-            None => Ok(need(subcommand)),
-        }
-    };
-    let opening = Session::open_when(addr, need);
-    let limit = match subcommand {
-        Subcommand::Call(call) if !call.help => call.timeout,
-        _ => None,
-    };
+async fn open(addr: Option<Address>, plan: &mut Plan) -> anyhow::Result<Session> {
+    let limit = plan.limit;
+    let opening = Session::open_when(addr, plan.need());
     let Some(limit) = limit else { return opening.await };
     match tokio::time::timeout(limit, opening).await {
         Ok(session) => session,
-        Err(_) => Fault::fail(Exit::TimedOut, format!("the server did not answer in {limit:?}")),
+        Err(_) => {
+            ExitError::fail(Exit::TimedOut, format!("the server did not answer in {limit:?}"))
+        }
     }
 }
 
@@ -194,77 +226,44 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// Whether it must save a position, or store lines it has read, before it ends.
-const fn has_to_finish(subcommand: &Subcommand) -> bool {
-    match subcommand {
-        Subcommand::Each(_) => true,
-        Subcommand::Append(append) => append.lines,
-        Subcommand::Cat(cat) => cat.cursor.is_some(),
-        Subcommand::Tail(tail) => tail.cursor.is_some(),
-        _ => false,
-    }
+/// The store to ask about modules.
+const fn asked(session: &Session) -> Asked<'_> {
+    Asked { client: &session.client, served: session.is_served() }
 }
 
-fn need(subcommand: &Subcommand) -> Need {
-    match subcommand {
-        Subcommand::Append(append) if append.lines => Need::Feed,
-        Subcommand::Append(_)
-        | Subcommand::Import(_)
-        | Subcommand::Cas(CasSubcommand::Put { .. }) => Need::Create,
-        Subcommand::Call(call) if call.help => Need::Existing,
-        Subcommand::Call(_) => Need::Server,
-        Subcommand::Tail(_) | Subcommand::Each(_) | Subcommand::Eval(_) | Subcommand::Top(_) => {
-            Need::Follow
-        }
-        Subcommand::Cat(cat) if cat.follows() => Need::Follow,
-        Subcommand::Modules(ModulesSubcommand::Logs { follow: true, .. }) => Need::Follow,
-        _ => Need::Existing,
-    }
-}
-
-async fn on_store(
+async fn perform(
     session: &Session,
-    subcommand: Subcommand,
+    subcommand: StoreSubcommand,
     input: Option<Input>,
     stop: &CancellationToken,
+    out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let client = &session.client;
-    let mut output = Output::stdout();
-    let out = &mut output;
-    let exit = match subcommand {
-        Subcommand::Append(append) => append::run(client, append, input, stop, out).await,
-        Subcommand::Cat(cat) => cat::run(session, &cat, stop, out).await,
-        Subcommand::Tail(tail) => cat::run(session, &tail.into(), stop, out).await,
-        Subcommand::Each(each) => each::run(session, &each, stop).await,
-        Subcommand::Eval(eval) => eval::run(session, &eval).await,
-        Subcommand::Replay(args) => replay::run(client, &args, out).await,
-        Subcommand::Remove(remove) => transfer::remove(client, remove, out).await,
-        Subcommand::Export(export) => transfer::export(client, &export, out).await,
-        Subcommand::Import(import) => transfer::import(client, &import, out).await,
-        Subcommand::Top(top) => {
-            let asked = modules::Asked { client, served: session.is_served() };
-            top::run(asked, &session.address.to_string(), &top, stop, out).await
+    match subcommand {
+        StoreSubcommand::Append(append) => append::run(client, append, input, stop, out).await,
+        StoreSubcommand::Cat(cat) => cat::run(session, &cat, stop, out).await,
+        StoreSubcommand::Tail(tail) => cat::run(session, &tail.into(), stop, out).await,
+        StoreSubcommand::Each(each) => each::run(session, &each, stop).await,
+        StoreSubcommand::Eval(eval) => eval::run(session, &eval).await,
+        StoreSubcommand::Replay(args) => replay::run(client, &args, out).await,
+        StoreSubcommand::Remove(remove) => transfer::remove(client, remove, out).await,
+        StoreSubcommand::Export(export) => transfer::export(client, &export, out).await,
+        StoreSubcommand::Import(import) => transfer::import(client, &import, out).await,
+        StoreSubcommand::Top(top) => {
+            top::run(asked(session), &session.address.to_string(), &top, stop, out).await
         }
-        Subcommand::Stats => stats::run(client, out).await,
-        Subcommand::Cursor(cursor) => cursor::run(client, cursor, out).await,
-        Subcommand::Last(last) => frames::last(client, &last, out).await,
-        Subcommand::Get(get) => frames::get(client, &get, out).await,
-        Subcommand::Why(why) => causes::why(client, &why, out).await,
-        Subcommand::Effects(effects) => causes::effects(client, &effects, out).await,
-        Subcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
-        Subcommand::Cas(CasSubcommand::Put { .. }) => cas::put(client, input, out).await,
-        Subcommand::Call(call) if call.help => {
-            let asked = modules::Asked { client, served: session.is_served() };
-            call::describe(asked, &call, out).await
+        StoreSubcommand::Stats => stats::run(client, out).await,
+        StoreSubcommand::Cursor(cursor) => cursor::run(client, cursor, out).await,
+        StoreSubcommand::Last(last) => frames::last(client, &last, out).await,
+        StoreSubcommand::Get(get) => frames::get(client, &get, out).await,
+        StoreSubcommand::Why(why) => causes::why(client, &why, out).await,
+        StoreSubcommand::Effects(effects) => causes::effects(client, &effects, out).await,
+        StoreSubcommand::Cas(CasSubcommand::Get { hash }) => cas::get(client, &hash, out).await,
+        StoreSubcommand::Cas(CasSubcommand::Put { .. }) => cas::put(client, input, out).await,
+        StoreSubcommand::Call(call) if call.help => {
+            call::describe(asked(session), &call, out).await
         }
-        Subcommand::Call(call) => call::run(client, call, out).await,
-        Subcommand::Topics(topics) => frames::topics(client, &topics, out).await,
-        Subcommand::Modules(subcommand) => {
-            let asked = modules::Asked { client, served: session.is_served() };
-            modules::run(asked, subcommand, out).await
-        }
-        _ => unreachable!("taken where no store is needed"),
-    }?;
-    output.flush()?;
-    Ok(exit)
+        StoreSubcommand::Call(call) => call::run(client, call, out).await,
+        StoreSubcommand::Topics(topics) => frames::topics(client, &topics, out).await,
+    }
 }

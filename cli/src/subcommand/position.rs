@@ -9,7 +9,7 @@ use xs_protocol::{Class, Client, ClientError, Refusal};
 
 use super::link::may_pass;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// Interval between saves of a moving position.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -31,9 +31,9 @@ impl Resume {
     /// The advice at the end of a message.
     pub(super) fn advice(self, from: Option<u64>) -> String {
         match (self, from) {
-            (Self::Cursor, _) => "; the same command goes on where its cursor is".to_owned(),
+            (Self::Cursor, _) => "; the same command continues from its cursor".to_owned(),
             (Self::From(command), Some(from)) => {
-                format!("; {command} --from {from} goes on, with the same store and topics")
+                format!("; to continue, run {command} --from {from} with the same store and topics")
             }
             _ => String::new(),
         }
@@ -44,10 +44,10 @@ impl Resume {
         match error {
             ClientError::Disconnected(why) => {
                 let text = format!("the server is gone ({why}){}", self.advice(from));
-                Fault::cut(text).into()
+                ExitError::cut(text).into()
             }
             other if matches!(self, Self::Waits) && may_pass(&other) => {
-                Fault::cut(format!("the server is gone ({other})")).into()
+                ExitError::cut(format!("the server is gone ({other})")).into()
             }
             other => explain(other),
         }
@@ -57,7 +57,9 @@ impl Resume {
     pub(super) fn dropped(self, refusal: Refusal, from: u64) -> anyhow::Error {
         match self {
             Self::Waits => self.cut_off(refusal.into(), Some(from)),
-            _ => Fault::new(Exit::Unreachable, refusal.message + &self.advice(Some(from))).into(),
+            _ => {
+                ExitError::new(Exit::Unreachable, refusal.message + &self.advice(Some(from))).into()
+            }
         }
     }
 }
@@ -119,7 +121,7 @@ impl Position {
                 self.reached = self.reached.max(self.saved);
                 Ok(())
             }
-            _ => Fault::fail(Exit::Condition, self.in_use()),
+            _ => ExitError::fail(Exit::Condition, self.in_use()),
         }
     }
 
@@ -180,7 +182,7 @@ impl Position {
                 Ok(())
             }
             Err(error) if error.class() == Class::Condition => {
-                Fault::fail(Exit::Condition, self.in_use())
+                ExitError::fail(Exit::Condition, self.in_use())
             }
             // A save may find the connection closed before the stream does.
             Err(error) => Err(Resume::Cursor.cut_off(error, None)),
@@ -190,6 +192,6 @@ impl Position {
     /// The message when another reader moved the cursor.
     pub(super) fn in_use(&self) -> String {
         let name = &self.name;
-        format!("cursor {name} was moved by another reader; give each reader a cursor of its own")
+        format!("cursor {name} was moved by another reader; give each reader its own cursor")
     }
 }

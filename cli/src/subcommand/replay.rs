@@ -17,7 +17,7 @@ use xs_runtime::{Kind, ProcessorName};
 use super::{bodies, modules};
 use crate::args::ReplayArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, Paint, aside, notice};
 use crate::variables;
@@ -34,13 +34,13 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     if let Some(name) = name_for_file(&args.module) {
         let text = format!("replay takes a handler's file, as modules/handlers/{name}.ts");
-        return Fault::fail(Exit::Usage, text);
+        return ExitError::fail(Exit::Usage, text);
     }
     if let Some(dir) = dir_of_others(&args.module) {
-        let text = format!("replay runs handlers; {} lies in {dir}/", args.module.display());
-        return Fault::fail(Exit::Usage, text);
+        let text = format!("replay runs handlers; {} is in {dir}/", args.module.display());
+        return ExitError::fail(Exit::Usage, text);
     }
-    let mut range = args.range(&Zoned::now()).map_err(|text| Fault::new(Exit::Usage, text))?;
+    let mut range = args.range(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let env = variables::offered(&args.env)?;
     let candidate = Candidate::load(&args.module, args.name.clone(), env);
     let candidate = candidate.map_err(|error| told(&error))?;
@@ -96,8 +96,8 @@ fn say(level: LogLevel, line: &str) {
     aside(&format!("{}: {line}", level.as_str()));
 }
 
-fn told(error: &ModuleError) -> Fault {
-    Fault::new(Exit::Failed, modules::describe(&error.to_json()).trim_end().to_owned())
+fn told(error: &ModuleError) -> ExitError {
+    ExitError::new(Exit::Failed, modules::describe(&error.to_json()).trim_end().to_owned())
 }
 
 fn failed(error: xs_runtime::host::replay::ReplayError) -> anyhow::Error {
@@ -105,7 +105,7 @@ fn failed(error: xs_runtime::host::replay::ReplayError) -> anyhow::Error {
     match error {
         ReplayError::Store(error) => explain(error),
         ReplayError::Module(error) => told(&error).into(),
-        ReplayError::NoSource(_) => Fault::new(Exit::NotFound, error.to_string()).into(),
+        ReplayError::NoSource(_) => ExitError::new(Exit::NotFound, error.to_string()).into(),
     }
 }
 
@@ -274,9 +274,9 @@ impl Diff<'_> {
         let found = found.map_err(explain)?;
         if count > COMPARED_MAX || found.len() > COMPARED_MAX {
             let text = format!(
-                "more than {COMPARED_MAX} inputs and events; compare fewer with --from and --limit"
+                "more than {COMPARED_MAX} inputs and events; narrow it with --from and --limit"
             );
-            return Fault::fail(Exit::Failed, text);
+            return ExitError::fail(Exit::Failed, text);
         }
         let mut before: BTreeMap<u64, Vec<Line>> = BTreeMap::new();
         for Recorded { offset, input, frame } in &found {
@@ -295,7 +295,7 @@ impl Diff<'_> {
         }
         out.flush()?;
         let same = inputs.len() - different;
-        aside(&format!("{same} inputs with the same events, {different} with others"));
+        aside(&format!("{same} inputs with the same events, {different} with different ones"));
         ended.map_err(failed)?;
         Ok(if different == 0 { Exit::Ok } else { Exit::Failed })
     }

@@ -8,7 +8,7 @@ use xs_protocol::{Address, Client, ClientError};
 
 use crate::args::PingArgs;
 use crate::connect::{default_address, explain, no_server, unserved};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 use crate::reach::options;
 
@@ -40,8 +40,9 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
             .map_or(ANSWER_MAX, |at| at.saturating_duration_since(Instant::now()).max(ANSWER_MIN));
         let Ok(answered) = tokio::time::timeout(left, answer(&address)).await else {
             let waited = begun.elapsed().as_secs_f64();
-            let text = format!("{address} lets connect and does not answer, for {waited:.1} s");
-            return Fault::fail(Exit::TimedOut, text);
+            let text =
+                format!("{address} accepts connections but has not answered for {waited:.1} s");
+            return ExitError::fail(Exit::TimedOut, text);
         };
         match answered {
             Ok(answered) => break answered,
@@ -50,7 +51,7 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
             }
             Err(error) => {
                 return match unserved(&address, &error) {
-                    Some(dir) => Fault::fail(Exit::Unreachable, no_server(dir)),
+                    Some(dir) => ExitError::fail(Exit::Unreachable, no_server(dir)),
                     None => Err(explain(error)),
                 };
             }

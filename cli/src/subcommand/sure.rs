@@ -4,7 +4,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _};
 
 use crate::args::SureArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::question;
 
 /// Returns only if the user confirms. `what` completes "about to ...".
@@ -13,9 +13,9 @@ pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Fault::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
+        return ExitError::fail(Exit::Usage, format!("about to {what}: add --yes to do it"));
     }
-    question(&format!("About to {what}. Go on? [y/N] "))?;
+    question(&format!("About to {what}. Continue? [y/N] "))?;
     // On a separate thread, because Ctrl-C is an answer too.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
@@ -28,6 +28,6 @@ pub(super) async fn ask(what: &str, args: SureArgs) -> anyhow::Result<()> {
     }
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Fault::fail(Exit::Failed, "nothing was done"),
+        _ => ExitError::fail(Exit::Failed, "nothing was done"),
     }
 }

@@ -11,7 +11,7 @@ use xs_runtime::trial::{Tested, Watch, run_file, test_files};
 
 use super::modules::{self, Within, within};
 use crate::args::TestArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint, aside};
 use crate::variables;
 
@@ -27,15 +27,17 @@ pub(super) async fn run(tests: &TestArgs) -> anyhow::Result<Exit> {
     let files: Vec<String> = files.into_iter().filter(wanted).collect();
     if files.is_empty() {
         if one.is_some() {
-            let text = format!("{dir} is no test: their names end in .test.ts or .test.js");
-            return Fault::fail(Exit::NotFound, text);
+            let text = format!("{dir} is not a test: test files end in .test.ts or .test.js");
+            return ExitError::fail(Exit::NotFound, text);
         }
         let text = match (all, tests.only.join(" or ")) {
             (0, _) => format!("no *.test.ts below {dir}"),
-            (1, parts) => format!("the only test file below {dir} has no {parts} in its path"),
+            (1, parts) => {
+                format!("the only test file below {dir} does not have {parts} in its path")
+            }
             (all, parts) => format!("none of {all} test files below {dir} has {parts} in its path"),
         };
-        return Fault::fail(Exit::NotFound, text);
+        return ExitError::fail(Exit::NotFound, text);
     }
     let env = variables::of_file(&tests.env)?;
     let out = Arc::new(Mutex::new(Output::stdout()));

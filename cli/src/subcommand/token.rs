@@ -12,7 +12,7 @@ use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
 use crate::connect::{beheaded, default_address, leave_alone, no_store};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
 pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Result<Exit> {
@@ -51,7 +51,7 @@ fn make(dir: &Path, new: NewToken, out: &mut Output) -> anyhow::Result<()> {
     let (token, secret) = TokenFile::create(dir, new).map_err(fault)?;
     out.line(secret.reveal())?;
     if out.is_person() {
-        notice(&format!("this is the only time that the token {} is shown", token.name));
+        notice(&format!("the token {} is shown only this once", token.name));
     }
     Ok(())
 }
@@ -81,26 +81,26 @@ fn directory(addr: Option<Address>, may_make: bool) -> anyhow::Result<PathBuf> {
     let dir = match addr.map_or_else(default_address, Ok)? {
         Address::Unix(socket) => socket.parent().map_or_else(PathBuf::new, Path::to_owned),
         other => {
-            let text = format!("{other} is no directory; tokens are made where the store is");
-            return Fault::fail(Exit::Usage, text);
+            let text = format!("{other} is not a directory; tokens are managed where the store is");
+            return ExitError::fail(Exit::Usage, text);
         }
     };
     match is_store(&dir) {
         true => Ok(dir),
         false if may_make => make_store(&dir).map(|()| dir),
-        false => Fault::fail(Exit::Unreachable, no_store(&dir)),
+        false => ExitError::fail(Exit::Unreachable, no_store(&dir)),
     }
 }
 
 fn make_store(dir: &Path) -> anyhow::Result<()> {
     if let Some(text) = beheaded(dir) {
-        return Fault::fail(Exit::Unreachable, text);
+        return ExitError::fail(Exit::Unreachable, text);
     }
     leave_alone(dir)?;
     let made = Store::open(dir, StoreOptions::default()).map_err(anyhow::Error::from);
     let made = made.and_then(|store| Ok(store.close()?));
-    made.with_context(|| format!("cannot make the store {}", dir.display()))?;
-    notice(&format!("{} is a new store", dir.display()));
+    made.with_context(|| format!("cannot create the store {}", dir.display()))?;
+    notice(&format!("created the store {}", dir.display()));
     Ok(())
 }
 
@@ -111,7 +111,7 @@ fn fault(error: TokenError) -> anyhow::Error {
         TokenError::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
     };
-    Fault::new(exit, error.to_string()).into()
+    ExitError::new(exit, error.to_string()).into()
 }
 
 fn now_ms() -> u64 {

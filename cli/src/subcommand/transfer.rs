@@ -28,7 +28,7 @@ use super::sure;
 use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
 use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Kept, Lines, Selection, Stored, parse};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, counted, notice};
 use crate::progress;
@@ -52,8 +52,8 @@ pub(super) async fn export(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let times = export.times.range(&Zoned::now());
-    let (since_ms, until_ms) = times.map_err(|text| Fault::new(Exit::Usage, text))?;
-    let (target, topics) = export.parts().map_err(|text| Fault::new(Exit::Usage, text))?;
+    let (since_ms, until_ms) = times.map_err(|text| ExitError::new(Exit::Usage, text))?;
+    let (target, topics) = export.parts().map_err(|text| ExitError::new(Exit::Usage, text))?;
     let topics = topics.or(TopicPatterns::everything())?;
     let server = client.server();
     let (since, until) = export.times.typed();
@@ -75,10 +75,10 @@ pub(super) async fn export(
     if is_store(dir) {
         let dir = dir.display();
         let text = format!(
-            "{dir} is a store, and events are written into a directory of their own; \
-             -a names the store: xs export -a {dir} DIR"
+            "{dir} is a store; export writes to a separate directory: \
+             xs export -a {dir} DIR"
         );
-        return Fault::fail(Exit::Usage, text);
+        return ExitError::fail(Exit::Usage, text);
     }
     let dump = Dump::at(dir);
     let begun = dump.begin(&mut selection).with_context(|| dir.display().to_string())?;
@@ -196,10 +196,10 @@ pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Un
     if is_store(&import.dir) {
         let dir = import.dir.display();
         let text = format!(
-            "{dir} is a store, and import reads what xs export wrote: xs export -a {dir} DIR writes \
-             its events, xs fork {dir} NEW makes a store of its own out of it"
+            "{dir} is a store, but import reads the output of xs export. Export its events with \
+             xs export -a {dir} DIR, or copy the store with xs fork {dir} NEW"
         );
-        return Fault::fail(Exit::Usage, text);
+        return ExitError::fail(Exit::Usage, text);
     }
     let is_input = import.dir.as_os_str() == "-";
     if !is_input {
@@ -221,7 +221,7 @@ pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Un
     match first {
         // The export of a store without events.
         None => Ok(unpacked),
-        Some(first) => Fault::fail(Exit::Failed, format!("{nothing}: {first}")),
+        Some(first) => ExitError::fail(Exit::Failed, format!("{nothing}: {first}")),
     }
 }
 
@@ -382,8 +382,8 @@ impl<'a> Importer<'a> {
 fn refused(code: Code) -> String {
     match code {
         Code::ImportOrder => {
-            "it is older than the newest event of the store; --new-ids takes it all the same, \
-             under a new id, and a new store as it is"
+            "it is older than the newest event of the store; use --new-ids to import it under a \
+             new id, or import into a new store"
                 .to_owned()
         }
         code => code.to_string(),

@@ -35,7 +35,7 @@ fn every_way_to_name_a_store_finds_the_same_one() {
 
 /// The address of a Unix socket holds 107 bytes.
 #[test]
-fn a_store_may_lie_deep() {
+fn a_store_path_may_exceed_the_socket_path_limit() {
     let place = Place::new();
     let deep = format!("{}/store", vec!["a".repeat(50); 5].join("/"));
     let store = format!("./{deep}");
@@ -87,7 +87,7 @@ fn subcommands_without_a_server_take_turns() {
 }
 
 #[test]
-fn variables_that_hold_nothing_are_not_set() {
+fn empty_variables_are_ignored() {
     let place = Place::new();
     let home = ".local/share/xs/store";
     place.ok(&["append", &format!("./{home}"), "t", "x"]);

@@ -210,7 +210,7 @@ fn a_crash_of_a_module_apart_is_its_own() {
 }
 
 #[test]
-fn a_module_is_set_apart_and_brought_back_while_the_server_runs() {
+fn process_isolation_is_switched_on_and_off_while_serving() {
     let (place, server) = served("");
     place.write("modules/xs.toml", "[modules.tick]\nisolation = \"process\"\n");
     place.await_frames("xs.command.peek.active", 2);

@@ -61,7 +61,7 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
 
 /// What waits there may be a loop's, or a script's that never ends: it is left, and not silently.
 #[test]
-fn standard_input_is_read_where_that_is_said() {
+fn call_reads_standard_input_only_for_minus() {
     let (place, server) = served();
     let text = place.write("input", "for the loop");
     for (args, is_told) in [
@@ -74,7 +74,7 @@ fn standard_input_is_read_where_that_is_said() {
         let mut input = File::open(&text).unwrap();
         let mut command = place.command(args);
         let run = Run::from(command.stdin(input.try_clone().unwrap()).output().unwrap());
-        let told = run.err.matches("is not read; xs call bytes - makes it the body").count();
+        let told = run.err.matches("is ignored; to send it as the body: xs call bytes -").count();
         assert_eq!((run.code, told), (0, usize::from(is_told)), "{args:?} {}", run.err);
         let is_left = input.stream_position().unwrap() == 0;
         assert_eq!(is_left, !args.contains(&"-"), "{args:?}");
@@ -201,7 +201,7 @@ fn an_interrupted_call_is_cancelled() {
 
 /// Whoever gave it up does not want its effects any more, whenever it could begin.
 #[test]
-fn a_call_that_was_given_up_while_its_host_was_away_is_not_run() {
+fn a_call_cancelled_while_the_host_is_away_never_runs() {
     let (place, server) = served();
     let host = server.children()[0];
     signal_pid(host, Signal::STOP);
@@ -219,7 +219,7 @@ fn a_call_that_was_given_up_while_its_host_was_away_is_not_run() {
 }
 
 #[test]
-fn a_command_says_what_it_takes() {
+fn call_help_prints_the_arguments_of_a_command() {
     let (place, server) = served();
     let told = place.ok(&["call", "echo", "--help"]).json().remove(0);
     assert_eq!(told["about"], "Says it back.");

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::support::{PATIENCE, Place, signal, text, wait_within};
 
 #[test]
-fn a_server_starts_from_a_file_wherever_it_is_started() {
+fn paths_in_an_options_file_are_relative_to_it() {
     let place = Place::new();
     place.write("etc/modules/handlers/.keep", "");
     let file = place.write(
@@ -35,12 +35,12 @@ fn a_server_starts_from_a_file_wherever_it_is_started() {
 }
 
 #[test]
-fn what_a_file_says_wrongly_is_named_and_nothing_is_made() {
+fn a_bad_options_file_is_refused_and_nothing_is_created() {
     let place = Place::new();
     for (file, said) in [
         (
             "store = \"s\"\nlisten = \":1\"\nstoer = \"s\"\n",
-            "bad.toml:3: \"stoer\" is no option of",
+            "bad.toml:3: \"stoer\" is not an option of",
         ),
         ("store = \"s\"\nsync = \"soon\"\n", "bad.toml:2: sync: invalid value 'soon'"),
         ("store = \"s\"\n\nlog-level = [\"info\"]\n", "bad.toml:3: log-level: text in quotes"),
@@ -58,7 +58,7 @@ fn what_a_file_says_wrongly_is_named_and_nothing_is_made() {
 }
 
 #[test]
-fn the_printed_file_is_what_was_printed() {
+fn print_config_output_is_a_fixed_point() {
     let place = Place::new();
     let args = ["serve", "./s", "--listen", ":0", "--sync", "none", "--allow-run"];
     let printed = place.ok(&[&args[..], &["--print-config"]].concat()).text();
@@ -80,7 +80,7 @@ fn the_printed_file_is_what_was_printed() {
 
 /// However it is named: a server that is started from the printed file serves the same one.
 #[test]
-fn the_printed_file_names_the_store() {
+fn print_config_names_the_store() {
     let place = Place::new();
     let of = |dir: &str| format!("store = \"{}\"", text(&place.path(dir)));
     let printed = |args: &[&str]| place.ok(&[args, &["--print-config"]].concat()).text();
@@ -97,7 +97,7 @@ fn the_printed_file_names_the_store() {
 }
 
 #[test]
-fn the_example_is_understood() {
+fn the_example_options_file_is_valid() {
     let place = Place::new();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/serve.toml");
     let printed = place.ok(&["serve", "--config", example, "--print-config"]).text();

@@ -60,7 +60,7 @@ fn greet(socket: &Path) -> UnixStream {
 }
 
 #[test]
-fn idle_connections_cost_little_and_busy_ones_go_on() {
+fn idle_connections_cost_little_and_do_not_slow_busy_ones() {
     if !may_open(IDLE + BUSY, "idle connections cost little") {
         return;
     }
@@ -104,7 +104,7 @@ fn idle_connections_cost_little_and_busy_ones_go_on() {
 }
 
 #[test]
-fn memory_follows_the_bytes_that_came() {
+fn memory_is_bounded_by_received_bytes() {
     const PEERS: usize = 1000;
     if !may_open(PEERS, "memory follows the bytes that came") {
         return;

@@ -26,7 +26,7 @@ fn offset(place: &Place, name: &str) -> Value {
 }
 
 #[test]
-fn cat_goes_on_where_its_cursor_is() {
+fn cat_resumes_from_its_cursor() {
     let place = Place::new();
     let cat = ["cat", "--cursor", "report", "-b", "t"];
     lines(&place, "a\nb\n");
@@ -99,7 +99,7 @@ fn a_cursor_that_lies_beyond_the_frames_is_told() {
 }
 
 #[test]
-fn two_readers_with_one_cursor_find_out() {
+fn two_readers_of_one_cursor_conflict() {
     let place = Place::new();
     let _server = place.serve(&[]);
     lines(&place, "a\n");
@@ -137,7 +137,7 @@ fn each_runs_a_command_for_every_frame_and_moves_on() {
 }
 
 #[test]
-fn a_frame_that_fails_is_tried_again_next_time() {
+fn each_starts_with_the_failed_frame_on_the_next_run() {
     let place = Place::new();
     lines(&place, "a\nb\nc\n");
     let each =
@@ -170,7 +170,7 @@ fn a_frame_that_keeps_failing_is_parked_with_its_body() {
 }
 
 #[test]
-fn what_is_parked_is_not_handled_again() {
+fn parked_events_are_not_handled_again() {
     let place = Place::new();
     lines(&place, "a\nb\n");
     let each = |topics: &[&str]| {
@@ -179,7 +179,7 @@ fn what_is_parked_is_not_handled_again() {
     };
     let refused = each(&["t."]);
     assert_eq!(refused.code, 2, "{}", refused.err);
-    assert!(refused.err.contains("t.parked is among the topics"), "{}", refused.err);
+    assert!(refused.err.contains("t.parked is one of the topics"), "{}", refused.err);
     // Of all topics it is passed over.
     for _ in 0..2 {
         assert_eq!(each(&[]).code, 0);
@@ -189,7 +189,7 @@ fn what_is_parked_is_not_handled_again() {
 }
 
 #[test]
-fn what_is_parked_is_none_of_those_that_are_counted() {
+fn each_limit_does_not_count_parked_events() {
     let place = Place::new();
     place.ok(&["append", "p", "parked before"]);
     lines(&place, "a\nb\nc\n");
@@ -198,7 +198,7 @@ fn what_is_parked_is_none_of_those_that_are_counted() {
 }
 
 #[test]
-fn a_command_that_takes_too_long_is_killed() {
+fn each_kills_a_command_after_its_timeout() {
     let place = Place::new();
     lines(&place, "a\n");
     let run = place.xs(&["each", "t", "--timeout", "50ms", "--", "sleep", "600"]);

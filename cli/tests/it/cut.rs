@@ -219,7 +219,7 @@ async fn read(at: SocketAddr) -> (u64, ClientError) {
 }
 
 #[test]
-fn a_client_tells_a_reset_from_an_end() {
+fn a_client_distinguishes_a_reset_from_an_end() {
     const KEPT: u64 = 64;
     let place = Place::new();
     let (server, at) = served(&place, KEPT);

@@ -77,7 +77,7 @@ fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
 
 /// The command that is named goes on with the first event that was not printed.
 #[test]
-fn a_reader_is_told_how_to_go_on_when_its_server_is_killed() {
+fn a_reader_prints_how_to_resume_when_its_server_is_killed() {
     let place = Place::new();
     for (line, cursor) in [
         (&["cat", "-f", "in"][..], None),
@@ -102,13 +102,13 @@ fn a_reader_is_told_how_to_go_on_when_its_server_is_killed() {
         let _server = place.serve(&["--sync", "none"]);
         let added = place.ok(&["append", "in", "after"]).json()[0]["id"].clone();
         if let Some(cursor) = cursor {
-            let said = "; the same command goes on where its cursor is";
+            let said = "; the same command continues from its cursor";
             assert!(run.err.trim_end().ends_with(said), "{line:?}: {}", run.err);
             let rest = place.ok(&["cat", "--cursor", cursor, "in"]).json();
             assert_eq!(rest.last().unwrap()["id"], added, "{line:?}");
         } else {
-            let advice = run.err.split("; xs ").nth(1).unwrap();
-            let words: Vec<_> = advice.split(" goes on").next().unwrap().split(' ').collect();
+            let advice = run.err.split("; to continue, run xs ").nth(1).unwrap();
+            let words: Vec<_> = advice.split(" with ").next().unwrap().split(' ').collect();
             let words = [&words[..], &["--limit", "1", "in"]].concat();
             assert_eq!(place.ok(&words).json()[0]["id"], added, "{line:?}: {}", run.err);
         }

@@ -162,7 +162,7 @@ fn tell(place: &Place, heading: &str, cases: &[&[&str]], told: &mut String) {
 }
 
 #[test]
-fn messages_are_as_they_were_read() {
+fn error_messages_match_the_recorded_ones() {
     let place = Place::new();
     place.write("bad.toml", "store = \"s\"\nlisen = \":1\"\n");
     place.write("empty", "\n");

@@ -18,7 +18,7 @@ fn with_frames() -> Place {
 }
 
 #[test]
-fn the_last_expression_is_printed_as_what_it_is() {
+fn eval_prints_the_last_expression_by_its_type() {
     let place = with_frames();
     let eval = |code: &str| place.ok(&["eval", code]).text();
     for (code, printed) in [
@@ -50,7 +50,7 @@ fn the_last_expression_is_printed_as_what_it_is() {
 }
 
 #[test]
-fn what_it_appends_is_the_users() {
+fn events_appended_by_eval_have_no_origin() {
     let place = with_frames();
     let code = "const f = await ctx.append('made.here', { meta: { by: 'eval' }, body: 'b' }); f.id";
     let id = place.ok(&["eval", code]).text();
@@ -62,7 +62,7 @@ fn what_it_appends_is_the_users() {
 }
 
 #[test]
-fn files_import_what_lies_there_and_errors_say_where() {
+fn eval_files_import_neighbours_and_errors_have_positions() {
     let place = with_frames();
     place.write("lib/double.ts", "export const double = (n: number): number => n * 2;\n");
     place.write(
@@ -102,7 +102,7 @@ fn files_import_what_lies_there_and_errors_say_where() {
 }
 
 #[test]
-fn a_script_may_do_what_its_user_may() {
+fn eval_has_the_permissions_of_its_user() {
     let place = with_frames();
     let file = place.write("note.txt", "written");
     assert_eq!(place.ok(&["eval", "await ctx.fs.text('note.txt')"]).text(), "written\n");
@@ -131,7 +131,7 @@ fn a_script_may_do_what_its_user_may() {
 }
 
 #[test]
-fn a_server_is_asked_and_its_commands_are_called() {
+fn call_runs_commands_of_a_server() {
     let place = Place::new();
     place.write(
         "modules/commands/twice.ts",
@@ -166,13 +166,13 @@ fn a_prompt_remembers_what_was_typed() {
     assert!(run.err.contains("nothing is not defined"), "{}", run.err);
     let lost = place.xs_with(&["eval", "-i"], b"let a = 1\nfor (;;) {}\ntypeof a\n");
     assert_eq!((lost.text().as_str(), lost.code), ("undefined\n", 1), "{}", lost.err);
-    assert!(lost.err.contains("what was declared is gone"), "{}", lost.err);
+    assert!(lost.err.contains("declarations are lost"), "{}", lost.err);
     let open = place.xs_with(&["eval", "-i"], b"f(\n");
-    assert!(open.code == 1 && open.err.contains("not whole"), "{}", open.err);
+    assert!(open.code == 1 && open.err.contains("incomplete"), "{}", open.err);
 }
 
 #[test]
-fn what_nothing_can_settle_is_not_waited_for() {
+fn eval_fails_on_a_promise_that_cannot_settle() {
     let place = with_frames();
     for code in ["await new Promise(() => {})", "new Promise(() => {})"] {
         let mut eval = place.command(&["eval", &format!("console.log('before'); {code}")]);
@@ -190,7 +190,7 @@ fn what_nothing_can_settle_is_not_waited_for() {
 }
 
 #[test]
-fn what_goes_on_ends_with_whoever_reads_it() {
+fn eval_ends_when_its_output_is_closed_or_on_a_signal() {
     let place = with_frames();
     let code = "for (let n = 1; ; n++) { console.log(n); await ctx.last(\"numbers\"); }";
     let script = format!("{} eval '{code}' | head -n 1", env!("CARGO_BIN_EXE_xs"));

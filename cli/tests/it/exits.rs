@@ -19,7 +19,7 @@ fn each_documented_code_is_reached() {
         (&["get", missing], 3, "no frame with id"),
         (&["get", "99"], 3, "no frame with offset 99"),
         (&["last", "nothing"], 3, "no frame in nothing"),
-        (&["cas", "get", "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="], 3, "no bytes"),
+        (&["cas", "get", "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="], 3, "no body"),
         (&["modules", "show", "none"], 3, "no module none"),
         (&["cat", "./nowhere"], 5, "no store at ./nowhere"),
         (&["call", "report"], 5, "no server at"),
@@ -49,7 +49,7 @@ fn each_documented_code_is_reached() {
 }
 
 #[test]
-fn an_event_that_is_stored_and_cannot_be_printed_is_told_of() {
+fn append_reports_the_id_when_output_fails() {
     let place = Place::new();
     for (args, said) in [
         (&["append", "t", "x"][..], "the event is stored, with id 0"),
@@ -66,14 +66,14 @@ fn an_event_that_is_stored_and_cannot_be_printed_is_told_of() {
 }
 
 #[test]
-fn what_can_print_nothing_is_told() {
+fn reads_that_can_match_nothing_say_so() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     let run = place.xs(&["cat", "--since", "2h", "--until", "3h"]);
     assert_eq!((run.code, run.err.contains("--until is before --since")), (2, true), "{}", run.err);
     for (args, said) in [
-        (["cat", "--after", "99"], "nothing is stored after 99 yet: the next offset is 1"),
-        (["cat", "--from", "2"], "nothing is stored from 2 on yet: the next offset is 1"),
+        (["cat", "--after", "99"], "nothing stored after 99 yet: the next offset is 1"),
+        (["cat", "--from", "2"], "nothing stored from 2 on yet: the next offset is 1"),
         (["cat", "--after", "0"], ""),
         (["cat", "--from", "1"], ""),
     ] {

@@ -18,7 +18,7 @@ fn numbers(frames: &[Value]) -> Vec<u64> {
 }
 
 #[test]
-fn only_frames_for_which_it_holds_are_printed() {
+fn where_prints_only_matching_frames() {
     let place = with_numbers(2_000);
     let cat = |words: &[&str]| {
         let all: Vec<&str> = ["cat"].iter().chain(words).copied().collect();
@@ -42,7 +42,7 @@ fn only_frames_for_which_it_holds_are_printed() {
 }
 
 #[test]
-fn bodies_are_looked_at_and_not_printed_for_it() {
+fn where_reads_bodies_without_printing_them() {
     let place = Place::new();
     let long = "x".repeat(2 * 1024 * 1024);
     for body in ["{\"total\":5}", "{\"total\":50}", "text", &long] {
@@ -51,11 +51,7 @@ fn bodies_are_looked_at_and_not_printed_for_it() {
     let found = place.ok(&["cat", "--where", "f.json().total > 9"]);
     let frames = found.json();
     assert_eq!((frames.len(), frames[0].get("body")), (1, None));
-    assert!(
-        found.err.contains("--where threw on 2 events, left out: SyntaxError"),
-        "{}",
-        found.err
-    );
+    assert!(found.err.contains("--where threw on 2 events, skipped: SyntaxError"), "{}", found.err);
     let found = place.ok(&["cat", "--where", "f.text().length > 1e6"]);
     assert_eq!((found.json().len(), found.err.as_str()), (1, ""));
     let bodies = place.ok(&["cat", "-b", "--where", "f.text() === 'text'"]);
@@ -63,7 +59,7 @@ fn bodies_are_looked_at_and_not_printed_for_it() {
 }
 
 #[test]
-fn what_is_no_expression_is_refused_before_anything_is_read() {
+fn an_invalid_expression_is_refused_before_reading() {
     let nowhere = Place::new();
     for wrong in ["f.meta.n >", "f; 1", "await f.text()", ""] {
         let run = nowhere.xs(&["cat", "--where", wrong]);
@@ -84,11 +80,11 @@ fn what_is_no_expression_is_refused_before_anything_is_read() {
     }
     let thrown = place.ok(&["cat", "--where", "f.meta.n === 3 || f.meta.none.deep"]);
     assert_eq!(numbers(&thrown.json()), [3]);
-    assert!(thrown.err.contains("threw on 19 events, left out: TypeError"), "{}", thrown.err);
+    assert!(thrown.err.contains("threw on 19 events, skipped: TypeError"), "{}", thrown.err);
 }
 
 #[test]
-fn tails_cursors_and_each_skip_the_rest() {
+fn where_works_with_tail_cursors_and_each() {
     let place = with_numbers(10);
     let odd = "f.meta.n % 2 === 1";
     let step = |limit: &str| {

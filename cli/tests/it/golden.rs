@@ -42,7 +42,7 @@ fn append_prints_the_frame_as_it_is_stored() {
 }
 
 #[test]
-fn what_was_appended_is_read_back_in_every_form() {
+fn appended_events_are_read_back_in_every_form() {
     both(|place| {
         place.ok(&["append", "a.b", "one"]);
         place.xs_with(&["append", "a.c"], b"\xff\x00two");

@@ -25,7 +25,7 @@ export default handler({ topics: "in", start: "first", async run(frame, ctx) {
 const INPUTS: usize = 1_000;
 
 #[test]
-fn a_backlog_is_worked_off_in_batches_that_the_store_takes() {
+fn a_handler_backlog_is_processed_in_batches_within_the_limits() {
     let place = Place::new();
     let input: String = (0..INPUTS).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "in", "--lines"], input.as_bytes());

@@ -6,7 +6,7 @@ use crate::support::Place;
 fn topics_are_listed_and_shown() {
     let place = Place::new();
     let all = place.ok(&["help"]).text();
-    assert!(all.contains("Subcommands:") && all.contains("Topics, each shown by"), "{all}");
+    assert!(all.contains("Subcommands:") && all.contains("Pages, shown by"), "{all}");
     let list = place.ok(&["help", "topics"]).text();
     let names: Vec<_> = list
         .lines()
@@ -23,7 +23,7 @@ fn topics_are_listed_and_shown() {
 }
 
 #[test]
-fn subcommands_keep_their_help() {
+fn help_of_a_subcommand_is_that_of_clap() {
     let place = Place::new();
     for words in [&["help", "cat"][..], &["help", "modules", "list"], &["modules", "help", "list"]]
     {
@@ -69,7 +69,7 @@ fn lines_and_their_way_back_name_each_other() {
     let place = Place::new();
     let told = |name: &str| place.ok(&[name, "--help"]).text().replace("\n          ", " ");
     assert!(told("append").contains("xs cat --format '{body}'"), "{}", told("append"));
-    assert!(told("append").contains("or CR and line feed"), "{}", told("append"));
+    assert!(told("append").contains("LF or CRLF"), "{}", told("append"));
     assert!(told("cat").contains("append --lines"), "{}", told("cat"));
 }
 

@@ -180,7 +180,7 @@ fn modules_run_over_the_stores_own_socket() {
 
 /// Kills the server in the middle of a handler's work and a generator's.
 #[test]
-fn a_server_that_comes_back_finds_each_module_where_it_was() {
+fn modules_resume_when_the_server_comes_back() {
     const BEFORE: usize = 400;
     const ALL: usize = 500;
     let lines = |from: usize, to: usize| {
@@ -215,7 +215,7 @@ fn a_server_that_comes_back_finds_each_module_where_it_was() {
 }
 
 #[test]
-fn a_server_that_is_stopped_in_order_is_waited_for() {
+fn reconnect_waits_for_a_server_that_was_stopped() {
     let mut world = World::new(&[("handlers/copy.ts", COPY)]);
     let host = world.host("host.log");
     let serve = |world: &World| world.place.serve(&["--listen", &world.addr, "--sync", "none"]);
@@ -283,7 +283,7 @@ fn a_second_host_waits_and_takes_over() {
 }
 
 #[test]
-fn who_is_refused_for_good_ends() {
+fn a_host_refused_for_good_exits() {
     let world = World::new(&[("commands/echo.ts", ECHO)]);
     let wrong = format!("xst_{}", "a".repeat(43));
     let other = token(&world.place, "other", "append");
@@ -326,7 +326,7 @@ fn a_server_that_runs_modules_itself_takes_no_host() {
 }
 
 #[test]
-fn a_host_waits_for_its_server_and_can_be_stopped_meanwhile() {
+fn a_host_waits_for_its_server_and_can_be_stopped() {
     let place = Place::new();
     place.write("modules/commands/echo.ts", ECHO);
     let world = World { place, server: None, addr: String::new(), token: String::new() };
@@ -405,7 +405,7 @@ fn modules_run_over_tls_and_cannot_read_the_token() {
 }
 
 #[test]
-fn a_second_signal_is_not_waited_for() {
+fn a_second_signal_ends_a_subcommand_at_once() {
     let slow = "export default { async *run(ctx) {\n\
            try { yield { on: true };\n\
              await new Promise((_, end) => ctx.signal.addEventListener('abort', end)); }\n\

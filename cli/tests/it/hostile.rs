@@ -88,7 +88,7 @@ export default handler({ topics: "poke", run() {
 }
 
 #[test]
-fn a_throw_at_import_is_told() {
+fn eval_reports_an_error_during_import() {
     let source = "import { generator } from \"xs\";\n\nthrow new Error(\"not today\");\n\
                   export default generator({ async *run() {} });\n";
     with("generators/throws.ts", source, |place, _| {
@@ -102,7 +102,7 @@ fn a_throw_at_import_is_told() {
 }
 
 #[test]
-fn a_syntax_error_is_told() {
+fn eval_reports_a_syntax_error() {
     let source =
         "import { handler } from \"xs\";\nexport default handler({ topics: \"a\", run( });\n";
     with("handlers/broken.ts", source, |place, _| {

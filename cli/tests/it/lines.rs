@@ -23,7 +23,7 @@ fn numbers(text: &str) -> Vec<u64> {
 }
 
 #[test]
-fn lines_under_way_when_the_server_dies_are_told_as_such() {
+fn lines_in_flight_when_the_server_dies_are_reported() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut command = place.command(&["append", "t", "--lines"]);
@@ -105,4 +105,20 @@ fn lines_with_a_key_are_stored_once_however_often_they_are_sent() {
     let long = "k".repeat(250);
     let run = place.xs_with(&["append", "t", "--lines", "--key", &long], b"x\n");
     assert_eq!(run.code, 2, "{}", run.err);
+}
+
+#[test]
+fn topic_from_appends_each_line_to_its_own_topic() {
+    let place = Place::new();
+    let args = ["append", "logs", "--lines", "--json", "--topic-from", "service"];
+    let input = "{\"service\":\"web\",\"n\":1}\n{\"service\":\"db.main\",\"n\":2}\n";
+    let run = place.xs_with(&args, input.as_bytes());
+    assert_eq!((run.code, &run.json()[0]["lines"]), (0, &2.into()), "{}", run.err);
+    let stored = place.ok(&["cat", "--format", "{topic} {meta.n}", "logs."]).text();
+    assert_eq!(stored, "logs.web 1\nlogs.db.main 2\n");
+    // What comes before a bad line is stored, as with every bad line.
+    let run = place.xs_with(&args, b"{\"service\":\"web\"}\n{\"service\":\"a b\"}\n");
+    assert_eq!((run.code, run.err.contains("line 2: topic ")), (1, true), "{}", run.err);
+    assert!(run.err.contains("the line before it is stored"), "{}", run.err);
+    assert_eq!(count(&place, "logs.web"), 2);
 }

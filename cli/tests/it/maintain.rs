@@ -50,7 +50,7 @@ fn a_sound_store_is_verified_and_a_damaged_one_repaired() {
 }
 
 #[test]
-fn a_backup_grows_and_becomes_a_store_again() {
+fn a_backup_is_incremental_and_can_be_restored() {
     let place = filled();
     place.ok(&["backup", "store", "backup"]);
     place.ok(&["append", "t", "four"]);
@@ -67,7 +67,7 @@ fn a_backup_grows_and_becomes_a_store_again() {
 }
 
 #[test]
-fn what_is_in_use_or_not_there_is_said() {
+fn maintenance_reports_locked_and_missing_stores() {
     let place = filled();
     let server = place.serve(&[]);
     for args in [&["repair", "b"][..], &["restore", "store", "b"], &["upgrade"]] {
@@ -85,7 +85,7 @@ fn what_is_in_use_or_not_there_is_said() {
 
 /// The log of a program is read by programs.
 #[test]
-fn work_on_files_is_logged_number_by_number() {
+fn maintenance_is_logged_with_its_numbers() {
     let place = filled();
     let server = place.serve(&["--log", "json"]);
     place.ok(&["gc", "--yes"]);
@@ -133,7 +133,7 @@ fn deaf(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn who_does_not_wait_for_a_fork_is_told_that_it_is_made() {
+fn an_interrupted_fork_is_completed_by_the_server() {
     let place = filled();
     let server = place.serve(&[]);
     let socket = deaf(&place);
@@ -144,14 +144,14 @@ fn who_does_not_wait_for_a_fork_is_told_that_it_is_made() {
     let run = Run::from(output_within(fork, PATIENCE));
     assert_eq!(
         (run.code, run.err.as_str()),
-        (130, "xs: not waited for: the server makes the fork\n")
+        (130, "xs: no longer waiting; the server completes the fork\n")
     );
     eventually(|| (place.xs(&["cat", "./fork", "-b"]).text() == "onetwothree").then_some(()));
     assert!(server.stop().success());
 }
 
 #[test]
-fn a_served_store_is_looked_after_while_it_serves() {
+fn maintenance_works_while_a_server_runs() {
     let place = filled();
     let server = place.serve(&[]);
     for text in ["a", "b", "c"] {
@@ -197,7 +197,7 @@ fn space_is_given_back() {
 }
 
 #[test]
-fn the_doctor_looks_at_the_surroundings() {
+fn doctor_checks_the_environment() {
     let place = filled();
     let names = |place: &Place| {
         let checks = place.ok(&["doctor"]).json();

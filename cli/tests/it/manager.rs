@@ -29,7 +29,7 @@ fn start(place: &Place, envs: &[(&str, &str)]) -> Child {
 }
 
 #[test]
-fn the_manager_is_told_of_the_start_the_beat_and_the_end() {
+fn the_service_manager_is_notified() {
     let place = Place::new();
     let path = place.path("notify");
     let hidden = format!("xs-test-{}-{}", std::process::id(), path.display());
@@ -62,7 +62,7 @@ fn the_manager_is_told_of_the_start_the_beat_and_the_end() {
 }
 
 #[test]
-fn a_manager_that_cannot_be_told_is_no_hindrance() {
+fn an_unreachable_service_manager_does_not_stop_the_server() {
     let place = Place::new();
     for name in ["/nowhere/notify", "nonsense"] {
         let mut server = start(&place, &[("NOTIFY_SOCKET", name), ("WATCHDOG_USEC", "x")]);
@@ -70,7 +70,7 @@ fn a_manager_that_cannot_be_told_is_no_hindrance() {
         signal(&server, Signal::TERM);
         assert!(wait_within(&mut server, PATIENCE).success());
     }
-    assert!(place.log().contains("cannot tell the service manager"), "{}", place.log());
+    assert!(place.log().contains("cannot notify the service manager"), "{}", place.log());
 }
 
 /// A server with sockets as descriptors 3 and, if there is another, 4.
@@ -101,7 +101,7 @@ fn listen_tcp(address: &str) -> io::Result<(OwnedFd, String)> {
 }
 
 #[test]
-fn sockets_that_are_open_already_are_served_and_left() {
+fn inherited_sockets_are_served_and_left_in_place() {
     let place = Place::new();
     fs::create_dir(place.store()).unwrap();
     let socket = place.store().join("xs.sock");
@@ -122,7 +122,7 @@ fn sockets_that_are_open_already_are_served_and_left() {
 }
 
 #[test]
-fn sockets_of_another_process_are_none_of_ours() {
+fn sockets_meant_for_another_process_are_ignored() {
     let place = Place::new();
     let mut server = start(&place, &[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
     place.ok(&["ping", "--wait", "4m"]);
@@ -133,7 +133,7 @@ fn sockets_of_another_process_are_none_of_ours() {
 }
 
 #[test]
-fn sockets_that_let_others_in_are_refused() {
+fn inherited_sockets_open_to_others_are_refused() {
     let place = Place::new();
     let refused = |sockets: Vec<OwnedFd>, said: &str| {
         let child = activated(&place, sockets, "").spawn().unwrap();

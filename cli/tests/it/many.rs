@@ -23,7 +23,7 @@ const SPENT: u64 = xs_runtime::host::SPENT_ISOLATES_MAX as u64;
 const KEPT_BYTES: u64 = 2 * 1024 * 1024;
 
 #[test]
-fn one_hog_starves_none_of_many() {
+fn one_busy_module_does_not_starve_the_others() {
     let place = Place::new();
     let healthy = "export default { topics: 'in', state: 0, run(frame, ctx) { return { n: ++ctx.state }; } };";
     for n in 0..MODULES {
@@ -59,7 +59,7 @@ fn holds(server: &Server) -> Option<[u64; 3]> {
 }
 
 #[test]
-fn what_starts_and_stops_leaves_nothing() {
+fn restarting_modules_leaks_nothing() {
     let cycles = if std::env::var_os("XS_TEST_LONG").is_some() { CYCLES_LONG } else { CYCLES };
     let place = Place::new();
     fs::create_dir(place.path("modules")).unwrap();

@@ -186,7 +186,7 @@ fn syncs(families: &BTreeMap<String, Family>) -> f64 {
 }
 
 #[test]
-fn the_numbers_are_well_formed_and_true() {
+fn metrics_are_well_formed_and_correct() {
     let place = Place::new();
     place.write("modules/generators/tick.ts", MODULE);
     let server = place.serve(&["--metrics", ":0", "--listen", ":0", "--modules", "modules"]);
@@ -223,7 +223,7 @@ fn the_numbers_are_well_formed_and_true() {
 }
 
 #[test]
-fn a_server_tells_whether_it_is_ready() {
+fn readyz_and_healthz_report_the_state_of_a_server() {
     let place = Place::new();
     let server = place.serve(&["--metrics", "127.0.0.1:0"]);
     let address = address(&place);

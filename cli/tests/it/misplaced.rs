@@ -6,7 +6,7 @@ use std::fs;
 use crate::support::{Place, eventually, text};
 
 #[test]
-fn an_address_is_a_server_and_no_directory() {
+fn an_address_is_not_taken_for_a_directory() {
     let place = Place::new();
     for body in ["one", "two"] {
         place.ok(&["append", "./old", "t", body]);
@@ -57,7 +57,7 @@ fn nothing_is_exported_into_a_store() {
 }
 
 #[test]
-fn what_holds_no_event_makes_no_store() {
+fn input_without_events_creates_no_store() {
     let place = Place::new();
     place.write("bad/frames.jsonl", "no\n{\"topic\":\"9\"}\n");
     place.write("cut.tar.zst", "nothing of the kind");
@@ -84,7 +84,7 @@ fn segments_without_a_manifest_are_repaired_and_not_overlooked() {
     let store = place.store();
     for line in [&["cat"][..], &["verify"], &["backup", "copy"], &["doctor"]] {
         let run = place.xs(line);
-        let said = format!("{0} holds segments and no manifest; xs repair {0} INTO", text(&store));
+        let said = format!("{0} has segments but no manifest; xs repair {0} INTO", text(&store));
         let all = format!("{}{}", run.err, run.text());
         assert!(run.code != 0 && all.contains(&said), "xs {line:?}: {all}");
     }
@@ -93,7 +93,7 @@ fn segments_without_a_manifest_are_repaired_and_not_overlooked() {
 }
 
 #[test]
-fn a_name_is_taken_whatever_the_kind() {
+fn module_names_are_unique_across_kinds() {
     let place = Place::new();
     for name in ["disk.usage", "mail"] {
         place.ok(&["modules", "new", "handler", name]);
@@ -112,7 +112,7 @@ fn a_name_is_taken_whatever_the_kind() {
 }
 
 #[test]
-fn a_directory_that_is_no_set_of_modules_is_noticed() {
+fn check_reports_a_directory_without_modules() {
     let place = Place::new();
     fs::create_dir_all(place.path("docs")).unwrap();
     let run = place.xs(&["modules", "check", "docs"]);
@@ -125,12 +125,12 @@ fn a_directory_that_is_no_set_of_modules_is_noticed() {
     assert_eq!(run.code, 5, "there is no store yet: {}", run.err);
     place.ok(&["append", "t", "x"]);
     let run = place.xs(&["replay", "modules/generators/g.ts"]);
-    let said = "replay runs handlers; modules/generators/g.ts lies in generators/";
+    let said = "replay runs handlers; modules/generators/g.ts is in generators/";
     assert_eq!((run.code, run.err.contains(said)), (2, true), "{}", run.err);
 }
 
 #[test]
-fn what_is_not_for_people_is_not_offered() {
+fn internal_subcommands_are_not_suggested() {
     let place = Place::new();
     for shell in ["bash", "fish", "zsh"] {
         let script = place.ok(&["completions", shell]).text();
@@ -144,7 +144,7 @@ fn what_is_not_for_people_is_not_offered() {
 
 /// No change is acted on while the file is broken; who asks how the modules are is told.
 #[test]
-fn a_broken_configuration_is_told_of_while_the_modules_run_on() {
+fn an_invalid_xs_toml_is_reported_while_modules_keep_running() {
     let place = Place::new();
     let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
     place.write("modules/handlers/h.ts", source);
@@ -163,10 +163,10 @@ fn a_broken_configuration_is_told_of_while_the_modules_run_on() {
     assert_eq!(rows.iter().filter(|row| row["state"] == "active").count(), 2);
     let (row, error) = (&rows[2], rows[2]["error"].as_str().unwrap());
     assert_eq!((&row["file"], &row["state"]), (&"xs.toml".into(), &"invalid".into()));
-    assert!(error.contains("(xs.toml:2:10); no change is acted on"), "{error}");
+    assert!(error.contains("(xs.toml:2:10); changes are ignored"), "{error}");
     let shown = &place.ok(&["modules", "show", "h"]).json()[0];
     assert_eq!((&shown["state"], &shown["xs.toml"]["column"]), (&"active".into(), &10.into()));
-    assert!(shown["help"].as_str().unwrap().starts_with("mend xs.toml"), "{shown}");
+    assert!(shown["help"].as_str().unwrap().starts_with("fix xs.toml"), "{shown}");
     // A save meets the same; the log of the process speaks of each content of the file once.
     place.write("modules/handlers/h.ts", &source.replace('1', "2"));
     eventually(|| (place.frames("xs.host.config")[0]["id"] != told[0]["id"]).then_some(()));

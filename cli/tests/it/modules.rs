@@ -83,7 +83,7 @@ fn a_module_is_stopped_started_and_reset() {
 }
 
 #[test]
-fn a_module_without_its_file_is_told_from_one_that_was_stopped() {
+fn a_deleted_module_is_not_shown_as_stopped() {
     let (place, server) = served();
     fs::remove_file(place.path("modules/handlers/sum.ts")).unwrap();
     place.await_frames("xs.handler.sum.fin.term", 1);
@@ -104,7 +104,7 @@ fn a_module_without_its_file_is_told_from_one_that_was_stopped() {
 
 /// Between two Hosts, and between two lives of a server.
 #[test]
-fn a_stop_is_answered_although_nothing_runs_modules_just_now() {
+fn modules_stop_works_without_a_running_host() {
     let (place, server) = served();
     for host in server.children() {
         signal_pid(host, Signal::KILL);
@@ -123,7 +123,7 @@ fn a_stop_is_answered_although_nothing_runs_modules_just_now() {
 }
 
 #[test]
-fn what_failed_is_shown_and_found_by_scripts() {
+fn failed_modules_are_shown_and_set_the_exit_code() {
     let (place, server) = served();
     assert_eq!(place.xs(&["modules", "list", "--check"]).code, 0);
     add(&place, 1);
@@ -189,7 +189,7 @@ fn a_generator_that_fails_is_seen_by_the_operator() {
 
 /// What is shown is what holds, and what is advised is what helps.
 #[test]
-fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
+fn modules_show_suggests_similar_names() {
     let place = Place::new();
     place.write(
         "modules/commands/count.ts",
@@ -210,11 +210,11 @@ fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
     assert!(runs["error"]["message"].as_str().unwrap().contains("allow = [\"run\"]"), "{runs}");
     assert_eq!(runs["help"], Value::Null, "its file may be as it should be");
     for (words, told) in [
-        (&["call", "cuont"][..], "there is no command cuont; did you mean count?"),
+        (&["call", "cuont"][..], "no command cuont; did you mean count?"),
         (&["modules", "show", "cuont"], "no module cuont; did you mean count?"),
-        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list names"),
-        (&["call", "nosuch"], "there is no command nosuch; xs modules list names"),
-        (&["call", "runs"], "command runs does not run"),
+        (&["modules", "show", "nosuch"], "no module nosuch; xs modules list shows"),
+        (&["call", "nosuch"], "no command nosuch; xs modules list shows"),
+        (&["call", "runs"], "command runs is not running"),
     ] {
         let run = place.xs(words);
         assert_eq!((run.code, run.err.contains(told)), (3, true), "{words:?}: {}", run.err);
@@ -224,7 +224,7 @@ fn a_module_is_shown_as_it_is_and_found_by_a_name_that_is_nearly_its_own() {
 
 /// That an older version runs again in the next life of the server does not mend the newest.
 #[test]
-fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {
+fn an_invalid_newest_version_is_reported_until_fixed() {
     let place = Place::new();
     let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
     place.write("modules/handlers/h.ts", source);
@@ -258,7 +258,7 @@ fn a_newest_version_that_is_broken_is_told_of_until_it_is_mended() {
 }
 
 #[test]
-fn parked_inputs_are_handled_again_or_given_up() {
+fn parked_inputs_are_retried_or_discarded() {
     let (place, server) = served();
     for n in [0, 1, 0, 0] {
         add(&place, n);
@@ -328,7 +328,7 @@ fn a_log_of_json_has_no_other_line() {
 
 /// More than go into one batch, and more batches than conflicts are put up with.
 #[test]
-fn all_that_are_parked_or_were_named_are_decided_about() {
+fn unpark_and_discard_take_all_or_the_named_inputs() {
     let (place, server) = served();
     let append = |topic: &str, lines: &str| {
         let run = place.xs_with(&["append", topic, "--lines", "--json"], lines.as_bytes());
@@ -424,7 +424,7 @@ test("it adds", async () => {
     assert_eq!((file.code, failed.len(), &failed[0]["error"]), (1, 1, &bad.json()[0]["error"]));
     let module = place.xs(&["test", "m/handlers/sum.ts"]);
     assert_eq!(module.code, 3, "{}", module.err);
-    assert!(module.err.contains("m/handlers/sum.ts is no test"), "{}", module.err);
+    assert!(module.err.contains("m/handlers/sum.ts is not a test"), "{}", module.err);
     assert!(!fs::exists(place.path("store")).unwrap());
 }
 
@@ -468,7 +468,7 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
 
 /// What was parked and handled again is handled once when all of it is handled anew.
 #[test]
-fn a_reset_hands_each_input_over_once() {
+fn a_reset_module_handles_each_input_once() {
     let place = Place::new();
     let source = |bad: u32| {
         format!(

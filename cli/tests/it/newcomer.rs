@@ -9,14 +9,18 @@ use serde_json::Value;
 use crate::support::{Place, eventually};
 
 #[test]
-fn a_mistaken_address_makes_no_store() {
+fn a_mistyped_address_creates_no_store() {
     let place = Place::new();
     for (args, code, said) in [
         (&["append", "sensors/temp", "21"][..], 5, "dots instead of slashes: sensors.temp"),
-        (&["append", "sensors/temp", "t", "x"], 5, "is ./sensors/temp"),
+        (&["append", "sensors/temp", "t", "x"], 5, "write ./sensors/temp"),
         (&["append", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not speak"),
         (&["append", "-a", "http://localhost:4000", "t", "x"], 2, "a scheme that xs does not"),
-        (&["serve", ":4000"], 2, ":4000 is no directory; xs serve STORE --listen :4000"),
+        (
+            &["serve", ":4000"],
+            2,
+            ":4000 is not a directory; to listen there: xs serve STORE --listen :4000",
+        ),
         (&["serve", "http://localhost:4000"], 2, "a scheme that xs does not speak"),
     ] {
         let run = place.xs(args);
@@ -31,7 +35,7 @@ fn a_mistaken_address_makes_no_store() {
 }
 
 #[test]
-fn no_store_is_made_among_other_files() {
+fn no_store_is_created_in_a_directory_with_other_files() {
     let place = Place::new();
     for name in ["src/main.rs", "a.txt", "b.txt", "c.txt", "d.txt"] {
         place.write(&format!("project/{name}"), "x");
@@ -39,7 +43,7 @@ fn no_store_is_made_among_other_files() {
     place.write("project/.git/config", "x");
     for args in [&["append", "./project", "t", "x"][..], &["serve", "project"]] {
         let run = place.xs(args);
-        let said = "project holds other files (a.txt, b.txt, c.txt, ...) and no store";
+        let said = "project is not a store and not empty (a.txt, b.txt, c.txt, ...)";
         assert_eq!((run.code, run.err.contains(said)), (2, true), "xs {args:?}: {}", run.err);
     }
     let left: Vec<_> = std::fs::read_dir(place.path("project")).unwrap().collect();
@@ -67,7 +71,7 @@ fn a_compiler_may_be_several_words() {
 }
 
 #[test]
-fn tail_begins_at_a_time_and_ends_by_itself() {
+fn tail_starts_at_since_and_stops_at_limit() {
     let place = Place::new();
     for n in ["1", "2", "3"] {
         place.ok(&["append", "t", n]);
@@ -81,7 +85,7 @@ fn tail_begins_at_a_time_and_ends_by_itself() {
 }
 
 #[test]
-fn a_body_too_long_for_a_line_ends_nothing() {
+fn a_body_too_long_for_a_line_does_not_stop_the_read() {
     let place = Place::new();
     let stored = place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]);
     assert_eq!(stored.code, 0, "{}", stored.err);
@@ -94,7 +98,7 @@ fn a_body_too_long_for_a_line_ends_nothing() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_no_fault_of_the_store() {
+fn an_output_error_is_not_blamed_on_the_store() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     for args in [&["cat"][..], &["topics"], &["cat", "-b"], &["help", "patterns"]] {
@@ -109,7 +113,7 @@ fn output_that_cannot_be_written_is_no_fault_of_the_store() {
 /// `timeout` and others that pass a signal on send it to the process and to its group. Taken for a
 /// second wish it ended the server as kill -9 does.
 #[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
+fn two_signals_at_once_count_as_one() {
     let place = Place::new();
     place.write(
         "modules/generators/slow.ts",
@@ -129,7 +133,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 }
 
 #[test]
-fn files_that_would_not_be_run_are_named() {
+fn check_names_misplaced_files() {
     let place = Place::new();
     let module = "import { handler } from \"xs\";\n\
                   export default handler({ topics: \"a\", run() {} });";
@@ -174,15 +178,15 @@ fn an_answer_without_text_is_an_empty_line() {
     place.await_frames("xs.generator.once.retrying", 1);
     let listed = place.ok(&["modules", "list"]).json();
     let once = listed.iter().find(|module| module["name"] == "once").unwrap();
-    assert_eq!(once["error"], "it has ended and runs again");
+    assert_eq!(once["error"], "it ended and was restarted");
 }
 
 #[test]
-fn what_is_there_is_not_made_anew() {
+fn modules_new_does_not_overwrite_files() {
     let place = Place::new();
     place.ok(&["modules", "new", "handler", "disk/usage", "--dir", "modules"]);
     let text = std::fs::read_to_string(place.path("modules/handlers/disk.usage.ts")).unwrap();
     assert!(text.contains("disk.usage.out"), "{text}");
     let run = place.xs(&["modules", "new", "handler", "disk.usage", "--dir", "modules"]);
-    assert_eq!((run.code, run.err.contains("is there already")), (1, true), "{}", run.err);
+    assert_eq!((run.code, run.err.contains("already exists")), (1, true), "{}", run.err);
 }

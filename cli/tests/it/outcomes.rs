@@ -36,7 +36,7 @@ fn damage(place: &Place) {
 }
 
 #[test]
-fn damage_is_in_the_exit_code() {
+fn damage_sets_the_exit_code() {
     let place = damaged();
     let run = place.xs(&["export", "dump"]);
     assert_eq!(run.code, 1, "{}", run.err);
@@ -75,7 +75,7 @@ fn damage_is_in_the_exit_code() {
 }
 
 #[test]
-fn what_threw_is_told_with_last_too() {
+fn where_reports_errors_with_last_too() {
     let place = Place::new();
     for n in 0..4 {
         place.ok(&["append", "t", "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
@@ -89,7 +89,7 @@ fn what_threw_is_told_with_last_too() {
     ] {
         let run = place.xs(&["cat", "--where", filter, "--last", last, "t"]);
         assert_eq!(run.code, code, "{filter}: {}", run.err);
-        let said = format!("--where threw on {threw}, left out");
+        let said = format!("--where threw on {threw}, skipped");
         assert_eq!(run.json().len(), printed, "{filter}");
         assert!(run.err.contains(&said), "{filter} --last {last}: {}", run.err);
     }
@@ -111,7 +111,7 @@ fn the_cursor_of_a_module_is_its_own() {
         &["cursor", "set", "xs.handler.sum", "first"],
     ] {
         let run = place.xs(line);
-        let said = "belongs to a module; xs modules reset sum begins it anew";
+        let said = "belongs to a module; xs modules reset sum starts it over";
         assert_eq!((run.code, run.err.contains(said)), (2, true), "{line:?}: {}", run.err);
     }
     // What it does not read is nothing that it is behind by.
@@ -125,7 +125,7 @@ fn the_cursor_of_a_module_is_its_own() {
 }
 
 #[test]
-fn a_module_that_cannot_start_says_why() {
+fn a_module_that_cannot_start_reports_the_reason() {
     let place = Place::new();
     place.write("modules/handlers/sum.ts", SUM);
     let _server = place.serve(&["--modules", "modules"]);
@@ -142,7 +142,7 @@ fn a_module_that_cannot_start_says_why() {
 }
 
 #[test]
-fn what_a_module_may_not_is_an_error_of_it() {
+fn a_forbidden_operation_is_an_error_of_the_module() {
     let place = Place::new();
     place.write(
         "modules/commands/reads.ts",
@@ -155,7 +155,7 @@ fn what_a_module_may_not_is_an_error_of_it() {
 }
 
 #[test]
-fn a_server_that_stands_still_is_waited_for_as_long_as_was_said() {
+fn ping_and_call_give_up_on_a_stalled_server_in_time() {
     let place = Place::new();
     let server = place.serve(&[]);
     signal_pid(server.pid(), Signal::STOP);
@@ -174,7 +174,7 @@ fn a_server_that_stands_still_is_waited_for_as_long_as_was_said() {
 }
 
 #[test]
-fn a_file_that_is_called_minus_is_standard_input() {
+fn file_minus_is_standard_input() {
     let place = Place::new();
     let run = place.xs_with(&["append", "t", "--file", "-"], b"piped");
     assert_eq!(run.code, 0, "{}", run.err);
@@ -186,7 +186,7 @@ fn a_file_that_is_called_minus_is_standard_input() {
 
 /// The newest of a topic cannot be read: those before it are what there is.
 #[test]
-fn the_newest_of_each_topic_are_found_beside_damage() {
+fn last_per_topic_works_on_a_damaged_store() {
     let place = Place::new();
     let server = place.serve(&[]);
     for (topic, n) in [("a", "1"), ("b", "2"), ("a", "\"the second\""), ("c", "3")] {
@@ -203,7 +203,7 @@ fn the_newest_of_each_topic_are_found_beside_damage() {
 
 /// Ids go on from a clock that was ahead, until the clock has come to them.
 #[test]
-fn a_clock_that_was_ahead_is_told_of() {
+fn a_clock_that_was_ahead_is_reported() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     place.ok(&["export", "now"]);

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::{PATIENCE, Place, Run, eventually, signal, wait_within};
 
 #[test]
-fn a_closed_pipe_is_a_quiet_end() {
+fn a_closed_output_pipe_is_not_an_error() {
     let place = Place::new();
     let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "t", "--lines"], many.as_bytes());
@@ -189,7 +189,7 @@ fn a_follower_without_a_server_lets_others_in() {
 
 /// As under ssh, or in the loop of a script whose input it takes.
 #[test]
-fn an_append_that_waits_for_a_body_nobody_named_says_so() {
+fn append_says_that_it_reads_standard_input() {
     let place = Place::new();
     let mut command = place.command(&["append", "t"]);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());

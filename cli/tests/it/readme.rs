@@ -21,7 +21,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn the_session_of_the_readme_does_what_it_says() {
+fn the_readme_session_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let place = Place::new();
     copy(&root.join("examples/modules"), &place.path("examples/modules"));

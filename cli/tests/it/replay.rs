@@ -38,7 +38,7 @@ fn metas(lines: &[Value]) -> Vec<(&str, &Value)> {
 }
 
 #[test]
-fn what_it_would_append_is_printed_and_not_appended() {
+fn replay_prints_outputs_without_appending() {
     let place = handled();
     let head = place.ok(&["stats"]).json()[0]["head"].clone();
     let inputs = place.frames("in");
@@ -81,11 +81,15 @@ fn what_it_would_append_is_printed_and_not_appended() {
 }
 
 #[test]
-fn the_same_code_makes_no_difference_and_other_code_shows_its() {
+fn replay_diff_is_empty_only_for_the_same_code() {
     let place = handled();
     let same = place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
     assert_eq!(same.text(), "");
-    assert!(same.err.contains("5 inputs with the same events, 0 with others"), "{}", same.err);
+    assert!(
+        same.err.contains("5 inputs with the same events, 0 with different ones"),
+        "{}",
+        same.err
+    );
     place.write("modules/handlers/sum.ts", &SUM.replace("limit: 5", "limit: 9"));
     let other = place.xs(&["replay", "modules/handlers/sum.ts", "--diff"]);
     assert_eq!(other.code, 1, "{}", other.err);
@@ -97,7 +101,11 @@ fn the_same_code_makes_no_difference_and_other_code_shows_its() {
             "@@ {id} in (offset {offset}) @@\n-over {{\"sum\":6}} \"body 3\"\n sum.out {{\"sum\":6}}\n"
         )
     );
-    assert!(other.err.contains("4 inputs with the same events, 1 with others"), "{}", other.err);
+    assert!(
+        other.err.contains("4 inputs with the same events, 1 with different ones"),
+        "{}",
+        other.err
+    );
     // An operator's configuration counts as it does for a server.
     place.write("modules/xs.toml", "[modules.sum.config]\nlimit = 5\n");
     place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
@@ -109,7 +117,7 @@ fn the_same_code_makes_no_difference_and_other_code_shows_its() {
 }
 
 #[test]
-fn what_cannot_be_replayed_says_why() {
+fn replay_explains_what_it_cannot_run() {
     let place = handled();
     let strict = SUM.replace("onError: \"skip\",", "");
     for (source, part) in [
@@ -152,7 +160,7 @@ fn what_cannot_be_replayed_says_why() {
 
 /// Reads of the store see it as it was when the frame came, whatever was appended since.
 #[test]
-fn the_store_is_read_as_it_was() {
+fn replay_reads_the_store_as_it_was() {
     let place = Place::new();
     for n in 0..4 {
         let meta = json!({ "n": n }).to_string();

@@ -36,7 +36,7 @@ async fn take(follow: &mut Follow, next: &mut u64, end: u64) -> u64 {
 }
 
 #[test]
-fn who_follows_over_servers_that_are_killed_misses_nothing_and_gets_nothing_twice() {
+fn followers_miss_and_repeat_nothing_over_killed_servers() {
     let place = Place::new();
     runtime().block_on(async {
         let mut server = place.serve(&[]);
@@ -119,7 +119,7 @@ fn check_waits(place: &Place, args: &[&str]) {
 }
 
 #[test]
-fn a_reader_that_is_told_to_waits_for_its_server() {
+fn reconnect_waits_for_the_server() {
     let cat = ["cat", "-F", "t", "--limit", "40", "--format", "{body}"];
     check_waits(&Place::new(), &cat);
     let place = Place::new();
@@ -136,7 +136,7 @@ fn a_reader_that_is_told_to_waits_for_its_server() {
 }
 
 #[test]
-fn a_reader_waits_for_no_other_store() {
+fn reconnect_refuses_a_different_store() {
     let place = Place::new();
     let server = place.serve(&[]);
     append(&place, 0..1);

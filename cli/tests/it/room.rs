@@ -36,7 +36,7 @@ fn serve_in(place: &Place, mib: u32) -> Option<Server> {
 }
 
 #[test]
-fn a_disk_without_room_for_blobs_is_told_of_until_one_is_stored() {
+fn a_full_disk_is_reported_until_a_blob_is_stored() {
     let place = Place::new();
     let Some(server) = serve_in(&place, 160) else { return };
     let (log, http) = (|| place.log(), address(&place));
@@ -70,7 +70,7 @@ fn a_disk_without_room_for_blobs_is_told_of_until_one_is_stored() {
     assert!(readiness().1.contains("room: the disk is full"), "{}", readiness().1);
     place.ok(&["append", "-a", &addr, "t", "small"]);
     assert_eq!(readiness().0, 503, "a small event says nothing of blobs");
-    assert_eq!(log().matches("the disk is full: the store refuses").count(), 1, "{}", log());
+    assert_eq!(log().matches("the disk is full: appends are refused").count(), 1, "{}", log());
     assert_eq!(put(&large[..200_000]).code, 0);
     assert_eq!(readiness().0, 200, "{}", readiness().1);
     assert_eq!(log().matches("the store has room again").count(), 1, "{}", log());

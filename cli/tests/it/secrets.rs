@@ -17,7 +17,7 @@ export default command({
 const FILE: &str = "# for the API\nexport API_TOKEN='s3cr3t-t0k3n'\nPLAIN=\"two words\"\nOTHER=x\n";
 
 #[test]
-fn modules_get_what_they_name_and_do_not_give_it_away() {
+fn modules_get_the_variables_they_name_and_secrets_are_masked() {
     let place = Place::new();
     place.write("modules/commands/ask.ts", COMMAND);
     place.write("secrets.env", FILE);
@@ -36,7 +36,7 @@ fn modules_get_what_they_name_and_do_not_give_it_away() {
 }
 
 #[test]
-fn a_file_that_is_not_understood_is_refused_by_its_line() {
+fn a_bad_env_file_is_refused_with_its_line() {
     let place = Place::new();
     place.write("bad.env", "A=1\n\nB=$HOME/x\n");
     place.write("modules/a.test.ts", "");
@@ -52,7 +52,7 @@ fn a_file_that_is_not_understood_is_refused_by_its_line() {
 }
 
 #[test]
-fn scripts_and_tests_are_given_them_too() {
+fn eval_and_test_get_the_variables_of_env_file() {
     let place = Place::new();
     place.write("secrets.env", FILE);
     place.ok(&["append", "a", "-n"]);

@@ -15,9 +15,9 @@ export default generator({ async *run(ctx) {
 "#;
 
 #[test]
-fn a_start_after_a_kill_says_that_it_recovered() {
+fn a_start_after_kill_reports_recovery() {
     let place = Place::new();
-    let said = "the store was not closed in order, and is recovered";
+    let said = "the store was not closed cleanly; recovering it";
     let server = place.serve(&[]);
     place.ok(&["append", "t", "x"]);
     server.kill();
@@ -57,7 +57,7 @@ fn sigterm_leaves_neither_child_nor_socket() {
 
 /// A subcommand that needs no server has the store for a moment only.
 #[test]
-fn a_server_waits_for_who_has_its_store_for_a_moment() {
+fn serve_waits_for_a_process_that_briefly_holds_the_store() {
     let place = Place::new();
     let held = Store::open(place.store(), StoreOptions::default()).unwrap();
     std::thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn fields(stat: &str) -> Vec<&str> {
 /// Modules get what the server leaves of the processors: their process is a session of its own, and
 /// that and all of its threads are nicer.
 #[test]
-fn the_process_of_modules_gives_way_to_the_server() {
+fn the_host_runs_at_a_lower_priority() {
     let place = Place::new();
     place.write("modules/generators/tick.ts", TICK);
     let server = place.serve(&["--modules", "modules"]);

@@ -23,7 +23,7 @@ fn await_heeded(child: &Child, signal: Signal) {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_waited_for_no_longer_than_is_wished() {
+fn a_signal_ends_the_wait_for_a_silent_server() {
     let place = Place::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = format!(":{}", listener.local_addr().unwrap().port());
@@ -38,7 +38,7 @@ fn a_server_that_says_nothing_is_waited_for_no_longer_than_is_wished() {
 
 /// One of the store's files is a pipe here, which takes for ever to be opened.
 #[test]
-fn a_store_that_takes_long_to_open_is_given_up() {
+fn opening_a_slow_store_can_be_interrupted() {
     let place = Place::new();
     place.ok(&["append", "t", "x"]);
     for name in ["super.a", "super.b"] {
@@ -56,7 +56,7 @@ fn a_store_that_takes_long_to_open_is_given_up() {
 }
 
 #[test]
-fn what_waits_for_its_input_ends() {
+fn subcommands_waiting_for_input_can_be_interrupted() {
     let place = Place::new();
     let server = place.serve(&[]);
     assert!(place.shell("mkfifo never").status().unwrap().success());
@@ -90,7 +90,7 @@ fn what_waits_for_its_input_ends() {
 
 /// With one signal after the time that its reader has, with a second one at once.
 #[test]
-fn what_nobody_reads_is_not_printed_for_ever() {
+fn blocked_output_does_not_keep_a_stopped_subcommand() {
     let place = Place::new();
     let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "t", "--lines"], many.as_bytes());

@@ -3,7 +3,7 @@
 use crate::support::Place;
 
 #[test]
-fn a_template_decides_what_a_line_is() {
+fn format_prints_events_with_a_template() {
     let place = Place::new();
     place.ok(&["append", "m.cpu", "--meta", r#"{"value":0.5,"of":{"host":"a"}}"#, "one\n"]);
     place.ok(&["append", "m.disk", "--meta", r#"{"value":12}"#, "two"]);
@@ -24,12 +24,12 @@ fn a_template_decides_what_a_line_is() {
 }
 
 #[test]
-fn a_bad_template_is_a_wrong_command_line() {
+fn an_invalid_template_is_a_usage_error() {
     let place = Place::new();
     for (template, said) in [
-        ("{topic} {colour}", "column 9: \"colour\" is no field; there are time, topic"),
+        ("{topic} {colour}", "column 9: unknown field \"colour\"; the fields are time, topic"),
         ("{topic", "column 1: this brace is not closed"),
-        ("{topic:<wide}", "column 1: \"<wide\" is no width"),
+        ("{topic:<wide}", "column 1: invalid width \"<wide\""),
     ] {
         let run = place.xs(&["cat", "--format", template]);
         assert_eq!(run.code, 2, "{}", run.err);

@@ -172,25 +172,25 @@ fn bodies_on_a_terminal_are_text_and_end_their_lines() {
     let ended = Terminal::run(&place, &["cat", "-b", "u"]).end();
     let (text, left_out) = ended.shown.split_once("xs: ").unwrap_or_default();
     assert_eq!((ended.code, text), (0, "one\r\ntwo\r\n"), "{}", ended.shown);
-    assert!(left_out.contains("no text is left out here"), "{left_out}");
+    assert!(left_out.contains("binary body not shown"), "{left_out}");
     let ended = Terminal::run(&place, &["last", "-b", "t"]).end();
     assert!(!ended.shown.contains('\u{1b}'), "{:?}", ended.shown);
     assert_eq!(place.ok(&["cat", "-b", "u"]).out, b"onetwo\n\xff\xd8\0");
 }
 
 #[test]
-fn a_topic_that_is_not_there_is_told_with_one_that_is() {
+fn a_missing_topic_suggests_a_similar_one() {
     let place = Place::new();
     place.ok(&["append", "notes", "x"]);
     let ended = Terminal::run(&place, &["cat", "note"]).end();
-    let said = "no frame in note that was asked for; there is notes\r\n";
+    let said = "no matching frames in note; did you mean notes?\r\n";
     assert!(ended.code == 0 && ended.shown.contains(said), "{}", ended.shown);
     let ended = Terminal::run(&place, &["cat", "notes", "--until", "2020-01-01"]).end();
-    assert!(ended.shown.contains("in notes that was asked for\r\n"), "{}", ended.shown);
+    assert!(ended.shown.contains("no matching frames in notes\r\n"), "{}", ended.shown);
 }
 
 #[test]
-fn append_does_not_wait_for_a_body_that_nobody_types() {
+fn append_on_a_terminal_does_not_wait_for_a_body() {
     let place = Place::new();
     let ended = Terminal::run(&place, &["append", "t"]).end();
     assert_eq!(ended.code, 0, "{}", ended.shown);
@@ -205,11 +205,11 @@ fn append_does_not_wait_for_a_body_that_nobody_types() {
 }
 
 #[test]
-fn what_destroys_asks_first() {
+fn destructive_subcommands_ask_first() {
     let place = filled();
     for (answer, code, left) in [("\n", 1, 2), ("n\n", 1, 2), ("y\n", 0, 1)] {
         let mut asked = Terminal::run(&place, &["remove", "0"]);
-        asked.await_text("About to remove 1 event for good. Go on? [y/N] ");
+        asked.await_text("About to remove 1 event for good. Continue? [y/N] ");
         asked.keys(answer);
         let ended = asked.end();
         assert_eq!((ended.code, ended.clean), (code, true), "{answer:?}: {}", ended.shown);
@@ -220,7 +220,7 @@ fn what_destroys_asks_first() {
 }
 
 #[test]
-fn ctrl_c_ends_what_waits_and_leaves_the_terminal_as_it_was() {
+fn ctrl_c_ends_a_follower_or_a_question_and_restores_the_terminal() {
     let place = filled();
     let _server = place.serve(&[]);
     for args in [&["tail", "metrics."][..], &["cat", "-f", "--with-body", "metrics."]] {
@@ -239,7 +239,7 @@ fn ctrl_c_ends_what_waits_and_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn top_gives_the_terminal_back_however_it_ends() {
+fn top_always_restores_the_terminal() {
     let place = filled();
     let server = place.serve(&[]);
     let begin = |args: &[&str]| {
@@ -295,7 +295,7 @@ fn top_prints_once_without_a_terminal() {
 }
 
 #[test]
-fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
+fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
     let place = filled();
     // The prompt reads keys itself once it says that it takes what is pasted.
     let ready = |typed: &Terminal, after: &str| {
@@ -305,12 +305,12 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
         });
     };
     let mut typed = Terminal::run(&place, &["eval"]);
-    ready(&typed, "Ctrl-D the prompt");
+    ready(&typed, "Ctrl-D exits");
     typed.keys("let kept = 'still', half");
     typed.await_text("half");
     typed.keys(CTRL_C);
-    typed.await_text("Ctrl-C again");
-    ready(&typed, "Ctrl-C again");
+    typed.await_text("press Ctrl-C again");
+    ready(&typed, "press Ctrl-C again");
     typed.keys("let kept = 'still'\n");
     typed.await_text("'still'\u{1b}");
     ready(&typed, "'still'\u{1b}");
@@ -343,9 +343,9 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
         typed.await_text(&format!("online{n}"));
         typed.keys(CTRL_C);
         eventually(|| {
-            (typed.shown().matches("what was declared is gone").count() == n + 1).then_some(())
+            (typed.shown().matches("declarations are lost").count() == n + 1).then_some(())
         });
-        ready(&typed, "what was declared is gone");
+        ready(&typed, "declarations are lost");
         typed.keys(&format!("typeof gone + '{n}'\n"));
         typed.await_text(&format!("undefined{n}"));
         ready(&typed, &format!("undefined{n}"));
@@ -357,13 +357,13 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
     typed.await_text("it true");
     ready(&typed, "it true");
     typed.keys(CTRL_C);
-    eventually(|| (typed.shown().matches("Ctrl-C again").count() == 2).then_some(()));
-    ready(&typed, "Ctrl-C again");
+    eventually(|| (typed.shown().matches("press Ctrl-C again").count() == 2).then_some(()));
+    ready(&typed, "press Ctrl-C again");
     typed.keys(CTRL_C);
     let ended = typed.end();
     assert_eq!((ended.code, ended.clean), (130, true), "{}", ended.shown);
     let mut typed = Terminal::run(&place, &["eval"]);
-    ready(&typed, "Ctrl-D the prompt");
+    ready(&typed, "Ctrl-D exits");
     typed.keys("\u{4}");
     let ended = typed.end();
     assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
@@ -371,7 +371,7 @@ fn ctrl_c_at_the_prompt_ends_a_line_and_twice_the_prompt() {
 
 /// What becomes of a save is said once, also while `xs.toml` keeps all of them from being taken.
 #[test]
-fn dev_tells_each_failure_once() {
+fn dev_reports_each_failure_once() {
     let place = Place::new();
     let good = "export default { topics: 'in', run() { throw new Error('kaboom'); } };";
     place.write("m/handlers/h.ts", good);
@@ -382,13 +382,13 @@ fn dev_tells_each_failure_once() {
     place.write("m/handlers/h.ts", "export default nothing.here;");
     dev.await_text("nothing is not defined");
     place.write("m/xs.toml", "[modules.h]\nallow = [\"all\"]\n");
-    dev.await_text("the modules run on as they were");
+    dev.await_text("the modules keep running as before");
     dev.await_text("at xs.toml:2:10");
     // It throws nothing: the one that did goes on with the frame it failed on, and fails again.
     place.write("m/handlers/h.ts", "export default { topics: 'in', run() {} };");
     eventually(|| (dev.shown().matches("xs.toml:2:10").count() == 2).then_some(()));
     fs::remove_file(place.path("m/xs.toml")).unwrap();
-    dev.await_text("xs.toml is as it should be again");
+    dev.await_text("xs.toml is valid again");
     eventually(|| (dev.shown().matches("handlers/h.ts started").count() == 2).then_some(()));
     dev.keys(CTRL_C);
     let ended = dev.end();

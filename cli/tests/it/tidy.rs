@@ -41,7 +41,7 @@ fn kind(name: &str) -> Option<Kind> {
 }
 
 #[test]
-fn sources_keep_the_rules_of_the_house() {
+fn sources_follow_the_tidy_rules() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut broken = Vec::new();
     for place in PLACES {
@@ -103,7 +103,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
 
 /// What the map says is where it says.
 #[test]
-fn what_the_map_and_the_readme_name_exists() {
+fn paths_named_in_the_documents_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
         let text = fs::read_to_string(root.join(page)).unwrap();
@@ -123,7 +123,7 @@ fn what_the_map_and_the_readme_name_exists() {
 }
 
 #[test]
-fn what_is_against_the_rules_is_found() {
+fn tidy_finds_planted_violations() {
     let found = |name: &str, text: &str| {
         let mut broken = Vec::new();
         look(name, kind(name).unwrap(), text, &mut broken);

@@ -49,7 +49,7 @@ fn an_export_becomes_the_same_store() {
     place.ok(&["append", "./used", "z", "-n"]);
     let refused = place.xs(&["import", "dump", "used"]);
     assert_eq!(refused.code, 1, "{}", refused.err);
-    let said = "line 1: it is older than the newest event of the store; --new-ids";
+    let said = "line 1: it is older than the newest event of the store; use --new-ids";
     assert!(refused.err.contains(said), "{}", refused.err);
     place.ok(&["import", "dump", "used", "--new-ids"]);
     let old = first[0]["id"].as_str().unwrap();
@@ -57,7 +57,7 @@ fn an_export_becomes_the_same_store() {
 }
 
 #[test]
-fn a_body_may_be_in_its_line() {
+fn import_takes_bodies_inside_lines() {
     let place = Place::new();
     filled(&place);
     let first = all(&place, "./store");
@@ -89,7 +89,7 @@ fn a_body_may_be_in_its_line() {
 }
 
 #[test]
-fn events_from_elsewhere_keep_their_times() {
+fn the_import_script_of_the_docs_keeps_times() {
     let place = Place::new();
     let page = include_str!("../../../docs/operations.md");
     let script: String = page
@@ -116,7 +116,7 @@ fn events_from_elsewhere_keep_their_times() {
 
 /// An import that is run again neither brings back what nobody sees any more nor stops at it.
 #[test]
-fn an_import_that_is_run_again_changes_nothing() {
+fn importing_twice_changes_nothing() {
     let place = Place::new();
     let lines = [
         line("03g4a5lk7bc9ucnxswp2nn1g0", "a", "last:1", 1),
@@ -149,7 +149,7 @@ fn line(id: &str, topic: &str, ttl: &str, meta: u64) -> String {
 }
 
 #[test]
-fn an_export_that_was_cut_off_goes_on() {
+fn an_interrupted_export_resumes() {
     let place = Place::new();
     filled(&place);
     place.ok(&["export", "dump"]);
@@ -161,7 +161,7 @@ fn an_export_that_was_cut_off_goes_on() {
     assert_eq!(fs::read(place.path("dump/frames.jsonl")).unwrap(), whole);
     let other = place.xs(&["export", "dump", "a"]);
     assert_eq!(other.code, 1);
-    assert!(other.err.contains("holds another export"), "{}", other.err);
+    assert!(other.err.contains("holds a different export"), "{}", other.err);
     // So long before now is another time with each run, and the same export.
     let first = place.ok(&["export", "late", "--since", "1h"]).json();
     assert_eq!(first[0]["exported"], 4);
@@ -173,7 +173,7 @@ fn an_export_that_was_cut_off_goes_on() {
 
 /// Each body is a file. What takes long is not to keep whoever stops it waiting.
 #[test]
-fn an_export_of_many_bodies_ends_at_once_and_goes_on() {
+fn an_export_stops_at_once_on_a_signal_and_resumes() {
     let place = Place::new();
     let many: String = (0..20_000).map(|n| format!("the body {n}\n")).collect();
     assert_eq!(place.xs_with(&["append", "t", "--lines"], many.as_bytes()).code, 0);
@@ -200,7 +200,7 @@ fn an_export_of_many_bodies_ends_at_once_and_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_named_and_the_rest_is() {
+fn import_names_refused_lines_and_takes_the_rest() {
     let place = Place::new();
     // As cross.stream writes it: no offset, no origin, keys of its own.
     let ids =
@@ -264,7 +264,7 @@ fn many_events_are_removed_in_several_steps() {
 
 /// Offset and id of one event are one event, and so is either of them twice.
 #[test]
-fn what_is_named_twice_is_removed_once() {
+fn removing_an_event_twice_in_one_call_counts_once() {
     let place = Place::new();
     filled(&place);
     let id = place.ok(&["get", "1"]).json()[0]["id"].as_str().unwrap().to_owned();
@@ -280,7 +280,7 @@ fn what_is_named_twice_is_removed_once() {
 
 /// What is wrong with the words is said before any store is looked for.
 #[test]
-fn a_store_before_the_directory_of_an_export_is_told_of() {
+fn export_explains_a_store_given_before_the_directory() {
     let place = Place::new();
     place.ok(&["append", "./s", "t", "x", "--ttl", "time:3d"]);
     assert_eq!(place.ok(&["cat", "./s"]).json()[0]["ttl"], "time:259200000");
@@ -341,14 +341,19 @@ fn an_archive_that_is_damaged_or_none_makes_no_store() {
     assert_eq!(damaged.code, 1, "{}", damaged.err);
     place.write("plain", "{}");
     let plain = place.xs(&["import", "plain", "copy"]);
-    assert_eq!((plain.code, plain.err.contains("it is no archive")), (1, true), "{}", plain.err);
+    assert_eq!(
+        (plain.code, plain.err.contains("not an archive written")),
+        (1, true),
+        "{}",
+        plain.err
+    );
     assert_eq!(place.xs(&["cat", "./copy"]).json().len(), 0, "nothing was imported");
     assert_eq!(place.xs(&["export"]).code, 2);
     assert_eq!(place.xs(&["export", "--archive", "x", "9"]).code, 2);
 }
 
 #[test]
-fn nothing_to_import_makes_no_store() {
+fn importing_nothing_creates_no_store() {
     let place = Place::new();
     place.write("empty/readme.txt", "");
     for from in ["none", "empty"] {

@@ -24,7 +24,7 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
          test(\"late\", async () => { await new Promise((done) => setTimeout(done, 5)); });\n",
     );
     let run = place.xs(&["test", "modules", "none", "nil"]);
-    let said = "the only test file below modules has no none or nil in its path";
+    let said = "the only test file below modules does not have none or nil in its path";
     assert_eq!((run.code, run.err.contains(said)), (3, true), "{}", run.err);
     let run = place.xs(&["test", "modules"]);
     assert_eq!(run.code, 1, "{}", run.err);
@@ -54,7 +54,7 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
 
 /// Such a loop cannot be left but by ending all that runs beside it.
 #[test]
-fn a_test_with_an_endless_loop_hides_no_other() {
+fn a_test_with_an_endless_loop_does_not_hide_others() {
     let place = Place::new();
     place.write(
         "modules/a.test.ts",

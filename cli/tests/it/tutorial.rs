@@ -51,7 +51,7 @@ pub(crate) fn run(place: &Place, script: &str) -> Output {
 }
 
 #[test]
-fn the_tutorial_does_what_it_says() {
+fn the_tutorial_works() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tutorial.md");
     let place = Place::new();
     let (script, commands) = script(&fs::read_to_string(page).unwrap());

@@ -118,7 +118,7 @@ fn frames_move_between_stores_under_old_and_new_ids() {
 
 /// Also while an import of the same frame is on its way, and again once it was removed.
 #[test]
-fn imports_side_by_side_store_each_frame_once() {
+fn concurrent_imports_store_each_frame_once() {
     let (place, used) = (Place::new(), Place::new());
     let servers = [&place, &used].map(|place| place.serve(&[]));
     runtime().block_on(async {
@@ -191,7 +191,7 @@ async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
 
 /// Where nothing is stored because of what is there already.
 #[test]
-fn an_answer_is_durable_only_once_what_it_tells_of_is() {
+fn an_import_answer_is_durable_only_when_the_counted_frames_are() {
     let place = Place::new();
     let _server = place.serve(&["--sync", "none"]);
     runtime().block_on(async {
@@ -225,7 +225,7 @@ fn an_answer_is_durable_only_once_what_it_tells_of_is() {
 }
 
 #[test]
-fn a_place_for_a_copy_that_is_none_is_no_fault_of_the_store() {
+fn a_bad_copy_destination_is_not_blamed_on_the_store() {
     let place = Place::new();
     let _server = place.serve(&[]);
     runtime().block_on(async {
@@ -317,7 +317,7 @@ fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
 }
 
 #[test]
-fn places_hold_for_the_store_and_epoch_they_are_from() {
+fn resume_points_are_bound_to_their_store_and_epoch() {
     let place = Place::new();
     let server = place.serve(&[]);
     let (before, head) = runtime().block_on(async {

@@ -7,7 +7,7 @@
 //! | J1 endless loops; J2 endless microtasks | `RUNS`; runtime `isolate::hostile` |
 //! | J3 JSON, J4 searches without a pause; J6 a blocking wait | `RUNS`, as a wedged thread; runtime `isolate::hostile` |
 //! | J5 one long native call | `RUNS` |
-//! | J7 a wait that outlasts its stop | `what_is_replaced_in_the_middle_of_it_ends`; runtime `host::generator` |
+//! | J7 a wait that outlasts its stop | `a_replaced_busy_module_ends`; runtime `host::generator` |
 //! | J8 objects, J9 buffers and WebAssembly, J10 shared buffers | `RUNS`; runtime `isolate::hostile` |
 //! | J11 a heap limit that is met again, J12 none at all | `RUNS`, "objects, caught"; `Limits::default()` has one |
 //! | J13 recursion, deep and cyclic values | `RUNS`; runtime `isolate::hostile` |
@@ -21,7 +21,7 @@
 //! | J29 its own topic, rings | `RUNS`; runtime `host::handler` |
 //! | J30 timers, J31 promises by the million | `RUNS` |
 //! | J32 a leak | `RUNS`, "a leak"; runtime `isolate::floods` |
-//! | J33 replaced, J34 stopped in the middle of it | `what_is_replaced_in_the_middle_of_it_ends` |
+//! | J33 replaced, J34 stopped in the middle of it | `a_replaced_busy_module_ends` |
 //! | J35 a thousand starts and stops, J36 a hog among 64 | `many.rs` |
 //! | J37 a crash at any moment | `crash.rs`, `kill.rs` |
 //! | J38 addresses, files, programs, variables not granted | `RUNS`; runtime `isolate::escapes`; `apart.rs` |
@@ -212,7 +212,7 @@ const MODULES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn the_worst_harms_nobody_else() {
+fn hostile_modules_do_not_harm_others() {
     let place = Place::new();
     place.write("modules/handlers/healthy.js", HEALTHY);
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
@@ -259,7 +259,7 @@ fn the_worst_harms_nobody_else() {
 
 /// Replaced or deleted while it does its worst, a module is gone, and the next version goes on.
 #[test]
-fn what_is_replaced_in_the_middle_of_it_ends() {
+fn a_replaced_busy_module_ends() {
     let place = Place::new();
     place.write("modules/handlers/healthy.js", HEALTHY);
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);

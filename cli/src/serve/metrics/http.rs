@@ -75,7 +75,7 @@ where
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a reader of metrics");
+                tracing::warn!(%error, "cannot accept a metrics connection");
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }

@@ -24,7 +24,7 @@ pub(super) use self::probe::Probe;
 pub(super) use self::store::room;
 use self::text::{Exposition, Kind};
 use crate::args::MetricsArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::serve::Fullness;
 
 /// How long an exposition is reused, so that many readers cost as much as one.
@@ -62,14 +62,14 @@ pub(super) fn check(args: &MetricsArgs) -> anyhow::Result<()> {
     match args.metrics.as_ref() {
         None => Ok(()),
         Some(Address::Tcp(socket)) if socket.ip().is_loopback() || args.metrics_public => Ok(()),
-        Some(address @ Address::Tcp(_)) => Fault::fail(
+        Some(address @ Address::Tcp(_)) => ExitError::fail(
             Exit::Usage,
             format!(
-                "{address}: other machines could read the metrics; if they may, say --metrics-public"
+                "{address}: other machines could read the metrics; --metrics-public allows that"
             ),
         ),
         Some(address) => {
-            Fault::fail(Exit::Usage, format!("{address}: --metrics takes :port or host:port"))
+            ExitError::fail(Exit::Usage, format!("{address}: --metrics expects :port or host:port"))
         }
     }
 }
@@ -85,7 +85,7 @@ impl Metrics {
             return Ok(Self { probe, task: None });
         };
         let listener = TcpListener::bind(socket).await;
-        let listener = listener.with_context(|| format!("cannot answer HTTP on {socket}"))?;
+        let listener = listener.with_context(|| format!("cannot serve HTTP on {socket}"))?;
         let address = listener.local_addr()?;
         tracing::info!(%address, "metrics");
         let pages = Arc::new(Pages::new(Arc::clone(&probe)));
@@ -154,10 +154,10 @@ impl Pages {
 fn expose(probe: &Probe, began: SystemTime) -> String {
     let mut out = Exposition::default();
     let version = env!("CARGO_PKG_VERSION");
-    out.family("xs_build_info", Kind::Gauge, "The program; always 1.")
+    out.family("xs_build_info", Kind::Gauge, "Version of the server; always 1.")
         .value(&[("version", version)], 1);
     let ready = probe.readiness().iter().all(|check| check.failure.is_none());
-    out.family("xs_ready", Kind::Gauge, "Whether /readyz says that the store takes appends.")
+    out.family("xs_ready", Kind::Gauge, "Whether /readyz reports that the store accepts appends.")
         .value(&[], u64::from(ready));
     process(&mut out, began);
     if let Some(served) = probe.served() {
@@ -170,7 +170,7 @@ fn expose(probe: &Probe, began: SystemTime) -> String {
             out.family(
                 "xs_tls_certificate_expiry_timestamp_seconds",
                 Kind::Gauge,
-                "When the certificate in use ends, in seconds since 1970.",
+                "Expiry of the certificate in use, in seconds since 1970.",
             )
             .number(&[], end as f64);
         }
@@ -185,11 +185,11 @@ fn process(out: &mut Exposition, began: SystemTime) {
     out.family(
         "process_start_time_seconds",
         Kind::Gauge,
-        "When the process began to serve, in seconds since 1970.",
+        "Start time of the process, in seconds since 1970.",
     )
     .number(&[], since.as_secs_f64());
     if let Some(bytes) = resident_bytes() {
-        out.family("process_resident_memory_bytes", Kind::Gauge, "Memory that is resident.")
+        out.family("process_resident_memory_bytes", Kind::Gauge, "Resident memory.")
             .value(&[], bytes);
     }
     if let Ok(open) = count_descriptors() {

@@ -51,7 +51,7 @@ impl Probe {
         let served = self.served();
         let failure = match served.map(|served| served.store.health()) {
             Some(Health::Poisoned(why)) => {
-                Some(format!("a write failed: only a new start can go on: {why}"))
+                Some(format!("a write failed; restart the server: {why}"))
             }
             _ => None,
         };
@@ -67,7 +67,7 @@ impl Probe {
         };
         let failure = |failed: bool, why: &str| failed.then(|| why.to_owned());
         let mut checks = vec![
-            Check { name: "recovered", failure: failure(!recovered, "the store is being opened") },
+            Check { name: "recovered", failure: failure(!recovered, "the store is opening") },
             Check { name: "serving", failure: failure(stopping, "the server is stopping") },
         ];
         if let Some(served) = self.served() {

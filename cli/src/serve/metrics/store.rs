@@ -17,31 +17,43 @@ pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
     let mut gauge = |name, help, value| {
         out.family(name, Kind::Gauge, help).value(&[], value);
     };
-    gauge("xs_log_head_offset", "Offset that the next frame will get.", stats.info.head);
-    gauge("xs_log_bytes", "Bytes of the log that readers see.", stats.frames.log_bytes);
-    gauge("xs_store_epoch", "The present opening of the store.", stats.info.epoch);
+    gauge("xs_log_head_offset", "Offset of the next frame.", stats.info.head);
+    gauge("xs_log_bytes", "Committed bytes of the log.", stats.frames.log_bytes);
+    gauge(
+        "xs_store_epoch",
+        "Epoch: grows each time the store is opened for writing.",
+        stats.info.epoch,
+    );
     gauge("xs_topics", "Topics with at least one frame.", stats.topics);
     gauge("xs_cursors", "Cursors.", stats.cursors);
     gauge(
         "xs_cursor_lag_max_frames",
-        "How many offsets the slowest cursor of a reader lies behind the head.",
+        "Lag of the slowest reader cursor, in offsets behind the head.",
         lag_max(store, stats.info.head),
     );
     gauge("xs_blobs_sealed", "Blobs in sealed packs.", stats.blobs_sealed);
-    gauge("xs_maps_open", "Files that are mapped.", stats.maps_open);
-    gauge("xs_scrub_read_bytes", "Bytes that the present scrub has read.", stats.scrub.bytes);
-    out.family("xs_scrub_passes_total", Kind::Counter, "Scrubs that came to their end.")
+    gauge("xs_maps_open", "Memory-mapped files.", stats.maps_open);
+    gauge("xs_scrub_read_bytes", "Bytes read by the current scrub pass.", stats.scrub.bytes);
+    out.family("xs_scrub_passes_total", Kind::Counter, "Completed scrub passes.")
         .value(&[], stats.scrub.passes);
-    out.family("xs_frames", Kind::Gauge, "Frames in the log, and of those the ones not removed.")
+    out.family("xs_frames", Kind::Gauge, "Frames in the log: stored, and live (not removed).")
         .value(&[("state", "stored")], stats.frames.stored)
         .value(&[("state", "live")], stats.frames.live);
     expose_files(&stats.files, out);
     expose_space(&stats.space, out);
     if let Some((free, size)) = room(dir) {
-        out.family("xs_filesystem_avail_bytes", Kind::Gauge, "Free bytes where the store is.")
-            .value(&[], free);
-        out.family("xs_filesystem_size_bytes", Kind::Gauge, "All bytes where the store is.")
-            .value(&[], size);
+        out.family(
+            "xs_filesystem_avail_bytes",
+            Kind::Gauge,
+            "Free bytes on the store's filesystem.",
+        )
+        .value(&[], free);
+        out.family(
+            "xs_filesystem_size_bytes",
+            Kind::Gauge,
+            "Size of the store's filesystem in bytes.",
+        )
+        .value(&[], size);
     }
     expose_commits(&stats.commit, out);
 }
@@ -103,14 +115,13 @@ fn expose_space(space: &SpaceStats, out: &mut Exposition) {
 }
 
 fn expose_commits(times: &CommitTimes, out: &mut Exposition) {
-    out.family("xs_commits_total", Kind::Counter, "Groups of batches that were committed.")
-        .value(&[], times.groups);
+    out.family("xs_commits_total", Kind::Counter, "Group commits.").value(&[], times.groups);
     let mut family = out.family(
         "xs_commit_stage_duration_seconds",
         Kind::Histogram,
-        "Time of the stages of a commit: waiting for the one before (queue), handing the bytes to \
-         the operating system (write), fsync (sync), telling readers (publish). Of commits \
-         without a sync one in sixteen is measured.",
+        "Duration of the stages of a commit: waiting for the previous one (queue), passing the \
+         bytes to the operating system (write), fsync (sync), notifying readers (publish). Commits \
+         without a sync are sampled, one in sixteen.",
     );
     for (stage, histogram) in [
         ("queue", &times.queue),
@@ -131,43 +142,45 @@ pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
         out.family(name, kind, help).value(&[], value);
     };
     one("xs_connections", Kind::Gauge, "Connections.", stats.connections);
-    one(
-        "xs_connections_accepted_total",
-        Kind::Counter,
-        "Connections that came in.",
-        stats.accepted,
-    );
+    one("xs_connections_accepted_total", Kind::Counter, "Accepted connections.", stats.accepted);
     one(
         "xs_tls_handshakes_failed_total",
         Kind::Counter,
-        "TLS handshakes that failed.",
+        "Failed TLS handshakes.",
         stats.handshakes_failed,
     );
     one(
         "xs_connections_gave_way_total",
         Kind::Counter,
-        "Connections that had not said HELLO and gave way to others.",
+        "Connections closed before HELLO to make room for others.",
         stats.gave_way,
     );
-    one("xs_received_bytes_total", Kind::Counter, "Bytes from connections.", stats.read_bytes);
-    one("xs_sent_bytes_total", Kind::Counter, "Bytes to connections.", stats.written_bytes);
-    one("xs_streams", Kind::Gauge, "Subscriptions, calls, uploads and downloads.", stats.streams);
+    one(
+        "xs_received_bytes_total",
+        Kind::Counter,
+        "Bytes received on connections.",
+        stats.read_bytes,
+    );
+    one("xs_sent_bytes_total", Kind::Counter, "Bytes sent on connections.", stats.written_bytes);
+    one(
+        "xs_streams",
+        Kind::Gauge,
+        "Open streams: subscriptions, calls, uploads and downloads.",
+        stats.streams,
+    );
     one("xs_subscriptions", Kind::Gauge, "Subscriptions.", stats.subscriptions);
     one(
         "xs_subscription_lag_max_frames",
         Kind::Gauge,
-        "How many offsets the slowest subscription lies behind the head.",
+        "Lag of the slowest subscription, in offsets behind the head.",
         stats.lag_frames_max,
     );
-    let mut family = out.family("xs_requests_total", Kind::Counter, "Requests that were served.");
+    let mut family = out.family("xs_requests_total", Kind::Counter, "Requests by operation.");
     for (op, count) in &stats.requests {
         family.value(&[("op", &op.name().to_ascii_lowercase())], *count);
     }
-    let mut family = out.family(
-        "xs_refusals_total",
-        Kind::Counter,
-        "Requests that were refused, by the class of the code.",
-    );
+    let mut family =
+        out.family("xs_refusals_total", Kind::Counter, "Refused requests by error class.");
     for (class, count) in CLASSES.iter().zip(stats.refused) {
         family.value(&[("class", class)], count);
     }
@@ -175,16 +188,19 @@ pub(super) fn expose_server(stats: &ServerStats, out: &mut Exposition) {
 
 /// Metrics of the tokens.
 pub(super) fn expose_guard(guard: &TokenGuard, out: &mut Exposition) {
-    out.family("xs_tokens", Kind::Gauge, "Tokens that have not expired.")
-        .value(&[], guard.usable() as u64);
+    out.family("xs_tokens", Kind::Gauge, "Valid tokens.").value(&[], guard.usable() as u64);
     out.family(
         "xs_tokens_current",
         Kind::Gauge,
-        "Whether the tokens in use are those of the file; 0 while it is damaged.",
+        "Whether the tokens in use match the tokens file; 0 while the file is damaged.",
     )
     .value(&[], u64::from(guard.is_current()));
-    out.family("xs_logins_refused_total", Kind::Counter, "Clients without a good token.")
-        .value(&[], guard.refused());
+    out.family(
+        "xs_logins_refused_total",
+        Kind::Counter,
+        "Logins refused for lack of a valid token.",
+    )
+    .value(&[], guard.refused());
 }
 
 /// Free and total bytes of the file system that holds the store.

@@ -17,7 +17,7 @@ use super::survey::{self, Module, meta};
 use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
@@ -28,7 +28,7 @@ pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if !module.wanted {
         let facts = [("event", Value::Null), ("state", json!(module.state()))];
-        say(out, &key, &format!("{key} does not run"), &facts)?;
+        say(out, &key, &format!("{key} is not running"), &facts)?;
         return Ok(Exit::Ok);
     }
     let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
@@ -56,13 +56,13 @@ pub(super) async fn reset(
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     let cursors = cursors_of(asked.client, &key).await?;
     let count = counted(cursors.len() as u64, "cursor");
-    let what = format!("{key}: its position and state, {count}");
+    let what = format!("the position and state of {key} ({count})");
     if sure.dry_run {
         let facts = [("cursors", json!(cursors.len())), ("dry_run", json!(true))];
-        say(out, &key, &format!("would forget {what}"), &facts)?;
+        say(out, &key, &format!("would delete {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("forget {what}"), sure).await?;
+    sure::ask(&format!("delete {what}"), sure).await?;
     let drop = |name| CursorChange { name, expect: ExpectRevision::Any, set: None };
     let cursors = cursors.into_iter().map(drop).collect();
     // A running module is restarted in the same batch, so that nothing of its state survives.
@@ -70,7 +70,7 @@ pub(super) async fn reset(
     if create.is_empty() {
         append(asked.client, create, cursors).await?;
         let facts = [("event", Value::Null), ("state", json!(module.state()))];
-        say(out, &key, &format!("{key} begins anew when it is started"), &facts)?;
+        say(out, &key, &format!("{key} will start over when it is started"), &facts)?;
         return Ok(Exit::Ok);
     }
     let asked_by = append(asked.client, create, cursors).await?;
@@ -80,12 +80,12 @@ pub(super) async fn reset(
 /// A new `create` frame for the newest version. It names the same file, which then counts as taken.
 fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
     let Some(create) = &module.create else {
-        return Fault::fail(Exit::NotFound, format!("no source of {key} is in the log"));
+        return ExitError::fail(Exit::NotFound, format!("the log has no source of {key}"));
     };
     if let Some(error) = survey::refused(create) {
         let why = survey::summary_of(&error);
-        let text = format!("the newest version of {key} cannot run; save its file: {why}");
-        return Fault::fail(Exit::Failed, text);
+        let text = format!("the newest version of {key} is invalid; fix and save its file: {why}");
+        return ExitError::fail(Exit::Failed, text);
     }
     let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
     frame.meta = Meta::parse(create.meta().to_vec())?;
@@ -122,14 +122,14 @@ async fn settle(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if !asked.served {
-        let text = format!("{key}: the next server with its modules will do it");
+        let text = format!("{key}: takes effect when a server runs its modules");
         say(out, key, &text, &[("event", Value::Null), ("state", json!("waiting for a server"))])?;
         return Ok(Exit::Ok);
     }
     let waited = outcome(asked.client, key, asked_by, outcomes);
     let Ok(found) = tokio::time::timeout(ANSWER_MAX, waited).await else {
-        let text = format!("no server said what came of it; xs modules show {}", key.name);
-        return Fault::fail(Exit::TimedOut, text);
+        let text = format!("no server confirmed it; check with xs modules show {}", key.name);
+        return ExitError::fail(Exit::TimedOut, text);
     };
     let (event, told) = found?;
     match event {
@@ -137,7 +137,7 @@ async fn settle(
             let message = survey::message(&told);
             let place = survey::place(&told).map(|place| format!(" ({place})"));
             let text = format!("{key}: {message}{}", place.unwrap_or_default());
-            Fault::fail(Exit::Failed, text)
+            ExitError::fail(Exit::Failed, text)
         }
         _ => {
             let event = event.as_str();
@@ -177,5 +177,5 @@ async fn outcome(
             }
         }
     }
-    Fault::fail(Exit::Unreachable, "the server ended")
+    ExitError::fail(Exit::Unreachable, "the server stopped")
 }

@@ -10,10 +10,10 @@ use xs_runtime::host::check::{Checked, check};
 use super::survey;
 use super::within::{Within, within};
 use crate::args::AllowArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 
-pub(super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
+pub(in super::super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exit> {
     let Within { dir, file: only } = within(&path);
     let checked = check(&dir, &allowed.allow(Vec::new())).await;
     let mut checked =
@@ -41,9 +41,9 @@ pub(super) async fn run(path: PathBuf, allowed: AllowArgs) -> anyhow::Result<Exi
     }
     out.flush()?;
     if checked.is_empty() {
-        let text = "no module: they lie in generators/, handlers/ and commands/";
+        let text = "no modules: they belong in generators/, handlers/ and commands/";
         let is = if path.is_file() { "is" } else { "holds" };
-        return Fault::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
+        return ExitError::fail(Exit::NotFound, format!("{} {is} {text}", path.display()));
     }
     let failed = checked.iter().any(|checked| checked.error.is_some());
     Ok(if failed { Exit::Failed } else { Exit::Ok })

@@ -7,7 +7,7 @@ use xs_runtime::Kind;
 use super::Asked;
 use super::show::print;
 use super::survey::{self, Facts, meta};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 
 pub(in crate::subcommand) async fn describe_command(
@@ -17,7 +17,7 @@ pub(in crate::subcommand) async fn describe_command(
 ) -> anyhow::Result<Exit> {
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if key.kind != Kind::Command {
-        return Fault::fail(Exit::NotFound, format!("{name} is a {}, not a command", key.kind));
+        return ExitError::fail(Exit::NotFound, format!("{name} is a {}, not a command", key.kind));
     }
     let active = module.active.as_ref().map(meta).unwrap_or_default();
     let mut facts = Facts::default();
@@ -40,7 +40,7 @@ pub(in crate::subcommand) async fn describe_command(
     arguments(&active["args"], out)?;
     limits(&active, out)?;
     let file = module.file.as_ref().map(|file| format!(", from {file}")).unwrap_or_default();
-    let text = out.paint(Paint::Faint, &format!("It is {}{file}.", module.state()));
+    let text = out.paint(Paint::Faint, &format!("State: {}{file}.", module.state()));
     out.line("")?;
     out.line(&text)?;
     Ok(Exit::Ok)
@@ -88,12 +88,12 @@ fn limits(active: &Value, out: &mut Output) -> std::io::Result<()> {
         ))?;
     }
     if let Some(count) = active["concurrency"].as_u64() {
-        out.line(&format!("Calls that run side by side: {count}; more wait."))?;
+        out.line(&format!("Concurrent calls: {count}; more wait."))?;
     }
     let permissions = active["permissions"].as_object();
     for (what, names) in permissions.into_iter().flatten() {
         let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-        out.line(&format!("It may use ({what}): {}", names.collect::<Vec<_>>().join(", ")))?;
+        out.line(&format!("Permissions ({what}): {}", names.collect::<Vec<_>>().join(", ")))?;
     }
     Ok(())
 }

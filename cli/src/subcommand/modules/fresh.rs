@@ -9,7 +9,7 @@ use xs_runtime::host::editor;
 use xs_runtime::{Kind, ProcessorName};
 
 use crate::args::KindArg;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 const GENERATOR: &str = r#"import { generator } from "xs";
@@ -69,9 +69,10 @@ fn named(dir: &Path, name: &str, depth: usize) -> Option<PathBuf> {
         .find_map(|(below, rest)| named(&below, rest, depth - 1))
 }
 
-pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
-    let name = ProcessorName::parse(&name.replace('/', "."))
-        .map_err(|error| Fault::new(Exit::Usage, format!("{name:?} is no name: {error}")))?;
+pub(in super::super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit> {
+    let name = ProcessorName::parse(&name.replace('/', ".")).map_err(|error| {
+        ExitError::new(Exit::Usage, format!("{name:?} is not a valid name: {error}"))
+    })?;
     let (kind, text) = match kind {
         KindArg::Generator => (Kind::Generator, GENERATOR),
         KindArg::Handler => (Kind::Handler, HANDLER),
@@ -81,21 +82,21 @@ pub(super) fn make(kind: KindArg, name: &str, dir: &Path) -> anyhow::Result<Exit
     for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
         if let Some(rival) = named(&dir.join(other.dir()), name.as_str(), DEPTH_MAX) {
             let text = format!(
-                "{} has that name: neither would run, as names are unique over the three kinds",
+                "{} has that name; names must be unique across the three kinds",
                 rival.display()
             );
-            return Fault::fail(Exit::Failed, text);
+            return ExitError::fail(Exit::Failed, text);
         }
     }
-    fs::create_dir_all(dir.join(kind.dir())).context("cannot make the directory of the module")?;
+    fs::create_dir_all(dir.join(kind.dir())).context("cannot create the module's directory")?;
     let made = fs::File::options().write(true).create_new(true).open(&path);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-        let text = format!("{} is there already; it was left as it is", path.display());
-        return Fault::fail(Exit::Failed, text);
+        let text = format!("{} already exists and was not changed", path.display());
+        return ExitError::fail(Exit::Failed, text);
     }
-    let mut file = made.with_context(|| format!("cannot make {}", path.display()))?;
+    let mut file = made.with_context(|| format!("cannot create {}", path.display()))?;
     file.write_all(text.replace("NAME", name.as_str()).as_bytes())?;
-    editor::keep_current(dir).context("cannot write the types for editors")?;
+    editor::keep_current(dir).context("cannot write the type definitions for editors")?;
     let mut out = Output::stdout();
     out.line(&path.display().to_string())?;
     out.flush()?;

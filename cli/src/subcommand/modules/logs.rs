@@ -66,8 +66,8 @@ fn line(frame: &Frame, out: &mut Output) -> std::io::Result<()> {
     }
     let what = match event {
         Some(Event::Invalid) => "the version is invalid",
-        Some(Event::FinError) => "it has ended with an error",
-        Some(Event::Retrying) => "it has failed and is tried again",
+        Some(Event::FinError) => "it ended with an error",
+        Some(Event::Retrying) => "it failed and will be retried",
         _ => "",
     };
     let text = match what {

@@ -18,19 +18,21 @@ use xs_protocol::Client;
 use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::lifecycle::Key;
 
+pub(super) use check::run as check;
 pub(super) use command::describe_command;
+pub(super) use fresh::make;
 pub(super) use logs::said;
 pub(super) use show::lag;
 pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 pub(super) use survey::{all, config_error_of, describe, meant, meta, place, summary};
 pub(super) use within::{Within, within};
 
-use crate::args::ModulesSubcommand;
+use crate::args::ModulesStoreSubcommand;
 use crate::exit::Exit;
 use crate::output::Output;
 
 /// What happens to the modules while `xs.toml` is invalid.
-pub(super) const STILL: &str = "no change is acted on; the modules run on as they were";
+pub(super) const STILL: &str = "changes are ignored; the modules keep running as before";
 
 /// The queried store, and whether a server answers for it.
 #[derive(Clone, Copy)]
@@ -39,40 +41,28 @@ pub(super) struct Asked<'a> {
     pub(super) served: bool,
 }
 
-/// Runs a subcommand that needs no store; returns it if it needs one.
-pub(super) async fn without_store(
-    subcommand: ModulesSubcommand,
-) -> Result<anyhow::Result<Exit>, ModulesSubcommand> {
-    match subcommand {
-        ModulesSubcommand::New { kind, name, dir } => Ok(fresh::make(kind, &name, &dir)),
-        ModulesSubcommand::Check { dir, allow } => Ok(check::run(dir, allow).await),
-        subcommand => Err(subcommand),
-    }
-}
-
 /// Runs a subcommand on a store.
 pub(super) async fn run(
     asked: Asked<'_>,
-    subcommand: ModulesSubcommand,
+    subcommand: ModulesStoreSubcommand,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     match subcommand {
-        ModulesSubcommand::List { check, all } => list(asked, check, all, out).await,
-        ModulesSubcommand::Show { name } => show::show(asked, &name, out).await,
-        ModulesSubcommand::State { name, at } => show::state(asked, &name, at, out).await,
-        ModulesSubcommand::Logs { name, count, follow } => {
+        ModulesStoreSubcommand::List { check, all } => list(asked, check, all, out).await,
+        ModulesStoreSubcommand::Show { name } => show::show(asked, &name, out).await,
+        ModulesStoreSubcommand::State { name, at } => show::state(asked, &name, at, out).await,
+        ModulesStoreSubcommand::Logs { name, count, follow } => {
             logs::run(asked, &name, count, follow, out).await
         }
-        ModulesSubcommand::Stop { name } => act::stop(asked, &name, out).await,
-        ModulesSubcommand::Start { name } => act::start(asked, &name, out).await,
-        ModulesSubcommand::Reset { name, sure } => act::reset(asked, &name, sure, out).await,
-        ModulesSubcommand::Parked { name } => parked::list(asked, &name, out).await,
-        ModulesSubcommand::Unpark { name, ids } => parked::unpark(asked, &name, ids, out).await,
-        ModulesSubcommand::Discard { name, ids, sure } => {
-            parked::discard(asked, &name, ids, sure, out).await
+        ModulesStoreSubcommand::Stop { name } => act::stop(asked, &name, out).await,
+        ModulesStoreSubcommand::Start { name } => act::start(asked, &name, out).await,
+        ModulesStoreSubcommand::Reset { name, sure } => act::reset(asked, &name, sure, out).await,
+        ModulesStoreSubcommand::Parked { name } => parked::list(asked, &name, out).await,
+        ModulesStoreSubcommand::Unpark { name, ids } => {
+            parked::unpark(asked, &name, ids, out).await
         }
-        ModulesSubcommand::New { .. } | ModulesSubcommand::Check { .. } => {
-            unreachable!("taken where no store is needed")
+        ModulesStoreSubcommand::Discard { name, ids, sure } => {
+            parked::discard(asked, &name, ids, sure, out).await
         }
     }
 }

@@ -18,7 +18,7 @@ use super::survey::{self, meta, summary};
 use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
@@ -61,7 +61,7 @@ async fn handler(asked: Asked<'_>, name: &Topic) -> anyhow::Result<Key> {
     if key.kind == Kind::Handler {
         return Ok(key);
     }
-    Fault::fail(Exit::Usage, format!("{key} parks nothing; only handlers do"))
+    ExitError::fail(Exit::Usage, format!("{key} is not a handler; only handlers park inputs"))
 }
 
 pub(super) async fn list(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
@@ -92,7 +92,7 @@ pub(super) async fn unpark(
     let chosen = Chosen::find(asked.client, &key, &ids).await?;
     let count = chosen.decide(UNPARK).await?;
     let inputs = counted(count as u64, "input");
-    let text = format!("{inputs} of {key} will be handled again");
+    let text = format!("{inputs} of {key} will be retried");
     say(out, &key, &text, &[("unparked", json!(count))])?;
     Ok(Exit::Ok)
 }
@@ -109,17 +109,17 @@ pub(super) async fn discard(
     let count = chosen.records.len();
     let what = format!("{} of {key}", counted(count as u64, "parked input"));
     if count == 0 {
-        say(out, &key, &format!("{key} has no parked input"), &[("discarded", json!(0))])?;
+        say(out, &key, &format!("{key} has no parked inputs"), &[("discarded", json!(0))])?;
         return Ok(Exit::Ok);
     }
     if sure.dry_run {
         let facts = [("discarded", json!(count)), ("dry_run", json!(true))];
-        say(out, &key, &format!("would give up {what}"), &facts)?;
+        say(out, &key, &format!("would discard {what}"), &facts)?;
         return Ok(Exit::Ok);
     }
-    sure::ask(&format!("give up {what}"), sure).await?;
+    sure::ask(&format!("discard {what}"), sure).await?;
     let count = chosen.decide(DISCARD).await?;
-    let text = format!("{} of {key} given up", counted(count as u64, "parked input"));
+    let text = format!("{} of {key} discarded", counted(count as u64, "parked input"));
     say(out, &key, &text, &[("discarded", json!(count))])?;
     Ok(Exit::Ok)
 }
@@ -207,7 +207,7 @@ fn check<'f>(records: impl IntoIterator<Item = &'f Frame>, ids: &[FrameId]) -> a
     let named: BTreeSet<_> = records.into_iter().flat_map(names).collect();
     match ids.iter().find(|id| !named.contains(id)) {
         None => Ok(()),
-        Some(id) => Fault::fail(Exit::NotFound, format!("no parked input has the id {id}")),
+        Some(id) => ExitError::fail(Exit::NotFound, format!("no parked input with id {id}")),
     }
 }
 

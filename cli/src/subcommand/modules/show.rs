@@ -13,7 +13,7 @@ use xs_runtime::host::{Place, Retry};
 use super::survey::{self, Facts, Module, describe, meta};
 use super::{Asked, STILL, parked};
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint};
 use crate::subcommand::frames;
 use crate::variables;
@@ -63,7 +63,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
         facts.add("last_error", error);
     }
     let config = survey::config_error(asked).await?;
-    let mend = config.is_some().then(|| format!("mend {CONFIG_FILE}: {STILL}"));
+    let mend = config.is_some().then(|| format!("fix {CONFIG_FILE}: {STILL}"));
     if let Some((_, error)) = config {
         facts.add(CONFIG_FILE, error);
     }
@@ -168,7 +168,10 @@ pub(super) async fn state(
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
     if key.kind != Kind::Handler {
-        return Fault::fail(Exit::Usage, format!("{key} keeps no state; only handlers do"));
+        return ExitError::fail(
+            Exit::Usage,
+            format!("{key} is not a handler; only handlers have state"),
+        );
     }
     let env = variables::of_process().collect();
     let json = match at {
@@ -179,8 +182,8 @@ pub(super) async fn state(
         }
         None => {
             let Some(cursor) = survey::cursor(asked.client, &key).await? else {
-                let text = format!("{key} has not begun: there is no state yet");
-                return Fault::fail(Exit::NotFound, text);
+                let text = format!("{key} has not handled anything yet, so it has no state");
+                return ExitError::fail(Exit::NotFound, text);
             };
             Place::of(&cursor)?.state.map(|state| state.json)
         }

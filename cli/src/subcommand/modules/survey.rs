@@ -14,7 +14,7 @@ use xs_runtime::host::{CONFIG_TOPIC, processor_cursor};
 use super::Asked;
 use crate::alike::nearest;
 use crate::connect::explain;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 
 /// The topics of frames about modules, and about the servers and Hosts that ran them.
 pub(crate) const TOPICS: &str =
@@ -68,7 +68,9 @@ pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMa
 /// The error for a user who may not see modules, without naming the unreadable topics.
 fn not_shown(error: ClientError) -> anyhow::Error {
     match error.class() {
-        Class::Access => Fault::new(Exit::Denied, "modules are shown to admins and hosts").into(),
+        Class::Access => {
+            ExitError::new(Exit::Denied, "only admins and hosts may list modules").into()
+        }
         _ => explain(error),
     }
 }
@@ -188,9 +190,9 @@ pub(super) async fn one(
     named.pop().ok_or_else(|| {
         let advice = match meant(name, &others, None) {
             Some(meant) => format!("did you mean {meant}?"),
-            None => "xs modules list names those there are".to_owned(),
+            None => "xs modules list shows all modules".to_owned(),
         };
-        Fault::new(Exit::NotFound, format!("no module {name}; {advice}")).into()
+        ExitError::new(Exit::NotFound, format!("no module {name}; {advice}")).into()
     })
 }
 
@@ -365,7 +367,7 @@ pub(crate) fn describe(error: &Value) -> String {
 pub(super) fn message(error: &Value) -> &str {
     match (error["message"].as_str(), error["reason"].as_str()) {
         (Some(message), _) => message,
-        (None, Some("finished")) => "it has ended and runs again",
+        (None, Some("finished")) => "it ended and was restarted",
         (None, _) => "no message",
     }
 }
@@ -412,7 +414,7 @@ mod tests {
             describe(&error),
             "cpu: Error: x\n  at a.ts:1:2\n> 1 | x\n    at f (a.ts:1:2)\n    at run (a.ts:3:4)"
         );
-        assert_eq!(describe(&json!({ "reason": "finished" })), "it has ended and runs again");
+        assert_eq!(describe(&json!({ "reason": "finished" })), "it ended and was restarted");
     }
 
     fn module(event: Event, running: Running) -> Module {

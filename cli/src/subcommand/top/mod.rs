@@ -21,7 +21,7 @@ use self::screen::{Event, Screen};
 use self::view::{Asked, View};
 use super::modules::Asked as Store;
 use crate::args::TopArgs;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
 pub(super) async fn run(
@@ -32,8 +32,8 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     if !top.once && !out.is_person() {
-        let text = "top needs a terminal; xs top --once prints the same once";
-        return Fault::fail(Exit::Usage, text);
+        let text = "top needs a terminal; xs top --once prints the same data once";
+        return ExitError::fail(Exit::Usage, text);
     }
     let mut sampler = Sampler::new(store, top.patterns.or(TopicPatterns::all())?);
     let mut look = sampler.look().await?;

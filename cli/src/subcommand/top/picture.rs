@@ -114,9 +114,9 @@ impl Scene<'_> {
 fn foot(view: &View) -> String {
     let filter = printable(&view.filter);
     match (view.typing, view.filter.is_empty()) {
-        (true, _) => format!("filter: {filter}_   Enter keeps it, Esc forgets it"),
-        (false, true) => "q end   n c r b s sort   / filter   arrows scroll".to_owned(),
-        (false, false) => format!("filter: {filter}   / changes it, Esc forgets it"),
+        (true, _) => format!("filter: {filter}_   Enter keeps it, Esc clears it"),
+        (false, true) => "q quit   n c r b s sort   / filter   arrows scroll".to_owned(),
+        (false, false) => format!("filter: {filter}   / edits it, Esc clears it"),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::keys::{Key, keys};
 use super::picture::Size;
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, ExitError};
 use crate::output::{Audience, raw};
 
 /// Switches to the alternate screen without a cursor, and back.
@@ -48,8 +48,8 @@ impl Screen {
     /// Takes over the terminal.
     pub(super) fn open() -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() {
-            let text = "top takes keys from a terminal; xs top --once needs none";
-            return Fault::fail(Exit::Usage, text);
+            let text = "top reads keys from a terminal; xs top --once needs none";
+            return ExitError::fail(Exit::Usage, text);
         }
         let colour = matches!(Audience::of_stdout(), Audience::Person { colour: true, .. });
         let resized = signal(SignalKind::window_change())?;
