@@ -429,6 +429,10 @@ impl Inner {
     }
 
     fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
+        // Later there may be no thread left that commits what was submitted. Before the outcome is
+        // begun: a callback of a commit that is waited for may close the store too.
+        self.commits.drain(self);
         // Whoever closes it beside another waits for what that one has to say.
         let outcome = self.outcome.get_or_init(|| self.close_once()).clone();
         // Followers that wait are told.
@@ -442,14 +446,11 @@ impl Inner {
     }
 
     fn close_once(&self) -> Result<(), StoreError> {
-        self.closed.store(true, Ordering::Release);
         self.scrub.stop();
         self.upkeep.stop();
         // Without the writer's lock, which a sweep needs in order to end.
         self.blobs.end_sweeps();
         self.compaction.stop();
-        // Later there may be no thread left that commits what was submitted.
-        self.commits.drain(self);
         let mut writer = self.writer.lock();
         // Leaders from now on answer that the store is closed.
         writer.closed = true;

@@ -253,6 +253,12 @@ impl Blobs {
         self.shared.seal_all().unwrap();
     }
 
+    /// Waits until all packs but the active one are sealed.
+    #[cfg(test)]
+    pub(crate) fn wait_sealed(&self) {
+        self.shared.keeper.wait_sealed(&self.shared.packs).unwrap();
+    }
+
     /// The key and the published length of each unsealed pack.
     pub(crate) fn open_packs(&self) -> Vec<(FileKey, u64)> {
         let line = |pack: &Arc<open_pack::OpenPack>| {

@@ -753,9 +753,10 @@ impl Index {
 
     /// Closes the files that were opened first when there are too many.
     fn evict(&self, opened: u32) {
-        let Some(opened) = self.segment(opened) else { return };
         let oldest = {
             let mut loaded = self.loaded.lock();
+            // Under this lock: a rewrite that replaces it takes it from the list afterwards.
+            let Some(opened) = self.segment(opened) else { return };
             loaded.push_back(opened);
             if loaded.len() > OPEN_INDEXES_MAX { loaded.pop_front() } else { None }
         };

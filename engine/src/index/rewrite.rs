@@ -126,6 +126,8 @@ pub(super) struct Leaving {
 #[derive(Debug)]
 struct Left {
     readers: Vec<Weak<Decay>>,
+    /// The offsets of the segments.
+    range: Range<u64>,
     offsets: Vec<u64>,
     /// Floors below which no frame is left, so that the index does not know them any more.
     floors: HashMap<Arc<str>, u64>,
@@ -387,13 +389,20 @@ impl Index {
         self.rewrites.fetch_add(1, Ordering::AcqRel);
         self.place(&old, new);
         // What all states of a segment share lives as long as the last one that reads any of them.
-        let readers = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
-        let offsets = marks.iter(offsets).collect();
+        let mut readers: Vec<_> = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
+        let (range, offsets) = (offsets.clone(), marks.iter(offsets).collect());
         self.leaving.floors.fetch_add(floors.len(), Ordering::Relaxed);
-        self.leaving.left.lock().push(Left { readers, offsets, floors });
+        let mut left = self.leaving.left.lock();
+        // Who still reads what an earlier rewrite of these offsets replaced needs these marks too.
+        let overlaps = |of: &&Left| of.range.start < range.end && range.start < of.range.end;
+        readers.extend(left.iter().filter(overlaps).flat_map(|of| of.readers.iter().cloned()));
+        readers.retain(|reader| reader.strong_count() > 0);
+        left.push(Left { readers, range, offsets, floors });
+        drop(left);
+        // Before the topics are let go: with the new runs of a topic belongs the new count.
+        self.rewrites.fetch_add(1, Ordering::AcqRel);
         drop(topics);
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
-        self.rewrites.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Lists the replacement of segments, under the number of the last of them, if anything is
@@ -472,7 +481,7 @@ impl Index {
     /// Forgets removed frames that are compacted away and that no reader can reach any more.
     pub(crate) fn forget_gone(&self) -> bool {
         let mut forgot = false;
-        self.leaving.left.lock().retain(|Left { readers, offsets, floors }| {
+        self.leaving.left.lock().retain(|Left { readers, offsets, floors, .. }| {
             let is_read = readers.iter().any(|reader| reader.strong_count() > 0)
                 && !is_planted(Bug::ForgetWhileRead);
             if !is_read {

@@ -92,8 +92,10 @@ impl Inner {
     /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
     /// the log as of then.
     fn floor_as_of(&self, topic: &str, as_of: &AsOf) -> Result<u64, ReadError> {
-        let &AsOf { head, ref segments, .. } = as_of;
-        if let Some(floor) = self.index.known_floor(topic, head) {
+        let &AsOf { head, ref segments, rewrites } = as_of;
+        // A rewrite writes down the floors of its own time, which may lie above those of then.
+        let known = self.index.known_floor(topic, head);
+        if let Some(floor) = known.filter(|_| self.index.rewrites() == rewrites) {
             return Ok(floor);
         }
         let runs = self.runs_as_of(topic, as_of);

@@ -105,12 +105,15 @@ impl Follower {
             // First: what the closing store has committed is handed out.
             let closed = self.inner.is_closed();
             let event = self.try_recv()?;
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if event.is_some() || self.is_done() || left == Some(Duration::ZERO) {
+            if event.is_some() || self.is_done() {
                 return Ok(event);
             }
             if closed {
                 return Err(ReadError::Closed);
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
             }
             let ready = || self.is_ready() || self.inner.is_closed();
             self.inner.tail.wait(left.unwrap_or(Duration::MAX), ready);

@@ -680,5 +680,30 @@ fn close_waits_for_a_leader_unless_it_is_called_by_it() {
     store.submit_with(frame("a", 2).into(), move |_| own.close().unwrap());
     assert!(store.lead());
     drop(store);
-    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(3));
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    assert_eq!(numbers(&store), range(3));
+    // It commits, and so calls who closes it, while it closes.
+    let own = Arc::clone(&store);
+    store.submit_with(frame("a", 3).into(), move |_| own.close().unwrap());
+    store.close().unwrap();
+    drop(store);
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    assert_eq!(numbers(&store), range(4));
+    // Another one waits for the leader whose callback closes too.
+    let own = Arc::clone(&store);
+    let (leading, led) = std::sync::mpsc::channel();
+    store.submit_with(frame("a", 4).into(), move |_| {
+        leading.send(()).unwrap();
+        while !own.inner.closed.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        own.close().unwrap();
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| store.lead());
+        led.recv().unwrap();
+        store.close().unwrap();
+    });
+    drop(store);
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(5));
 }

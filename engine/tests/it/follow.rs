@@ -314,4 +314,5 @@ fn who_waits_is_told_that_the_store_is_closed_after_its_last_frame() {
     let mut late = store.follow(&everything()).unwrap();
     assert_eq!(drain(&mut late).len(), 3);
     assert_eq!(late.recv_timeout(PATIENCE), Err(ReadError::Closed));
+    assert_eq!(late.recv_timeout(Duration::ZERO), Err(ReadError::Closed));
 }

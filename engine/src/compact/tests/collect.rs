@@ -79,6 +79,8 @@ fn a_store_of_superseded_bodies_gives_back_their_space_by_itself() {
         for n in 0..30 {
             append(&store, last(1, stout("state", round * 30 + n)));
         }
+        // Else a collection leaves what the thread that seals has not come to.
+        store.inner.blobs.wait_sealed();
         wait(before);
         // What two hours brought, since a pack is young an hour and a minute, and the files that
         // are given their room before.
@@ -339,6 +341,8 @@ fn a_pack_that_could_not_be_deleted_goes_with_the_next_round() {
         let store = open_faulty(dir.path(), with(&clock), &faults).unwrap();
         let ids: Vec<_> = (0..20).map(|n| append(&store, stout("a", n))).collect();
         ids.iter().for_each(|&id| _ = store.remove(id).unwrap());
+        // Each round fails another operation of the collection, and of nobody else.
+        store.inner.blobs.wait_sealed();
         faults.set(failing, failing, Errno::ACCESS);
         let done = store.gc(&crate::gc::GcOptions::everything());
         let is_over = faults.count() < failing;

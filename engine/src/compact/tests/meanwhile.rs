@@ -260,3 +260,30 @@ fn who_needs_segments_as_they_are_waits_for_the_few_at_work() {
         assert_eq!(ended, if by_itself { Ok(()) } else { Err(CompactError::Closed) });
     }
 }
+
+/// What a reader holds may be rewritten more than once, and removals come in between.
+#[test]
+fn a_reader_sees_no_removed_frames_however_often_they_are_rewritten() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let ids: Vec<_> = (0..200).map(|n| append(&store, heavy("a", n))).collect();
+    let remove = |of: std::ops::Range<usize>| {
+        ids[of].iter().for_each(|&id| _ = store.remove(id).unwrap());
+    };
+    remove(50..60);
+    store.inner.secure_log(false).unwrap();
+    let reader = store.read(&ReadOptions::default()).unwrap();
+    remove(60..70);
+    // One that is applied to the file by the next rewrite only.
+    assert!(rewrite_oldest(&store, || remove(70..80), || ()).unwrap().frames > 0);
+    store.inner.index.forget_gone();
+    remove(80..90);
+    assert!(rewrite_oldest(&store, || (), || ()).unwrap().frames > 0);
+    store.inner.index.forget_gone();
+    let seen: Vec<_> = reader.map(|frame| frame.unwrap().id()).collect();
+    assert!(!ids[50..60].iter().any(|id| seen.contains(id)), "they were removed before it began");
+    // Removed while it read: seen or not, and only once.
+    assert!(seen.is_sorted() && seen.len() >= 160 && seen.len() <= 190, "{}", seen.len());
+    while store.inner.index.forget_gone() {}
+    assert_eq!(store.inner.index.marks(0..u64::MAX / 2).iter(0..u64::MAX / 2).count(), 0);
+}
