@@ -52,8 +52,8 @@
 //!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store,
 //!   identified by its [`BlobHash`].
 //! - [`Batch`]: frames, removals, moves of [`Cursor`]s and [`Condition`]s that are stored together
-//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns a [`AppendHandle`] to wait
-//!   for.
+//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns an [`AppendHandle`] to
+//!   wait for.
 //! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
 //!   select. A [`ResumePoint`] continues later, and notices when what was seen is lost.
 //!

@@ -55,7 +55,9 @@ fn for_people() -> Command {
 /// arguments, which may be a store.
 fn without_files(command: Command) -> Command {
     let command = command.mut_args(|arg| match arg.get_value_hint() {
-        ValueHint::Unknown if !arg.is_positional() => arg.value_hint(ValueHint::Other),
+        ValueHint::Unknown if !arg.is_positional() && arg.get_action().takes_values() => {
+            arg.value_hint(ValueHint::Other)
+        }
         _ => arg,
     });
     command.mut_subcommands(without_files)
