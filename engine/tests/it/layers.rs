@@ -34,9 +34,10 @@ const LAYERS: [&[&str]; 8] = [
 const TESTS: [&str; 2] = ["proofs", "testing"];
 
 /// The edges that go up all the same, each with its reason. One that is gone has to leave the list.
-const UPWARD: [(&str, &str, &str); 9] = [
+const UPWARD: [(&str, &str, &str); 10] = [
     ("value", "format", "a frame that was read is a view of its record"),
     ("error", "gc", "the error of a compaction says why its collection failed"),
+    ("options", "gc", "the options of a store hold those of its collections"),
     ("options", "compact", "the options of a store hold those of its compaction"),
     ("log", "store", "a segment is sealed with the locks of the store held"),
     ("journal", "store", "settling syncs the log and the packs, which the store holds"),
