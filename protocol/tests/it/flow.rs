@@ -192,7 +192,11 @@ async fn topics_that_are_not_taken_are_not_looked_up() {
     let mut bytes = 0;
     loop {
         let part = raw.receive().await.unwrap();
-        assert_eq!((part.header.corr, part.header.code), (2, 0));
+        // A machine that is slow enough makes the connection look idle.
+        if part.header.op == Op::Ping as u8 {
+            continue;
+        }
+        assert_eq!((part.header.op, part.header.corr, part.header.code), (Op::Topics as u8, 2, 0));
         bytes += part.body.len();
         if !part.header.has_more() {
             break;
