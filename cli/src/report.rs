@@ -2,9 +2,7 @@
 //! work. Problems are listed up to a given number; all are counted.
 
 use serde_json::{Value, json};
-use xs_engine::{
-    CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport, uuid_text,
-};
+use xs_engine::{CompactReport, CopyReport, Corruption, Finding, GcReport, Severity, VerifyReport};
 
 /// `xs verify`.
 pub(crate) fn verify(report: &VerifyReport, listed_max: usize) -> Value {
@@ -51,8 +49,8 @@ pub(crate) fn gc(report: &GcReport, dry_run: bool, listed_max: usize) -> Value {
 /// `xs backup`, `xs fork` and `xs restore`.
 pub(crate) fn copy(report: &CopyReport) -> Value {
     json!({
-        "store": uuid_text(&report.uuid),
-        "source": uuid_text(&report.source),
+        "store": report.uuid.to_string(),
+        "source": report.source.to_string(),
         "head": report.head,
         "files_kept": report.files_kept,
         "files_linked": report.files_linked,

@@ -339,7 +339,7 @@ impl From<StageError> for AppendError {
             StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
             StageError::Refused(error) => Self::blob_refused(error),
             StageError::Gone => Self::blob_refused(error),
-            StageError::Failed(error) => Self::Indeterminate(error.to_string().into()),
+            StageError::Failed(error) => Self::Indeterminate(error.into()),
         }
     }
 }

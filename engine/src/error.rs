@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use crate::clock;
 use crate::format::record::RecordError;
 use crate::gc::GcError;
+use crate::io_error::IoError;
 use crate::limits::FILES_MAX;
 use crate::options::OptionsError;
-use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, Unmet};
+use crate::value::{BlobHash, CursorName, FrameId, IdempotencyKey, StoreUuid, Unmet};
 
 /// A place where a file does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -362,10 +363,10 @@ pub enum AppendError {
     #[error(
         "a write failed, {0}: whether the batch was stored is known after the store is reopened"
     )]
-    Indeterminate(Arc<str>),
+    Indeterminate(IoError),
     /// An earlier write failed, for this reason; the store takes no more until it is opened again.
     #[error("an earlier write failed, {0}: the store takes no more until it is reopened")]
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -386,12 +387,12 @@ pub enum ReadError {
     #[error("{0}")]
     Corrupt(Corruption),
     /// The operating system refused to read.
-    #[error("cannot read {path}: {what}", path = path.display())]
+    #[error("cannot read {path}: {error}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What it said.
-        what: Arc<str>,
+        error: IoError,
     },
     /// The options contradict each other.
     #[error("{0}")]
@@ -407,7 +408,7 @@ pub enum ReadError {
     #[error("the position belongs to another store; begin anew, or read from that one")]
     OtherStore {
         /// Uuid of that store.
-        store: [u8; 16],
+        store: StoreUuid,
     },
     /// A blob is longer than the caller wants to hold at once.
     #[error("blob of {bytes} bytes is over the {max} asked for; read it as a stream")]
@@ -427,7 +428,7 @@ pub enum ReadError {
 
 impl ReadError {
     pub(crate) fn io(path: &Path, error: &io::Error) -> Self {
-        Self::Io { path: path.to_owned(), what: error.to_string().into() }
+        Self::Io { path: path.to_owned(), error: error.into() }
     }
 }
 
@@ -452,7 +453,7 @@ pub enum CompactError {
     ReadOnly(ReadOnlyReason),
     /// An earlier write failed, for this reason.
     #[error("an earlier write failed, {0}: the store takes no more until it is reopened")]
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -475,7 +476,7 @@ pub enum CompactError {
     Blobs(#[from] GcError),
     /// The operating system refused something.
     #[error("cannot compact: {0}")]
-    Io(Arc<str>),
+    Io(IoError),
 }
 
 /// Why a store could not be closed cleanly. What was acknowledged under its policy is kept.
@@ -484,10 +485,10 @@ pub enum CompactError {
 pub enum StoreError {
     /// An earlier write failed, for this reason.
     #[error("an earlier write failed, {0}: the next open finds out what was stored")]
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
     /// A write or sync failed while closing.
     #[error("cannot close the store in order: {0}; the next open recovers it")]
-    Io(Arc<str>),
+    Io(IoError),
 }
 
 #[cfg(test)]

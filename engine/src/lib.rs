@@ -52,8 +52,8 @@
 //!   which counts from 0, and a [`FrameId`], which orders by time. A body is a blob of the store,
 //!   identified by its [`BlobHash`].
 //! - [`Batch`]: frames, removals, moves of [`Cursor`]s and [`Condition`]s that are stored together
-//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns an [`AppendHandle`] to
-//!   wait for.
+//!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns an [`AppendHandle`],
+//!   which can be waited for later.
 //! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
 //!   select. A [`ResumePoint`] continues later, and notices when what was seen is lost.
 //!
@@ -82,6 +82,7 @@ mod gc;
 mod holds;
 mod ids;
 mod index;
+mod io_error;
 mod journal;
 mod keys;
 pub mod limits;
@@ -119,6 +120,7 @@ pub use error::{
 };
 pub use format::record::RecordError;
 pub use gc::{GcError, GcOptions, GcReport};
+pub use io_error::IoError;
 pub use maintain::{
     CopyOptions, CopyReport, CountBytes, FileStats, Finding, FrameStats, MaintainError, Problem,
     Progress, RepairReport, ScrubStats, Severity, StoreStats, UpgradeReport, VerifyReport, repair,
@@ -138,6 +140,6 @@ pub use tail::PublishHook;
 pub use value::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame,
-    Origin, ReadOptions, Removal, Stamp, Start, Topic, TopicPattern, TopicPatterns, TopicSummary,
-    Ttl, Unmet, ValueError, parse_uuid, uuid_text,
+    Origin, ReadOptions, Removal, Stamp, Start, StoreUuid, Topic, TopicPattern, TopicPatterns,
+    TopicSummary, Ttl, Unmet, ValueError,
 };

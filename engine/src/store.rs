@@ -1,7 +1,6 @@
 //! The store: opening and closing, appending, and what its parts share. `read`, `store_blobs`,
 //! `remove`, `compact`, `gc` and `maintain` each add their methods to [`Store`].
 
-use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +17,7 @@ use crate::env::Env;
 use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
 use crate::format::super_file::{EpochStart, FileState};
 use crate::index::Index;
+use crate::io_error::IoError;
 use crate::journal::Journal;
 use crate::keys::KeyIndex;
 use crate::limits::{CURSOR_STATE_BYTES_MAX, EPOCHS_MAX};
@@ -32,7 +32,7 @@ use crate::recovery::RecoveryReport;
 use crate::space::Space;
 use crate::tail::Tail;
 use crate::upkeep::Upkeep;
-use crate::value::{Appended, Cursor, CursorName, CursorSummary};
+use crate::value::{Appended, Cursor, CursorName, CursorSummary, StoreUuid};
 
 /// An open store. Dropping it closes it in order.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     pub(crate) read_only: Option<ReadOnlyReason>,
     pub(crate) report: RecoveryReport,
     /// Why the store accepts no more writes, if so.
-    pub(crate) failure: OnceLock<Arc<str>>,
+    pub(crate) failure: OnceLock<IoError>,
     pub(crate) closed: AtomicBool,
     /// The result of closing the store.
     pub(crate) outcome: OnceLock<Result<(), StoreError>>,
@@ -97,9 +97,9 @@ pub(crate) struct Inner {
 #[non_exhaustive]
 pub struct StoreInfo {
     /// Its uuid.
-    pub uuid: [u8; 16],
-    /// Uuid of the store it was copied from, or zero.
-    pub parent: [u8; 16],
+    pub uuid: StoreUuid,
+    /// Uuid of the store it was copied from, if it was.
+    pub parent: Option<StoreUuid>,
     /// Number of the current opening.
     pub epoch: u64,
     /// Offset of the next frame that readers will see.
@@ -127,7 +127,7 @@ pub enum Health {
     ReadOnly(ReadOnlyReason),
     /// Poisoned: a write failed, for this reason. It stays readable, but takes no writes until it
     /// is reopened.
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
 }
 
 impl Store {
@@ -164,8 +164,8 @@ impl Store {
 
     /// Its uuid.
     #[must_use]
-    pub fn uuid(&self) -> [u8; 16] {
-        self.inner.env.manifest.state().store
+    pub fn uuid(&self) -> StoreUuid {
+        StoreUuid::from_bytes(self.inner.env.manifest.state().store)
     }
 
     /// The number of the present opening.
@@ -191,7 +191,7 @@ impl Store {
     pub fn health(&self) -> Health {
         match (&self.inner.read_only, self.inner.failure.get()) {
             (Some(reason), _) => Health::ReadOnly(reason.clone()),
-            (None, Some(why)) => Health::Poisoned(Arc::clone(why)),
+            (None, Some(why)) => Health::Poisoned(why.clone()),
             (None, None) => Health::Writable,
         }
     }
@@ -203,8 +203,8 @@ impl Store {
         let manifest = inner.env.manifest.state();
         let view = inner.log.view();
         StoreInfo {
-            uuid: manifest.store,
-            parent: manifest.parent,
+            uuid: StoreUuid::from_bytes(manifest.store),
+            parent: StoreUuid::known(manifest.parent),
             epoch: inner.epoch,
             head: view.head,
             sync: self.sync_policy(),
@@ -338,7 +338,7 @@ impl Inner {
     fn check_healthy(&self) -> Result<(), AppendError> {
         match (&self.read_only, self.failure.get()) {
             (Some(reason), _) => Err(AppendError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(AppendError::Poisoned(Arc::clone(why))),
+            (None, Some(why)) => Err(AppendError::Poisoned(why.clone())),
             (None, None) => Ok(()),
         }
     }
@@ -413,8 +413,8 @@ impl Inner {
     }
 
     /// Takes no more appends: what the disk holds is not known. The first reason is kept, and told.
-    pub(crate) fn poison(&self, why: &dyn Display) -> Arc<str> {
-        Arc::clone(self.failure.get_or_init(|| why.to_string().into()))
+    pub(crate) fn poison(&self, why: impl Into<IoError>) -> IoError {
+        self.failure.get_or_init(|| why.into()).clone()
     }
 
     pub(crate) fn is_poisoned(&self) -> bool {
@@ -468,11 +468,11 @@ impl Inner {
             return Ok(());
         }
         if let Some(why) = self.failure.get() {
-            return Err(StoreError::Poisoned(Arc::clone(why)));
+            return Err(StoreError::Poisoned(why.clone()));
         }
         let told = |error: WriteError| match error {
-            WriteError::Full(shortage) => StoreError::Io(shortage.to_string().into()),
-            WriteError::Failed(error) => StoreError::Io(error.to_string().into()),
+            WriteError::Full(shortage) => StoreError::Io(shortage.into()),
+            WriteError::Failed(error) => StoreError::Io(error.into()),
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
@@ -485,7 +485,7 @@ impl Inner {
         }
         self.sealing.seal_now(self).map_err(told)?;
         let _indexed = self.sealing.index_sealed(self);
-        let io = |error: io::Error| StoreError::Io(error.to_string().into());
+        let io = |error: io::Error| StoreError::Io(error.into());
         self.blobs.close().map_err(io)?;
         let end =
             writer.appender().active().map(|active| (active.segment.file_key(), active.flushed));

@@ -8,7 +8,7 @@ use std::error::Error;
 use tokio::io::AsyncReadExt as _;
 use xs_protocol::{
     Address, Follow, FollowEvent, FollowOptions, ReadOptions, ResumePoint, SubscribeOptions,
-    TopicPatterns, parse_uuid, uuid_text,
+    TopicPatterns,
 };
 
 #[tokio::main]
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     if let Some(ResumePoint { store: Some(store), epoch, offset }) = follow.point() {
-        println!("point {}:{epoch}:{offset}", uuid_text(&store));
+        println!("point {store}:{epoch}:{offset}");
     }
     Ok(())
 }
@@ -56,6 +56,6 @@ fn point(text: &str) -> Result<ResumePoint, Box<dyn Error>> {
     let [store, epoch, offset] = parts[..] else {
         return Err("a point is STORE:EPOCH:OFFSET".into());
     };
-    let store = Some(parse_uuid(store).ok_or("a store is 32 hexadecimal digits")?);
+    let store = Some(store.parse()?);
     Ok(ResumePoint { store, epoch: epoch.parse()?, offset: offset.parse()? })
 }

@@ -131,6 +131,6 @@ pub use tls::{ClientTls, ServerTls, TlsError};
 pub use xs_engine::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, IdempotencyKey, Meta, NewFrame, Origin,
-    ReadOptions, RecordError, Removal, ResumePoint, Stamp, Start, Topic, TopicPattern,
-    TopicPatterns, TopicSummary, Ttl, ValueError, parse_uuid, uuid_text,
+    ReadOptions, RecordError, Removal, ResumePoint, Stamp, Start, StoreUuid, Topic, TopicPattern,
+    TopicPatterns, TopicSummary, Ttl, ValueError,
 };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use xs_engine::{
     Appended, BlobHash, Bound, Cursor, CursorName, CursorSummary, Frame, FrameId, ReadOptions,
-    Topic, TopicPatterns, TopicSummary,
+    StoreUuid, Topic, TopicPatterns, TopicSummary,
 };
 
 use crate::error::{Code, Refusal};
@@ -40,7 +40,7 @@ pub type HostGuard = Box<dyn Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreIdentity {
     /// The store's uuid.
-    pub uuid: [u8; 16],
+    pub uuid: StoreUuid,
     /// Its current epoch.
     pub epoch: u64,
     /// The offset of the next frame.

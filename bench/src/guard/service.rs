@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use xs_engine::{
-    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Topic, TopicPatterns,
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, StoreUuid, Topic,
+    TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary, Done,
@@ -31,7 +32,11 @@ fn unserved<T>() -> Result<T, Refusal> {
 
 impl Service for Ready {
     fn identity(&self) -> StoreIdentity {
-        StoreIdentity { uuid: [1; 16], epoch: 1, head: self.frames.len() as u64 }
+        StoreIdentity {
+            uuid: StoreUuid::from_bytes([1; 16]),
+            epoch: 1,
+            head: self.frames.len() as u64,
+        }
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {

@@ -221,8 +221,8 @@ async fn serve(
             () = manager.beat() => manager.tell("WATCHDOG=1"),
             () = failed.notified() => {
                 let why = match store.health() {
-                    Health::Poisoned(why) => why,
-                    _ => "".into(),
+                    Health::Poisoned(why) => why.to_string(),
+                    _ => String::new(),
                 };
                 error!(%why, "a write failed; stopping: only a restart can tell what was stored");
                 break Exit::StoreFailed;

@@ -253,8 +253,8 @@ mod tests {
             (AppendError::BlobRefused(Arc::from("why")), Code::Unreadable),
             (AppendError::StorageFull(Shortage::Space), Code::StorageFull),
             (AppendError::ReadOnly(ReadOnlyReason::Backup), Code::ReadOnly),
-            (AppendError::Indeterminate(Arc::from("why")), Code::Indeterminate),
-            (AppendError::Poisoned(Arc::from("why")), Code::Closed),
+            (AppendError::Indeterminate(std::io::Error::other("why").into()), Code::Indeterminate),
+            (AppendError::Poisoned(std::io::Error::other("why").into()), Code::Closed),
             (AppendError::Closed, Code::Closed),
         ];
         for (error, code) in cases {
@@ -309,8 +309,11 @@ mod tests {
         assert_eq!(append(&reused).details, [Detail::Frame(id)]);
         let ahead = read(&ReadError::CursorAhead { offset: 7 });
         assert_eq!((ahead.code, ahead.details), (Code::CursorAhead, vec![Detail::Offset(7)]));
-        assert_eq!(read(&ReadError::OtherStore { store: [1; 16] }).code, Code::OtherStore);
-        let io = ReadError::Io { path: "x".into(), what: Arc::from("why") };
+        assert_eq!(
+            read(&ReadError::OtherStore { store: xs_engine::StoreUuid::from_bytes([1; 16]) }).code,
+            Code::OtherStore
+        );
+        let io = ReadError::Io { path: "x".into(), error: std::io::Error::other("why").into() };
         assert_eq!(read(&io).code, Code::Unreadable);
     }
 }

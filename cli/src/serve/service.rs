@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use xs_engine::{
     AppendError, Appended, Batch, BlobHash, BlobReader, Bound, Cursor, CursorName, CursorSummary,
     Frame, Meta, NewFrame, ReadError, ReadOptions, ResumePoint, Store, SyncPolicy, Topic,
-    TopicPatterns, uuid_text,
+    TopicPatterns,
 };
 use xs_protocol::limits::LAST_MAX;
 use xs_protocol::{
@@ -149,7 +149,8 @@ impl Core {
 /// A frame that reports that a remote Host has arrived or left.
 fn frame_of_host(instance: [u8; 16], is_there: bool) -> Option<NewFrame> {
     let topic = if is_there { HOST_START } else { "xs.host.end" };
-    let meta = Meta::parse(format!("{{\"instance\":\"{}\"}}", uuid_text(&instance))).ok()?;
+    let instance: String = instance.iter().map(|byte| format!("{byte:02x}")).collect();
+    let meta = Meta::parse(format!("{{\"instance\":\"{instance}\"}}")).ok()?;
     Some(NewFrame { meta, ..NewFrame::new(Topic::parse(topic).ok()?) })
 }
 

@@ -1,7 +1,7 @@
 //! The store's statistics, as the JSON of STATS. docs/wire.md lists the names.
 
 use serde_json::{Value, json};
-use xs_engine::{CountBytes, Health, Histogram, ScrubStats, Shortage, StoreStats, uuid_text};
+use xs_engine::{CountBytes, Health, Histogram, ScrubStats, Shortage, StoreStats};
 
 /// The text of the part of STATS that is the store's. `shortage`: what something was refused for
 /// the want of.
@@ -14,8 +14,8 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
         Health::Poisoned(_) => "failed",
     };
     json!({
-        "uuid": uuid_text(&info.uuid),
-        "parent": (info.parent != [0; 16]).then(|| uuid_text(&info.parent)),
+        "uuid": info.uuid.to_string(),
+        "parent": info.parent.map(|parent| parent.to_string()),
         "epoch": info.epoch,
         "head": info.head,
         "sync": info.sync.to_string(),

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
+use xs_engine::TopicPatterns;
 use xs_engine::names::{LOG_DIR, is_store};
-use xs_engine::{TopicPatterns, uuid_text};
 use xs_protocol::{Address, Client, ClientError, LastRequest};
 
 use crate::clock;
@@ -127,7 +127,7 @@ async fn server(address: &Address) -> Check {
                 let text = format!(
                     "{} at {address}, store {}, head {}, answered in {} us",
                     server.name,
-                    uuid_text(&server.uuid),
+                    server.uuid,
                     server.head,
                     begun.elapsed().as_micros()
                 );

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use xs_engine::names::is_store;
 use xs_engine::{
     CompactOptions, CopyOptions, GcOptions, MaintainError, OpenError, Store, StoreOptions,
-    uuid_text,
 };
 use xs_protocol::{Address, Client, MaintainRequest, SOCKET_NAME};
 
@@ -186,7 +185,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
     out.table(
         &["store", "head", "frames", "frames_lost", "cursors", "blobs", "manifest_rebuilt"],
         &[vec![
-            json!(uuid_text(&report.uuid)),
+            json!(report.uuid.to_string()),
             json!(report.head),
             json!(report.frames),
             json!(report.frames_lost),

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use xs_engine::uuid_text;
 use xs_protocol::{Address, Client, ClientError};
 
 use crate::args::PingArgs;
@@ -63,7 +62,7 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
     let names = ["server", "store", "epoch", "head", "micros"];
     let row = vec![
         json!(server.name),
-        json!(uuid_text(&server.uuid)),
+        json!(server.uuid.to_string()),
         json!(server.epoch),
         json!(server.head),
         json!(micros),

@@ -11,9 +11,7 @@ use jiff::Zoned;
 use serde_json::json;
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::names::is_store;
-use xs_engine::{
-    BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl, uuid_text,
-};
+use xs_engine::{BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Client, Code, Delivered, Export, Gap, ImportIds, ImportOutcome, ImportRequest, Imported,
@@ -58,7 +56,7 @@ pub(super) async fn export(
     let server = client.server();
     let (since, until) = export.times.typed();
     let mut selection = Selection {
-        store: uuid_text(&server.uuid),
+        store: server.uuid.to_string(),
         topics: topics.to_string(),
         since_ms,
         until_ms,

@@ -344,7 +344,8 @@ fn resume_points_are_bound_to_their_store_and_epoch() {
         let (code, details) = subscribe(head + 1_000, before).await.unwrap();
         assert_eq!(code, Code::CursorAhead);
         assert!(matches!(details[..], [Detail::Offset(offset)] if offset >= head));
-        let other = xs_protocol::Resume { store: [9; 16], ..before };
+        let other =
+            xs_protocol::Resume { store: xs_protocol::StoreUuid::from_bytes([9; 16]), ..before };
         assert_eq!(subscribe(head, other).await.unwrap().0, Code::OtherStore);
     });
 }

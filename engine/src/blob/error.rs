@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Corruption, ReadError, Shortage};
 use crate::format::file::FormatError;
+use crate::io_error::IoError;
 use crate::limits::BLOB_BYTES_MAX;
 
 /// Why a blob cannot be read.
@@ -83,6 +84,18 @@ pub(crate) enum StageError {
     /// A write or sync failed: the content of the packs is unknown until the store is reopened.
     #[error("writing blobs failed: {0}")]
     Failed(io::Error),
+}
+
+impl From<&StageError> for IoError {
+    fn from(error: &StageError) -> Self {
+        match error {
+            StageError::Full(shortage) => Self::from(*shortage).described(error),
+            StageError::Refused(cause) | StageError::Failed(cause) => {
+                Self::from(cause).described(error)
+            }
+            StageError::TooLong | StageError::Gone => Self::other(error),
+        }
+    }
 }
 
 impl StageError {

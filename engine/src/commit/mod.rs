@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::append::Pending;
 use crate::error::AppendError;
+use crate::io_error::IoError;
 use crate::limits::GROUP_BATCHES_MAX;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
@@ -34,7 +35,9 @@ pub(crate) use timing::{Stage, Timing};
 pub(crate) use writer::{Answer, Writer};
 
 /// The reason for poisoning a store whose leader panicked.
-const PANICKED: &str = "the thread that committed has panicked";
+fn panicked() -> IoError {
+    IoError::other("the thread that committed has panicked")
+}
 
 /// Batches that wait for a leader.
 #[derive(Debug, Default)]
@@ -101,7 +104,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.send(Err(AppendError::Indeterminate(PANICKED.into())));
+        self.send(Err(AppendError::Indeterminate(panicked())));
     }
 }
 
@@ -127,7 +130,7 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         LEADS.set(LEADS.get() - 1);
         if std::thread::panicking() {
-            self.inner.poison(&PANICKED);
+            self.inner.poison(panicked());
             let waiting = {
                 let mut queue = self.commits.queue.lock();
                 self.commits.release(&mut queue);

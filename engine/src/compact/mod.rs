@@ -267,7 +267,7 @@ impl Inner {
     fn check_compactable(&self) -> Result<(), CompactError> {
         match (&self.read_only, self.failure.get()) {
             (Some(reason), _) => Err(CompactError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(CompactError::Poisoned(Arc::clone(why))),
+            (None, Some(why)) => Err(CompactError::Poisoned(why.clone())),
             (None, None) if self.compaction.is_stopped() => Err(CompactError::Closed),
             (None, None) => Ok(()),
         }
@@ -467,7 +467,7 @@ impl Inner {
                 if poisons {
                     self.poison(&error);
                 }
-                CompactError::Io(error.to_string().into())
+                CompactError::Io(error.into())
             }
         }
     }

@@ -7,11 +7,11 @@ mod names;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::blob::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Switched, Tally};
 use crate::error::{AppendError, Corruption, ReadError, ReadOnlyReason, Shortage};
+use crate::io_error::IoError;
 use crate::log::WriteError;
 use crate::options::{CollectOptions, OptionsError};
 use crate::space::{Collected, Found};
@@ -125,7 +125,7 @@ pub enum GcError {
     /// A write failed, now or earlier, for this reason; the store takes no more until it is opened
     /// again.
     #[error("a write failed, {0}: the store takes no more until it is reopened")]
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
     /// The store is closed, or being closed.
     #[error("the store is closed")]
     Closed,
@@ -143,7 +143,7 @@ impl From<SweepError> for GcError {
             SweepError::Stopped => Self::Closed,
             SweepError::Full(shortage) => Self::StorageFull(shortage),
             SweepError::Read(error) => Self::Read(error.into()),
-            SweepError::Failed(error) => Self::Poisoned(error.to_string().into()),
+            SweepError::Failed(error) => Self::Poisoned(error.into()),
         }
     }
 }
@@ -333,7 +333,7 @@ fn refused(error: AppendError) -> GcError {
         AppendError::Closed => GcError::Closed,
         AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
         AppendError::Poisoned(why) => GcError::Poisoned(why),
-        other => GcError::Poisoned(other.to_string().into()),
+        other => GcError::Poisoned(IoError::other(other)),
     }
 }
 
@@ -412,7 +412,7 @@ impl<'a> Collection<'a> {
                             return Err(GcError::Closed);
                         }
                         if let Some(why) = self.inner.failure.get() {
-                            return Err(GcError::Poisoned(Arc::clone(why)));
+                            return Err(GcError::Poisoned(why.clone()));
                         }
                         self.read_names(false)?;
                         let Self { sweep, marker, condemned, .. } = self;

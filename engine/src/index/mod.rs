@@ -4,8 +4,10 @@
 //!
 //! It returns locations and says nothing about what is there: readers check what they find.
 
+mod entries;
 mod files;
 mod floor;
+mod load;
 mod memory;
 mod merge;
 mod notes;
@@ -19,23 +21,16 @@ mod tests;
 mod topics;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::env::Env;
-use crate::error::{Corruption, OpenError, ReadError};
+use crate::error::Corruption;
 use crate::format::batch::BATCH_HEADER_LEN;
 use crate::format::control::Tombstone;
-use crate::format::dead::DeadFile;
-use crate::format::index::SparseEntry;
-use crate::format::postings::Chunk;
-use crate::format::super_file::{FileEntry, FileKind, FileState};
-use crate::format::topic_table::TableFile;
 pub(crate) use crate::format::topic_table::TopicTotals;
-use crate::limits::OPEN_INDEXES_MAX;
 use crate::log::Segment;
 use crate::planted::{Bug, is_planted};
 use crate::value::{FrameId, TopicPatterns, Ttl};
@@ -44,7 +39,6 @@ use files::Loaded;
 use floor::FloorFilter;
 pub(crate) use memory::MemoryIndex;
 pub(crate) use notes::Notes;
-use notes::{Met, scan};
 pub(crate) use removed::Marks;
 use removed::Removed;
 pub(crate) use rewrite::{Candidate, GoneOf, Rewriting, Rewritten, Stays, Uncovered};
@@ -158,141 +152,6 @@ impl SegmentIndex {
 }
 
 impl Index {
-    /// Loads sealed segments, given in order: those that the table covers unchanged from it, the
-    /// others from their dictionaries. Files that do not verify are rebuilt. If a segment covered
-    /// by the table has lost a file, all segments are loaded one by one, as what `last:n` removed
-    /// depends on earlier segments. In a read-only store (`writable` is false) nothing is written:
-    /// segments, or their ends, may be missing now and back at the next open.
-    ///
-    /// # Errors
-    /// [`OpenError::Io`] when a segment whose files are lost cannot be read either.
-    pub(crate) fn open(
-        env: Arc<Env>,
-        sealed: &[Arc<Segment>],
-        writable: bool,
-    ) -> Result<Self, OpenError> {
-        let manifest = env.manifest.state();
-        let is_sealed =
-            |file: &&FileEntry| file.kind == FileKind::Segment && file.state == FileState::Sealed;
-        let files = manifest.files.iter().filter(is_sealed);
-        let purged = files.map(|file| (file.base, (file.end(), file.purged_seq))).collect();
-        let (table, generations) = merge::find(&env, sealed, writable);
-        let mut index = Self {
-            env,
-            segments: RwLock::new(Arc::from([])),
-            next: AtomicU32::new(0),
-            topics: RwLock::default(),
-            purged,
-            frames: AtomicU64::new(0),
-            floors: FloorFilter::default(),
-            partial: AtomicBool::new(false),
-            removed: Removed::default(),
-            rewrites: AtomicU64::new(0),
-            gone: AtomicU64::new(0),
-            leaving: Leaving::default(),
-            writable,
-            doubt: OnceLock::new(),
-            loaded: Mutex::default(),
-            merging: Mutex::new(generations),
-            refused: Mutex::default(),
-        };
-        let covered = table.map_or(0, |table| index.cover(table, sealed));
-        for segment in sealed.iter().skip(covered) {
-            index.add_sealed(segment)?;
-            if writable && index.topics.read().mergeable() >= merge::MERGE_AT_OPEN {
-                // A derived file: without room for it the layers serve.
-                let _ = index.merge(&AtomicBool::new(false));
-            }
-        }
-        Ok(index)
-    }
-
-    /// Loads the segments that a table covers. Returns their number, or 0 when one has lost a file.
-    fn cover(&mut self, table: Arc<TableFile>, sealed: &[Arc<Segment>]) -> usize {
-        let covered = &sealed[..table.segments().len().min(sealed.len())];
-        let dead = covered.iter().map(|segment| files::load_dead(&self.env, segment));
-        let Some(dead) = dead.collect::<Option<Vec<_>>>() else { return 0 };
-        if !files::all_named(&self.env, covered) {
-            return 0;
-        }
-        let list = covered.iter().map(|segment| {
-            let ordinal = self.next.fetch_add(1, Ordering::Relaxed);
-            let kind = Arc::new(Mutex::new(Kind::Files(Loaded::default())));
-            let (segment, decay) = (segment.clone(), Arc::default());
-            Arc::new(SegmentIndex { segment, ordinal, kind, decay })
-        });
-        let list = list.collect();
-        *self.segments.get_mut() = list;
-        self.floors.add_all(table.floors());
-        self.topics.get_mut().table = Some(table);
-        for (segment, dead) in covered.iter().zip(dead) {
-            self.take_dead(&mut self.topics.write(), segment, dead);
-        }
-        covered.len()
-    }
-
-    fn add_sealed(&self, segment: &Arc<Segment>) -> Result<(), OpenError> {
-        let topics = files::load_topics(&self.env, segment);
-        let dead = match (topics, files::load_dead(&self.env, segment)) {
-            (Some(file), Some(dead)) => {
-                let mut topics = self.topics.write();
-                self.freeze(&mut topics, true);
-                // Its frames are not added one by one.
-                topics.handed.clear();
-                self.push(segment, Kind::Files(Loaded::default()));
-                self.floors.add_all(&file.floors());
-                let source = Source::File(Arc::new(file));
-                topics.layers.push(Layer { of: merge::covered(segment), source });
-                self.take_dead(&mut topics, segment, dead);
-                return Ok(());
-            }
-            (_, dead) => dead,
-        };
-        let mut notes = self.notes(segment);
-        notes.begin();
-        let scanned = scan(segment, |met| match met {
-            Met::Frame(noted) => notes.frame(&noted),
-            Met::Tombstone(seq, tombstone) => notes.tombstone(seq, &tombstone, None),
-            Met::Floor(topic, floor) => notes.floor(topic, floor),
-        });
-        drop(notes);
-        let whole = match scanned {
-            Ok(whole) => whole,
-            Err(ReadError::Io { path, what }) => {
-                let error = io::Error::other(what.to_string());
-                return Err(OpenError::io("read", &path, error));
-            }
-            Err(_) => false,
-        };
-        self.freeze(&mut self.topics.write(), whole);
-        match dead {
-            // It also has the tombstones that the damage took.
-            Some(dead) if !whole && !is_planted(Bug::ForgetDead) => {
-                let mut topics = self.topics.write();
-                dead.for_each(|seq, tombstone| self.remove(&mut topics, seq, tombstone, None));
-            }
-            None if !whole => {
-                let what = "it is damaged and its .dead file is lost: what it removed may be back";
-                self.doubt.get_or_init(|| Corruption::new(segment.path(), 0, what));
-            }
-            _ => {}
-        }
-        // If the files cannot be written, the index stays in memory until they can.
-        let _kept_in_memory = self.seal(segment);
-        Ok(())
-    }
-
-    /// Applies the file of dead frames of a listed sealed segment, and counts the segment's frames.
-    fn take_dead(&self, topics: &mut Topics, segment: &Segment, dead: DeadFile) {
-        let manifest = self.env.manifest.state();
-        let frames = manifest.file(segment.file_key()).map_or(0, |file| file.count);
-        self.frames.fetch_add(frames, Ordering::Relaxed);
-        dead.for_each(|seq, tombstone| self.remove(topics, seq, tombstone, None));
-        if let Some(of) = self.by_key(segment) {
-            of.decay.set(dead.kept_of_frames(), dead.expiring);
-        }
-    }
-
     /// Locks the index to add a group's frames in one segment.
     pub(crate) fn notes<'a>(&'a self, segment: &'a Arc<Segment>) -> Notes<'a> {
         Notes::new(self, segment)
@@ -610,160 +469,5 @@ impl Index {
         let segments = self.segments.read();
         let found = segments.partition_point(|of| of.segment.base() <= offset).checked_sub(1)?;
         segments.get(found).cloned()
-    }
-
-    /// The last sparse entry of a segment for which `before` holds. `before` must hold for a prefix
-    /// of the entries. `None` when it holds for none.
-    pub(crate) fn step(
-        &self,
-        of: &SegmentIndex,
-        before: impl Fn(&SparseEntry) -> bool,
-    ) -> Result<Option<SparseEntry>, ReadError> {
-        self.steps(of, |len, get| {
-            let (mut low, mut high) = (0, len);
-            while low < high {
-                let middle = (low + high) / 2;
-                if get(middle).is_some_and(|entry| before(&entry)) {
-                    low = middle + 1;
-                } else {
-                    high = middle;
-                }
-            }
-            low.checked_sub(1).and_then(get)
-        })
-    }
-
-    /// The first sparse entry of a segment.
-    pub(crate) fn first_step(&self, of: &SegmentIndex) -> Result<Option<SparseEntry>, ReadError> {
-        self.steps(of, |_, get| get(0))
-    }
-
-    /// The time in the id of the first frame of the segment with this base, if known.
-    pub(crate) fn first_ms(&self, base: u64) -> Option<u64> {
-        let of = self.by_base(base)?;
-        self.first_step(&of).ok().flatten().map(|entry| entry.id_prefix >> 16)
-    }
-
-    /// The postings of a topic in a segment, in order; empty when it does not hold the topic.
-    pub(crate) fn postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
-        match self.in_active(of, |memory| memory.postings(topic)) {
-            Some(found) => Ok(found),
-            None => self.complete_postings(of, topic),
-        }
-    }
-
-    /// The floor that `last:n` had set for a topic by the end of a segment that is no longer
-    /// active: frames with a lower offset were removed. 0 where the segment does not tell.
-    pub(crate) fn floor_at_end(&self, of: &SegmentIndex, topic: &str) -> Result<u64, ReadError> {
-        if self.in_active(of, |_| ()).is_some() {
-            return Ok(0);
-        }
-        let entry = match of.frozen() {
-            Some(frozen) => frozen.find(topic),
-            None => self.loaded(of, Loaded::topics)?.and_then(|file| file.find(topic)),
-        };
-        Ok(entry.map_or(0, |entry| entry.floor))
-    }
-
-    /// The same for a segment that is not the active one.
-    fn complete_postings(&self, of: &SegmentIndex, topic: &str) -> Result<Vec<Chunk>, ReadError> {
-        if let Some(frozen) = of.frozen() {
-            return Ok(frozen.postings(topic));
-        }
-        let Some(file) = self.loaded(of, Loaded::topics)? else {
-            return Ok(of.frozen().map(|frozen| frozen.postings(topic)).unwrap_or_default());
-        };
-        let entry = file.find(topic);
-        Ok(entry.map(|entry| vec![file.postings(&entry, of.segment.base())]).unwrap_or_default())
-    }
-
-    /// Whether [`Self::is_whole`] is false for any segment.
-    pub(crate) fn is_partial(&self) -> bool {
-        self.partial.load(Ordering::Relaxed)
-    }
-
-    /// Whether the postings of a segment name all its frames: not when damage hid some.
-    pub(crate) fn is_whole(&self, of: &SegmentIndex) -> bool {
-        !matches!(&*of.kind.lock(), Kind::Frozen { whole: false, .. })
-    }
-
-    fn in_active<R>(&self, of: &SegmentIndex, ask: impl FnOnce(&MemoryIndex) -> R) -> Option<R> {
-        let topics = self.topics.read();
-        let active = topics.active.as_ref().filter(|(ordinal, _)| *ordinal == of.ordinal);
-        active.map(|(_, memory)| ask(memory))
-    }
-
-    /// Calls `ask` with the sparse entries of a segment.
-    fn steps<R>(
-        &self,
-        of: &SegmentIndex,
-        ask: impl Fn(usize, &dyn Fn(usize) -> Option<SparseEntry>) -> R,
-    ) -> Result<R, ReadError> {
-        let in_memory = |memory: &MemoryIndex| {
-            let entries = memory.sparse();
-            ask(entries.len(), &|number| entries.get(number).copied())
-        };
-        if let Some(answer) = self.in_active(of, in_memory) {
-            return Ok(answer);
-        }
-        loop {
-            if let Some(frozen) = of.frozen() {
-                return Ok(in_memory(&frozen));
-            }
-            // `None` means that the file had to be rebuilt, which froze the index in memory.
-            if let Some(file) = self.loaded(of, Loaded::sparse)? {
-                return Ok(ask(file.len(), &|number| file.get(number)));
-            }
-        }
-    }
-
-    /// A file of a sealed segment. When it does not verify, the index is rebuilt in memory and this
-    /// returns `None`: the caller retries.
-    fn loaded<F>(
-        &self,
-        of: &SegmentIndex,
-        file: impl FnOnce(&mut Loaded, &Env, &Segment) -> Option<Arc<F>>,
-    ) -> Result<Option<Arc<F>>, ReadError> {
-        let mut kind = of.kind.lock();
-        let Kind::Files(loaded) = &mut *kind else { return Ok(None) };
-        let was_empty = loaded.is_empty();
-        if let Some(found) = file(loaded, &self.env, &of.segment) {
-            drop(kind);
-            if was_empty {
-                self.evict(of.ordinal);
-            }
-            return Ok(Some(found));
-        }
-        let mut memory = MemoryIndex::new(of.segment.base());
-        let whole = scan(&of.segment, |met| match met {
-            Met::Frame(noted) => {
-                memory.note(&noted);
-            }
-            Met::Tombstone(seq, tombstone) => memory.note_tombstone(seq, &tombstone),
-            Met::Floor(topic, floor) => memory.note_floor(topic, floor),
-        })?;
-        self.partial.fetch_or(!whole, Ordering::Relaxed);
-        *kind = Kind::Frozen { index: Arc::new(memory), whole };
-        if self.writable {
-            // The next open, which knows what `last:n` removed, writes them again.
-            files::discard(&self.env, &of.segment);
-        }
-        Ok(None)
-    }
-
-    /// Closes the files that were opened first when there are too many.
-    fn evict(&self, opened: u32) {
-        let oldest = {
-            let mut loaded = self.loaded.lock();
-            // Under this lock: a rewrite that replaces it takes it from the list afterwards.
-            let Some(opened) = self.segment(opened) else { return };
-            loaded.push_back(opened);
-            if loaded.len() > OPEN_INDEXES_MAX { loaded.pop_front() } else { None }
-        };
-        if let Some(oldest) = oldest
-            && let Kind::Files(loaded) = &mut *oldest.kind.lock()
-        {
-            *loaded = Loaded::default();
-        }
     }
 }

@@ -29,6 +29,7 @@ use crate::names::{
 use crate::options::MediaChoice;
 use crate::recovery;
 use crate::store::{Inner, Store};
+use crate::value::StoreUuid;
 
 /// Attempts at a copy whose files were replaced meanwhile.
 const ATTEMPTS: usize = 16;
@@ -66,9 +67,9 @@ impl CopyOptions {
 #[non_exhaustive]
 pub struct CopyReport {
     /// Uuid of the copy; a backup has that of its store.
-    pub uuid: [u8; 16],
+    pub uuid: StoreUuid,
     /// Uuid of the store it comes from.
-    pub source: [u8; 16],
+    pub source: StoreUuid,
     /// Offset of the next frame.
     pub head: u64,
     /// Files that existed already.
@@ -312,12 +313,12 @@ fn copy(
             (Manifest::unwritten(dir, Arc::clone(copier.to_files), blank), state)
         }
     };
-    let uuid = state.store;
+    let uuid = StoreUuid::from_bytes(state.store);
     let mut counts = Counts::default();
     copier.run(snapshot, &manifest, state, watch, &mut counts)?;
     Ok(CopyReport {
         uuid,
-        source,
+        source: StoreUuid::from_bytes(source),
         head: snapshot.head,
         files_kept: counts.kept,
         files_linked: counts.linked,

@@ -15,6 +15,7 @@ use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::log::{SegmentKey, unmarked};
 use crate::media::{Media, is_lost};
 use crate::names;
+use crate::value::StoreUuid;
 
 /// An existing file, named by the manifest or not.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +105,8 @@ impl Rescue<'_> {
         let magic = if kind == FileKind::Segment { Magic::Segment } else { Magic::Pack };
         let error = match FileHeader::decode(&head, magic) {
             Ok(header) => {
-                if self.report.source == [0; 16] {
-                    self.report.source = header.store;
+                if self.report.source.is_none() {
+                    self.report.source = StoreUuid::known(header.store);
                 }
                 return Ok(Some((media, header.salt)));
             }

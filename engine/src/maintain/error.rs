@@ -2,9 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::{Corruption, OpenError, ReadOnlyReason};
+use crate::io_error::IoError;
 
 /// Why a store could not be checked, copied or repaired. The source is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub enum MaintainError {
     Changing,
     /// A write to the store failed, for this reason, so what it holds is not known.
     #[error("an earlier write to the store failed, {0}; reopen it first")]
-    Poisoned(Arc<str>),
+    Poisoned(IoError),
     /// The store was closed meanwhile.
     #[error("the store is closed")]
     Closed,

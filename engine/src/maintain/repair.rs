@@ -29,16 +29,16 @@ use crate::manifest::Manifest;
 use crate::media::{Disk, Files, is_lost};
 use crate::names::{BLOB_DIR, LOG_DIR};
 use crate::options::{MediaChoice, StoreOptions};
-use crate::value::CursorName;
+use crate::value::{CursorName, StoreUuid};
 
 /// The result of a repair.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// Uuid of the new store.
-    pub uuid: [u8; 16],
-    /// Uuid of the old store, or zero when no file has it.
-    pub source: [u8; 16],
+    pub uuid: StoreUuid,
+    /// Uuid of the old store, unless no file has it.
+    pub source: Option<StoreUuid>,
     /// Neither copy of the manifest verified: it was rebuilt from the files.
     pub manifest_rebuilt: bool,
     /// Offset of the next frame: that of the old store as far as known, even where the last frames
@@ -61,6 +61,25 @@ pub struct RepairReport {
     pub lost: Vec<Finding>,
     /// Number of losses.
     pub lost_total: u64,
+}
+
+impl RepairReport {
+    /// The report of a repair that has saved nothing yet.
+    const fn begun(uuid: StoreUuid, source: Option<StoreUuid>, manifest_rebuilt: bool) -> Self {
+        Self {
+            uuid,
+            source,
+            manifest_rebuilt,
+            head: 0,
+            frames: 0,
+            cursors: 0,
+            cursors_ahead: Vec::new(),
+            blobs: 0,
+            frames_lost: 0,
+            lost: Vec::new(),
+            lost_total: 0,
+        }
+    }
 }
 
 /// A repair in progress.
@@ -124,9 +143,9 @@ pub(super) fn repair_files(
     let options = StoreOptions::default();
     let random = Random::new(&SystemEntropy);
     let random = random.map_err(|error| MaintainError::io("seed ids for", into, error))?;
-    let source = known.as_ref().map_or([0; 16], |known| known.store);
-    let state = SuperState { store: random.bytes(), parent: source, ..SuperState::default() };
-    let uuid = state.store;
+    let source = known.as_ref().map(|known| StoreUuid::from_bytes(known.store));
+    let uuid = StoreUuid::from_bytes(random.bytes());
+    let state = SuperState { store: *uuid.as_bytes(), ..SuperState::default() };
     let env = Arc::new(Env {
         dir: into.to_owned(),
         manifest: Manifest::unwritten(into, Arc::clone(&to_files), state),
@@ -137,7 +156,7 @@ pub(super) fn repair_files(
         holds: crate::holds::Holds::default(),
     });
     let manifest_rebuilt = known.is_none();
-    let report = RepairReport { uuid, source, manifest_rebuilt, ..RepairReport::default() };
+    let report = RepairReport::begun(uuid, source, manifest_rebuilt);
     let mut rescue = Rescue {
         from: dir,
         from_files,
@@ -213,8 +232,8 @@ impl Rescue<'_> {
             synced.map_err(|error| MaintainError::io("sync", &dir, error))?;
         }
         let mut state = SuperState {
-            store: self.report.uuid,
-            parent: self.report.source,
+            store: *self.report.uuid.as_bytes(),
+            parent: self.report.source.map_or([0; 16], |source| *source.as_bytes()),
             clean: true,
             epochs: match &self.known {
                 Some(known) => known.epochs.clone(),

@@ -56,7 +56,7 @@ impl Snapshot {
                 return Err(MaintainError::Closed);
             }
             if let Some(why) = inner.failure.get() {
-                return Err(MaintainError::Poisoned(Arc::clone(why)));
+                return Err(MaintainError::Poisoned(why.clone()));
             }
             let (mut snapshot, lengths, media, deferred) = {
                 let writer = inner.writer.lock();

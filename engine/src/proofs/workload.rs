@@ -14,6 +14,7 @@ use crate::append::Batch;
 use crate::compact::CompactOptions;
 use crate::error::AppendError;
 use crate::gc::GcOptions;
+use crate::io_error::IoError;
 use crate::maintain::{CopyOptions, Progress};
 use crate::media::sim::SimDisk;
 use crate::options::SyncPolicy;
@@ -160,7 +161,7 @@ fn compact(_: &mut Holds, _: u64) -> Act {
     let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
     Box::new(move |store| match store.compact(everything) {
         Ok(_) => Ok(false),
-        Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
+        Err(error) => Err(AppendError::Indeterminate(IoError::other(error))),
     })
 }
 
@@ -171,7 +172,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
         store.inner.begin_changing()?;
         match store.inner.blobs.press_all() {
             Ok(()) => Ok(false),
-            Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
+            Err(error) => Err(AppendError::Indeterminate(IoError::other(error))),
         }
     })
 }
@@ -182,7 +183,7 @@ fn collect(holds: &mut Holds, _: u64) -> Act {
     let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
     Box::new(move |store| match store.gc(&everything) {
         Ok(_) => Ok(false),
-        Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
+        Err(error) => Err(AppendError::Indeterminate(IoError::other(error))),
     })
 }
 
@@ -195,7 +196,7 @@ fn back_up(holds: &mut Holds, n: u64) -> Act {
         match store.inner.backup_on(&dir, files, CopyOptions::copies(), go_on) {
             // It holds what is durable, and begins by making everything durable.
             Ok(_) => Ok(true),
-            Err(error) => Err(AppendError::Indeterminate(error.to_string().into())),
+            Err(error) => Err(AppendError::Indeterminate(IoError::other(error))),
         }
     })
 }

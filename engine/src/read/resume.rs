@@ -5,13 +5,13 @@ use super::follower::Follower;
 use super::reader::Reader;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
-use crate::value::{Bound, ReadOptions, Start};
+use crate::value::{Bound, ReadOptions, Start, StoreUuid};
 
 /// Where a reader resumes, and in which epoch of which store that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumePoint {
     /// Uuid of the store; `None` when the caller guarantees that it is this one.
-    pub store: Option<[u8; 16]>,
+    pub store: Option<StoreUuid>,
     /// The epoch in which the frame before it, or nothing, was seen.
     pub epoch: u64,
     /// The first frame not yet seen.
@@ -22,8 +22,7 @@ impl Store {
     /// The point from which a reader resumes that has seen every frame below `offset`.
     #[must_use]
     pub fn resume_point(&self, offset: u64) -> ResumePoint {
-        let store = self.inner.env.manifest.state().store;
-        ResumePoint { store: Some(store), epoch: self.inner.epoch, offset }
+        ResumePoint { store: Some(self.uuid()), epoch: self.inner.epoch, offset }
     }
 
     /// Whether a reader can resume from a point without missing anything or mistaking a new frame
@@ -75,7 +74,7 @@ impl Inner {
     fn check_resume(&self, point: &ResumePoint) -> Result<(), ReadError> {
         let head = self.log.head();
         let manifest = self.env.manifest.state();
-        if let Some(store) = point.store.filter(|store| *store != manifest.store) {
+        if let Some(store) = point.store.filter(|store| *store.as_bytes() != manifest.store) {
             return Err(ReadError::OtherStore { store });
         }
         let epochs = &manifest.epochs;
@@ -118,7 +117,7 @@ mod tests {
         let ahead = ResumePoint { offset: 6, ..point };
         let refused = store.read_from(&ahead, &options);
         assert!(matches!(refused, Err(ReadError::CursorAhead { offset: 5 })));
-        let elsewhere = ResumePoint { store: Some([7; 16]), ..point };
+        let elsewhere = ResumePoint { store: Some(StoreUuid::from_bytes([7; 16])), ..point };
         let refused = store.follow_from(&elsewhere, &options);
         assert!(matches!(refused, Err(ReadError::OtherStore { .. })));
     }

@@ -1,6 +1,7 @@
 //! Named, durable reader positions.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,6 +41,14 @@ impl fmt::Display for CursorName {
 impl fmt::Debug for CursorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl FromStr for CursorName {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        Self::parse(text)
     }
 }
 

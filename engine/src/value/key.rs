@@ -1,6 +1,7 @@
 //! Idempotency keys.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{ValueError, shorten};
@@ -39,5 +40,13 @@ impl fmt::Display for IdempotencyKey {
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        Self::parse(text)
     }
 }

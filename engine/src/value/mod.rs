@@ -11,10 +11,10 @@ mod import;
 mod key;
 mod meta;
 mod read;
+mod store_uuid;
 mod summary;
 mod topic;
 mod ttl;
-mod uuid;
 
 pub use appended::{Appended, Removal, Stamp};
 pub use condition::{Condition, Unmet};
@@ -26,11 +26,11 @@ pub use import::Import;
 pub use key::IdempotencyKey;
 pub use meta::Meta;
 pub use read::{Bound, ReadOptions, Start};
+pub use store_uuid::StoreUuid;
 pub use summary::{CursorSummary, TopicSummary};
 pub(crate) use topic::is_topic;
 pub use topic::{Topic, TopicPattern, TopicPatterns};
 pub use ttl::Ttl;
-pub use uuid::{parse_uuid, uuid_text};
 
 /// Why a value given as text or bytes is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,9 @@ pub enum ValueError {
     /// Not a blob hash.
     #[error("{0:?} is not a hash: sha256- and 44 characters of base64 are expected")]
     BlobHash(String),
+    /// Not the uuid of a store.
+    #[error("{0:?} is not the uuid of a store: 32 hexadecimal digits are expected")]
+    StoreUuid(String),
     /// Not a time to live.
     #[error(
         "{0:?} is not a ttl: forever, ephemeral, time:<ms>, time:3d (ms, s, m, h, d, w) or last:<n>, both from 1 on"

@@ -224,6 +224,14 @@ impl TopicPatterns {
     }
 }
 
+impl FromStr for TopicPattern {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        Self::parse(text)
+    }
+}
+
 impl From<Topic> for TopicPatterns {
     fn from(topic: Topic) -> Self {
         Self(Arc::from([TopicPattern::Exact(topic)]))

@@ -149,7 +149,7 @@ fn clock_and_entropy_decide_every_id() {
             let store = open(dir.path(), &options);
             let appended = store.append(batch((0..5).map(|n| numbered("a", n)))).unwrap();
             ids.extend(appended.frames.iter().map(|stamp| stamp.id));
-            ids.push(FrameId::from_bytes(store.info().uuid));
+            ids.push(FrameId::from_bytes(*store.info().uuid.as_bytes()));
         }
         ids
     };

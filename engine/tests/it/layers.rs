@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 8] = [
     &["clock", "limits", "planted", "sys"],
     &["value"],
     &["format", "ids", "names"],
-    &["entropy", "error", "options"],
+    &["entropy", "error", "io_error", "options"],
     &["media"],
     &["env", "holds", "manifest"],
     &["blob", "cursors", "index", "journal", "keys", "log", "tail"],

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
-use xs_engine::{
+use xs_engine::{StoreUuid, 
     BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Removal, Topic, TopicPatterns,
 };
 use xs_protocol::codec::PREFACE;
@@ -38,7 +38,7 @@ fn no<T>() -> Result<T, Refusal> {
 
 impl Service for Empty {
     fn identity(&self) -> StoreIdentity {
-        StoreIdentity { uuid: [7; 16], epoch: 1, head: 2 }
+        StoreIdentity { uuid: StoreUuid::from_bytes([7; 16]), epoch: 1, head: 2 }
     }
 
     fn append(&self, _: AppendRequest, done: Done) {

@@ -35,6 +35,7 @@ use crate::error::{ClientError, ProtocolError};
 use crate::limits::CREDIT_DEFAULT;
 use crate::message::{GoAway, HelloReply, OpRange, PeerLimits, Response, Resume, Role};
 use crate::tls::ClientTls;
+use xs_engine::StoreUuid;
 
 /// How to connect.
 #[derive(Clone)]
@@ -75,7 +76,7 @@ impl fmt::Debug for ClientOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// The store's uuid.
-    pub uuid: [u8; 16],
+    pub uuid: StoreUuid,
     /// The store's epoch.
     pub epoch: u64,
     /// The offset of the next frame at the time of HELLO.

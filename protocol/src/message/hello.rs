@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use xs_engine::Topic;
+use xs_engine::{StoreUuid, Topic};
 
 use super::Op;
 use super::coding::{Body, DecodeError, put_extension};
@@ -254,7 +254,7 @@ impl HelloReply {
         out.put_u8(self.role as u8);
         out.put_slice(&[0; 3]);
         out.put_u64(self.features);
-        out.put_slice(&self.store.uuid);
+        out.put_slice(self.store.uuid.as_bytes());
         out.put_u64(self.store.epoch);
         out.put_u64(self.store.head);
         let PeerLimits {
@@ -285,7 +285,7 @@ impl HelloReply {
         body.zeros(3)?;
         let features = body.u64("features")?;
         let store = StoreIdentity {
-            uuid: body.uuid("uuid")?,
+            uuid: StoreUuid::from_bytes(body.uuid("uuid")?),
             epoch: body.u64("epoch")?,
             head: body.u64("head")?,
         };
@@ -347,7 +347,7 @@ mod tests {
             records: 1,
             role: Role::Host,
             features: 0,
-            store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
+            store: StoreIdentity { uuid: StoreUuid::from_bytes([7; 16]), epoch: 3, head: 99 },
             limits: PeerLimits::OURS,
             name: "xs/0".to_owned(),
             ops: Op::RANGES.to_vec(),

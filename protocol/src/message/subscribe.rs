@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start};
+use xs_engine::{Bound, Frame, ReadOptions, ResumePoint, Start, StoreUuid};
 
 use super::coding::{Body, DecodeError, put_extension};
 use super::control::{put_refusal, read_refusal};
@@ -67,7 +67,7 @@ pub enum Slow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Resume {
     /// The store's uuid.
-    pub store: [u8; 16],
+    pub store: StoreUuid,
     /// Its epoch.
     pub epoch: u64,
 }
@@ -157,7 +157,7 @@ impl SubscribeRequest {
         put_options(out, &self.options);
         if let Some(resume) = &self.how.resume {
             put_extension(out, RESUME, |out| {
-                out.put_slice(&resume.store);
+                out.put_slice(resume.store.as_bytes());
                 out.put_u64(resume.epoch);
             });
         }
@@ -199,7 +199,8 @@ impl SubscribeOptions {
             match tag {
                 RESUME if self.resume.is_some() => return Err(value.wrong("resume twice").into()),
                 RESUME => {
-                    let (store, epoch) = (value.uuid("store")?, value.u64("epoch")?);
+                    let (store, epoch) =
+                        (StoreUuid::from_bytes(value.uuid("store")?), value.u64("epoch")?);
                     self.resume = Some(Resume { store, epoch });
                 }
                 SLOW if slow.is_some() => return Err(value.wrong("slow twice").into()),
@@ -379,7 +380,7 @@ mod tests {
         let start = Start::From(Bound::Offset(9));
         let options = ReadOptions { start, follow: true, ..ReadOptions::default() };
         let read = |bytes| SubscribeRequest::read(Body::new("SUBSCRIBE", bytes));
-        let resume = Some(Resume { store: [3; 16], epoch: 7 });
+        let resume = Some(Resume { store: StoreUuid::from_bytes([3; 16]), epoch: 7 });
         for slow in [Slow::Wait, Slow::Latest { behind: 0 }, Slow::Drop { behind: u64::MAX }] {
             let how = SubscribeOptions { slow, resume, ..SubscribeOptions::default() };
             let request = SubscribeRequest { options: options.clone(), how };

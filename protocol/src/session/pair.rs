@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use xs_engine::{Appended, Frame, FrameId, NewFrame, ReadOptions, Stamp, Topic};
+use xs_engine::{Appended, Frame, FrameId, NewFrame, ReadOptions, Stamp, StoreUuid, Topic};
 
 use super::*;
 use crate::codec::Codec;
@@ -52,7 +52,10 @@ impl Pair {
         let mut pair = Self::new(step);
         let actions = pair.move_to_server();
         let [Action::Welcome { ticket, .. }] = actions[..] else { panic!("{actions:?}") };
-        pair.server.welcome(ticket, StoreIdentity { uuid: [1; 16], epoch: 2, head: 3 });
+        pair.server.welcome(
+            ticket,
+            StoreIdentity { uuid: StoreUuid::from_bytes([1; 16]), epoch: 2, head: 3 },
+        );
         let events = pair.move_to_client().unwrap();
         let [ClientEvent::Answer { corr: 1, result: Ok(Response::Hello(hello)) }] = &events[..]
         else {

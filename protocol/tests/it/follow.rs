@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xs_engine::{Bound, FrameId, ReadOptions, ResumePoint, Start, TopicPatterns};
+use xs_engine::{Bound, FrameId, ReadOptions, ResumePoint, Start, StoreUuid, TopicPatterns};
 use xs_protocol::{
     Address, ClientError, Code, Follow, FollowEvent, FollowOptions, Listener, Retry, Role, Server,
     ServerOptions, Slow, SubEvent, SubscribeOptions,
@@ -270,7 +270,7 @@ async fn a_point_goes_on_behind_what_was_given_and_nowhere_else() {
     soon(subscription.next()).await.unwrap().unwrap();
     assert_eq!(subscription.point().unwrap().offset, 50);
 
-    let elsewhere = ResumePoint { store: Some([1; 16]), ..point };
+    let elsewhere = ResumePoint { store: Some(StoreUuid::from_bytes([1; 16])), ..point };
     let ahead = ResumePoint { offset: 51, ..point };
     for (point, code) in [(elsewhere, Code::OtherStore), (ahead, Code::CursorAhead)] {
         let error = soon(Follow::open(&rig.address, from(point))).await.err().unwrap();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use xs_engine::{
     BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Meta, NewFrame,
-    ReadOptions, Start, Topic, TopicPatterns, Ttl,
+    ReadOptions, Start, StoreUuid, Topic, TopicPatterns, Ttl,
 };
 use xs_protocol::codec::Envelope;
 use xs_protocol::{
@@ -19,7 +19,10 @@ async fn hello_tells_about_the_store_and_the_role() {
     for rig in [Rig::unix(Role::Admin).await, Rig::tcp().await] {
         let client = rig.client().await;
         let server = client.server();
-        assert_eq!((server.uuid, server.epoch, server.head), ([7; 16], 1, 0));
+        assert_eq!(
+            (server.uuid, server.epoch, server.head),
+            (StoreUuid::from_bytes([7; 16]), 1, 0)
+        );
         assert_eq!((server.role, server.version), (Role::Admin, 1));
         assert_eq!(server.ops.len(), xs_protocol::Op::ALL.len());
         soon(client.ping()).await.unwrap();

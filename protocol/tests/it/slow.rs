@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use xs_engine::{Body, Bound, NewFrame, ReadOptions, Removal, Start, Topic, TopicPatterns, Ttl};
+use xs_engine::{
+    Body, Bound, NewFrame, ReadOptions, Removal, Start, StoreUuid, Topic, TopicPatterns, Ttl,
+};
 use xs_protocol::{
     AppendRequest, Client, ClientError, Code, Detail, Gap, Op, RemoveRequest, Resume, Role, Slow,
     SubEvent, SubscribeOptions, Subscription,
@@ -273,7 +275,10 @@ async fn a_place_of_another_store_or_of_a_lost_end_is_refused() {
     };
     assert_eq!(subscribe(5, here).await, None);
     assert_eq!(subscribe(6, here).await, Some(Code::CursorAhead));
-    assert_eq!(subscribe(1, Resume { store: [1; 16], ..here }).await, Some(Code::OtherStore));
+    assert_eq!(
+        subscribe(1, Resume { store: StoreUuid::from_bytes([1; 16]), ..here }).await,
+        Some(Code::OtherStore)
+    );
 }
 
 /// With bodies more frames are pulled than there is credit for. Those that wait and are removed

@@ -37,6 +37,7 @@ use super::sealed::{Opened, SealedPack};
 use super::{Blobs, Shared};
 use crate::error::{Corruption, Shortage};
 use crate::format::super_file::{FileEntry, FileState};
+use crate::io_error::IoError;
 use crate::media::is_full;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
@@ -101,6 +102,16 @@ pub(crate) enum SweepError {
     /// The manifest could not be written: the state on disk is unknown.
     #[error("writing packs failed: {0}")]
     Failed(io::Error),
+}
+
+impl From<&SweepError> for IoError {
+    fn from(error: &SweepError) -> Self {
+        match error {
+            SweepError::Full(shortage) => Self::from(*shortage).described(error),
+            SweepError::Failed(cause) => Self::from(cause).described(error),
+            SweepError::Stopped | SweepError::Read(_) => Self::other(error),
+        }
+    }
 }
 
 impl SweepError {

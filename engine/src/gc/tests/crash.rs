@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use super::*;
 use crate::compact::CompactReport;
 use crate::error::CompactError;
+use crate::io_error::IoError;
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
 use crate::options::MediaChoice;
@@ -100,7 +101,7 @@ fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
             let list = || Files::list(&disk, &store.inner.env.blob_dir()).unwrap();
             check_left(&store, &list, &what);
             // Prevents a clean close.
-            store.inner.poison(&"a test says so");
+            store.inner.poison(IoError::other("a test says so"));
         }
     }
 }
@@ -125,7 +126,7 @@ fn an_operation_that_fails_loses_nothing_that_is_named() {
                     assert_eq!(store.info().health, Health::Writable, "{what}");
                     append(&store, 1, noise(77, 100));
                 }
-                store.inner.poison(&"a test says so");
+                store.inner.poison(IoError::other("a test says so"));
                 drop(store);
                 let store = open(dir.path(), SyncPolicy::None);
                 let list = || {
@@ -230,7 +231,7 @@ fn a_removal_now_that_fails_is_finished_by_the_next() {
             let store = if goes_on {
                 store
             } else {
-                store.inner.poison(&"a test says so");
+                store.inner.poison(IoError::other("a test says so"));
                 drop(store);
                 open(dir.path(), SyncPolicy::None)
             };

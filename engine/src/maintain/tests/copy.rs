@@ -171,7 +171,7 @@ fn a_fork_shares_the_past_and_has_a_future_of_its_own() {
     let fork = open(dest.path(), SyncPolicy::None);
     let (past, parent) = (tell(&store), store.info());
     assert!(tell(&fork) == past);
-    assert_eq!((fork.info().parent, fork.info().health), (parent.uuid, Health::Writable));
+    assert_eq!((fork.info().parent, fork.info().health), (Some(parent.uuid), Health::Writable));
     assert_ne!(fork.info().uuid, parent.uuid);
     fork.append(frame("only.fork", 1).into()).unwrap();
     store.append(frame("only.parent", 1).into()).unwrap();
@@ -216,7 +216,7 @@ fn a_backup_is_restored_as_a_store_of_its_own() {
         assert_eq!((report.head, report.source), (parent.head, parent.uuid));
         let restored = open(&back, SyncPolicy::None);
         assert!(tell(&restored) == past);
-        assert_eq!(restored.info().parent, parent.uuid);
+        assert_eq!(restored.info().parent, Some(parent.uuid));
         assert!(restored.info().epoch > parent.epoch);
         restored.append(frame("after", 1).into()).unwrap();
         restored.close().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use xs_engine::{
     BlobHash, Body as FrameBody, Bound, Condition, CursorChange, CursorName, CursorValue,
-    ExpectRevision, Frame, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start,
+    ExpectRevision, Frame, IdempotencyKey, Meta, NewFrame, Origin, ReadOptions, Start, StoreUuid,
     TopicPatterns, Ttl,
 };
 
@@ -109,7 +109,7 @@ pub(in crate::message) fn requests() -> Vec<Sent> {
         ..SubscribeOptions::default()
     };
     let resumed = SubscribeOptions {
-        resume: Some(Resume { store: [7; 16], epoch: 3 }),
+        resume: Some(Resume { store: StoreUuid::from_bytes([7; 16]), epoch: 3 }),
         slow: Slow::Latest { behind: 100 },
         ..how
     };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use xs_engine::{
     Appended, BlobHash, Cursor, CursorName, CursorSummary, Frame, Meta, NewFrame, Origin, Removal,
-    Stamp, TopicSummary,
+    Stamp, StoreUuid, TopicSummary,
 };
 
 use super::{id, records, topic};
@@ -48,7 +48,7 @@ pub(super) fn replies() -> Vec<Sent> {
         records: 1,
         role: Role::Admin,
         features: 0,
-        store: StoreIdentity { uuid: [7; 16], epoch: 3, head: 99 },
+        store: StoreIdentity { uuid: StoreUuid::from_bytes([7; 16]), epoch: 3, head: 99 },
         limits: PeerLimits::OURS,
         name: "xs/test".to_owned(),
         ops: Op::RANGES.to_vec(),

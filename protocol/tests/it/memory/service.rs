@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use xs_engine::{
-    BlobHash, Body, Bound, Cursor, CursorName, Frame, NewFrame, Origin, ReadOptions, Topic,
-    TopicPatterns,
+    BlobHash, Body, Bound, Cursor, CursorName, Frame, NewFrame, Origin, ReadOptions, StoreUuid,
+    Topic, TopicPatterns,
 };
 use xs_protocol::{
     AppendRequest, Appended, BlobSink, BlobSource, CallRequest, Called, Code, CursorSummary,
@@ -33,7 +33,11 @@ impl Drop for Leaves {
 impl Service for Memory {
     fn identity(&self) -> StoreIdentity {
         let inner = self.0.lock();
-        StoreIdentity { uuid: [7 + inner.others; 16], epoch: 1, head: inner.head() }
+        StoreIdentity {
+            uuid: StoreUuid::from_bytes([7 + inner.others; 16]),
+            epoch: 1,
+            head: inner.head(),
+        }
     }
 
     /// What has a frame of the topic `lost` is forgotten.

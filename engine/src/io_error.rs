@@ -1,0 +1,97 @@
+//! An I/O error that can be kept and compared: a store that stopped taking writes tells each caller
+//! why, for as long as it is open.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::sync::Arc;
+
+use crate::error::Shortage;
+
+/// What the operating system said, with its number, so that a caller can tell a disk that fails
+/// from a file that may not be read without looking at the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoError {
+    kind: io::ErrorKind,
+    os: Option<i32>,
+    text: Arc<str>,
+}
+
+impl IoError {
+    /// An error that the operating system did not report.
+    pub(crate) fn other(text: impl Display) -> Self {
+        Self { kind: io::ErrorKind::Other, os: None, text: text.to_string().into() }
+    }
+
+    /// The same error with more about what failed in its text.
+    pub(crate) fn described(mut self, text: impl Display) -> Self {
+        self.text = text.to_string().into();
+        self
+    }
+
+    /// What kind of error it is, as [`io::Error::kind`].
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        self.kind
+    }
+
+    /// The operating system's number (`errno`), if the error came from there, as
+    /// [`io::Error::raw_os_error`].
+    #[must_use]
+    pub const fn raw_os_error(&self) -> Option<i32> {
+        self.os
+    }
+}
+
+impl Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for IoError {}
+
+impl From<&io::Error> for IoError {
+    fn from(error: &io::Error) -> Self {
+        Self { kind: error.kind(), os: error.raw_os_error(), text: error.to_string().into() }
+    }
+}
+
+impl From<io::Error> for IoError {
+    fn from(error: io::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<Shortage> for IoError {
+    fn from(shortage: Shortage) -> Self {
+        Self::from(io::Error::from(shortage)).described(shortage)
+    }
+}
+
+impl From<IoError> for io::Error {
+    fn from(error: IoError) -> Self {
+        Self::new(error.kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn it_keeps_the_number_and_the_text() {
+        let error = IoError::from(io::Error::from(Errno::IO));
+        assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
+        assert_eq!(error.to_string(), io::Error::from(Errno::IO).to_string());
+        let more = error.clone().described("writing blobs failed");
+        assert_eq!((more.kind(), more.raw_os_error()), (error.kind(), error.raw_os_error()));
+        assert_ne!(more, error);
+        let back = io::Error::from(more);
+        assert_eq!(back.to_string(), "writing blobs failed");
+        let full = IoError::from(Shortage::Space);
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(full.to_string(), Shortage::Space.to_string());
+    }
+}
