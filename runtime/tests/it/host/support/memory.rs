@@ -329,7 +329,11 @@ impl BlobSink for Sink {
 
 impl Service for Memory {
     fn identity(&self) -> StoreIdentity {
-        StoreIdentity { uuid: [7; 16], epoch: 1, head: self.0.lock().frames.len() as u64 }
+        StoreIdentity {
+            uuid: xs_engine::StoreUuid::from_bytes([7; 16]),
+            epoch: 1,
+            head: self.0.lock().frames.len() as u64,
+        }
     }
 
     fn append(&self, batch: AppendRequest, done: Done) {
