@@ -81,7 +81,7 @@ pub struct StoreStats {
     pub commit: CommitTimes,
     /// State and results of the scrub.
     pub scrub: ScrubStats,
-    /// Space that is dead, and what was given back.
+    /// Dead space, and space that was freed.
     pub space: SpaceStats,
 }
 
