@@ -21,7 +21,7 @@ pub mod super_file;
 pub(crate) mod topic_index;
 pub(crate) mod topic_table;
 
-/// `n` rounded up to a multiple of 8.
+/// Rounds `n` up to a multiple of 8.
 #[must_use]
 pub const fn align8(n: usize) -> usize {
     n.next_multiple_of(8)

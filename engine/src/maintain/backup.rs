@@ -49,13 +49,14 @@ pub struct CopyOptions {
 }
 
 impl CopyOptions {
-    /// For a backup: everything is copied and checked.
+    /// Options for a backup: everything is copied and checked.
     #[must_use]
     pub const fn copies() -> Self {
         Self { link: false, check_blobs: true }
     }
 
-    /// For a sandbox: everything that can be linked is linked, and nothing is read for checks.
+    /// Options for a sandbox: everything that can be linked is linked, and nothing is read for
+    /// checks.
     #[must_use]
     pub const fn links() -> Self {
         Self { link: true, check_blobs: false }

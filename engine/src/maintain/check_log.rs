@@ -186,7 +186,7 @@ impl Checker<'_> {
     }
 
     /// Reports what is missing between the end of an unmarked segment and the first batch of the
-    /// next one. Zeros at an end are no damage by themselves.
+    /// next one. Zeros at an end alone are not damage.
     fn gap(&mut self, stretch: &Stretch, state: &mut LogState) {
         let Some(ended) = state.ended.take() else { return };
         let Some(header) = stretch.header else { return };

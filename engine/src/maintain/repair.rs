@@ -1,6 +1,6 @@
-//! Saves what is left of a store into a new one. It trusts only what verifies by itself: if neither
-//! copy of the manifest does, the files' own headers and names identify them, and if a header does
-//! not verify, the batches and entries after it do.
+//! Saves what is left of a store into a new one. It trusts only what verifies on its own: if
+//! neither copy of the manifest does, the files' own headers and names identify them, and if a
+//! header does not verify, the batches and entries after it do.
 //!
 //! Frames keep their ids and offsets; lost frames leave a gap in the new log.
 

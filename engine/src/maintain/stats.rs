@@ -86,7 +86,7 @@ pub struct StoreStats {
 }
 
 impl Store {
-    /// Statistics of the store. Visits every topic and lists every file.
+    /// Returns statistics of the store. Visits every topic and lists every file.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         let inner = &self.inner;

@@ -112,7 +112,7 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Unlinks a file; a missing one is no error.
+    /// Unlinks a file; a missing one is not an error.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Truncates a file and syncs it.
     fn cut(&self, path: &Path, len: u64) -> io::Result<()>;

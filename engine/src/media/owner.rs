@@ -46,9 +46,9 @@ pub(super) fn give_empty(path: &Path) {
     }
 }
 
-/// Whether a directory is a link that root must not follow: one in another user's directory, who
-/// could point it where only root can write. For processes other than root's a link grants no extra
-/// rights.
+/// Whether a directory is a link that root must not follow: one in the directory of another user,
+/// who could point it where only root can write. For processes of other users a link grants no
+/// extra rights.
 pub(crate) fn leads_away(path: &Path) -> bool {
     rustix::process::geteuid().is_root()
         && fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() != 0)
