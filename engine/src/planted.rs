@@ -60,11 +60,11 @@ pub(crate) enum Bug {
     ForgetTouch,
     /// Garbage collection does not count the states of cursors as names.
     ForgetStates,
-    /// A collection is not due by what is gone since the last one.
+    /// What died since the last collection does not make the next one due.
     ForgetGone,
-    /// A collection is not due by what the last one kept because of the grace.
+    /// What the last collection kept because of the grace does not make the next one due.
     ForgetYoung,
-    /// A collection is not due by how much the packs have grown.
+    /// Growth of the packs does not make a collection due.
     IgnoreGrowth,
     /// Garbage collection continues where the log cannot be read.
     SweepOverDamage,

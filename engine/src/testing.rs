@@ -45,7 +45,7 @@ pub(crate) fn fast_dir() -> TempDir {
 
 pub(crate) fn options(sync: SyncPolicy) -> StoreOptions {
     const SMALL: u64 = 64 * 1024;
-    // Compaction runs when a test asks for it.
+    // Compaction runs only when a test calls it.
     let compaction = None;
     let default = StoreOptions::default();
     StoreOptions { segment_bytes: SMALL, pack_bytes: SMALL, sync, compaction, ..default }

@@ -33,8 +33,8 @@ use crate::value::BlobHash;
 const BUFFER_LEN: usize = 1024 * 1024;
 /// A longer blob would leave a BLOCK little room for others.
 const GROUPED_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
-/// Bytes of small blobs that are sorted by kin before they are grouped. A topic with one frame in a
-/// hundred then has most of its bodies of such a stretch in one or two BLOCKs; a reader of the
+/// Bytes of small blobs that are sorted by kin before they are grouped. If one frame in a hundred
+/// is of a topic, most of its bodies in a stretch then share one or two BLOCKs; a reader of the
 /// whole log needs the BLOCKs of one stretch at a time, and the cache holds several stretches.
 const STRETCH_BYTES: usize = 2 * 1024 * 1024;
 /// Maximum blobs of one stretch.

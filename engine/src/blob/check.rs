@@ -31,7 +31,7 @@ pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry) -
 pub(crate) enum BadEntry {
     /// An entry that does not hold what was stored.
     Entry(Arc<str>),
-    /// Bytes between the entries that are no entry.
+    /// Bytes between entries that are not an entry.
     Hole,
     /// No fault.
     None,
@@ -85,7 +85,7 @@ pub(crate) fn check_pack_file(
     }
     let upto = media.published();
     if end < upto && !is_blank(media, end..upto)? {
-        // Whether it breaks makes no difference here.
+        // The scan is over: whether the caller wants to stop does not matter.
         let _ = tell(end, None, &BadEntry::Hole);
     }
     Ok(sound)

@@ -103,7 +103,7 @@ impl Blobs {
     /// packs are recovered first.
     ///
     /// # Errors
-    /// [`BlobError::Io`] when the system refuses something. Damage is no error here;
+    /// [`BlobError::Io`] when a system call fails. Damage is not an error here;
     /// [`trouble`](Self::trouble) reports it.
     pub(crate) fn open(env: Arc<Env>, clean: bool) -> Result<Self, BlobError> {
         let opened = recover::open(&env, clean)?;
@@ -347,7 +347,7 @@ impl Blobs {
         self.shared.keeper.stop();
         self.shared.beside.stop();
         if let Some(thread) = self.thread.lock().take() {
-            // A panic there was printed there, and left the files as a crash would.
+            // The panic was printed by that thread, and left the files as a crash would.
             let _ = thread.join();
         }
     }

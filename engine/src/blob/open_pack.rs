@@ -76,7 +76,7 @@ impl OpenPack {
         let pack = Self::new(env, &header, Arc::clone(&media), end);
         let held = Headers::read(&media, header.salt, FILE_HEADER_LEN as u64, end)?;
         pack.fill(&held.slots);
-        // Behind a damaged header, entries are still to be found.
+        // Entries after a damaged header are still found.
         let mut walk = PackWalk::part(&media, header.salt, held.end..end);
         while let Some(entry) = walk.next()? {
             pack.insert(&entry.header().hash, entry.at());

@@ -104,13 +104,13 @@ impl BlobReader {
         Ok(Self { hash, len, left: len, source: Source::Stream(stream) })
     }
 
-    /// The hash.
+    /// Returns the hash of the blob.
     #[must_use]
     pub const fn hash(&self) -> BlobHash {
         self.hash
     }
 
-    /// Bytes of the blob.
+    /// Returns the length of the blob in bytes.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.len
@@ -122,7 +122,7 @@ impl BlobReader {
         self.len == 0
     }
 
-    /// The remaining bytes, at once.
+    /// Returns the remaining bytes at once.
     ///
     /// # Errors
     /// [`ReadError::TooLarge`] when that is more than `max` bytes, [`ReadError::Corrupt`] when the
@@ -131,8 +131,8 @@ impl BlobReader {
         Ok(self.all(max)?)
     }
 
-    /// The next bytes, at most `max` and empty at the end. Raw bytes come straight from the file,
-    /// without a copy.
+    /// Returns the next bytes, at most `max` and empty at the end. Raw bytes come straight from the
+    /// file, without a copy.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when the bytes are not those that were stored.

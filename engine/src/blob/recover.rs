@@ -271,8 +271,8 @@ impl Opened {
     /// lost its newest copy.
     fn strangers(&mut self, env: &Arc<Env>, strangers: &There) -> Result<(), BlobError> {
         if env.manifest.state().backup {
-            // Everything its frames name is in the packs it names; the next run that adds to it
-            // removes these.
+            // A backup names all packs that its frames need; the next run that adds to it removes
+            // these.
             return Ok(());
         }
         let mut taken = None;

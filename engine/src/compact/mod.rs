@@ -45,7 +45,7 @@ const ROLLED_PART: u64 = 4;
 pub struct CompactOptions {
     /// A segment is rewritten once this percentage of its bytes is dead, 1 to 100.
     pub dead_percent: u8,
-    /// Bytes read and written in a second, at least 1; as fast as possible when there is none.
+    /// Bytes read and written per second, at least 1; unlimited when `None`.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -81,8 +81,8 @@ pub struct CompactReport {
     pub bytes_after: u64,
     /// Damage that was met. Damaged segments are left unchanged.
     pub damaged: Vec<Corruption>,
-    /// Bodies of frames that were removed for good that are kept because another frame or a cursor
-    /// names them.
+    /// Bodies of permanently removed frames that are kept because another frame or a cursor names
+    /// them.
     pub named: Vec<BlobHash>,
 }
 
@@ -118,9 +118,9 @@ enum Which<'a> {
 }
 
 impl Store {
-    /// Rewrites the segments that are dead enough; the active one is sealed for that when a quarter
-    /// of a full segment is dead in it. Waits for another compaction in progress. After an error,
-    /// what was done stays done.
+    /// Rewrites the segments that are dead enough. First seals the active one if a quarter of a
+    /// full segment is dead in it. Waits for another compaction in progress. After an error, what
+    /// was done stays done.
     ///
     /// # Errors
     /// [`CompactError`]; everything readable stays readable.
@@ -131,7 +131,7 @@ impl Store {
         let (mut report, mut is_first) = (CompactReport::default(), true);
         loop {
             let _one = inner.compaction.begin_asked();
-            // After the lock, which closing the store waits for.
+            // Checked under the lock, which closing the store waits for.
             inner.check_compactable()?;
             let roll =
                 std::mem::take(&mut is_first) && inner.is_active_dead(options.dead_percent)?;
@@ -144,14 +144,14 @@ impl Store {
         }
     }
 
-    /// Removes frames, and returns when none of their bytes is left in log and journal, and none of
-    /// their bodies in the packs unless something else names the same body: the files that held
-    /// them are rewritten. A file that a reader still has open keeps its bytes, unlinked, until the
-    /// reader is dropped. Frames that were removed before, or have expired, are included, unless a
+    /// Removes frames, and returns when no byte of them is left in log and journal, nor of their
+    /// bodies in the packs unless something else names the same body: the files that held them are
+    /// rewritten. A file that a reader still has open keeps its bytes, unlinked, until the reader
+    /// is dropped. Frames that were removed before, or have expired, are included, unless a
     /// compaction has removed them already: [`gc`](Self::gc) then removes their bodies.
     ///
     /// # Errors
-    /// [`CompactError`]; the frames may be removed and their bytes still there: try again.
+    /// [`CompactError`]; the frames may be removed while their bytes remain: try again.
     pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
         let remove = || {
             ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
@@ -162,12 +162,12 @@ impl Store {
         self.remove_now_by(ids, remove).map(|((), report)| report)
     }
 
-    /// Appends a batch, durably, and returns when none of the bytes of the frames it removes is
-    /// left, as with [`remove_now`](Self::remove_now).
+    /// Appends a batch durably, and returns when no byte of the frames it removes is left, as with
+    /// [`remove_now`](Self::remove_now).
     ///
     /// # Errors
     /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that error says
-    /// otherwise. With any other error the frames may be removed and their bytes still there.
+    /// otherwise. With any other error the frames may be removed while their bytes remain.
     pub fn append_removing_now(
         &self,
         batch: Batch,
@@ -207,16 +207,16 @@ impl Inner {
         Ok(stored)
     }
 
-    /// Rewrites the files that hold these frames, of those that were removed, and their bodies. The
-    /// bodies go first: as long as the log has the frames, whoever is cut off or fails finds out
-    /// from it once more which bodies are meant.
+    /// Rewrites the files that hold those of these frames that were removed, and their bodies. The
+    /// bodies go first: while the log still has the frames, a retry after an error or a crash finds
+    /// out from it which bodies are meant.
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
     ) -> Result<CompactReport, CompactError> {
         let (mut offsets, mut bodies) = (Vec::with_capacity(stored.len()), BTreeSet::new());
         for (offset, body) in stored {
-            // Visible frames are kept, where several had this id before an import.
+            // Visible frames are kept; before an import several frames could have this id.
             if self.get_at(offset).map_err(CompactError::Unreadable)?.is_none() {
                 offsets.push(offset);
                 bodies.extend(body);
@@ -227,8 +227,8 @@ impl Inner {
         }
         let mut report = CompactReport::default();
         if !bodies.is_empty() {
-            // Durable and sealed before: the next open cuts a log that may not be durable where it
-            // names a missing blob, and a removal that is lost brings the frame back.
+            // Durable and sealed before: where a log may not be durable, the next open cuts it at a
+            // frame whose blob is missing, and a lost removal would bring the frame back.
             self.secure_log_of(&offsets)?;
             self.sync_log_written().map_err(|error| self.compact_error(error, false))?;
             report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
@@ -273,9 +273,9 @@ impl Inner {
         }
     }
 
-    /// Whether the active segment is worth compacting: frames of it are dead, with them at least
-    /// `percent` of its bytes, and enough to be worth a new segment. Other records count as dead:
-    /// they are restated elsewhere, or about frames that go with them.
+    /// Whether the active segment is worth compacting: it has dead frames, at least `percent` of
+    /// its bytes are dead, and enough of them to be worth a new segment. Other records count as
+    /// dead: they are restated elsewhere, or concern frames that go with them.
     fn is_active_dead(&self, percent: u8) -> Result<bool, CompactError> {
         let active = {
             let writer = self.writer.lock();
@@ -286,7 +286,7 @@ impl Inner {
         let (mut unseen, mut live, mut has_dead) = (Unseen::now(self, 0), 0, false);
         let mut walk = Walk::new(segment, FILE_HEADER_LEN as u64, base, WINDOW_SCAN);
         while let Some(found) = walk.next() {
-            // What is damaged is not rewritten.
+            // A damaged segment is not rewritten.
             let Ok(frame) = found.and_then(|found| walk.frame(&found)) else { return Ok(false) };
             match unseen.has(self, &frame.borrow()) {
                 true => has_dead = true,
@@ -298,7 +298,8 @@ impl Inner {
         Ok(has_dead && is_much && dead * 100 >= len * u64::from(percent))
     }
 
-    /// [`Self::secure_log`], with the active segment sealed if it holds a frame of these offsets.
+    /// [`Self::secure_log`], sealing the active segment if it holds a frame at one of these
+    /// offsets.
     fn secure_log_of(&self, offsets: &[u64]) -> Result<bool, CompactError> {
         let active = {
             let writer = self.writer.lock();
@@ -307,8 +308,8 @@ impl Inner {
         self.secure_log(active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base)))
     }
 
-    /// Makes sure that opening the store would need nothing of the sealed segments but their frames
-    /// and tombstones; says whether it does. With `roll` the active segment is sealed.
+    /// Makes sure that opening the store needs nothing of the sealed segments but their frames and
+    /// tombstones; returns whether that holds. With `roll` the active segment is sealed.
     fn secure_log(&self, roll: bool) -> Result<bool, CompactError> {
         let secured = {
             let mut writer = self.writer.lock();
@@ -324,7 +325,7 @@ impl Inner {
     }
 
     /// Rewrites segments, the last sealed one only with `last`. The caller holds the lock. Returns
-    /// whether that was everything; unless specific frames are meant, it ends early when another
+    /// whether everything was done; unless specific frames are meant, it stops early when another
     /// thread waits for the lock.
     fn compact(
         &self,

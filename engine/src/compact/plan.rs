@@ -16,7 +16,7 @@ fn live(candidate: &Candidate) -> u64 {
 }
 
 /// The segments to rewrite, grouped by the segment they become. `target` is the size of a full
-/// segment: what exceeds it, by the estimate of dead bytes, the survey leaves out.
+/// segment; the survey leaves out what exceeds it, as dead bytes are only estimated here.
 pub(super) fn plan(candidates: &[Candidate], which: &Which<'_>, target: u64) -> Vec<Range<usize>> {
     let percent = match which {
         Which::Dead(percent) => u64::from(*percent),

@@ -1,5 +1,5 @@
 //! Scans segments before they are rewritten and decides about each record. Every reason to drop a
-//! frame is permanent: what was removed, has expired or lies below a floor stays so.
+//! frame is permanent: a frame that was removed, has expired or lies below a floor stays so.
 
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
@@ -59,7 +59,7 @@ pub(super) struct Survey {
     pub(super) left_out: Marks,
     /// Floors that hide frames in other segments.
     pub(super) floors: Vec<(Arc<str>, u64)>,
-    /// Floors that hide nothing but what is gone.
+    /// Floors that hide only dropped frames.
     pub(super) spent: HashMap<Arc<str>, u64>,
     /// The removed frames that were applied.
     pub(super) marks: Marks,
@@ -84,7 +84,7 @@ impl Survey {
         self.kept_len + floors_len(self.floors.iter().map(|(topic, _)| &**topic))
     }
 
-    /// Bytes of the file that is written, at most.
+    /// Upper bound of the bytes of the file to write.
     pub(super) fn file_len(&self) -> u64 {
         match self.output_len() {
             0 => 0,
@@ -92,7 +92,7 @@ impl Survey {
         }
     }
 
-    /// Takes up the segment after those there are.
+    /// Adds the next segment.
     fn take(&mut self, input: &Candidate, part: Part, len: u64) {
         self.stays.push(Stays { bytes: len, control: part.control_len });
         self.offsets.end = input.segment.end().max(self.offsets.end);
@@ -126,8 +126,8 @@ fn floors_len<'t>(topics: impl Iterator<Item = &'t str>) -> u64 {
     (bytes + batches * BATCH_HEADER_LEN) as u64
 }
 
-/// Decides about the records of segments: of as many of the first ones as fit into one of at most
-/// `limit` bytes, and of the first in any case. `marks` are the removed frames in them.
+/// Decides about the records of segments: of the first ones that together fit into one of at most
+/// `limit` bytes, but at least of one. `marks` are the removed frames in them.
 pub(super) fn survey(
     inner: &Inner,
     inputs: &[Candidate],
@@ -158,7 +158,7 @@ pub(super) fn survey(
         let len = deciding.len_with(&part, &survey);
         sum += len;
         if !survey.inputs.is_empty() && sum > limit {
-            // What was noted of its offsets is never used.
+            // The notes about its offsets are never used.
             break;
         }
         survey.take(input, part, len);

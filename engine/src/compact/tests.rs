@@ -102,7 +102,8 @@ fn holds_now(dir: &Path, needle: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Three segments and more: `keep` frames, removed ones, `last:2` ones; returns what is left.
+/// Fills three segments or more with kept, removed and `last:2` frames; returns the offsets that
+/// remain.
 fn mixed(store: &Store) -> Vec<u64> {
     let mut left = Vec::new();
     let mut states = Vec::new();
@@ -343,7 +344,7 @@ fn disk_use_converges_under_last_1() {
             assert!(store.inner.index.segments().len() <= 4);
         }
     }
-    // 10 MB were written. What is left: a full active segment, and a few small ones.
+    // 10 MB were written. A full active segment and a few small ones remain.
     assert!(highest <= 4 * SEGMENT, "{highest}");
     assert_eq!(numbers_left(&store), (19_993..20_000).collect::<Vec<_>>());
     let manifest = store.inner.env.manifest.state();
@@ -538,7 +539,7 @@ fn what_is_removed_now_leaves_no_bytes() {
         let id = append(&store, NewFrame { meta, body, ..frame("a", n) });
         secrets.push((id, text));
     }
-    // In the first segment, twice; removed before; in the last sealed one; in the active one.
+    // In the first segment, twice; removed before; in the last sealed segment; in the active one.
     store.remove(secrets[9].0).unwrap();
     let chosen = [3, 4, 9, 180, 299];
     assert!(chosen.iter().all(|&n| holds(dir.path(), secrets[n].1.as_bytes())));
@@ -588,7 +589,7 @@ fn the_number_of_a_segment_that_dissolved_is_not_used_again() {
     clock.0.store(2_000_000, Ordering::Relaxed);
     store.compact(ALL).unwrap();
     assert_eq!(store.inner.index.segments().len(), 0, "nothing is left of it");
-    // A reader that began earlier still has it on its list, and asks by its number.
+    // A reader that began earlier still has its number in its list.
     append(&store, heavy("a", 2));
     assert!(dissolved < seal());
 }

@@ -11,9 +11,9 @@ use crate::error::CompactError;
 use crate::store::Inner;
 use crate::sys;
 
-/// How often it checks for expired frames, and what to collect, when nothing wakes it.
+/// Interval between checks for expired frames and due collections when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Rest after a search for work, as a multiple of the time the search took.
+/// The rest after a search for work, as a multiple of the search's duration.
 const REST: u32 = 20;
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60 * 60);
@@ -36,7 +36,7 @@ struct State {
     stopped: bool,
     /// Threads that wait for segments not to be rewritten.
     waiting: usize,
-    /// Threads that wait to compact because somebody asked for it.
+    /// Threads that wait to compact on request.
     asking: usize,
 }
 
@@ -58,7 +58,7 @@ impl Compaction {
         self.state.lock().stopped = true;
         self.changed.notify_all();
         let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes nevertheless.
         let _ = thread.map(JoinHandle::join);
         drop(self.running.lock());
     }
@@ -88,7 +88,7 @@ impl Compaction {
         self.running.lock()
     }
 
-    /// The same, for a compaction that somebody waits for.
+    /// As [`begin`](Self::begin), for a compaction on request.
     pub(super) fn begin_asked(&self) -> MutexGuard<'_, ()> {
         self.state.lock().asking += 1;
         let running = self.begin();
@@ -101,7 +101,7 @@ impl Compaction {
         self.state.lock().waiting > 0
     }
 
-    /// Whether a thread waits for what runs, for whatever it is about to do.
+    /// Whether any thread waits for the running one.
     pub(crate) fn is_awaited(&self) -> bool {
         let state = self.state.lock();
         state.waiting > 0 || state.asking > 0
@@ -142,7 +142,7 @@ impl Compaction {
         *self.looked.lock() = took;
     }
 
-    /// The compaction was cut short: there is more to do.
+    /// Notes that the compaction was cut short: there is more to do.
     fn go_on_later(&self) {
         self.state.lock().woken = true;
     }
@@ -184,9 +184,9 @@ fn run(inner: &Inner, options: CompactOptions) {
     }
 }
 
-/// Collects if that is due. What fails is told by the statistics, and tried again.
+/// Collects if that is due. Failures are reported in the statistics and retried.
 pub(super) fn collect(inner: &Inner) {
-    // A failure to release files is no other than one of the collection that replaced them.
+    // A failure to delete files is reported by the collection that replaced them.
     let _retried = inner.tidy();
     if let Some(options) = &inner.env.options.collection
         && !inner.is_poisoned()
@@ -223,8 +223,8 @@ pub(super) fn round(
     }
     compaction.note_look(Duration::ZERO);
     let which = Which::Dead(options.dead_percent);
-    // Failures, for example on a full disk, are told by the statistics and retried. The last sealed
-    // segment may be needed by an open and is left alone.
+    // Failures, for example on a full disk, are reported in the statistics and retried. An open may
+    // need the last sealed segment, so it is left alone.
     let done = inner.compact(&which, false, options.bytes_per_second);
     inner.space.compact_ended(match &done {
         Ok((report, _)) => report.damaged.first().map(ToString::to_string),

@@ -151,7 +151,7 @@ impl BatchHeader {
         })
     }
 
-    /// Bytes of the whole batch.
+    /// Returns the length of the whole batch in bytes.
     #[must_use]
     pub const fn batch_len(&self) -> u64 {
         BATCH_HEADER_LEN as u64 + self.length as u64
@@ -222,7 +222,7 @@ impl RecordsCrc {
         self.0.update(&crc.to_le_bytes());
     }
 
-    /// The CRC so far.
+    /// Returns the CRC so far.
     #[must_use]
     pub fn value(&self) -> u32 {
         self.0.clone().finalize()

@@ -88,13 +88,13 @@ pub struct Tombstone<'a> {
 }
 
 impl Tombstone<'_> {
-    /// Bytes of the removed frame's record, with padding.
+    /// Returns the length of the removed frame's record, with padding.
     #[must_use]
     pub const fn target_len(&self) -> u64 {
         align8(self.len as usize) as u64
     }
 
-    /// Bytes of its own record, with padding.
+    /// Returns the length of this record, with padding.
     #[must_use]
     pub const fn record_len(&self) -> u64 {
         align8(TOMBSTONE_LEN + self.topic.len()) as u64

@@ -42,7 +42,7 @@ pub enum Magic {
 }
 
 impl Magic {
-    /// The first 8 bytes of such a file.
+    /// Returns the first 8 bytes of such a file.
     #[must_use]
     pub const fn bytes(self) -> &'static [u8; 8] {
         match self {

@@ -90,7 +90,7 @@ pub struct Entry<'a> {
     pub pieces: Vec<(PieceAt, &'a [u8])>,
 }
 
-/// Length of an entry with these pieces.
+/// Returns the length of an entry with these pieces.
 #[must_use]
 pub fn entry_len(pieces: &[(PieceAt, &[u8])]) -> usize {
     let piece = |(_, bytes): &(PieceAt, &[u8])| PIECE_HEADER_LEN + bytes.len();

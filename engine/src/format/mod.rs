@@ -1,9 +1,9 @@
 //! Bytes to values and back: the layouts of docs/format.md. Takes slices and returns values; does
 //! no I/O, and returns a value or a typed error for any input.
 //!
-//! Public is what a program needs to read the files of a store by itself: the layouts of stored
-//! data, not of derived files. Encoders are public that turn a value back into the bytes it was
-//! read from; the fuzz targets check both directions.
+//! What is public is what an independent program needs to read the files of a store: the layouts of
+//! stored data, not of derived files, and the encoders that turn a value back into the bytes it was
+//! read from. The fuzz targets check both directions.
 
 pub mod batch;
 pub mod control;
@@ -21,7 +21,7 @@ pub mod super_file;
 pub(crate) mod topic_index;
 pub(crate) mod topic_table;
 
-/// `n` rounded up to a multiple of 8.
+/// Rounds `n` up to a multiple of 8.
 #[must_use]
 pub const fn align8(n: usize) -> usize {
     n.next_multiple_of(8)

@@ -179,7 +179,7 @@ impl EntryHeader {
         }
     }
 
-    /// Number of chunks in which the stored bytes are checked.
+    /// Returns the number of chunks in which the stored bytes are checked.
     #[must_use]
     pub const fn chunks(&self) -> u64 {
         self.stored_len.div_ceil(CHUNK_LEN as u64)
@@ -191,19 +191,19 @@ impl EntryHeader {
         matches!(self.kind, EntryKind::Raw) && self.chunks() <= 1
     }
 
-    /// Bytes of the CRC list after the stored bytes; 0 when one CRC covers them all.
+    /// Returns the length of the CRC list after the stored bytes; 0 when one CRC covers them all.
     #[must_use]
     pub const fn crc_list_len(&self) -> u64 {
         if self.chunks() > 1 { self.chunks() * 4 } else { 0 }
     }
 
-    /// Distance from the beginning of the header to the CRC list.
+    /// Returns the distance from the beginning of the header to the CRC list.
     #[must_use]
     pub const fn crc_list_at(&self) -> u64 {
         ENTRY_HEADER_LEN as u64 + self.stored_len.next_multiple_of(8)
     }
 
-    /// Distance from the beginning of this entry to the next.
+    /// Returns the distance from the beginning of this entry to the next.
     #[must_use]
     pub const fn stride(&self) -> u64 {
         self.crc_list_at() + self.crc_list_len().next_multiple_of(8)
@@ -252,7 +252,7 @@ impl ChunkCrcs {
         self.filled = 0;
     }
 
-    /// The `stored_crc` and the list, which is empty for one chunk and padded otherwise.
+    /// Returns the `stored_crc` and the list, which is empty for one chunk and padded otherwise.
     #[must_use]
     pub fn finish(mut self) -> (u32, Vec<u8>) {
         if self.list.is_empty() {
@@ -271,9 +271,9 @@ pub const fn worth_it(stored_len: u64, raw_len: u64) -> bool {
     stored_len <= raw_len - raw_len / 20 && stored_len < raw_len
 }
 
-/// A number that the blobs of one topic's frames share, so that sealing can group blobs that are
-/// read together: the upper half is from the topic up to its first dot, the lower one from all of
-/// it.
+/// Returns a number that the blobs of one topic's frames share, so that sealing can group blobs
+/// that are read together: the upper half is from the topic up to its first dot, the lower one from
+/// all of it.
 #[must_use]
 pub fn kin_of(topic: &str) -> u32 {
     let first = topic.split_once('.').map_or(topic, |(first, _)| first);
@@ -375,7 +375,7 @@ impl BlockTable {
         }
     }
 
-    /// Length of each blob, in order.
+    /// Returns the length of each blob, in order.
     pub fn lengths(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.rows.iter().map(|range| range.len() as u64)
     }
@@ -417,19 +417,19 @@ impl Block {
         Ok(Self { table, bytes: Bytes::from(bytes) })
     }
 
-    /// Number of blobs in it.
+    /// Returns the number of blobs in it.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.table.rows.len()
     }
 
-    /// Approximate bytes of memory it takes.
+    /// Returns the approximate number of bytes of memory it takes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Self>() + self.bytes.len() + self.count() * size_of::<Range<u16>>()
     }
 
-    /// Bytes of the blob with a number.
+    /// Returns the bytes of the blob with a number.
     #[must_use]
     pub fn blob(&self, number: u32) -> Option<Bytes> {
         let range = self.table.rows.get(number as usize)?;
@@ -437,13 +437,13 @@ impl Block {
         (range.end <= self.bytes.len()).then(|| self.bytes.slice(range))
     }
 
-    /// The bytes of the blobs, in order, borrowed.
+    /// Returns the bytes of the blobs, in order, borrowed.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> + '_ {
         let rows = self.table.rows.iter();
         rows.filter_map(|range| self.bytes.get(range.start as usize..range.end as usize))
     }
 
-    /// The blobs, in order.
+    /// Returns the blobs, in order.
     pub fn blobs(&self) -> impl Iterator<Item = Bytes> + '_ {
         (0..self.count() as u32).filter_map(|number| self.blob(number))
     }

@@ -53,13 +53,13 @@ impl Contents {
         self.prefixes.extend(prefixes);
     }
 
-    /// Blobs in the pack.
+    /// Returns the number of blobs in the pack.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.prefixes.len()
     }
 
-    /// The location of each blob, in file order.
+    /// Returns the location of each blob, in file order.
     pub fn entries(&self) -> impl Iterator<Item = IndexEntry> + '_ {
         let ends = self.places.iter().skip(1).map(|(_, first)| *first);
         let ends = ends.chain([self.prefixes.len() as u32]);
@@ -207,12 +207,12 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         }
     }
 
-    /// The file header.
+    /// Returns the file header.
     pub const fn header(&self) -> &FileHeader {
         &self.header
     }
 
-    /// Blobs in the pack.
+    /// Returns the number of blobs in the pack.
     pub const fn count(&self) -> usize {
         self.count
     }
@@ -248,7 +248,7 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         self.check(self.entries(), ENTRIES_CRC_AT)
     }
 
-    /// False when no blob of the pack has this prefix; true when one may.
+    /// Returns false when no blob of the pack has this prefix, true when one may.
     pub fn may_hold(&self, prefix: u64) -> bool {
         filter_holds(self.filter(), prefix)
     }
@@ -264,7 +264,7 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         black_box(found.fold(0, |all, prefix| all ^ prefix.unwrap_or_default()));
     }
 
-    /// Bytes of the filter.
+    /// Returns the length of the filter in bytes.
     pub const fn filter_len(&self) -> usize {
         self.filter_end - HEAD_LEN
     }
@@ -274,13 +274,13 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         PackFilter(self.filter().into())
     }
 
-    /// The n-th prefix in ascending order.
+    /// Returns the n-th prefix in ascending order.
     pub fn prefix(&self, n: usize) -> Option<u64> {
         let at = n.checked_mul(ENTRY_LEN)?;
         if n < self.count { u64_at(self.entries(), at) } else { None }
     }
 
-    /// The n-th entry in ascending order of prefixes.
+    /// Returns the n-th entry in ascending order of prefixes.
     pub fn entry(&self, n: usize) -> Option<IndexEntry> {
         let prefix = self.prefix(n)?;
         let [a, b, c] = bytes_at::<ORDINAL_LEN>(self.entries(), n * ENTRY_LEN + 8)?;
@@ -302,12 +302,12 @@ impl<B: AsRef<[u8]>> PackIndex<B> {
         search_from(guess, 1, self.places, begins).checked_sub(1).and_then(place)
     }
 
-    /// All entries with a prefix.
+    /// Returns all entries with a prefix.
     pub fn find(&self, prefix: u64) -> impl Iterator<Item = IndexEntry> + '_ {
         self.numbers(prefix).map_while(|n| self.entry(n))
     }
 
-    /// The numbers of the entries with a prefix, in order of prefixes.
+    /// Returns the numbers of the entries with a prefix, in order of prefixes.
     pub fn numbers(&self, prefix: u64) -> impl Iterator<Item = usize> + '_ {
         let same = move |&n: &usize| self.prefix(n) == Some(prefix);
         (self.lower_bound(prefix)..self.count).take_while(same)

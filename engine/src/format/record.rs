@@ -160,7 +160,7 @@ impl RecordPrefix {
         }
     }
 
-    /// Distance from the beginning of this record to the next.
+    /// Returns the distance from the beginning of this record to the next.
     #[inline]
     #[must_use]
     pub const fn stride(&self) -> usize {
@@ -218,7 +218,7 @@ pub struct FrameFields<'a> {
 }
 
 impl<'a> FrameFields<'a> {
-    /// The fields of a frame about to be appended.
+    /// Returns the fields of a frame about to be appended.
     #[must_use]
     pub fn of(
         new: &'a NewFrame,
@@ -239,7 +239,7 @@ impl<'a> FrameFields<'a> {
     }
 }
 
-/// Bytes of the record of a frame, without padding.
+/// Returns the length of the record of a frame, without padding.
 #[must_use]
 pub fn frame_len(fields: &FrameFields<'_>) -> usize {
     let ttl = match fields.ttl {

@@ -122,13 +122,13 @@ pub struct FileEntry {
 }
 
 impl FileKey {
-    /// The key of a segment.
+    /// Returns the key of a segment.
     #[must_use]
     pub const fn segment(base: u64, generation: u32) -> Self {
         Self { kind: FileKind::Segment, base, generation }
     }
 
-    /// The key of a pack.
+    /// Returns the key of a pack.
     #[must_use]
     pub const fn pack(number: u64, generation: u32) -> Self {
         Self { kind: FileKind::Pack, base: number, generation }
@@ -136,7 +136,7 @@ impl FileKey {
 }
 
 impl FileEntry {
-    /// The key of the file.
+    /// Returns the key of the file.
     #[must_use]
     pub const fn key(&self) -> FileKey {
         FileKey { kind: self.kind, base: self.base, generation: self.generation }
@@ -151,7 +151,7 @@ impl FileEntry {
 }
 
 impl SuperState {
-    /// The entry of a file.
+    /// Returns the entry of a file.
     #[must_use]
     pub fn file(&self, key: FileKey) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.key() == key)
@@ -236,7 +236,7 @@ impl SuperState {
 }
 
 impl FileEntry {
-    /// The offset after those that a sealed segment covers.
+    /// Returns the offset after those that a sealed segment covers.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.base.saturating_add(self.count).saturating_add(self.gone as u64)

@@ -1,4 +1,4 @@
-//! Frames that the log still holds and no reader sees again: a collection may take their bodies.
+//! Frames that the log still holds but no reader sees again: a collection may remove their bodies.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use crate::index::Marks;
 use crate::store::Inner;
 use crate::value::FrameRef;
 
-/// Frames that name nothing, as no reader sees them again.
+/// Frames whose names of blobs do not count, as no reader sees them again.
 #[derive(Debug)]
 pub(super) enum Dead {
     /// Those with these offsets, which are being removed for good.
@@ -24,20 +24,20 @@ pub(crate) struct Unseen {
     expired_by_ms: u64,
     /// Floors of the topics that have one.
     floors: HashMap<Box<str>, u64>,
-    /// Whether a frame that names a body was passed over.
+    /// Whether a frame that names a body was skipped.
     pub(super) passed: bool,
 }
 
 impl Unseen {
-    /// What is unseen now. A frame that expired less than `grace_ms` ago is not.
+    /// The frames unseen now. One that expired less than `grace_ms` ago still counts as seen.
     pub(crate) fn now(inner: &Inner, grace_ms: u64) -> Self {
         let removed = inner.index.marks(0..inner.log.head());
         let expired_by_ms = inner.env.clock.now_ms().saturating_sub(grace_ms);
         Self { removed, expired_by_ms, floors: HashMap::new(), passed: false }
     }
 
-    /// Whether no reader sees a frame. That is final once everything appended until this call is
-    /// durable: a power cut could take what removed or superseded the frame.
+    /// Whether no reader sees a frame. That is final once everything appended before this call is
+    /// durable: a power cut could undo what removed or superseded the frame.
     pub(crate) fn has(&mut self, inner: &Inner, frame: &FrameRef<'_>) -> bool {
         let offset = frame.offset().unwrap_or(u64::MAX);
         self.removed.contains(offset)
@@ -59,7 +59,7 @@ impl Unseen {
 }
 
 impl Dead {
-    /// Whether a frame names nothing.
+    /// Whether the names of a frame do not count.
     pub(super) fn has(&mut self, inner: &Inner, frame: &FrameRef<'_>) -> bool {
         match self {
             Self::These(offsets) => frame.offset().is_some_and(|offset| offsets.contains(&offset)),

@@ -26,13 +26,13 @@ pub struct GcOptions {
     /// A blob that nothing names is kept for this long after it was put. Age is tracked per pack: a
     /// blob stays until the newest one in its pack is that old.
     pub grace: Duration,
-    /// A pack is rewritten when at least this many percent of its bytes are dead, 0 to 100. With 0
-    /// and no grace no dead blob stays, those in the active packs included.
+    /// A pack is rewritten when at least this percentage of its bytes is dead, 0 to 100. With 0 and
+    /// no grace every dead blob is removed, including those in the active packs.
     pub dead_percent: u8,
     /// Only report what would be done.
     pub dry_run: bool,
-    /// Bytes of the log and of rewritten packs read a second, at most, and at least 1; as fast as
-    /// possible without.
+    /// Maximum bytes of the log and of rewritten packs read per second, at least 1; unlimited when
+    /// `None`.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ impl Default for GcOptions {
 }
 
 impl GcOptions {
-    /// Removes every dead blob, at any cost.
+    /// Removes every dead blob, whatever the cost.
     #[must_use]
     pub fn everything() -> Self {
         Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
@@ -72,7 +72,7 @@ impl GcOptions {
     }
 }
 
-/// What was found, and done unless it was a dry run.
+/// What was found, and removed unless it was a dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct GcReport {
@@ -82,15 +82,15 @@ pub struct GcReport {
     pub blobs: u64,
     /// Blobs that nothing names, kept because of the grace.
     pub young: u64,
-    /// Bytes of those, by their share in the blobs of their packs.
+    /// Bytes of those, estimated from their share of the blobs in their packs.
     pub young_bytes: u64,
     /// Blobs that nothing names and that may be removed.
     pub dead: u64,
-    /// Bytes of those, as they were put.
+    /// Bytes of those, uncompressed.
     pub dead_bytes: u64,
     /// Dead blobs in packs that are rewritten or dropped; other packs have too few of them.
     pub swept: u64,
-    /// Bytes of those, as they were put.
+    /// Bytes of those, uncompressed.
     pub swept_bytes: u64,
     /// Packs that are removed whole.
     pub packs_dropped: u64,
@@ -103,14 +103,14 @@ pub struct GcReport {
     pub left: u64,
 }
 
-/// Why garbage was not collected, or not all of it. Nothing is lost by that.
+/// Why garbage was not collected, or only in part. Nothing is lost by that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GcError {
     /// An option is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
-    /// The log or a pack cannot be read. What is unreadable may name any blob, so none goes.
+    /// The log or a pack cannot be read. The unreadable part may name any blob, so none is removed.
     #[error("cannot tell which blobs are wanted: {0}")]
     Read(ReadError),
     /// The store is open read-only.
@@ -122,8 +122,8 @@ pub enum GcError {
         remedy = .0.remedy("make room")
     )]
     StorageFull(Shortage),
-    /// A write failed, now or earlier, for this reason; the store takes no more until it is opened
-    /// again.
+    /// A write failed, now or earlier, for this reason; the store accepts no writes until it is
+    /// reopened.
     #[error("a write failed, {0}: the store takes no more until it is reopened")]
     Poisoned(IoError),
     /// The store is closed, or being closed.
@@ -171,35 +171,35 @@ impl Store {
     /// Removes blobs from the packs that nothing names: no cursor, and no frame that a reader sees.
     /// A removed or superseded frame names nothing, nor does one that expired more than
     /// [`GcOptions::grace`] ago, even while the log still holds it; a reader that began earlier may
-    /// find its body missing. Runs alongside reads and appends; an append that names a blob
-    /// meanwhile keeps it.
+    /// find its body missing. Runs concurrently with reads and appends; a blob that an append names
+    /// meanwhile is kept.
     ///
     /// # Errors
     /// [`GcError`]; the work done before it is kept.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         options.check()?;
-        // Names are read on from where they were read last: no frame may move meanwhile.
+        // Names are read from where the last read ended, so no frame may move meanwhile.
         let _still = self.inner.compaction.hold();
         self.inner.collect(options, None)
     }
 }
 
 impl Inner {
-    /// Collects if it is time to. Waits for a compaction or a collection in progress.
+    /// Collects if that is due. Waits for a compaction or a collection in progress.
     pub(crate) fn collect_if_due(&self, options: &CollectOptions) {
         if !self.space.is_due(self, options) {
             return;
         }
         let _still = self.compaction.begin();
-        // Somebody else may have done it meanwhile.
+        // Another thread may have done it meanwhile.
         if !self.compaction.is_stopped() && self.space.is_due(self, options) {
             let hurry = || self.compaction.is_awaited();
-            // Whatever it cannot do is told by the statistics, and tried again.
+            // Failures are reported in the statistics and retried.
             let _told = self.collect(&options.gc(), Some(Hurry(&hurry)));
         }
     }
 
-    /// Releases the files of packs that were replaced, once nobody uses them.
+    /// Deletes the files of replaced packs once they have no user.
     pub(crate) fn tidy(&self) -> Result<(), GcError> {
         if !self.blobs.is_untidy() {
             return Ok(());
@@ -208,7 +208,7 @@ impl Inner {
         tidied.map_err(|error| self.sweep_fault(error))
     }
 
-    /// Collects. The caller holds off compaction. In a hurry it ends early.
+    /// Collects. The caller blocks compaction. When hurried it stops early.
     fn collect(&self, options: &GcOptions, hurry: Option<Hurry<'_>>) -> Result<GcReport, GcError> {
         let (began, freed) = (Instant::now(), self.blobs.freed());
         let (found, mut is_cut) = (Found::now(self, options.grace_ms()), false);
@@ -263,8 +263,9 @@ impl Inner {
     }
 
     /// Makes sure that frames which no reader sees now never come back, since their bodies will be
-    /// missing: makes durable what removed them. The frames too, and below a mark: recovery ends
-    /// the log at a frame that names a missing blob where the log may not be durable.
+    /// missing: makes durable whatever removed them. The frames themselves become durable too, and
+    /// are covered by a mark: where the log may not be durable, recovery cuts it at a frame whose
+    /// blob is missing.
     fn bury(&self) -> Result<(), GcError> {
         let mut writer = self.writer.lock();
         let begun = self.begin_writing_with(&mut writer);
@@ -277,9 +278,9 @@ impl Inner {
     }
 
     /// Removes these blobs from the packs, unless something in the log or a cursor still names
-    /// them, and returns when their bytes are in no file any more. The frames at the offsets `of`,
-    /// which no reader sees, name nothing. A blob that is being streamed is removed when the stream
-    /// ends. Returns those that are still named, which are kept. The caller holds off compaction.
+    /// them, and returns when no file has their bytes. Names in the frames at the offsets `of`,
+    /// which no reader sees, do not count. A blob that is being streamed is removed when the stream
+    /// ends. Returns those that are still named, which are kept. The caller blocks compaction.
     ///
     /// # Errors
     /// [`GcError`]; blobs may then be removed or not. Damaged packs are an error here: their blobs
@@ -312,7 +313,7 @@ impl Inner {
         }
     }
 
-    /// After a failed write of the manifest nothing more is written.
+    /// Converts an error of a sweep; after a failed write of the manifest nothing more is written.
     fn sweep_fault(&self, error: SweepError) -> GcError {
         if matches!(error, SweepError::Failed(_)) {
             self.poison(&error);
@@ -337,7 +338,7 @@ fn refused(error: AppendError) -> GcError {
     }
 }
 
-/// A collection at work.
+/// A collection in progress.
 struct Collection<'a> {
     inner: &'a Inner,
     sweep: Sweep<'a>,
@@ -348,7 +349,7 @@ struct Collection<'a> {
     named: BTreeSet<BlobHash>,
     /// Packs that could not be examined at all.
     unread: Vec<Corruption>,
-    /// It ended early, as somebody waits.
+    /// It stopped early because another thread waits.
     is_cut: bool,
 }
 
@@ -372,8 +373,8 @@ impl<'a> Collection<'a> {
         Ok(Self { inner, sweep, marker, names, condemned, named, unread, is_cut })
     }
 
-    /// Marks the blobs that the log has named since it was last read; throttled if it is `paced`,
-    /// which nobody may be who holds the writer.
+    /// Marks the blobs that the log has named since the last read. Throttled if `paced`, which must
+    /// not be set while the writer's lock is held.
     fn read_names(&mut self, paced: bool) -> Result<(), GcError> {
         let Self { inner, sweep, marker, names, condemned, named, .. } = self;
         let go_on = |bytes| {
@@ -404,7 +405,7 @@ impl<'a> Collection<'a> {
         while let Some(group) = groups.pop_front() {
             match self.sweep.rewrite(&self.marker, &group, &self.condemned)? {
                 Ok(rewritten) => {
-                    // Most of what was appended since is read without the lock.
+                    // Most of what was appended since the last read is read without the lock.
                     self.read_names(false)?;
                     let switched = {
                         let writer = self.inner.writer.lock();
@@ -444,7 +445,7 @@ impl<'a> Collection<'a> {
         confirmed.map_err(|error| self.inner.sweep_fault(error))
     }
 
-    /// Releases the files of replaced packs.
+    /// Deletes the files of replaced packs.
     fn end(&self, wait: bool) -> Result<(), GcError> {
         self.sweep.tidy(wait).map_err(|error| self.inner.sweep_fault(error))
     }

@@ -1,6 +1,5 @@
-//! Reading which blobs the log names, from where it was read last. Everything that is in the files
-//! counts, except frames that were dead when the reading began: what is appended later always
-//! counts.
+//! Reads which blobs the log names, from where the last read ended. Every name in the files counts,
+//! except those in frames that were dead when the reading began.
 
 use std::ops::Range;
 
@@ -21,8 +20,8 @@ use crate::value::{BlobHash, FrameRef};
 /// Bytes of a segment read at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
 /// In this many of the newest segments every cursor record counts, in older ones only the current
-/// ones. A power cut can take what is unsynced, two segments at most, and opening then starts from
-/// the checkpoint in the segment before: all cursor records that it can find are in these segments.
+/// ones. A power cut can take what is unsynced, at most two segments, and opening then starts from
+/// the checkpoint in the segment before: every cursor record that it can find is in these segments.
 const CURSOR_SEGMENTS: usize = 3;
 
 /// Reads names; each call reads those added since the last.
@@ -34,23 +33,24 @@ pub(super) struct Names {
     position: u64,
     /// Frames that do not count, until the log was read once.
     dead: Option<Dead>,
-    /// Whether a frame that readers once saw was passed over.
+    /// Whether a frame that readers once saw was skipped.
     passed: bool,
 }
 
 impl Names {
-    /// Reads all names but those of dead frames.
+    /// Reads all names except those of dead frames.
     pub(super) fn but_of(dead: Dead) -> Self {
         Self { dead: Some(dead), ..Self::default() }
     }
 
-    /// Whether a frame was passed over because no reader sees it any more.
+    /// Whether a frame was skipped because no reader sees it any more.
     pub(super) const fn passed_any(&self) -> bool {
         self.passed
     }
 
-    /// Tells `take` of each name since the last call, some more than once. Asks before each segment
-    /// and after each piece of one whether it may go on, and tells the bytes that were read.
+    /// Calls `take` with each name added since the last call, with some more than once. Calls
+    /// `go_on` before each segment and after each piece of one, with the bytes read, and stops if
+    /// it fails.
     pub(super) fn read<E: From<ReadError>>(
         &mut self,
         inner: &Inner,
@@ -89,13 +89,13 @@ impl Names {
             read_batches(segment, from..upto, &go_on, &mut counts, &mut take)?;
             (self.began, self.last, self.position) = (true, place, upto.max(from));
         }
-        // What died later may not be durable yet.
+        // Whatever killed frames later may not be durable yet.
         self.passed |= matches!(self.dead.take(), Some(Dead::Unseen(unseen)) if unseen.passed);
         Ok(())
     }
 }
 
-/// What counts of a segment.
+/// Which records of a segment count.
 struct Counts<'a> {
     inner: &'a Inner,
     cursors: bool,
@@ -103,7 +103,7 @@ struct Counts<'a> {
 }
 
 impl Counts<'_> {
-    /// Whether a record counts that names a blob.
+    /// Whether a record that names a blob counts.
     fn takes(&mut self, base: u64, prefix: &RecordPrefix, record: &[u8]) -> bool {
         match (prefix.kind, &mut self.dead) {
             (RecordKind::Cursor, _) => self.cursors && !is_planted(Bug::ForgetStates),
@@ -131,7 +131,7 @@ fn read_batches<E: From<ReadError>>(
         let whole = header.as_ref().map(|h| BATCH_HEADER_LEN + h.length as usize);
         let there = header.zip(whole).filter(|&(_, len)| len <= window.len());
         let Some((header, len)) = there else {
-            // Not there yet, or not there at all when the window began here already.
+            // Not in the window yet; or, if the window began here already, missing.
             let want = whole.map_or(WINDOW, |len| (len as u64).max(WINDOW));
             let to = (position + want).min(range.end);
             if window.len() as u64 >= to - position {

@@ -28,7 +28,7 @@ use crate::store::Inner;
 pub(crate) use replay::{Kept, read, replay};
 
 const _: () = assert!(JOURNAL_GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
-/// Divisor: one group may take this fraction of a half.
+/// Divisor: one group may take at most this fraction of a half.
 const GROUP_PART: u64 = 4;
 /// Bytes written at a time when it is wiped.
 const PIECE_LEN: usize = 64 * 1024;
@@ -95,7 +95,7 @@ pub(crate) enum Offer {
 }
 
 impl Journal {
-    /// `there`: the file may exist in the store.
+    /// Creates a closed journal; `there` says that the file may exist in the store.
     pub(crate) fn new(there: bool) -> Self {
         Self { inside: Mutex::new(Inside { there, ..Inside::default() }), making: Mutex::default() }
     }
@@ -273,7 +273,7 @@ fn make(env: &Env) -> io::Result<Option<OpenJournal>> {
         // Its creator may have died before its name was durable.
         Some(found) => env.files.sync_dir(&env.dir).is_ok().then_some(found),
         // A journal that the manifest names is never replaced: after a crash right then groups
-        // would seem lost. An abandoned one may be named and unreadable at the moment.
+        // would seem lost. An abandoned one may still be named, and be unreadable at the moment.
         None if try_record(env, 0)? => create(env).ok(),
         None => None,
     };

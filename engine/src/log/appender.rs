@@ -89,7 +89,7 @@ impl Appender {
         Self { active, rolled: None, next_seq, next_offset, epoch, buf: Vec::new() }
     }
 
-    /// Continues in a segment that only now became fit for it.
+    /// Continues in a segment that became writable only now.
     pub(crate) fn adopt(&mut self, active: Option<Active>) {
         self.active = active;
     }
@@ -259,8 +259,8 @@ impl Appender {
 
     /// Rolls to a new segment with space for its checkpoint and `needed` bytes of records. So a
     /// segment is never published without a checkpoint, and the one before it may then be dropped.
-    /// The new segment belongs to the store, durably, before it is used. Until then nothing has
-    /// changed, including what was laid out, and a full disk does no harm.
+    /// The new segment is durably part of the store before it is used. Until then nothing has
+    /// changed, including what was laid out, so a full disk does no harm.
     pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), WriteError> {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);

@@ -72,7 +72,7 @@ impl Log {
         *segments = segments.iter().cloned().chain([segment]).collect();
     }
 
-    /// Replaces the segment with the same base, whose file was mended.
+    /// Replaces the segment with the same base by its mended form.
     pub(crate) fn rewritten(&self, new: &Arc<Segment>) {
         let mut segments = self.segments.write();
         let replace = |old: &Arc<Segment>| if old.base() == new.base() { new } else { old }.clone();
@@ -89,7 +89,7 @@ impl Log {
             .collect();
     }
 
-    /// Takes segments out, and puts `new` in their place.
+    /// Replaces segments by `new`.
     pub(crate) fn compacted(&self, old: &[Arc<Segment>], new: Option<Arc<Segment>>) {
         let mut segments = self.segments.write();
         let is_old = |segment: &Arc<Segment>| old.iter().any(|old| old.key() == segment.key());

@@ -30,7 +30,7 @@ pub(crate) enum WriteError {
 }
 
 impl WriteError {
-    /// An error of a step that prepares: a full disk there leaves everything as it was.
+    /// Converts an error of a preparing step: a full disk there leaves everything unchanged.
     pub(crate) fn when_preparing(error: io::Error) -> Self {
         match Shortage::of(&error) {
             Some(shortage) => Self::Full(shortage),

@@ -32,7 +32,7 @@ pub(crate) struct SegmentKey {
 }
 
 impl SegmentKey {
-    /// Which file of the store it is.
+    /// The segment's key in the manifest.
     pub(crate) const fn file(&self) -> FileKey {
         FileKey::segment(self.base, self.generation)
     }
@@ -121,7 +121,7 @@ impl Segment {
         self.key
     }
 
-    /// Which file of the store it is.
+    /// The segment's key in the manifest.
     pub(crate) const fn file_key(&self) -> FileKey {
         self.key.file()
     }

@@ -49,13 +49,14 @@ pub struct CopyOptions {
 }
 
 impl CopyOptions {
-    /// For a backup: everything is copied and checked.
+    /// Options for a backup: everything is copied and checked.
     #[must_use]
     pub const fn copies() -> Self {
         Self { link: false, check_blobs: true }
     }
 
-    /// For a sandbox: everything that can be linked is linked, and nothing is read for checks.
+    /// Options for a sandbox: everything that can be linked is linked, and nothing is read for
+    /// checks.
     #[must_use]
     pub const fn links() -> Self {
         Self { link: true, check_blobs: false }
@@ -93,7 +94,7 @@ enum Role {
 impl Store {
     /// Copies the store as it is now into `dest`, which is empty, does not exist, or holds an
     /// earlier backup of this store: then only what is new is copied. Appends continue meanwhile.
-    /// `watch` is called for each file and stops the work by breaking.
+    /// `watch` is called for each file and can stop the work by breaking.
     ///
     /// The backup opens read-only. [`restore`] makes a writable store from it.
     ///
@@ -116,9 +117,9 @@ impl Store {
     /// content of this one.
     ///
     /// # Errors
-    /// [`MaintainError`]; there is no store in the destination then, whatever failed. Only if the
-    /// manifest that makes it one could neither be made durable nor taken back, there may be one,
-    /// and it is whole.
+    /// [`MaintainError`]; the destination then holds no store. The only exception: if the manifest
+    /// that makes it a store could be neither made durable nor removed again, it may hold one,
+    /// which is complete.
     pub fn fork(&self, dest: impl AsRef<Path>) -> Result<CopyReport, MaintainError> {
         let dest = dest.as_ref();
         check_apart(&self.inner.env.dir, dest)?;
@@ -132,8 +133,8 @@ impl Store {
 /// in `from`, which must not be open.
 ///
 /// # Errors
-/// [`MaintainError::NotClosed`] when `from` was not closed in order; the other kinds say what is in
-/// the way. There is no store in the destination then, as [`Store::fork`] has it.
+/// [`MaintainError::NotClosed`] when `from` was not closed cleanly; other variants name other
+/// obstacles. The destination then holds no store, with the exception described at [`Store::fork`].
 pub fn restore(
     from: impl AsRef<Path>,
     dest: impl AsRef<Path>,
@@ -224,7 +225,7 @@ impl Inner {
         self.copy_to(dest, to_files, &Role::Backup, options, watch)
     }
 
-    /// A fork through files of the test's.
+    /// A fork through a test's files.
     #[cfg(test)]
     pub(crate) fn fork_on(
         &self,
@@ -258,7 +259,8 @@ impl Inner {
             let snapshot = Snapshot::of_durable(self)?;
             match copy(&copier, &snapshot, role, watch) {
                 Err(_) if self.closed.load(Ordering::Acquire) => return Err(MaintainError::Closed),
-                // It was replaced before this held it. The next attempt reuses what was copied.
+                // A file was replaced before it was opened. The next attempt reuses what was
+                // copied.
                 Err(error) if has_gone(&error) => {
                     if let Some(reason) = &self.read_only {
                         // Nothing is replaced in a read-only store: the file is missing.
@@ -273,7 +275,7 @@ impl Inner {
     }
 }
 
-/// A directory, the files in it, and the same of where they go to.
+/// The source directory and its files, and the destination and its files.
 type Ends<'a> = (&'a Path, &'a Arc<dyn Files>, &'a Path, &'a Arc<dyn Files>);
 
 impl<'a> Copier<'a> {
@@ -284,7 +286,7 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// Makes `copier.to` a copy of what the snapshot says.
+/// Makes `copier.to` a copy of the snapshot.
 fn copy(
     copier: &Copier<'_>,
     snapshot: &Snapshot,

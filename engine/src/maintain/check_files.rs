@@ -216,8 +216,8 @@ impl Checker<'_> {
         self.env.files.open_scan(&unfinished(path))
     }
 
-    /// Whether a file was sealed when the check began. The snapshot of a running store marks files
-    /// as sealed that were still written to, and their CRC is unknown.
+    /// Whether a file was sealed when the check began. The snapshot of a running store also marks
+    /// files as sealed that are still written to; their CRC is unknown.
     pub(super) fn is_exact(&self, file: &FileEntry) -> bool {
         file.state == FileState::Sealed && !(self.live && file.crc == 0)
     }

@@ -186,7 +186,7 @@ impl Checker<'_> {
     }
 
     /// Reports what is missing between the end of an unmarked segment and the first batch of the
-    /// next one. Zeros at an end are no damage by themselves.
+    /// next one. Zeros at an end alone are not damage.
     fn gap(&mut self, stretch: &Stretch, state: &mut LogState) {
         let Some(ended) = state.ended.take() else { return };
         let Some(header) = stretch.header else { return };
@@ -320,9 +320,9 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether nobody reads a segment any more since the check began. To be asked last, as nothing
-    /// but its file then says what was removed from it: the file is replaced before the rest of the
-    /// store forgets that.
+    /// Whether a segment was replaced since the check began. Must be checked last: when frames are
+    /// compacted away, the store forgets that they were removed, but only after their file is
+    /// replaced.
     fn is_left(&self, segment: &Segment) -> bool {
         self.is_replaced(&segment.file)
     }

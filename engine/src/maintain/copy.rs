@@ -1,7 +1,7 @@
-//! Copies the files of a store into another directory. They wait under a name that ends in `.tmp`
-//! until the manifest of the copy names them, so the directory is at every moment what it was or
-//! what it is to be, and what a crash left is taken up by the next attempt. Where there was no
-//! store the manifest waits too, until all files have their names.
+//! Copies the files of a store into another directory. Until the manifest of the copy names them,
+//! they have names that end in `.tmp`. So at every moment the directory is either what it was or
+//! what it will be, and the next attempt reuses what a crash left. If the directory was no store,
+//! the manifest waits too, until all files have their names.
 
 use std::collections::HashSet;
 use std::io;
@@ -48,7 +48,7 @@ pub(super) struct Copier<'a> {
     pub(super) link: bool,
     /// Compare copies with their CRC and hashes.
     pub(super) check: bool,
-    /// It is the store of whoever opens it, from the moment it is one.
+    /// The copy is an independent store, which may be opened as soon as it is one.
     pub(super) is_own: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Compares derived files with their sources. A missing one is no finding: it is rebuilt when
+//! Compares derived files with their sources. A missing one is not a finding: it is rebuilt when
 //! needed.
 
 use std::collections::BTreeMap;
@@ -125,8 +125,7 @@ fn judge(
     checker.report.add(Finding::new(Severity::Derived, problem, path, 0, what));
 }
 
-/// Checks a topic table by itself: it is made from many files, so there is nothing to compare it
-/// with.
+/// Checks a topic table alone: it is made from many files, so there is nothing to compare it with.
 pub(super) fn table(checker: &mut Checker<'_>, path: &Path) {
     let Some(bytes) = checker.read_derived(path) else { return };
     if let Err(error) = TableFile::read(bytes) {

@@ -57,7 +57,7 @@ pub enum MaintainError {
     /// of it would be incomplete.
     #[error("the store is read-only: {0}")]
     ReadOnly(ReadOnlyReason),
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
         /// The operation that failed.

@@ -1,6 +1,6 @@
-//! Saves what is left of a store into a new one. It trusts only what verifies by itself: if neither
-//! copy of the manifest does, the files' own headers and names identify them, and if a header does
-//! not verify, the batches and entries after it do.
+//! Saves what is left of a store into a new one. It trusts only what verifies on its own: if
+//! neither copy of the manifest does, the files' own headers and names identify them, and if a
+//! header does not verify, the batches and entries after it do.
 //!
 //! Frames keep their ids and offsets; lost frames leave a gap in the new log.
 
@@ -41,19 +41,19 @@ pub struct RepairReport {
     pub source: Option<StoreUuid>,
     /// Neither copy of the manifest verified: it was rebuilt from the files.
     pub manifest_rebuilt: bool,
-    /// Offset of the next frame: that of the old store as far as known, even where the last frames
+    /// Offset of the next frame: that of the old store as far as known, even if the last frames
     /// before it are lost.
     pub head: u64,
     /// Frames that were saved, with their ids and offsets.
     pub frames: u64,
     /// Cursors that were saved.
     pub cursors: u64,
-    /// Those of them that lie above the head: so far that no frame of the old store had come there,
-    /// so they were set so. A reader from there is given nothing before the head has come as far,
-    /// and one that names the epoch of the cursor is refused with
+    /// Those of them above the head: no frame of the old store can have come that far, so they were
+    /// set that way. A reader that starts there gets nothing until the head has come as far, and
+    /// one that names the epoch of the cursor is refused with
     /// [`CursorAhead`](crate::ReadError::CursorAhead). The first [`FINDINGS_MAX`].
     pub cursors_ahead: Vec<CursorName>,
-    /// Blobs that were saved, copies counted each.
+    /// Blobs that were saved, counting every copy.
     pub blobs: u64,
     /// Frames that are lost, as far as known.
     pub frames_lost: u64,
@@ -102,7 +102,7 @@ pub(super) struct Rescue<'a> {
 }
 
 /// Saves what is left of the store in `dir`, which must not be open, into a new store in `into`,
-/// which is empty or does not exist. `watch` is called as the work proceeds and stops it by
+/// which is empty or does not exist. `watch` is called as the work proceeds and can stop it by
 /// breaking. The old store is not changed.
 ///
 /// # Errors

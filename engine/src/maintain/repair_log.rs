@@ -274,7 +274,8 @@ impl Rescue<'_> {
     }
 
     /// Reports what is missing at the end of a segment of known length, from the frame `from` on;
-    /// with `is_told`, damage before it was reported. `known` of its frames are accounted for.
+    /// with `is_told`, damage before it was already reported. `known` of its frames are accounted
+    /// for.
     fn lose_end(
         &mut self,
         path: &Path,

@@ -69,9 +69,9 @@ impl Chain {
     /// frames, for example through a saved cursor, must not get new frames at those offsets.
     pub(super) fn end(&mut self) {
         let told = self.reached.max(self.next_offset);
-        // A cursor can be any number. One that was saved by who had come there is in a segment that
-        // begins below, or right behind, what it says, and its base was told: it is no more than a
-        // segment's frames away. One that is farther says nothing.
+        // A cursor can hold any number. One that was saved by a reader that had come there is less
+        // than a segment's frames away from the base of its segment, and that base was noted as
+        // reached. One that is farther away proves nothing.
         let near = |&offset: &u64| offset <= told.saturating_add(SEGMENT_FRAMES_MAX);
         let cursors = self.tables.cursors.iter().map(|(_, held)| held.offset);
         let end = cursors.filter(near).max().unwrap_or_default().max(told);
@@ -83,7 +83,7 @@ impl Chain {
 }
 
 impl Chain {
-    /// The cursors above the end of the log, in order, as many as may be told.
+    /// The cursors above the end of the log, in order, as many as may be reported.
     pub(super) fn cursors_ahead(&self) -> Vec<CursorName> {
         let ahead = self.tables.cursors.iter().filter(|(_, held)| held.offset > self.next_offset);
         let mut names: Vec<_> = ahead.map(|(name, _)| name.clone()).collect();

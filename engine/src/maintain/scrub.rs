@@ -66,7 +66,7 @@ impl Scrub {
         self.state.lock().stop = true;
         self.changed.notify_all();
         let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes nevertheless.
         let _ = thread.map(JoinHandle::join);
     }
 

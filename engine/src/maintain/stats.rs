@@ -81,12 +81,12 @@ pub struct StoreStats {
     pub commit: CommitTimes,
     /// State and results of the scrub.
     pub scrub: ScrubStats,
-    /// Space that is dead, and what was given back.
+    /// Dead space, and space that was freed.
     pub space: SpaceStats,
 }
 
 impl Store {
-    /// Statistics of the store. Visits every topic and lists every file.
+    /// Returns statistics of the store. Visits every topic and lists every file.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         let inner = &self.inner;

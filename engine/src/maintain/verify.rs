@@ -44,8 +44,8 @@ pub(super) struct Checker<'a> {
     pub(super) report: VerifyReport,
     packs: Option<PackView>,
     pub(super) unreadable: Unreadable,
-    /// Places of packs cannot be read. The open store would read them through its maps, and be
-    /// killed.
+    /// Places of packs cannot be read. The open store would read them through its maps, which would
+    /// kill the process.
     pub(super) is_blind: bool,
     /// What readers of a closed store would see, computed on first use.
     visible: OnceCell<Visible>,
@@ -62,11 +62,11 @@ pub(super) struct Checker<'a> {
 
 impl Store {
     /// Checks every byte of the store as it is now; appends continue meanwhile. `watch` is called
-    /// as the check proceeds, at least once for each batch and blob, and stops it by breaking.
+    /// as the check proceeds, at least once for each batch and blob, and can stop it by breaking.
     ///
     /// # Errors
-    /// [`MaintainError`] when the check cannot continue; problems of the store are no error but are
-    /// in the report.
+    /// [`MaintainError`] when the check cannot continue; problems of the store are not errors but
+    /// are in the report.
     pub fn verify(
         &self,
         watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
@@ -80,7 +80,7 @@ impl Store {
 ///
 /// # Errors
 /// [`MaintainError`] when the check cannot continue: the store is open somewhere, there is none, or
-/// neither copy of its manifest is readable. Problems of the store are no error but are in the
+/// neither copy of its manifest is readable. Problems of the store are not errors but are in the
 /// report.
 pub fn verify(
     dir: impl AsRef<Path>,

@@ -1,5 +1,5 @@
 //! What readers would see of a store that is not open: frames that were removed or have expired may
-//! have lost their blobs, and that is no damage.
+//! have lost their blobs, and that is not damage.
 
 use std::sync::Arc;
 

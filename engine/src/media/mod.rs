@@ -108,11 +108,11 @@ pub(crate) trait Files: Send + Sync + Debug {
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>>;
     /// Bytes of a file.
     fn len_of(&self, path: &Path) -> io::Result<u64>;
-    /// Creates a hard link to a file. Not every filesystem supports that.
+    /// Creates a hard link to a file. Not every filesystem supports them.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Unlinks a file; a missing one is no error.
+    /// Unlinks a file; a missing one is not an error.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Truncates a file and syncs it.
     fn cut(&self, path: &Path, len: u64) -> io::Result<()>;
@@ -131,7 +131,7 @@ pub(crate) trait Files: Send + Sync + Debug {
 }
 
 /// Serializes the syncs of one file, and refuses any after one that failed. The kernel reports a
-/// lost write once; a concurrent or later sync would succeed all the same.
+/// lost write once; a concurrent or later sync would succeed nevertheless.
 #[derive(Debug, Default)]
 pub(crate) struct Syncs {
     failed: Mutex<bool>,

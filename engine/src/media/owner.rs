@@ -10,8 +10,8 @@ use std::path::Path;
 
 use rustix::fs::{Dir, OFlags};
 
-/// Options to open a file for reading and writing. Files are private to their owner: they hold what
-/// not every reader of a topic may see.
+/// Options to open a file for reading and writing. Files are private to their owner, as they hold
+/// more than each reader of a topic may see.
 pub(super) fn options() -> OpenOptions {
     let mut options = File::options();
     let no_link = OFlags::NOFOLLOW.bits().cast_signed();
@@ -46,9 +46,9 @@ pub(super) fn give_empty(path: &Path) {
     }
 }
 
-/// Whether a directory is a link that root must not follow: one in another user's directory, who
-/// could point it where only root can write. For processes other than root's a link grants no extra
-/// rights.
+/// Whether a directory is a link that root must not follow: one in the directory of another user,
+/// who could point it where only root can write. For processes of other users a link grants no
+/// extra rights.
 pub(crate) fn leads_away(path: &Path) -> bool {
     rustix::process::geteuid().is_root()
         && fs::metadata(parent_of(path)).is_ok_and(|parent| parent.uid() != 0)
@@ -80,7 +80,7 @@ mod tests {
     use crate::options::{StoreOptions, SyncPolicy};
     use crate::testing::{frame, open};
 
-    /// A closed store in a directory that another user has, where this is root, and whether it is.
+    /// A closed store, of another user if this is root; and whether it is.
     fn store_of_another(dir: &Path) -> (std::path::PathBuf, bool) {
         let user = dir.join("user");
         fs::create_dir(&user).unwrap();
@@ -135,7 +135,7 @@ mod tests {
             fs::remove_file(&path).unwrap();
             let _ = kept.map(|kept| fs::write(&path, kept).unwrap());
         }
-        // Nor does root do anything behind a link that replaces a directory.
+        // Nor does root do anything through a link that replaces a directory.
         let elsewhere = dir.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
         let kept = ["00000000000000000099.0.idx", "spare.tmp"].map(|name| elsewhere.join(name));

@@ -1,4 +1,4 @@
-//! Groups that meet a full disk: what is acknowledged of them is durable, and so is what came
+//! Groups that meet a full disk: whatever is acknowledged of them is durable, and so is everything
 //! before, although one of their batches found no room for the segment it needed.
 
 use std::sync::Arc;

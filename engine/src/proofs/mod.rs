@@ -192,7 +192,7 @@ fn check_backup(rig: &Rig, disk: &SimDisk, steps: &[Holds], done: usize, what: &
     let tried = steps.iter().map(|step| step.backup).max().unwrap_or(0);
     let at = (done..=tried).find(|&at| steps[at].is(&seen));
     assert!(at.is_some(), "{what}: {seen:?} is none of {done} to {tried}");
-    // A backup that was cut off at its very beginning is no backup yet, but an empty store.
+    // A backup that was cut off at its very beginning is not a backup yet, but an empty store.
     let is_whole = backup.info().health == Health::ReadOnly(ReadOnlyReason::Backup);
     assert!(is_whole || done == 0 && seen.head == 0, "{what}: {:?}", backup.info().health);
 }

@@ -44,7 +44,7 @@ fn live(
     let sync = rig.options.sync;
     let watcher = Arc::clone(&life);
     disk.watch(move |operation, moment| {
-        // The bounds first: what is acknowledged only now was not when the power was cut.
+        // Bounds first: what is acknowledged only now was not acknowledged when the power was cut.
         let bounds = watcher.bounds();
         let seen = watcher.visible_head().filter(|_| sync == SyncPolicy::Sync).unwrap_or(0);
         for seed in first_seed..first_seed + cuts {

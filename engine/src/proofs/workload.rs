@@ -30,7 +30,7 @@ pub(super) const LONE_BLOB_LEN: usize = 700;
 /// The directory of the backup, within that of the store.
 pub(super) const BACKUP: &str = "backup";
 
-/// An operation on the store; returns whether it and everything before it is durable then.
+/// An operation on the store; returns whether it and everything before it is durable afterwards.
 type Act = Box<dyn FnOnce(&Store) -> Result<bool, AppendError>>;
 
 /// A step: changes the model, and returns the operation on the store. It is passed its number.
@@ -156,7 +156,7 @@ fn remove_frame(holds: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// Compacts away removed frames. What an error leaves undone the next compaction does.
+/// Compacts away removed frames. The next compaction does what an error leaves undone.
 fn compact(_: &mut Holds, _: u64) -> Act {
     let everything = CompactOptions { dead_percent: 1, bytes_per_second: None };
     Box::new(move |store| match store.compact(everything) {
@@ -165,8 +165,8 @@ fn compact(_: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// Seals packs as written and compresses them afterwards. What an error leaves undone the store
-/// does later by itself.
+/// Seals packs as written and compresses them afterwards. The store later does automatically what
+/// an error leaves undone.
 fn press(_: &mut Holds, _: u64) -> Act {
     Box::new(move |store| {
         store.inner.begin_changing()?;
@@ -177,7 +177,7 @@ fn press(_: &mut Holds, _: u64) -> Act {
     })
 }
 
-/// Collects blobs that nothing names. What an error leaves undone the next collection does.
+/// Collects blobs that nothing names. The next collection does what an error leaves undone.
 fn collect(holds: &mut Holds, _: u64) -> Act {
     holds.blobs.clear();
     let everything = GcOptions { grace: Duration::ZERO, dead_percent: 0, ..GcOptions::default() };
@@ -294,7 +294,7 @@ impl Life {
     }
 
     /// After a fault: the store was found at step `at`, and the following steps continue from
-    /// there. Of the blobs without a frame those exist that were acknowledged and not collected.
+    /// there. Of the blobs without a frame, those that were acknowledged and not collected exist.
     pub(super) fn go_on_from(&self, steps: &[Holds], at: usize, bounds: (usize, usize)) {
         let wanted = wanted_blobs(steps, bounds);
         let mut steps = steps[..=at].to_vec();

@@ -36,7 +36,7 @@ pub(super) fn look(env: &Env, open_files: &Arc<OpenFiles>) -> Result<LogFiles, O
     let mut listed: Vec<FileEntry> = state.files.iter().filter(is_segment).copied().collect();
     listed.sort_unstable_by_key(FileEntry::key);
     let is_listed = |key| listed.iter().any(|file| file.key() == key);
-    // Left from before the backup was added to. The next run that adds to it removes it.
+    // It is left from before the last run of the backup. The next run removes it.
     let is_left = |base| state.backup && listed.last().is_some_and(|last| base < last.base);
     let mut found = LogFiles::default();
     let listing = env.files.list(&dir).map_err(|error| OpenError::io("list", &dir, error))?;

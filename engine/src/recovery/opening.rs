@@ -146,7 +146,7 @@ impl Opening {
     }
 
     /// Scans again what may not be durable. A claim that the log was durable up to a point is true
-    /// wherever it is read; that a batch is there is only true of the disk.
+    /// wherever it is read; whether a batch exists, only the disk tells.
     fn look_behind_the_cache(&self, examined: &mut [Examined]) -> Result<(), OpenError> {
         let durable_upto = examined.iter().map(|one| one.scanned.durable_upto).max();
         let durable_upto = durable_upto.unwrap_or_default();

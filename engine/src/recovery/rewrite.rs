@@ -33,7 +33,7 @@ const PIECE_LEN: u64 = 1024 * 1024;
 /// The decision about an unmarked segment.
 #[derive(Debug)]
 enum Fate {
-    /// Write to it again, through the medium that mended it, if it was mended.
+    /// Append to it again, through the medium that mended it, if it was mended.
     GoOn(Option<Arc<dyn Media>>),
     /// Truncate it after its last batch and seal it.
     Seal { crc: u32 },

@@ -1,4 +1,4 @@
-//! What an append can ask for: conditions, and ids whatever the clock does.
+//! Options of an append: conditions; and ids, whatever the clock does.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ fn conditions_see_what_a_reader_of_the_newest_frame_sees() {
     let store = open(dir.path(), &options);
     let with = |ttl, name: &str| NewFrame { ttl, ..numbered(name, 0) };
     store.append(with(Ttl::Forever, "a").into()).unwrap();
-    // Sealed segments must be looked into too.
+    // Sealed segments must be searched too.
     let padded = || (0..500).map(|n| numbered("padding", n));
     for _ in 0..3 {
         store.append(batch(padded())).unwrap();
@@ -184,10 +184,10 @@ fn ids_increase_with_the_offset_whatever_the_clock_does() {
                 assert!(stamp.id > last && stamp.offset == Some(count), "round {round}");
                 (last, count) = (stamp.id, count + 1);
             }
-            // Standing still in every other round.
+            // It stands still in even rounds, and is set back by 1 ms in odd ones.
             clock.0.store(now.saturating_sub(round as u64 % 2), Ordering::SeqCst);
         }
-        // What a kill leaves, and after it the clock is somewhere else.
+        // What a kill leaves; the clock then shows another time.
         let killed = scratch();
         copy_store(dir.path(), killed.path());
         store.close().unwrap();
@@ -219,7 +219,7 @@ fn frames_that_come_back_with_the_clock_are_seen() {
     assert_eq!(unmet(at_most_first()), (0, 4));
     for _ in 0..2 {
         clock.forward(100);
-        // Twice: what was passed over once is not looked at again.
+        // Twice: frames that were skipped once are not examined again.
         for _ in 0..2 {
             at_most_first().unwrap();
             assert_eq!(unmet(empty_of_a()), (0, 0));

@@ -1,5 +1,5 @@
-//! Damage in sealed files, which opening does not scan: reading names it, goes on behind it, and
-//! indexes that are lost or wrong are made again.
+//! Damage in sealed files, which opening does not scan: reads report it and continue after it, and
+//! lost or wrong indexes are rebuilt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn build(dir: &Path) {
     store.close().unwrap();
 }
 
-/// Reads on after errors: the numbers found, and for each error the offset it names.
+/// Continues after errors: the numbers found, and the offset in each error.
 fn survey(store: &Store, options: &ReadOptions) -> (Vec<u64>, Vec<u64>) {
     let (mut numbers, mut errors) = (Vec::new(), Vec::new());
     for frame in store.read(options).unwrap() {
@@ -75,7 +75,7 @@ fn a_damaged_record_costs_itself() {
         let store = open(dir.path(), &options(MEDIA[at % 2]));
         let (numbers, errors) = survey(&store, &everything());
         let missing: Vec<_> = (0..FRAMES).filter(|n| numbers.binary_search(n).is_err()).collect();
-        // A bit of padding or of a header's reserved bytes hits no frame.
+        // A bit of padding or of a header's reserved bytes affects no frame.
         assert!(missing.len() <= 4, "byte {at} costs {missing:?}");
         assert_eq!(errors.is_empty(), missing.is_empty(), "byte {at} hides {missing:?}");
         assert!(missing.is_empty() || missing.contains(&errors[0]), "{missing:?} {errors:?}");
@@ -84,7 +84,7 @@ fn a_damaged_record_costs_itself() {
         upwards.reverse();
         assert!(upwards == numbers, "byte {at} reads otherwise downwards");
         for &n in &missing {
-            // By its posting a record is found even when the header before it is damaged.
+            // Its posting leads to a record even when the header before it is damaged.
             let visit = ReadOptions { topics: patterns(name(n)), ..everything() };
             let (found, errors) = survey(&store, &visit);
             assert!(!errors.is_empty() || found.contains(&n), "byte {at} hides {n}");
@@ -97,7 +97,7 @@ fn a_damaged_record_costs_itself() {
 
 #[test]
 fn a_frame_whose_kind_is_damaged_is_told_of() {
-    // In the records' prefix, behind the CRC and the length.
+    // In the record's prefix, after the CRC and the length.
     const KIND_AT: usize = 8;
     const HEADER: usize = 64;
     let dir = scratch();
@@ -298,11 +298,11 @@ fn lost_and_damaged_indexes_are_made_again() {
             fs::write(path, &sound[..len]).unwrap();
             check(&format!("{len} bytes of {what}"));
         }
-        // It is gone already when the last check found it damaged.
+        // The last check removed it if it was damaged.
         let _ = fs::remove_file(path);
         check(&format!("without {what}"));
     }
-    // The index of another segment is sound and yet wrong.
+    // The index of another segment is sound but wrong here.
     let tops = files(&log, "top");
     fs::copy(&tops[0], &tops[1]).unwrap();
     check("swapped");

@@ -1,4 +1,4 @@
-//! Following: no gap, no double, one threshold, whatever writers do meanwhile.
+//! Following: no gap, no duplicate, one threshold, whatever writers do meanwhile.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::{
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The next thing, waiting for it.
+/// Waits for the next event.
 fn next(follower: &mut Follower) -> FollowerEvent {
     follower.recv_timeout(PATIENCE).unwrap().expect("nothing came")
 }
@@ -306,7 +306,7 @@ fn who_waits_is_told_that_the_store_is_closed_after_its_last_frame() {
                 }
             }
         });
-        // Not waited for: closing commits it.
+        // Nothing waits for it: closing commits it.
         drop(store.submit(numbered("a", 1).into()));
         store.close().unwrap();
         assert_eq!(waiting.join().unwrap(), (vec![0, 1], Err(ReadError::Closed)));

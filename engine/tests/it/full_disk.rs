@@ -1,5 +1,5 @@
-//! A disk that is full: appends are refused and write nothing, reads go on, the store opens on it,
-//! and appends resume by themselves once there is room.
+//! A full disk: appends are refused and write nothing, reads go on, the store can be opened, and
+//! appends resume automatically once there is room.
 
 use std::fs;
 use std::io::Write as _;
@@ -39,8 +39,7 @@ fn holds(store: &Store, count: u64) {
     }
 }
 
-/// Appends again as soon as the store can: what a full disk kept from being done is tried once a
-/// second.
+/// Appends again as soon as the store can: whatever a full disk prevented is retried once a second.
 fn resume(store: &Store, n: u64) {
     let begun = Instant::now();
     loop {
@@ -54,7 +53,7 @@ fn resume(store: &Store, n: u64) {
     }
 }
 
-/// Takes all room but so many bytes.
+/// Fills the disk except for `bytes` bytes.
 fn leave(disk: &Path, bytes: u64) -> std::path::PathBuf {
     let filler = disk.join("filler");
     let mut file = fs::File::create(&filler).unwrap();
@@ -66,18 +65,19 @@ fn leave(disk: &Path, bytes: u64) -> std::path::PathBuf {
             break;
         }
     }
-    // Space may be taken late; it is to be taken now.
+    // The filesystem may allocate late; this makes it allocate now.
     let _ = file.sync_all();
     filler
 }
 
-/// A store on a disk with so much room: it runs full, is opened while it is, and goes on.
+/// A store on a disk with `room` bytes left: it fills the disk, is opened on the full disk, and
+/// continues.
 fn run_full(disk: &Path, options: &StoreOptions, room: u64) {
     let dir = disk.join("store");
     let filler = leave(disk, room);
     let store = match Store::open(&dir, options.clone()) {
         Ok(store) => store,
-        // So little that no store can be made. Then none is there, and one can be made later.
+        // Too little for a store. Then there is none, and one can be created later.
         Err(error) => {
             fs::remove_file(&filler).unwrap();
             let store = open(&dir, options);
@@ -88,7 +88,7 @@ fn run_full(disk: &Path, options: &StoreOptions, room: u64) {
     };
     let mut count = fill(&store, 0);
     for _ in 0..3 {
-        // What is sealed meanwhile may give some room back, which appends then use up.
+        // Sealing may free some room meanwhile, which appends then use up.
         match store.append(new(count).into()) {
             Ok(_) => count = fill(&store, count + 1),
             Err(error) => assert_eq!(error, AppendError::StorageFull(Shortage::Space)),
@@ -96,7 +96,7 @@ fn run_full(disk: &Path, options: &StoreOptions, room: u64) {
     }
     assert_eq!((store.info().head, store.info().health), (count, Health::Writable));
     holds(&store, count);
-    // Closed or killed, it opens while the disk is full.
+    // Whether closed or killed, it opens on the full disk.
     let _ = store.close();
     drop(store);
     let store = open(&dir, options);
@@ -139,7 +139,8 @@ fn a_full_disk_costs_nothing_but_time() {
             fs::remove_dir_all(disk.path().join("store")).unwrap();
             levels += 1;
         }
-        // It runs full in the middle of a segment and of a pack, which have space for a step only.
+        // The disk becomes full in the middle of a segment and of a pack, which have space for a
+        // step only.
         let image = ext4_image(dir.path(), 24 << 20);
         for sync in [SyncPolicy::Sync, SyncPolicy::None] {
             let journal = small_journal();

@@ -1,4 +1,4 @@
-//! A store that version 1 of the format wrote must open for as long as version 1 is read. To write
+//! A store written by version 1 of the format must open as long as version 1 is supported. To write
 //! a new one, for a new version, set `XS_WRITE_FIXTURE` to its directory.
 
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use crate::support::{
     patterns, scratch, with_body,
 };
 
-/// Everything a store of version 1 can hold, over more than one segment.
+/// Everything that a store of version 1 can hold, over more than one segment.
 fn write(dir: &Path) {
     let clock = TestClock::new();
     let options = StoreOptions { clock: clock.clone(), ..options(MEDIA[0]) };

@@ -45,7 +45,7 @@ fn ids_are_kept_where_the_order_allows_it() {
     assert_eq!((first.is_ok(), second), (true, order(0, at(15), at(20))));
     let after = store.append(numbered("a", 0).into()).unwrap().frames[0].id;
     assert!(after.time_ms() == clock.0.load(Ordering::SeqCst));
-    // Ids ahead of the clock are followed by ids further on, also after a kill.
+    // Ids ahead of the clock are followed by higher ones, also after a kill.
     let ahead = at(after.time_ms() + 1000);
     store.append(verbatim(&[ahead])).unwrap();
     let killed = scratch();
@@ -82,7 +82,7 @@ fn an_import_is_checked_before_anything_is_written() {
     let order = AppendError::ImportOrder { index: 0, id: zero, newest: zero };
     assert_eq!(refused(verbatim(&[zero])), order);
     assert_eq!(store.info().head, 0);
-    // Under new ids a key makes it happen once; other old ids are other content.
+    // With new ids a key makes an import happen once; other old ids are other content.
     let keyed = |ids: &[FrameId]| Batch { key: Some(key.clone()), ..under_new_ids(ids) };
     let first = store.append(keyed(&[at(1), at(2)])).unwrap();
     assert_eq!(store.append(keyed(&[at(1), at(2)])).unwrap().frames, first.frames);
@@ -98,7 +98,7 @@ fn frames_are_found_by_the_ids_they_had() {
     store.append(numbered("b", 0).into()).unwrap();
     assert_eq!(store.get(at(7)).unwrap(), None);
     let find = |store: &xs_engine::Store, ms| -> Option<Frame> { store.get(at(ms)).unwrap() };
-    // Old ids come in any order and may lie among those of the store.
+    // Old ids come in any order and may lie among the store's own.
     for n in 0..40 {
         let ids: Vec<_> = (0..100).map(|m| at(1 + (n * 100 + m) * 7919 % 4000)).collect();
         let mut import = under_new_ids(&ids);
@@ -126,7 +126,7 @@ fn frames_are_found_by_the_ids_they_had() {
     fs::write(&key_files[1], b"XSKEYED1").unwrap();
     let store = open(dir.path(), &options);
     check(&store);
-    // Whether there are old ids is known when none are near the end of the log.
+    // Whether there are old ids is known even if none are near the end of the log.
     (0..8).for_each(|_| drop(store.append(batch((0..500).map(|n| numbered("b", n)))).unwrap()));
     let killed = scratch();
     copy_store(dir.path(), killed.path());
@@ -134,7 +134,7 @@ fn frames_are_found_by_the_ids_they_had() {
     check(&open(killed.path(), &options));
     let store = open(dir.path(), &options);
     check(&store);
-    // The last import of an id counts, as long as it can be seen.
+    // The last import of an id counts, as long as it is visible.
     let timed = |ttl| {
         let frame = NewFrame { ttl, ..numbered("timed", 1) };
         Batch { import: Some(Import::NewIds(vec![at(1)])), ..frame.into() }
@@ -145,7 +145,7 @@ fn frames_are_found_by_the_ids_they_had() {
     assert_eq!(find(&store, 1).unwrap().offset(), Some(1));
     let newest = store.append(timed(Ttl::Forever)).unwrap().frames[0];
     assert_eq!(find(&store, 1).unwrap().offset(), newest.offset);
-    // An id of the store goes before an old one.
+    // An id of the store takes precedence over an old one.
     let import = under_new_ids(&[newest.id]);
     store.append(import).unwrap();
     assert_eq!(store.get(newest.id).unwrap().unwrap().offset(), newest.offset);

@@ -25,7 +25,7 @@ fn keyed(key: &str, frames: impl IntoIterator<Item = NewFrame>) -> Batch {
     Batch { key: Some(IdempotencyKey::parse(key).unwrap()), ..batch(frames) }
 }
 
-/// Sends a batch that was stored before; it must be answered as it was then.
+/// Repeats a batch that was stored before; the answer must be the same.
 fn repeat(store: &Store, batch: &Batch, first: &Appended) {
     let head = store.info().head;
     let again = store.append(batch.clone()).unwrap();
@@ -45,11 +45,11 @@ fn a_batch_with_a_key_is_stored_once() {
     let first = store.append(one.clone()).unwrap();
     store.append(numbered("a", 3).into()).unwrap();
     repeat(&store, &one, &first);
-    // Its conditions held when it was stored; that they do not now is no matter.
+    // Its conditions held when it was stored; that they do not hold now does not matter.
     let conditions = vec![empty("*"), Condition::HeadIs(0)];
     repeat(&store, &Batch { conditions, durable: true, ..one.clone() }, &first);
     assert!(store.append(Batch { durable: true, ..one }).unwrap().durable);
-    // A body is the same wherever it comes from.
+    // A body is the same however it is given.
     let stored = NewFrame { body: Body::Stored(BlobHash::of(b"body")), ..numbered("b", 2) };
     repeat(&store, &keyed("one", [numbered("a", 1), stored]), &first);
     let other = store.append(keyed("one", [numbered("a", 1)]));
@@ -58,7 +58,7 @@ fn a_batch_with_a_key_is_stored_once() {
     let ephemeral = || NewFrame { ttl: Ttl::Ephemeral, ..numbered("a", 0) };
     let none = store.append(keyed("none", [ephemeral()]));
     assert_eq!(none, Err(AppendError::KeyWithoutFrame));
-    // Ephemeral frames are nowhere, so only the first frame can be told.
+    // Ephemeral frames are not stored, so only the first frame can be returned.
     let mixed = keyed("mixed", [ephemeral(), numbered("a", 4), ephemeral()]);
     let first = store.append(mixed.clone()).unwrap();
     assert_eq!(store.append(mixed).unwrap().frames, first.frames[..1]);
@@ -93,7 +93,7 @@ fn a_batch_is_a_repeat_also_when_its_body_is_gone() {
     }
     let other = store.append(named(b"other"));
     assert!(is_reused(&other, &first), "{other:?}");
-    // Once the key counts no longer it is as any batch, and so is one with another key or none.
+    // Once its key has expired it is like any batch; so is one with another key or none.
     let unknown = Err(AppendError::UnknownBlob(BlobHash::of(b"body")));
     let without = Batch { key: None, ..named(b"body") };
     assert_eq!(store.append(without), unknown);
@@ -151,7 +151,7 @@ fn all_that_a_batch_stores_is_its_content() {
         assert!(is_reused(&answer, &first), "{index}: {answer:?}");
     }
     assert_eq!(store.info().head, 2);
-    // What it removed is gone when it is sent again; what was not removed then is not now.
+    // Removals are not compared, and a repetition removes nothing.
     let id = first.frames[0].id;
     let again = with(vec![frame(), frame()], vec![cursor("c", 1, b"state")]);
     repeat(&store, &Batch { removes: vec![id], ..again }, &first);
@@ -177,7 +177,7 @@ fn batches_of_one_group_share_a_key() {
     assert_eq!(store.info().head, 2);
 }
 
-/// A store with a key an hour, over several segments, and what its batches were answered.
+/// A store with one key per hour, over several segments; returns the batches and their answers.
 fn hourly(dir: &Path, options: &StoreOptions, clock: &TestClock) -> Vec<(Batch, Appended)> {
     let store = open(dir, options);
     let mut sent = Vec::new();
@@ -199,7 +199,7 @@ fn batch_of_fillers() -> Batch {
     batch((0..300).map(|n| numbered("filler", n)))
 }
 
-/// The keys from this hour on count, those before it do not.
+/// The keys from this hour on are still known, those before are not.
 fn check_from(store: &Store, sent: &[(Batch, Appended)], from: usize) {
     for (batch, first) in &sent[from..] {
         repeat(store, batch, first);
@@ -227,7 +227,7 @@ fn keys_count_for_a_day_across_kills() {
     }
     clock.forward(5 * HOUR_MS);
     let store = open(dir.path(), &options);
-    // Those sent anew five hours ago count still.
+    // Those sent again five hours ago are still known.
     let hour = |batch: &Batch| batch.key.clone().unwrap().as_str().parse::<u64>().unwrap();
     for (batch, first) in &sent {
         let answer = store.append(batch.clone()).unwrap();
@@ -244,7 +244,7 @@ fn key_files_are_made_again_and_spare_the_segments() {
     let dir = scratch();
     let sent = hourly(dir.path(), &options, &clock);
     let log = dir.path().join("log");
-    // All that are lost or damaged are read from their segments.
+    // Keys in lost or damaged files are read from their segments.
     drop(open(dir.path(), &options));
     let key_files = files(&log, "key");
     let whole: Vec<_> = key_files.iter().map(|path| fs::read(path).unwrap()).collect();
@@ -259,7 +259,7 @@ fn key_files_are_made_again_and_spare_the_segments() {
     check_from(&open(dir.path(), &options), &sent, 0);
     let again: Vec<_> = key_files.iter().map(|path| fs::read(path).unwrap()).collect();
     assert!(again == whole);
-    // A segment is not read for its keys: where it is damaged nobody notices.
+    // Segments are not read for their keys: damage in one goes unnoticed.
     let sealed = segments(dir.path()).into_iter().find(|path| path.with_extension("key").exists());
     let sealed = sealed.unwrap();
     let mut bytes = fs::read(&sealed).unwrap();
@@ -297,7 +297,7 @@ fn nth(n: u64) -> Batch {
     keyed(&format!("batch {n}"), [numbered("a", n), with_body(numbered("b", n), b"body")])
 }
 
-/// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
+/// Not a test: the process that is killed. Reports each acknowledgement on stdout.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
@@ -321,10 +321,10 @@ fn who_is_killed_and_sends_all_again_stores_it_once() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        // The harness writes its own words before the first line.
+        // The harness prints its own text before the first line.
         let sent = lines.filter_map(|line| line.split_once("sent ").map(|(_, n)| n.to_owned()));
         for (n, line) in (0..round * 700).zip(sent) {
-            // All the process before it was told of, and at most the one after that.
+            // Those that the previous process had reported, and at most one more.
             let repeated = line == format!("{n} true");
             assert!(repeated || line == format!("{n} false"), "{line}");
             assert!(repeated || n >= acknowledged, "{n} was stored twice");

@@ -1,4 +1,4 @@
-//! A process that is killed: whatever it acknowledged is there, in order, once.
+//! A process that is killed: whatever it acknowledged exists, in order and once.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -19,11 +19,11 @@ const ZEROS: &str = "XS_IT_KILL_ZEROS";
 const JOURNAL: &str = "XS_IT_KILL_JOURNAL";
 const WRITERS: u64 = 4;
 
-/// Not a test of its own: what the killed process does. It tells each acknowledgement on stdout.
+/// Not a test: the process that is killed. Reports each acknowledgement on stdout.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
-    // The harness has begun a line of its own.
+    // The harness has already begun a line.
     say("");
     let sync: SyncPolicy = std::env::var(POLICY).unwrap().parse().unwrap();
     let zero_ahead = std::env::var_os(ZEROS).is_some();
@@ -57,9 +57,9 @@ fn child() {
     writers.into_iter().for_each(|writer| writer.join().unwrap());
 }
 
-/// Starts a child, kills it after some acknowledgements and what `before` does, and returns those it
-/// told. With `zeros` every file is zeroed before the child writes to it. The child has a journal
-/// from its first group on if the number is odd.
+/// Starts a child, calls `before` after some acknowledgements, kills the child, and returns what it
+/// reported. With `zeros` every file is zeroed before the child writes to it. The child uses a
+/// journal from its first group on if `acknowledged` is odd.
 pub(crate) fn run_and_kill(
     dir: &Path,
     (sync, zeros): (SyncPolicy, bool),
@@ -97,7 +97,7 @@ pub(crate) fn run_and_kill(
     before();
     child.kill().unwrap();
     child.wait().unwrap();
-    // What was in the pipe was acknowledged too; a last line may be cut.
+    // Lines still in the pipe were acknowledged too; the last one may be incomplete.
     let mut rest: Vec<_> = lines.map_while(Result::ok).collect();
     rest.pop();
     rest.into_iter().for_each(take);

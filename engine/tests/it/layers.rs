@@ -1,5 +1,5 @@
-//! The layers of the crate, which no compiler checks: a module uses those of its own layer and of
-//! the layers below it.
+//! The layers of the crate, which no compiler checks: a module uses only modules of its own layer
+//! and of those below.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,10 +30,10 @@ const LAYERS: [&[&str]; 8] = [
     ],
 ];
 
-/// The modules that only tests have.
+/// Modules for tests only.
 const TESTS: [&str; 2] = ["proofs", "testing"];
 
-/// The edges that go up all the same, each with its reason. One that is gone has to leave the list.
+/// Edges that go up nevertheless, each with its reason. One that no longer exists must be removed.
 const UPWARD: [(&str, &str, &str); 10] = [
     ("value", "format", "a frame that was read is a view of its record"),
     ("error", "gc", "the error of a compaction says why its collection failed"),
@@ -89,7 +89,7 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Which top-level module uses which other one.
+/// Which top-level module uses which other.
 fn edges(source: &Path) -> BTreeSet<(String, String)> {
     let mut edges = BTreeSet::new();
     for file in files(source) {
@@ -117,7 +117,7 @@ fn used(text: &str) -> impl Iterator<Item = &str> {
     text[..end].split("crate::").skip(1).filter_map(|rest| {
         let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
         let name = &rest[..rest.find(|c| !is_name(c)).unwrap_or(rest.len())];
-        // What the crate itself exports, in links of comments, begins with a capital letter.
+        // Exported items in the links of comments begin with a capital letter.
         let is_path = [":", ";"].iter().any(|end| rest[name.len()..].starts_with(end));
         (!name.is_empty() && is_path).then_some(name)
     })

@@ -1,5 +1,5 @@
-//! What the operating system limits: maps, descriptors, permissions. A store with many files stays
-//! below them, and where they are too low the answer says so.
+//! Limits of the operating system: maps, descriptors, permissions. A store with many files stays
+//! below them, and where they are too low the error says so.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ use crate::support::{MEDIA, everything, numbered, open, options, scratch};
 const DIR: &str = "XS_IT_LIMITS_DIR";
 const WHAT: &str = "XS_IT_LIMITS_WHAT";
 const SEGMENTS: usize = 1100;
-/// Nobody, so that permissions count for root too.
+/// The user `nobody`, in place of root, to whom permissions do not apply.
 const NOBODY: u32 = 65_534;
 
 /// A closed store of many small segments.
@@ -59,14 +59,14 @@ fn no_more_than_so_many_maps_are_open() {
     let maps = maps_of(dir.path());
     assert!((500..=MAPS_MAX).contains(&maps), "{maps} maps");
     assert!(store.stats().maps_open >= maps as u64);
-    // What was closed is opened again.
+    // Closed files are reopened.
     assert!(store.get_at(0).unwrap().is_some() && store.get_at(frames - 1).unwrap().is_some());
     store.close().unwrap();
     drop(store);
     run_child("descriptors", dir.path(), None);
 }
 
-/// Not a test of its own: what a process does whose limits are low.
+/// Not a test: a process whose limits are low.
 #[test]
 fn limits_child() {
     let (Ok(dir), Ok(what)) = (std::env::var(DIR), std::env::var(WHAT)) else { return };
@@ -78,7 +78,7 @@ fn limits_child() {
             name_faults(77).unwrap();
             let store = Store::open(dir, options(MEDIA[0])).unwrap();
             let mapped = store.read(&everything()).unwrap().count();
-            // As a disk would that has lost them, beside the open store.
+            // As if the disk had lost them while the store is open.
             for entry in fs::read_dir(dir.join("log")).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|kind| kind == "seg") {
@@ -105,7 +105,8 @@ fn few_descriptors(dir: &Path) {
     let all = store.read(&everything()).unwrap().map(Result::unwrap).count() as u64;
     assert_eq!(all, store.info().head);
     store.append(numbered("after", 1).into()).unwrap();
-    // None at all: what is open is read, what is not is an error that says so, and passes.
+    // None at all: open files are read; for others there is an error that says so, and a retry may
+    // succeed.
     allow(3);
     let errors = store.read(&everything()).unwrap().filter_map(Result::err);
     let told: Vec<_> = errors.collect();
@@ -113,7 +114,7 @@ fn few_descriptors(dir: &Path) {
     assert!(!told.is_empty(), "not every segment is open");
     let other = Store::open(dir.join("other"), options(MEDIA[0]));
     assert!(matches!(other, Err(OpenError::Io { .. })), "{other:?}");
-    // What needs another segment waits for one, and nothing else is the worse for it.
+    // What needs another segment waits for one, and nothing else is affected.
     let large = |n: usize| {
         let meta = Meta::parse(format!("\"{n} {}\"", "f".repeat(30_000))).unwrap();
         NewFrame { meta, ..numbered("large", 0) }.into()
@@ -180,7 +181,7 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(path.ends_with(".seg") && number < 1 << 20, "{errors}");
 }
 
-/// Runs this binary's child in a process of its own, as another user if it can.
+/// Runs the child of this binary in another process, as another user if possible.
 fn run_child(what: &str, dir: &Path, user: Option<u32>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "limits::limits_child", "--nocapture", "--test-threads=1"]);
@@ -189,8 +190,9 @@ fn run_child(what: &str, dir: &Path, user: Option<u32>) {
     if let Some(user) = user.filter(|_| is_root) {
         // The other user must be able to run the binary, wherever it was built.
         let copy = std::env::temp_dir().join(format!("xs-it-{}", std::process::id()));
-        // Another process makes the copy: what this one has open to be written, a child that some
-        // other thread starts has as well for a moment, and what is open so cannot be run.
+        // Another process makes the copy: a file that this one has open for writing is briefly open
+        // in children that other threads start too, and a file that is open for writing cannot be
+        // run.
         let made = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
         assert!(made.unwrap().success());
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,5 +1,5 @@
-//! The store from outside: what it promises whatever is done to it. One binary, so that it links
-//! once. Randomized tests print the seed that repeats them.
+//! The store from outside: it keeps its promises whatever is done to it. One binary, so that it is
+//! linked once. Randomized tests print the seed that repeats them.
 
 #[cfg(test)]
 mod append;

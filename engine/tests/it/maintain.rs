@@ -1,4 +1,4 @@
-//! Looking after a store while it is in use, and being killed over it.
+//! Maintenance of a store in use, and of one whose process is killed meanwhile.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::ControlFlow;
@@ -28,7 +28,7 @@ fn go_on(_progress: &Progress<'_>) -> ControlFlow<()> {
 /// Batches that each writer may append for each round of the test.
 const ROUND: u64 = 2000;
 
-/// Waits until batch number `n` may be appended; says whether to go on at all.
+/// Waits until batch number `n` may be appended; returns whether to go on at all.
 fn may_append(n: u64, allowed: &AtomicU64) -> bool {
     loop {
         match allowed.load(Ordering::Relaxed) {
@@ -39,7 +39,7 @@ fn may_append(n: u64, allowed: &AtomicU64) -> bool {
     }
 }
 
-/// Appends pairs of frames as long as it may, every third with a body.
+/// Appends pairs of frames as long as allowed, every third with a body.
 fn write_allowed(store: &Store, topic: &str, allowed: &AtomicU64) {
     for n in (0..).step_by(2) {
         if !may_append(n / 2, allowed) {
@@ -54,7 +54,7 @@ fn write_allowed(store: &Store, topic: &str, allowed: &AtomicU64) {
     }
 }
 
-/// The frames of a copy with their bodies, which are checked.
+/// The frames of a copy; checks their bodies.
 fn read_copy(dir: &Path) -> Vec<Frame> {
     let copy = open(dir, &options(MEDIA[0]));
     let stored = frames(copy.read(&everything()));
@@ -149,7 +149,7 @@ fn a_backup_under_compaction_lacks_nothing() {
     }
 }
 
-/// Not a test of its own: what the killed process does.
+/// Not a test: the process that is killed.
 #[test]
 fn backup_child() {
     let Ok(dir) = std::env::var(DIR) else { return };
@@ -184,7 +184,7 @@ fn a_backup_survives_the_death_of_who_writes_it() {
         let store = open(&dir.path().join("store"), &options(MEDIA[0]));
         let log = frames(store.read(&everything()));
         let report = verify(&backup, &mut go_on).unwrap();
-        // Killed in the middle of a manifest, it leaves that copy cut short beside the other.
+        // Killed while it writes a manifest, it leaves that copy truncated, next to the other one.
         let is_left = |finding: &Finding| {
             finding.severity == Severity::Unused || finding.problem == Problem::Manifest
         };
@@ -217,7 +217,7 @@ fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
         for entry in std::fs::read_dir(backup.join(sub)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|end| end == "seg" || end == "pack") {
-                // The shorter form is that of the backup before.
+                // The shorter form is from the previous backup.
                 let bytes = std::fs::read(&path).unwrap();
                 std::fs::rename(&path, path.with_added_extension("tmp")).unwrap();
                 std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -239,7 +239,7 @@ fn a_backup_cut_off_before_its_files_had_their_names_verifies() {
     assert!(verify(&backup, &mut go_on).unwrap().is_clean());
 }
 
-/// Both take the table of cursors; in the wrong order neither would go on.
+/// Both lock the table of cursors; in the wrong order they would deadlock.
 #[test]
 fn numbers_are_told_while_cursors_are_committed() {
     let dir = scratch();
@@ -263,7 +263,7 @@ fn numbers_are_told_while_cursors_are_committed() {
     });
 }
 
-/// Waits for a thread in the background, which closing the store would not wait for.
+/// Waits for a background thread that closing the store would not wait for.
 fn sealed_pack(store: &Store) {
     let begun = Instant::now();
     while store.stats().blobs_sealed == 0 {

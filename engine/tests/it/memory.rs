@@ -1,5 +1,6 @@
-//! Long blobs stream in and out in memory that does not grow with them, measured in a process of
-//! its own, as other tests run beside this one; and what is kept holds no more than itself.
+//! Long blobs stream in and out in memory that does not grow with them, measured in a separate
+//! process, as other tests run concurrently; and a cursor does not keep the message that it came in
+//! alive.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -14,11 +15,11 @@ use xs_engine::{
 use crate::support::{MEDIA, open, options, scratch};
 
 const DIR: &str = "XS_IT_MEMORY_DIR";
-/// Bytes of a blob, as the child is told.
+/// Bytes of a blob, passed to the child.
 const LEN: &str = "XS_IT_MEMORY_LEN";
 /// Set to run with blobs of 10 GiB, on a disk.
 const LONG: &str = "XS_TEST_LONG";
-/// What a stream may take: windows and buffers of both directions.
+/// Maximum memory of a stream: windows and buffers of both directions.
 const ANON_MAX: u64 = 24 << 20;
 
 /// Memory of this process that no file backs, in bytes.
@@ -40,7 +41,7 @@ fn noise() -> Vec<u8> {
     (0..9 << 20).map(|_| next()).collect()
 }
 
-/// Not a test of its own: streams a blob in and out and watches its memory.
+/// Not a test: streams a blob in and out and measures its memory.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };

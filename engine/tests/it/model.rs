@@ -37,7 +37,7 @@ const CURSORS: [&str; 3] = ["one", "two", "three"];
 const KEYS: [&str; 6] = ["k1", "k2", "k3", "k4", "k5", "k6"];
 const HOUR_MS: u64 = 3_600_000;
 
-/// A follower and what it has not handed out yet.
+/// A follower and the frames it has not delivered yet.
 struct Following {
     follower: Follower,
     options: ReadOptions,
@@ -56,9 +56,9 @@ struct Run {
     cursors: BTreeMap<&'static str, (u64, u64, Vec<u8>)>,
     blobs: BTreeMap<BlobHash, Vec<u8>>,
     following: Vec<Following>,
-    /// Frames that were compacted away.
+    /// Number of frames that were compacted away.
     compacted: u64,
-    /// The most segments there were.
+    /// The highest number of segments.
     segments: usize,
 }
 
@@ -140,7 +140,7 @@ impl Run {
             batch.frames.clear();
         }
         let batch = self.with_key_or_ids(batch);
-        // Some batches are committed together, so that they must see one another.
+        // Some batches are committed together, so they must see one another.
         let mut batches = vec![batch];
         while self.rng.chance(3) {
             let conditions = self.some_conditions();
@@ -157,7 +157,7 @@ impl Run {
         assert_eq!(self.store.info().head, self.oracle.head());
     }
 
-    /// Compares an answer with what the oracle says, and takes the batch up there.
+    /// Compares an answer with the oracle's, and adds the batch to the oracle.
     fn answered(&mut self, batch: &Batch, answer: Result<Appended, AppendError>) {
         if let Some(key) = batch.key.as_ref().and_then(|key| self.oracle.used(key, self.now())) {
             if key.content != Content::of(batch) {
@@ -166,7 +166,7 @@ impl Run {
             }
             let again = answer.unwrap();
             assert!(again.repeated && again.cursors.is_empty());
-            // The first frame alone when another one may have been compacted away.
+            // Only the first frame if another one may have been compacted away.
             let told = key.told();
             let is_gone = |stamp: &Stamp| self.oracle.get_by_id(stamp.id, self.now()).is_none();
             let some_gone = told[1..].iter().any(is_gone);
@@ -222,7 +222,7 @@ impl Run {
         assert!(appended.head >= self.oracle.head());
     }
 
-    /// The batch with a key, sometimes one that was sent before, or as an import, or as it is.
+    /// The batch with a key, sometimes one that was sent before; or as an import; or unchanged.
     fn with_key_or_ids(&mut self, batch: Batch) -> Batch {
         let is_stored = |frame: &NewFrame| frame.ttl != Ttl::Ephemeral;
         match self.rng.below(6) {
@@ -239,7 +239,7 @@ impl Run {
                 Batch { import: Some(Import::NewIds(ids)), ..batch }
             }
             2 if batch.frames.iter().all(is_stored) && self.rng.chance(3) => {
-                // Above the newest id, or not.
+                // Above the newest id or not.
                 let mut id = match self.rng.chance(3) {
                     true => self.oracle.newest_stored(),
                     false => {
@@ -257,7 +257,7 @@ impl Run {
         }
     }
 
-    /// Conditions that hold about as often as not.
+    /// Conditions of which about half hold.
     fn some_conditions(&mut self) -> Vec<Condition> {
         let mut conditions = Vec::new();
         while self.rng.chance(4) {
@@ -341,7 +341,7 @@ impl Run {
             let now = self.now();
             let report = self.store.remove_now(&ids).unwrap();
             for id in ids {
-                // Bodies went too, unless something else names them.
+                // Bodies are removed too, unless something else names them.
                 for hash in self.oracle.bodies_of(id) {
                     if !report.named.contains(&hash) {
                         self.blobs.remove(&hash);
@@ -434,7 +434,7 @@ impl Run {
         self.compare_topics(&topics);
     }
 
-    /// Counts may hold frames that have expired, but no others that are gone.
+    /// Counts may include expired frames, but no removed ones.
     fn compare_topics(&self, topics: &TopicPatterns) {
         let mut expected = self.oracle.topics(topics, self.now());
         for stats in self.store.topics(topics) {
@@ -534,7 +534,7 @@ impl Run {
         self.compare_all();
     }
 
-    /// What is left of a process that is killed: its files as they are.
+    /// Reopens what a killed process leaves: its files as they are.
     fn reopen_killed(&mut self) {
         self.following.clear();
         let killed = scratch();
@@ -568,7 +568,7 @@ fn run(seed: u64, media: MediaChoice) {
     (0..900).for_each(|_| run.step());
     run.compare_all();
     run.look_up();
-    // Compaction puts small ones together, also the one that was active.
+    // Compaction merges small segments, including the one that was active.
     assert!(run.segments > 1, "the run must roll segments");
     assert!(run.compacted > 0, "the run must compact something");
 }

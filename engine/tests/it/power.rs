@@ -1,11 +1,11 @@
 //! The power is cut under a store on a real ext4: the filesystem is shut down in the middle of work
-//! and forgets all that was not synced. Under `sync` nothing acknowledged is gone; under `none`
-//! something must be, or the cut would prove nothing.
+//! and forgets everything that was not synced. Under `sync` nothing acknowledged is lost; under
+//! `none` something must be, or the cut would prove nothing.
 //!
-//! Every file is zeroed before it is written to. Into space that is only allocated a write is not
-//! complete before its extent is marked as written, and ext4, when it is shut down between the two,
-//! tells an `fdatasync` under way that all is well: a plain program that calls `pwrite` and
-//! `fdatasync` in turn is lied to in one of twenty such cuts, and in none over zeros.
+//! Every file is zeroed before it is written to. A write into space that is only allocated is not
+//! complete before its extent is marked as written. When ext4 is shut down between the two, it
+//! reports success for an `fdatasync` in progress: a plain program that calls `pwrite` and
+//! `fdatasync` in turn gets a false success in one of twenty such cuts, and in none over zeros.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -19,7 +19,7 @@ use crate::support::{
     Mounted, everything, ext4_image, frames, is_long, lacks, options, scratch, skip, tell,
 };
 
-/// EXT4_IOC_SHUTDOWN without a flush of the journal, for each path on stdin. No code of ours may
+/// EXT4_IOC_SHUTDOWN without a flush of the journal, for each path on stdin. Our own code could not
 /// call it without `unsafe`.
 const SHUTDOWN: &str = "
 import fcntl, os, struct, sys
@@ -65,14 +65,14 @@ impl Drop for Switch {
     }
 }
 
-/// Cuts the power so often. How often something acknowledged was gone.
+/// Cuts the power `rounds` times. Returns how often something acknowledged was lost.
 fn cut(sync: SyncPolicy, rounds: usize) -> usize {
     let dir = scratch();
     let image = ext4_image(dir.path(), 48 << 20);
     let mut switch = Switch::new();
     let (mut lost, mut told) = (0, BTreeMap::new());
     for round in 0..rounds {
-        // A new store now and then: the first operations of one are of interest too.
+        // A new store now and then: the first operations of a store matter too.
         let name = format!("store {}", round / 10);
         if round % 10 == 0 {
             told = BTreeMap::new();
@@ -86,7 +86,7 @@ fn cut(sync: SyncPolicy, rounds: usize) -> usize {
         }
         let disk = Mounted::ext4(&image);
         let path = disk.path().join(&name);
-        // Zeroed here too: the child goes on in the segment that recovery writes.
+        // Zeroed here too: the child continues in the segment that recovery writes.
         let media = options(crate::support::MEDIA[round % 2]);
         let options = StoreOptions { zero_ahead: true, ..media };
         let store = Store::open(&path, options).unwrap();

@@ -1,5 +1,5 @@
-//! A reader of its own, written from docs/format.md, lists the frames of the golden store as the
-//! engine does: the page is enough to read a store.
+//! An independent reader, written from docs/format.md, lists the frames of the golden store as the
+//! engine does: the page is sufficient to read a store.
 
 use std::fmt::Write as _;
 use std::num::NonZeroU64;
@@ -70,7 +70,7 @@ fn a_reader_written_from_the_page_sees_the_same_frames() {
     let expected = lines(&store);
     assert_eq!(found, expected);
     assert!(found.len() > 50 && blobs.ends_with("1 read"), "{} frames, {blobs}", found.len());
-    // The same of a store that is written now, so that the page is true of today's code.
+    // The same for a newly written store, so that the page is true of the present code.
     for n in 0..200 {
         store.append(numbered("reader", n).into()).unwrap();
     }

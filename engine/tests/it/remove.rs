@@ -1,4 +1,4 @@
-//! Frames that are gone are gone on every path: removed, expired, or beyond the n of `last:n`.
+//! Dead frames are invisible on every path: removed, expired, or beyond the n of `last:n`.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,8 @@ fn numbers(found: &[Frame]) -> Vec<u64> {
     found.iter().map(number_of).collect()
 }
 
-/// The numbers of the frames of `t`, which each way of reading must agree on. Others stand between.
+/// The numbers of the frames of `t`, on which all ways of reading must agree. Other frames lie
+/// between them.
 fn left(store: &Store) -> Vec<u64> {
     let found = frames(store.read(&of_topic("t")));
     let left = numbers(&found);
@@ -103,7 +104,7 @@ fn a_removed_frame_is_gone_on_every_path() {
         let stats = store.topics(&patterns("t")).remove(0);
         assert_eq!((stats.count, stats.first, stats.last), (395, stored[1].0, stored[397].0));
         assert_eq!(stats.last_offset, stored[397].1);
-        // What is left of a process that is killed, and of one that is not.
+        // What a killed process leaves, and what a close leaves.
         let killed = scratch();
         copy_store(dir.path(), killed.path());
         store.close().unwrap();
@@ -275,7 +276,7 @@ fn segments_are_compacted_while_the_store_is_used() {
         assert!(followed.join().unwrap().into_iter().eq(0..200));
         done.store(true, Ordering::Relaxed);
     });
-    // 2 MB were written. The thread may not have come to the newest segments yet.
+    // 2 MB were written. The thread may not have compacted the newest segments yet.
     store.compact(CompactOptions { dead_percent: 20, bytes_per_second: None }).unwrap();
     assert!(store.info().log_bytes < 400_000, "{:?}", store.info());
     let check = |store: &Store| {

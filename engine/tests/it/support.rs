@@ -1,4 +1,4 @@
-//! What the tests share: directories, options, frames, random numbers, a clock.
+//! Helpers shared by the tests: directories, options, frames, random numbers, a clock.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -15,8 +15,8 @@ use xs_engine::{
 
 pub(crate) const MEDIA: [MediaChoice; 2] = [MediaChoice::Mapped, MediaChoice::Positioned];
 
-/// A directory for stores, in memory where the machine has such a place: these tests ask what a
-/// store does with bytes, not how fast a disk syncs.
+/// A directory for stores, in memory if the machine supports that: these tests check what a store
+/// does with bytes, not how fast a disk syncs.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
     let made = tempfile::Builder::new().prefix("xs-it-").tempdir_in(shared);
@@ -35,7 +35,7 @@ pub(crate) fn options(media: MediaChoice) -> StoreOptions {
     }
 }
 
-/// A journal that groups go through from the first on, and whose halves are soon full.
+/// A journal that is used from the first group on, with halves that are soon full.
 pub(crate) fn small_journal() -> JournalOptions {
     JournalOptions { half_bytes: 32 * 1024, after_groups: 0 }
 }
@@ -78,27 +78,27 @@ pub(crate) fn frames(reader: Result<Reader, ReadError>) -> Vec<Frame> {
     reader.unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// Says something that is seen also when the test passes.
+/// Prints a line, even if the test passes.
 pub(crate) fn say(line: &str) {
     io::stdout().lock().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// Says what was counted. `scripts/test` repeats these lines.
+/// Prints a count. `scripts/test` repeats these lines.
 pub(crate) fn tell(line: &str) {
     say(&format!("counted: {line}"));
 }
 
-/// Says that a test, or a part of one, cannot run here. `scripts/test` counts these lines.
+/// Reports that a test, or a part of one, cannot run here. `scripts/test` counts these lines.
 pub(crate) fn skip(name: &str, reason: &str) {
     say(&format!("skipped: {name}: {reason}"));
 }
 
-/// Whether the run has time: `scripts/test --long`.
+/// Whether this is a long run: `scripts/test --long`.
 pub(crate) fn is_long() -> bool {
     std::env::var_os("XS_TEST_LONG").is_some()
 }
 
-/// What keeps a test from being run that needs a program or the rights of root.
+/// What a test lacks, of the programs and the rights of root that it needs.
 pub(crate) fn lacks(programs: &[&str], root: bool) -> Option<String> {
     if root && !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());
@@ -118,7 +118,7 @@ pub(crate) fn run(program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {told}");
 }
 
-/// A filesystem of its own, gone with this value.
+/// A mounted filesystem, unmounted when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Mounted {
     dir: tempfile::TempDir,
@@ -150,7 +150,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg(self.dir.path()).status();
         if !unmounted.is_ok_and(|status| status.success()) {
-            // Somebody still uses it, for example after a panic: it goes when they do.
+            // Still in use, for example after a panic: it is unmounted after its last use.
             let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
         }
     }
@@ -164,8 +164,8 @@ pub(crate) fn ext4_image(dir: &Path, bytes: u64) -> PathBuf {
     image
 }
 
-/// Copies a store as a process that is killed leaves it. Threads of the store may seal files
-/// meanwhile; a copy is taken again when they did, as no kill leaves a mixture.
+/// Copies a store as a killed process leaves it. Threads of the store may seal files meanwhile;
+/// then the copy is repeated, as no kill leaves a mixture.
 pub(crate) fn copy_store(from: &Path, to: &Path) {
     loop {
         let before = names_and_manifest(from);
@@ -191,7 +191,7 @@ fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What changes when files of a store are made, sealed, renamed or removed.
+/// What changes when files of a store are created, sealed, renamed or removed.
 fn names_and_manifest(dir: &Path) -> Vec<(PathBuf, u64, Vec<u8>)> {
     let mut found = Vec::new();
     for sub in ["", "log", "blobs"] {
@@ -249,7 +249,7 @@ impl Rng {
     }
 }
 
-/// A clock that moves when it is told to.
+/// A clock that moves only when set.
 #[derive(Debug)]
 pub(crate) struct TestClock(pub(crate) AtomicU64);
 

@@ -1,6 +1,6 @@
-//! System calls that fail in a real process: strace makes the k-th fdatasync, fallocate or rename of
-//! a child return an error. The child acknowledges nothing after a failure that leaves anything in
-//! doubt, and all it acknowledged is there for the next process.
+//! System calls that fail in a real process: strace makes the k-th fdatasync, fallocate or rename
+//! of a child return an error. The child acknowledges nothing after a failure that leaves anything
+//! in doubt, and the next process finds everything it acknowledged.
 
 use std::fs;
 use std::path::Path;
@@ -30,11 +30,11 @@ fn frame(n: u64) -> NewFrame {
     with_body(NewFrame { meta, ..numbered("t", n) }, &vec![n as u8; 900])
 }
 
-/// Not a test of its own: what the traced process does. It tells how each append ended.
+/// Not a test: the traced process. Reports the result of each append.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
-    // The harness has begun a line of its own.
+    // The harness has already begun a line.
     say("");
     let options = store_options(&std::env::var(MEDIA).unwrap());
     let Ok(store) = Store::open(Path::new(&dir), options) else { return say("not opened") };
@@ -55,7 +55,7 @@ fn child() {
     say(if closed.is_ok() { "closed" } else { "not closed" });
 }
 
-/// What a child told, and whether a call of it was made to fail.
+/// What a child reported, and whether one of its calls was made to fail.
 fn trace(dir: &Path, media: &str, calls: &str, fault: &str) -> (Vec<String>, bool) {
     let log = dir.join("trace");
     let output = Command::new("strace")
@@ -74,7 +74,7 @@ fn trace(dir: &Path, media: &str, calls: &str, fault: &str) -> (Vec<String>, boo
     (told.lines().map(str::to_owned).collect(), hit)
 }
 
-/// One child. Whether a call of it failed.
+/// Runs one child. Returns whether one of its calls failed.
 fn run(media: &str, calls: &str, fault: &str) -> bool {
     let dir = scratch();
     let (told, hit) = trace(dir.path(), media, calls, fault);
@@ -111,7 +111,7 @@ fn a_directory_that_holds_nothing_has_its_name_made_durable() {
     if let Some(reason) = lacks(&["strace"], false) {
         return skip("names of directories", &reason);
     }
-    // As one leaves it who was killed between making it and syncing the directory it is in.
+    // `true`: as if its creator was killed before it synced the parent directory.
     for made in [false, true] {
         let dir = scratch();
         if made {
@@ -182,7 +182,7 @@ fn a_system_call_fails_at_each_place() {
             }
         }
     }
-    // An interrupted call is no failure: it is made again.
+    // An interrupted call is not a failure: it is retried.
     for calls in ["pwrite64", "fdatasync", "fallocate"] {
         let dir = scratch();
         let (told, hit) = trace(dir.path(), "positioned", calls, "error=EINTR:when=1+2");

@@ -1,6 +1,6 @@
-//! The end of the log after a process died, on real files: cut in many places, and filled with what a
-//! disk may leave there. Opening keeps exactly the whole batches before the cut. Every byte is tried
-//! on a simulated disk, in the engine's own tests.
+//! The end of the log after a process died, on real files: cut in many places, and filled with what
+//! a disk may leave there. Opening keeps exactly the whole batches before the cut. The engine's
+//! unit tests try every byte, on a simulated disk.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn batches(segment: &[u8], frames: u64) -> Vec<BatchSpan> {
     spans.map(|((at, end, _), offset)| BatchSpan { at, end, offset }).collect()
 }
 
-/// What stands behind the cut.
+/// What is after the cut.
 #[derive(Debug, Clone, Copy)]
 enum Filling {
     Nothing,
@@ -66,7 +66,7 @@ fn fill(sound: &[u8], cut: usize, filling: Filling, rng: &mut Rng) -> Vec<u8> {
         Filling::Nothing => bytes.truncate(cut),
         Filling::Zeros => bytes[cut..].fill(0),
         Filling::Random => bytes[cut..].copy_from_slice(&rng.bytes(rest)),
-        // Batches of the same segment from further ahead, as a recycled block would hold.
+        // Earlier batches of the same segment, as a recycled block could hold.
         Filling::Stale => {
             let older = &sound[FILE_HEADER_LEN..FILE_HEADER_LEN + rest.min(4096)];
             bytes[cut..cut + older.len()].copy_from_slice(older);
@@ -75,14 +75,13 @@ fn fill(sound: &[u8], cut: usize, filling: Filling, rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// The offset after the last of the batches that are whole. The zeros that pad a batch may stand
-/// behind the cut.
+/// The offset after the last whole batch. The zero padding of a batch may lie after the cut.
 fn whole(spans: &[BatchSpan], sound: &[u8], left: &[u8]) -> usize {
     let is_whole = |span: &&BatchSpan| left.get(span.at..span.end) == sound.get(span.at..span.end);
     spans.iter().take_while(is_whole).last().map_or(0, |span| span.offset as usize)
 }
 
-/// Opens a store that was cut, and checks what is there, that it goes on, and that the next open
+/// Opens a store that was cut, and checks what it holds, that it continues, and that the next open
 /// finds the same.
 fn check(dir: &Path, options: &StoreOptions, expected: &[Frame], context: &str) {
     let store = Store::open(dir, options.clone());
@@ -152,7 +151,7 @@ fn the_same_cut_in_a_closed_store_is_damage() {
     let [segment] = &segments(image.path())[..] else { panic!("one segment is expected") };
     let sound = fs::read(segment).unwrap();
     let spans = batches(&sound, written.len() as u64);
-    // The last batch is the mark of the close.
+    // The last batch is the mark of the clean close.
     let (first, last) = (spans[spans.len() - RECORDS], spans[spans.len() - 2]);
     let mut rng = Rng(1);
     for cut in (first.at..last.end).step_by(11) {

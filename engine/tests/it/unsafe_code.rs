@@ -14,7 +14,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A line of code without what is said about it.
+/// A line of code without its comment.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
@@ -36,7 +36,7 @@ fn unsafe_is_in_sys_alone_and_gives_its_reasons() {
             }
             let place = format!("{}:{}", path.display(), index + 1);
             assert!(is_sys, "{place}: unsafe outside of sys");
-            // The comment right above, which may be several lines long.
+            // The comment right above, of one or more lines.
             let mut above = lines[..index].iter().rev();
             let said = above.by_ref().take_while(|line| line.trim_start().starts_with("//"));
             let said: Vec<_> = said.collect();

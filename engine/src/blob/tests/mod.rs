@@ -244,7 +244,7 @@ fn a_hit_that_is_not_durable_joins_the_next_sync() {
     blobs.sync_beside(|| Ok(())).unwrap();
     assert!(!blobs.needs_sync());
     put(&blobs, &text(2, 500));
-    // A sync beside one that fails, or after it, does not succeed.
+    // A sync fails while another one fails, and after it.
     bed.faults.set(1, 1, rustix::io::Errno::IO);
     assert!(blobs.sync().is_err());
     assert!(blobs.sync().is_err() && blobs.needs_sync());

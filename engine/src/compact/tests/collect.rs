@@ -1,4 +1,4 @@
-//! Collections by the thread that compacts: when they are due, and what they leave.
+//! Collections by the thread that compacts: when they are due, and what they leave behind.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const COLLECT: CollectOptions = CollectOptions {
     bytes_per_second: None,
 };
 
-/// Small packs, and collections without a thread: [`look`] does what it does.
+/// Small packs, and collections without a thread: [`look`] does the thread's work.
 fn with(clock: &Arc<StillClock>) -> StoreOptions {
     let (clock, collection) = (clock.clone(), Some(COLLECT));
     StoreOptions { clock, collection, pack_bytes: MIB, ..options(SyncPolicy::None) }
@@ -60,7 +60,7 @@ fn pack_bytes(dir: &Path) -> u64 {
     packs.iter().map(|path| fs::metadata(path).map_or(0, |of| of.len())).sum()
 }
 
-/// Each hour 3 MB of bodies, of which the next one supersedes all: 60 MB in all.
+/// 30 bodies of 100 KiB per hour, each superseding the last one: 60 MB in all.
 #[test]
 fn a_store_of_superseded_bodies_gives_back_their_space_by_itself() {
     let dir = fast_dir();
@@ -79,11 +79,11 @@ fn a_store_of_superseded_bodies_gives_back_their_space_by_itself() {
         for n in 0..30 {
             append(&store, last(1, stout("state", round * 30 + n)));
         }
-        // Else a collection leaves what the thread that seals has not come to.
+        // Otherwise a collection skips packs that the keeper has not sealed yet.
         store.inner.blobs.wait_sealed();
         wait(before);
-        // What two hours brought, since a pack is young an hour and a minute, and the files that
-        // are given their room before.
+        // The bodies of two hours, as a pack is young for an hour and a minute, and preallocated
+        // files.
         let bytes = pack_bytes(dir.path());
         assert!(bytes <= 13 * MIB, "{bytes} in round {round}");
     }
@@ -91,7 +91,7 @@ fn a_store_of_superseded_bodies_gives_back_their_space_by_itself() {
     assert!(told.pack_freed_bytes > 45 * MIB, "{told:?}");
     assert_eq!(told.collected_ms, Some(100 * DAY + 20 * HOUR));
     assert!(told.pack_dead_bytes.is_some_and(|bytes| bytes > MIB), "what is young: {told:?}");
-    // Nothing is appended any more: a day later the rest goes, but for the pack in use.
+    // Nothing more is appended: a day later the rest is freed, except for the pack in use.
     pass(&clock, DAY);
     wait(told.collections);
     let told = space(&store);
@@ -167,7 +167,7 @@ fn a_collection_waits_for_growth_or_a_day() {
     pass(&clock, 1);
     assert!(look(&store), "a day later");
     remove(2);
-    // 20 MB of 100 KiB bodies stay, so a quarter of that is more than 2 MiB.
+    // 20 MB of 100 KiB bodies stay, and a quarter of that is more than 2 MiB.
     (20..200).for_each(|n| _ = append(&store, stout("a", n)));
     pass(&clock, 1000);
     assert!(look(&store), "it has grown");
@@ -177,7 +177,7 @@ fn a_collection_waits_for_growth_or_a_day() {
     assert!(!look(&store), "by less than a quarter");
     (230..260).for_each(|n| _ = append(&store, stout("a", n)));
     assert!(look(&store), "by more than a quarter");
-    // A clock that was ahead does not put it off.
+    // A clock that was ahead does not delay it.
     remove(4);
     clock.0.store(10 * DAY, Ordering::Relaxed);
     assert!(!look(&store));
@@ -185,8 +185,8 @@ fn a_collection_waits_for_growth_or_a_day() {
     assert!(look(&store));
 }
 
-/// Each of them alone makes a collection due. One that was young then does too, so each time it is
-/// first looked at until nothing is.
+/// Each of them alone makes a collection due. So does a body that was too young the last time, so
+/// each check starts by collecting until nothing is due.
 #[test]
 fn whatever_leaves_bodies_behind_is_noticed() {
     let dir = fast_dir();
@@ -221,7 +221,7 @@ fn whatever_leaves_bodies_behind_is_noticed() {
     pass(&clock, 41 * DAY);
     assert!(look(&store), "a frame has expired");
     rest("a frame has expired");
-    // Keys and frames that only come are nothing.
+    // New keys and new frames alone do not.
     let key = Some(IdempotencyKey::parse("key").unwrap());
     store.append(Batch { key, ..heavy("b", 3000).into() }).unwrap();
     pass(&clock, DAY);
@@ -273,7 +273,7 @@ fn who_waits_for_a_collection_has_it_end_early() {
     let told = space(&store);
     assert!(told.collections == 1 && told.pack_freed_bytes > 0, "{told:?}");
     assert!(told.pack_freed_bytes < 9 * MIB, "half of 20 MB: {told:?}");
-    // What is left is owed: it goes on once it has rested.
+    // The rest is still due: it continues after a pause.
     pass(&clock, DAY);
     let (going_on, compacted) = (Arc::clone(&store), Arc::clone(&store));
     let again = std::thread::spawn(move || collect(&going_on.inner));
@@ -304,7 +304,7 @@ fn strays(store: &Store, dir: &Path, of: &str) -> Vec<String> {
     names.filter(is_stray).collect()
 }
 
-/// One operation after the other fails, among them those that delete what was replaced.
+/// Each operation fails in turn, including those that delete replaced files.
 #[test]
 fn a_file_that_could_not_be_deleted_goes_with_the_next_round() {
     let mut left = 0;
@@ -341,7 +341,7 @@ fn a_pack_that_could_not_be_deleted_goes_with_the_next_round() {
         let store = open_faulty(dir.path(), with(&clock), &faults).unwrap();
         let ids: Vec<_> = (0..20).map(|n| append(&store, stout("a", n))).collect();
         ids.iter().for_each(|&id| _ = store.remove(id).unwrap());
-        // Each round fails another operation of the collection, and of nobody else.
+        // Only operations of the collection fail, a different one in each round.
         store.inner.blobs.wait_sealed();
         faults.set(failing, failing, Errno::ACCESS);
         let done = store.gc(&crate::gc::GcOptions::everything());

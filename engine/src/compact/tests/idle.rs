@@ -46,7 +46,7 @@ fn nothing_is_looked_for_again_in_a_store_at_rest() {
 fn a_short_segment_of_which_nothing_is_dead_stays_as_it_is() {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);
-    // As far as can be told without reading the segment, a key is dead.
+    // As far as can be known without reading the segment, a key is dead.
     let key = Some(IdempotencyKey::parse("key").unwrap());
     store.append(Batch { key, ..frame("keep", 1).into() }).unwrap();
     let junk: Vec<_> = (0..100).map(|n| append(&store, heavy("junk", n))).collect();
@@ -54,7 +54,7 @@ fn a_short_segment_of_which_nothing_is_dead_stays_as_it_is() {
     store.inner.secure_log_of(&[0]).unwrap();
     let report = store.compact(ALL).unwrap();
     assert_eq!((report.rewritten, report.written, report.frames), (1, 1, 100));
-    // The header of its file is no small share of it.
+    // The file's header is a large share of it.
     assert!(report.bytes_after < 400, "{report:?}");
     assert_eq!(store.compact(ALL).unwrap(), CompactReport::default());
     let candidates = store.inner.index.candidates(store.inner.env.clock.now_ms(), true);

@@ -1,4 +1,4 @@
-//! How much is merged into one segment, whatever was estimated.
+//! How much is merged into one segment, whatever the estimate was.
 
 use super::*;
 use crate::index::Candidate;
@@ -10,7 +10,7 @@ fn beat(n: u64) -> NewFrame {
     last(1, frame("beat", n))
 }
 
-/// Beats with a long frame after each `beats` of them.
+/// Rounds of `beats` short frames and a long one.
 fn fill(store: &Store, rounds: u64, beats: u64) -> Vec<u64> {
     let mut left = Vec::new();
     for n in 0..rounds {
@@ -65,7 +65,7 @@ fn a_segment_of_which_little_is_dead_is_not_read_again_and_again() {
     assert!(sealed(&store).iter().all(is_rotten));
     assert_eq!(store.compact(options).unwrap().rewritten, 0);
     assert!(!sealed(&store).iter().any(is_rotten));
-    // Frames that die from then on count as before.
+    // Frames that die afterwards count as before.
     let first: Vec<_> = left[..10].iter().map(|&at| store.get_at(at).unwrap().unwrap()).collect();
     first.iter().for_each(|frame| _ = store.remove(frame.id()).unwrap());
     assert!(is_rotten(&sealed(&store)[0]));
@@ -81,7 +81,7 @@ fn one_that_has_no_room_keeps_no_other_from_being_compacted() {
     let junk: Vec<_> = (0..140).map(|n| append(&store, heavy("junk", n))).collect();
     (0..140).for_each(|n| _ = append(&store, heavy("keep", n)));
     let later: Vec<_> = (0..300).map(|n| append(&store, heavy("junk", n))).collect();
-    // The first segments keep some live frames, some later ones none.
+    // The first segments keep a live frame, some later ones none.
     junk.iter().skip(1).chain(&later).for_each(|&id| _ = store.remove(id).unwrap());
     store.inner.secure_log(false).unwrap();
     let left = offsets(&store);

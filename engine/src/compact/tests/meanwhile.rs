@@ -143,7 +143,7 @@ fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
     store.inner.secure_log(false).unwrap();
     store.inner.index.merge(&AtomicBool::new(false)).unwrap();
     let left = offsets(&store);
-    // Each time a dictionary is opened another thread appends, and must finish first.
+    // Whenever a dictionary is opened, another thread appends and must finish first.
     let (ask, asked) = mpsc::channel::<mpsc::Sender<()>>();
     let (opened, late) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let store = &store;
@@ -274,7 +274,7 @@ fn a_reader_sees_no_removed_frames_however_often_they_are_rewritten() {
     store.inner.secure_log(false).unwrap();
     let reader = store.read(&ReadOptions::default()).unwrap();
     remove(60..70);
-    // One that is applied to the file by the next rewrite only.
+    // A removal that is applied to the file only by the next rewrite.
     assert!(rewrite_oldest(&store, || remove(70..80), || ()).unwrap().frames > 0);
     store.inner.index.forget_gone();
     remove(80..90);

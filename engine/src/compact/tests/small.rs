@@ -30,7 +30,7 @@ fn frames_that_are_removed_one_by_one() {
         }
     }
     assert_eq!(offsets(&store).len(), 700);
-    // 120 bytes for each frame were written, and as many for its removal.
+    // 120 bytes were written for each frame, and as many for its removal.
     assert!(most < 600_000, "{most}");
 }
 

@@ -8,8 +8,9 @@ use super::*;
 use crate::maintain::{CopyOptions, Progress};
 use crate::options::CompressOptions;
 
-/// Appends that name blobs by hash, puts of blobs that are about to be swept, bodies that exist in
-/// packs, all concurrent with collections that sweep whatever they can: no frame loses its body.
+/// Appends that name blobs by hash, puts of blobs that are about to be swept, and bodies that packs
+/// already have, all concurrent with collections that sweep whatever they can: no frame loses its
+/// body.
 #[test]
 fn no_frame_loses_its_body() {
     let dir = fast_dir();
@@ -59,7 +60,7 @@ fn no_frame_loses_its_body() {
             }
             swept
         });
-        // The other threads end by themselves.
+        // The other threads end on their own.
         scope.spawn(move || {
             while store.info().log_bytes == 0 || store.inner.log.head() < 850 {
                 std::thread::yield_now();
@@ -159,7 +160,7 @@ fn closing_ends_a_collection_that_reads_the_log() {
     faults.watch_opens(move |path| {
         if path.extension().is_some_and(|kind| kind == "seg") {
             seen.fetch_add(1, Ordering::Relaxed);
-            // As a close of the store does.
+            // As closing the store does.
             weak.upgrade().inspect(|store| store.inner.blobs.stop_sweeps());
         }
     });

@@ -142,8 +142,8 @@ fn an_operation_that_fails_loses_nothing_that_is_named() {
     }
 }
 
-/// Frames that are to leave no byte, in the first segment and in the last: their ids, and what is
-/// looked for.
+/// Frames in the first and in the last segment of which no byte may remain: their ids, and the
+/// bytes to search for.
 fn fill_secret(store: &Store) -> (Vec<FrameId>, Vec<Bytes>) {
     let (mut ids, mut secrets) = (Vec::new(), Vec::new());
     for n in [9001, 9002] {
@@ -170,7 +170,7 @@ fn holds(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
 }
 
-/// Whatever was left of it: a removal that is asked for again takes all there is.
+/// However little was left of it: a repeated removal removes the rest.
 #[test]
 fn a_removal_now_that_is_cut_off_is_finished_by_the_next() {
     let dir = fast_dir();
@@ -204,7 +204,7 @@ fn a_removal_now_that_is_cut_off_is_finished_by_the_next() {
     }
 }
 
-/// Whether a store is to be opened again.
+/// Whether the store must be reopened.
 fn is_failed(done: Result<CompactReport, CompactError>, what: &str) -> bool {
     use crate::error::AppendError::Poisoned;
     match done {
@@ -239,7 +239,7 @@ fn a_removal_now_that_fails_is_finished_by_the_next() {
             check_named(&store, COUNT);
             store.close().expect(&what);
             drop(store);
-            // An old file whose removal failed goes as the store is opened.
+            // An old file whose deletion failed is deleted on open.
             drop(open(dir.path(), SyncPolicy::None));
             let bodies = [9001, 9002].map(|n| noise(n, 700));
             assert!(bodies.iter().all(|body| !lies_in_packs(dir.path(), body)), "{what}");
@@ -257,7 +257,7 @@ fn a_removal_now_that_fails_is_finished_by_the_next() {
     }
 }
 
-/// What is damaged may hold a body, so nothing is said to be gone, and nothing goes from the log.
+/// A damaged entry may hold a body, so no removal is reported, and the log keeps its frames.
 #[test]
 fn a_removal_now_tells_of_a_damaged_pack_until_it_is_mended() {
     let dir = fast_dir();
@@ -281,7 +281,7 @@ fn a_removal_now_tells_of_a_damaged_pack_until_it_is_mended() {
     edit(&damaged, |bytes| bytes.copy_from_slice(&sound));
     store.remove_now(&ids[..1]).unwrap();
     assert!(!lies_in_packs(dir.path(), &noise(9001, 700)));
-    // One without a body is no business of the packs.
+    // A frame without a body does not concern the packs.
     let plain = store.append(frame("plain", 1).into()).unwrap().frames[0].id;
     let pack = packs(dir.path()).remove(0);
     edit(&pack, |bytes| bytes[70] ^= 1);

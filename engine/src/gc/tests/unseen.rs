@@ -1,4 +1,4 @@
-//! Bodies of frames that the log still holds and no reader sees.
+//! Bodies of frames that the log still holds but no reader sees.
 
 use std::num::NonZeroU64;
 
@@ -62,7 +62,7 @@ fn a_frame_that_nobody_sees_keeps_no_body() {
         assert_eq!(told, done);
         assert_eq!(done.dead, (0..COUNT).filter(|&n| !stays(n, true)).count() as u64);
         check_bodies(&store, true);
-        // What a crash leaves now names bodies that are missing, and none that a reader wants.
+        // After a crash the log may name missing bodies, but none that a reader wants.
         let image = crate::testing::crash(dir.path());
         let again = Store::open(image.path(), with_clock()).unwrap();
         check_bodies(&again, true);

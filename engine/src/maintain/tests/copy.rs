@@ -97,7 +97,7 @@ fn a_damaged_tail_is_not_backed_up() {
     let refused = store.backup(dest.path(), CopyOptions::copies(), &mut go_on);
     let Err(MaintainError::Corrupt(corruption)) = refused else { panic!("{refused:?}") };
     assert_eq!(&corruption.path, path);
-    // The previous backup stays, beside the unfinished one.
+    // The previous backup stays, next to the unfinished one.
     let report = check(dest.path());
     assert!(report.findings.iter().all(|f| f.problem == Problem::Stranger), "{report:#?}");
     let backup = Store::open(dest.path(), none()).unwrap();
@@ -301,8 +301,8 @@ fn a_copy_can_be_stopped_and_taken_up() {
     assert!(tell(&Store::open(dest.path(), none()).unwrap()) == tell(&store));
 }
 
-/// What is linked and what is copied; one operation that fails, and all from there on. `restore`
-/// goes the same way.
+/// For linked and for copied files: one operation fails, or all from there on. `restore` uses the
+/// same code.
 #[test]
 fn a_fork_that_fails_anywhere_leaves_no_store() {
     let (dir, root) = (fast_dir(), fast_dir());
@@ -334,11 +334,11 @@ fn a_fork_that_fails_anywhere_leaves_no_store() {
                 Ok(_) => is_whole(&dest),
                 Err(_) => {
                     failed += 1;
-                    // The name it got last could not be taken back either.
+                    // Its last rename could not be undone either.
                     let is_last = lasts && is_store(&dest);
                     assert!(is_last || !is_store(&dest), "operation {at}");
                     if !is_last {
-                        // The next attempt takes up or clears away what this one left.
+                        // The next attempt reuses or removes what this one left.
                         store.inner.fork_on(&dest, &files, options).unwrap();
                     }
                     is_whole(&dest);
@@ -403,8 +403,8 @@ fn a_power_cut_leaves_a_backup_that_lacks_nothing_after_a_compaction_too() {
 }
 
 /// Cuts the power anywhere in a backup and in a second one that adds to it, and after each cut
-/// interrupts a third one anywhere. Before each of them `frames` gives the number of frames to
-/// append; `between` is called before the second one.
+/// interrupts a third one anywhere. `frames` gives the number of frames to append before each of
+/// the three; `between` is called before the second one.
 fn cut_anywhere(frames: [u64; 3], between: impl Fn(&Store)) {
     let root = fast_dir();
     let (home, dest) = (root.path().join("home"), root.path().join("dest"));

@@ -238,7 +238,7 @@ fn what_was_closed_in_order_has_no_torn_end() {
     }
 }
 
-/// A closed store whose last segment has no frame, with a cursor at the head, which is returned.
+/// A closed store whose last segment has no frame, with a cursor at the head; returns the head.
 fn closed_behind_its_last_frame(dir: &Path) -> u64 {
     let options = StoreOptions { segment_bytes: 8 * 1024 * 1024, ..none() };
     let store = Store::open(dir, options).unwrap();
@@ -280,12 +280,14 @@ fn where_the_last_frames_are_lost_no_new_ones_get_their_offsets() {
         let job = offset_of("job");
         let never = offset_of("never");
         assert_eq!((job.offset, never.offset), (head, u64::MAX));
-        // What no frame had come to is named, and refused to who says where it was seen.
+        // A cursor that no frame has reached is reported, and refused to a reader that names its
+        // epoch.
         assert_eq!(report.cursors_ahead, [CursorName::parse("never").unwrap()]);
         let point = ResumePoint { store: None, epoch: never.epoch, offset: never.offset };
         let refused = store.follow_from(&point, &ReadOptions::default());
         assert!(matches!(refused, Err(ReadError::CursorAhead { offset }) if offset == head));
-        // Whoever goes on from there, in whichever way, sees what comes now and nothing else.
+        // A reader that continues from there, in any way, sees what is appended now and nothing
+        // else.
         let start = Start::From(Bound::Offset(job.offset));
         let options = ReadOptions { start, ..ReadOptions::default() };
         let point = ResumePoint { store: None, epoch: job.epoch, offset: job.offset };
@@ -303,7 +305,7 @@ fn where_the_last_frames_are_lost_no_new_ones_get_their_offsets() {
             panic!("no frame")
         };
         assert_eq!(first.offset(), Some(head));
-        // Around the hole.
+        // Across the hole.
         let start = Start::Last(3);
         let last = ReadOptions { start, ..ReadOptions::default() };
         let newest: Vec<u64> = offsets(store.read(&last).unwrap());

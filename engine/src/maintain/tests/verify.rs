@@ -381,8 +381,8 @@ fn the_scrub_finds_what_rots_while_the_store_is_open() {
     assert!(stats.failure.is_none());
 }
 
-/// What is removed for good while its segment is checked is still in the file that is read, and
-/// nothing else says any more that it was removed.
+/// Frames that are removed permanently while their segment is checked are still in the file being
+/// read, but nothing else says any more that they were removed.
 #[test]
 fn what_is_removed_while_it_is_looked_at_is_not_lost() {
     for ttl in [Ttl::Forever, Ttl::Last(NonZeroU64::MIN)] {
@@ -391,7 +391,7 @@ fn what_is_removed_while_it_is_looked_at_is_not_lost() {
         (0..100).for_each(|n| {
             drop(store.append(with_body(frame("a", n), &noise(n, 700)).into()).unwrap());
         });
-        // With `last:1` only the second one says that the first is gone.
+        // With `last:1` only the second one says that the first is removed.
         let removed = [200, 201].map(|n| {
             let new = NewFrame { ttl, ..with_body(frame("b", n), &noise(n, 700)) };
             store.append(new.into()).unwrap().frames[0].id

@@ -1,4 +1,4 @@
-//! The list a store is compared with: every frame ever stored, and what is to be seen of it.
+//! The list that a store is compared with: every frame ever stored, and what is visible of it.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ impl From<Frame> for Expected {
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     stored: Vec<Expected>,
-    /// For each stored frame whether a later `last:n` or a removal took it away.
+    /// For each stored frame, whether a later `last:n` or a removal removed it.
     removed: Vec<bool>,
     ephemeral: Vec<FrameId>,
     keys: BTreeMap<IdempotencyKey, Used>,
@@ -71,7 +71,7 @@ impl Content {
     }
 }
 
-/// A key, the batch that used it last, and what that became.
+/// A key, the last batch that used it, and its answer.
 #[derive(Debug, Clone)]
 pub(super) struct Used {
     pub(super) content: Content,
@@ -84,7 +84,7 @@ impl Used {
         self.stamps[0].id
     }
 
-    /// What a repetition is answered: all frames, unless one behind the first is nowhere.
+    /// The answer to a repetition: all frames, unless one after the first was not stored.
     pub(super) fn told(&self) -> &[Stamp] {
         match self.stamps[1..].iter().all(|stamp| stamp.offset.is_some()) {
             true => &self.stamps,
@@ -106,7 +106,7 @@ impl Oracle {
         self.stored.len() as u64
     }
 
-    /// The batch that used a key, if that counts still.
+    /// The batch that used a key, if that has not expired.
     pub(super) fn used(&self, key: &IdempotencyKey, now: u64) -> Option<Used> {
         const DAY_MS: u64 = 24 * 3_600_000;
         self.keys.get(key).filter(|used| used.id().time_ms() + DAY_MS > now).cloned()
@@ -124,7 +124,7 @@ impl Oracle {
         }
     }
 
-    /// The newest id given.
+    /// The newest id assigned.
     pub(super) fn newest(&self) -> FrameId {
         self.newest_stored().max(self.ephemeral.last().copied().unwrap_or(FrameId::ZERO))
     }
@@ -134,7 +134,7 @@ impl Oracle {
         self.stored.last().map_or(FrameId::ZERO, |frame| frame.id)
     }
 
-    /// Whether a batch would keep ids that are not above those there are.
+    /// Whether a batch would keep ids that are not above the existing ones.
     pub(super) fn is_behind(&self, batch: &Batch) -> bool {
         match &batch.import {
             Some(Import::Verbatim(ids)) => ids.first().is_some_and(|id| *id <= self.newest()),
@@ -168,7 +168,7 @@ impl Oracle {
         self.stored.push(frame.clone());
         self.removed.push(false);
         if let Ttl::Last(n) = new.ttl {
-            // The newest n of what is there: not of what was removed or has expired.
+            // The newest n of the existing frames, not counting removed or expired ones.
             let now = stamp.id.time_ms();
             let of_topic = (0..self.stored.len()).rev();
             let of_topic = of_topic.filter(|&at| self.stored[at].topic == frame.topic);
@@ -186,7 +186,8 @@ impl Oracle {
         !expired && !self.removed[offset as usize]
     }
 
-    /// Removes frames, those that a reader could see. All ids are looked up before anything is removed; a frame they mean twice goes once.
+    /// Removes the frames that a reader could see. All ids are looked up before anything is
+    /// removed; a frame that two of them mean is removed once.
     pub(super) fn remove(&mut self, ids: &[FrameId], now: u64) -> Vec<Removal> {
         let found = |&id| self.get_by_id(id, now).and_then(|frame| frame.offset);
         let found: Vec<_> = ids.iter().map(found).collect();
@@ -199,13 +200,13 @@ impl Oracle {
         found.into_iter().map(remove).collect()
     }
 
-    /// The bodies of frames with an id, or that had it before.
+    /// The bodies of the frames that have an id, or had it before.
     pub(super) fn bodies_of(&self, id: FrameId) -> Vec<BlobHash> {
         let of_id = self.stored.iter().filter(|frame| frame.id == id || frame.old_id == Some(id));
         of_id.filter_map(|frame| frame.hash).collect()
     }
 
-    /// An id of any frame, ephemeral ones too.
+    /// An id of any frame, including ephemeral ones.
     pub(super) fn any_id(&self, rng: &mut Rng) -> FrameId {
         let nth = rng.below(self.head() + self.ephemeral.len() as u64 + 1) as usize;
         let stored = self.stored.get(nth).map(|frame| frame.id);
@@ -217,7 +218,7 @@ impl Oracle {
         self.stored.iter().find(|frame| is(frame) && self.is_visible(frame, now)).cloned()
     }
 
-    /// The frame with an id, or the newest that had it before, of those that can be seen.
+    /// The visible frame with an id, or else the newest visible one that had it before.
     pub(super) fn get_by_id(&self, id: FrameId, now: u64) -> Option<Expected> {
         let visible = || self.stored.iter().filter(|frame| self.is_visible(frame, now));
         let stored = visible().find(|frame| frame.id == id);
@@ -288,7 +289,8 @@ impl Oracle {
         last
     }
 
-    /// Of each topic the ids of the frames that count; those marked have expired and may be missing.
+    /// For each topic the ids of the frames that count; the marked ones have expired and may be
+    /// missing.
     pub(super) fn topics(
         &self,
         topics: &TopicPatterns,
