@@ -69,10 +69,15 @@ pub(super) fn leave() {
     CONTEXT.set(null_mut());
 }
 
+/// Whether this thread has an isolate that can be interrupted soon. Never with V8.
+pub(super) fn is_entered() -> bool {
+    !CONTEXT.get().is_null()
+}
+
 /// Has `stop` called back at the next call or loop iteration of this thread's isolate. Does nothing
 /// with V8, which would call back endlessly.
 pub(super) fn rearm(stop: &Stop) {
-    if !CONTEXT.get().is_null() {
+    if is_entered() {
         stop.interrupt();
         soon();
     }

@@ -2,6 +2,8 @@
 //! taken just before, when the engine checks for interrupts. This is best effort: code that ends
 //! elsewhere, inside a native function for example, has no position. From then on the engine checks
 //! at each call, so that nothing runs on for long.
+//!
+//! The same check serves an isolate whose heap is full.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -9,8 +11,8 @@ use std::sync::Arc;
 
 use deno_core::v8;
 
-use super::interrupt;
 use super::stop::Stop;
+use super::{heap, interrupt};
 
 /// Maximum number of stack frames taken.
 const FRAMES_MAX: usize = 20;
@@ -42,12 +44,13 @@ pub(super) fn enter(
 impl Drop for Entered {
     fn drop(&mut self) {
         interrupt::leave();
+        heap::leave();
         HERE.with(|here| here.borrow_mut().take());
     }
 }
 
-/// Takes the stack of this thread's isolate, which has been terminated, and arranges to be called
-/// again at its next call.
+/// Collects the garbage of this thread's isolate if its heap is full. If it has been terminated,
+/// takes its stack and arranges to be called again at its next call.
 ///
 /// # Safety
 /// Only for [`v8::IsolateHandle::request_interrupt`]: the engine calls it on the isolate's thread,
@@ -57,17 +60,20 @@ pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _d
         // Both fail only if the engine calls it from a place where it promises not to.
         let Ok(here) = here.try_borrow() else { return };
         let Some((context, stop)) = here.as_ref() else { return };
+        // SAFETY: the engine passes the isolate that runs on this thread; this value does not own it
+        // and disposes of nothing.
+        let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+        heap::collect(&mut isolate);
         if stop.asks_where() {
-            // SAFETY: the engine passes the isolate that runs on this thread; this value does not
-            // own it and disposes of nothing.
-            let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
             v8::scope!(let scope, &mut isolate);
             let context = v8::Local::new(scope, context);
             let scope = &mut v8::ContextScope::new(scope, context);
             // An `Error` hook of the module may run in here, and is terminated like any other code.
             stop.was_at(stack(scope));
         }
-        interrupt::rearm(stop);
+        if stop.reason().is_some() {
+            interrupt::rearm(stop);
+        }
     });
 }
 

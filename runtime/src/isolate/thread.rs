@@ -12,9 +12,8 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::blank::{Made, Work};
-use super::heap::Grace;
-use super::stop::{Reason, Stop};
-use super::{Definition, FailureKind, ModuleError, engine, interrupt, parse, place};
+use super::stop::Stop;
+use super::{Definition, FailureKind, ModuleError, engine, heap, parse, place};
 use crate::ext::{self, Bridge};
 use crate::loader::{GraphLoader, ModuleGraph};
 use crate::permissions::Granted;
@@ -109,12 +108,7 @@ impl Running {
         stop.attach(js.v8_isolate().thread_safe_handle());
         let context = js.main_context();
         let entered = place::enter(js.v8_isolate(), context, Arc::clone(&stop));
-        let mut grace = Grace::new(bridge.spec.limits.heap_grace_bytes);
-        js.add_near_heap_limit_callback(move |current, _initial| {
-            stop.terminate(Reason::Heap);
-            interrupt::soon();
-            current.saturating_add(grace.more())
-        });
+        heap::enter(js.v8_isolate(), &bridge.spec.limits, stop);
         ext::install(&mut js, bridge);
         Self { _entered: entered, bridge: Rc::clone(bridge), js, driver }
     }

@@ -1,8 +1,10 @@
 //! Modules that reach their heap limit, at limits that differ by a little: wherever in the engine
 //! the memory ends, the module ends, and for that reason.
 
+use serde_json::json;
 use xs_runtime::isolate::FailureKind;
 
+use super::web::eval;
 use super::*;
 
 /// Ways to fill a heap.
@@ -44,6 +46,24 @@ async fn a_heap_ends_anywhere_in_the_engine() {
             let out = error.message.contains("out of memory");
             assert!(error.kind == FailureKind::Heap || out, "{body}: {error:?}");
         }
+    }
+}
+
+/// With most of its heap in use, what it drops is collected when the heap is full, again and again.
+#[tokio::test]
+async fn a_module_that_needs_most_of_its_heap_goes_on() {
+    // From a half of the heap to nearly all of it.
+    for live in (24..=40).step_by(4) {
+        let body = format!(
+            "const all = (n) => Array.from({{ length: n }}, (_, i) => ({{ i }})); \
+             const live = []; while (live.length < {live}) live.push(all(10_000)); \
+             for (let n = 0; n < 400; n++) {{ \
+               for (let i = 0; i < 2_000; i++) {{ const one = {{ some: [i] }}; one.itself = one; }} \
+               await null; \
+             }} \
+             return {{ live: live.length }};"
+        );
+        assert_eq!(eval(&body).await, json!({ "live": live }));
     }
 }
 
