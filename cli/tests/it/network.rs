@@ -106,6 +106,31 @@ fn a_token_that_is_revoked_ends_what_it_appends() {
     assert!(server.stop().success());
 }
 
+/// Its pipe has no reader, or its disk is full: nothing but the log suffers.
+#[test]
+fn a_server_whose_log_cannot_be_written_works() {
+    let (reader, pipe) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    for log in [Stdio::from(pipe), Stdio::from(full)] {
+        let place = Place::new();
+        let token = create(&place, &["feed", "--role", "append"]);
+        let server = place.serve_to(&["--log-level", "trace", "--listen", ":0"], log);
+        let addr = listening(&place);
+        let mut command = place.command(&["append", "-a", &addr, "t", "--lines"]);
+        command.env("XS_TOKEN", &token).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut append = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = append.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || while stdin.write_all(b"a line\n").is_ok() {});
+        place.await_frames("t", 1);
+        place.ok(&["token", "revoke", "feed"]);
+        assert_eq!(wait_within(&mut append, PATIENCE).code(), Some(7));
+        writer.join().unwrap();
+        assert_eq!(server.stop().code(), Some(0));
+        assert_eq!(place.frames("xs.stopping").len(), 1);
+    }
+}
+
 #[test]
 fn a_malformed_token_is_refused() {
     let place = Place::new();

@@ -99,10 +99,15 @@ impl Place {
 
     /// Starts a server and waits until it answers.
     pub(crate) fn serve(&self, args: &[&str]) -> Server {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.serve_to(args, log)
+    }
+
+    /// The same with another place for its log.
+    pub(crate) fn serve_to(&self, args: &[&str], log: impl Into<Stdio>) -> Server {
         let store = self.store();
         let mut all = vec!["serve", store.to_str().unwrap()];
         all.extend(args);
-        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let child = self.command(&all).stderr(log).stdout(Stdio::null()).spawn().unwrap();
         let server = Server { child: Some(child) };
         let ping = self.xs(&["ping", "--wait", "4m"]);

@@ -125,10 +125,10 @@ impl TokenGuard {
             }
             Ok(tokens) => {
                 let count = tokens.as_ref().map_or(0, |file| file.tokens().len());
-                tracing::info!(count, "the tokens have changed");
                 state.tokens = tokens.map(Arc::new);
                 state.is_current = true;
                 state.version += 1;
+                tracing::info!(count, "the tokens have changed");
             }
             Err(error) => {
                 tracing::error!(%error, "the changed tokens are not taken; the last ones hold");

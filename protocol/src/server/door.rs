@@ -130,6 +130,11 @@ impl Bell {
 pub(super) struct Shortage(Option<(Instant, Instant)>);
 
 impl Shortage {
+    /// Whether there was room for some time before now.
+    pub(super) fn is_new(&self, now: Instant) -> bool {
+        self.0.is_none_or(|(_, last)| now.saturating_duration_since(last) >= WAITING_TIME)
+    }
+
     /// Notes that there is no room; returns whether that has lasted long. Until then new
     /// connections have their time, and afterwards a recurring burst delays nobody.
     pub(super) fn is_long(&mut self, now: Instant) -> bool {

@@ -212,6 +212,10 @@ impl Server {
         if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             return Some(permit);
         }
+        if shortage.is_new(Instant::now().into_std()) {
+            let connections = self.0.options.connections.min(CONNECTIONS_MAX);
+            tracing::warn!(connections, "no connection is free; more clients wait for one to end");
+        }
         let mut free = pin!(Arc::clone(room).acquire_owned());
         loop {
             let now = Instant::now().into_std();
