@@ -77,7 +77,11 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
         lifecycle.apply(frame);
     }
     let key = Key { kind: Kind::Command, name: name.clone() };
-    if lifecycle.get(&key).is_some_and(|slots| slots.wants_to_run()) {
+    let runs = lifecycle.get(&key).is_some_and(|slots| {
+        // Without a place it runs once there is one.
+        slots.wants_to_run() && (!slots.is_down() || slots.waits().is_some())
+    });
+    if runs {
         return Ok(());
     }
     let text = if frames.is_empty() {

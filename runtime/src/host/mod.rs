@@ -369,7 +369,8 @@ impl Host {
             // A `term` is answered with a `fin.term` once the processor has ended.
             _ => false,
         };
-        if is_end && !slots.wants_to_run() && slots.told_to_end().is_none() {
+        let runs_on = slots.wants_to_run() && !slots.is_down();
+        if is_end && !runs_on && slots.told_to_end().is_none() {
             self.places.remove(key);
         }
         let waits = slots.waits().is_some() && !self.places.contains(key);
@@ -415,24 +416,29 @@ impl Host {
 
     /// Has the version run that is to be tried, or else the confirmed one, if they may.
     async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
-        let confirmed = self.lifecycle.get(&key).and_then(Slots::confirmed);
+        let slots = self.lifecycle.get(&key);
+        let newest = slots.and_then(Slots::newest);
+        let confirmed = slots.and_then(Slots::confirmed);
         let mut pending = self.create_frame(tried).await?;
         let confirmed = self.create_frame(confirmed.filter(|id| Some(*id) != tried)).await?;
-        if let Some(wrong) = pending.take_if(|frame| version::told_error(frame).is_some()) {
-            self.order(key.clone(), Order::Create(wrong));
-        }
+        let wrong = pending.take_if(|frame| version::told_error(frame).is_some());
         let obstacle = match (&pending, &confirmed) {
             (Some(frame), _) => self.obstacle(&key, frame),
             (None, Some(_)) => self.no_place(&key),
-            (None, None) => return Ok(()),
+            (None, None) => {
+                wrong.into_iter().for_each(|frame| self.order(key.clone(), Order::Create(frame)));
+                return Ok(());
+            }
         };
         let order = match (obstacle, pending, confirmed) {
             (Some(error), Some(frame), _) | (Some(error), None, Some(frame)) => {
+                wrong.into_iter().for_each(|frame| self.order(key.clone(), Order::Create(frame)));
                 Order::Refuse(frame, error)
             }
             (_, pending, confirmed) => {
                 self.take_place(&key);
-                Order::Resume { pending, confirmed }
+                // What is wrong with it is reported, and then the confirmed one is tried.
+                Order::Resume { pending: pending.or(wrong), confirmed, newest }
             }
         };
         self.order(key, order);
