@@ -27,9 +27,9 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,10 @@ struct Host {
     subscription: Subscription,
     watcher: Option<Watcher>,
     complaint: Complaint,
+    /// Frames that were delivered and are not folded yet: those of one delivery at most.
+    delivered: VecDeque<Frame>,
+    /// All frames before this offset are folded once these are.
+    scanned_to: u64,
     /// All frames before this offset are folded into `lifecycle`.
     folded: u64,
     /// All frames before this offset must be folded before the next sync with the files.
@@ -175,6 +179,8 @@ struct Host {
     /// The threads on which the previous Host crashed, until the log says so.
     culprits: Vec<String>,
     spent_isolates_max: usize,
+    /// Processors that it tried to start when it began.
+    first_isolates: usize,
     processors_max: usize,
     /// Processors that run or are about to.
     places: HashSet<Key>,
@@ -189,15 +195,7 @@ impl Host {
     async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
         let HostOptions { client, modules, env, allow, limits, culprits, .. } = options;
         if let Some(dir) = &modules {
-            std::fs::read_dir(dir)
-                .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
-            let written = match &options.part {
-                Part::All | Part::AllBut(_) => editor::keep_current(dir),
-                Part::Only(_) => Ok(()),
-            };
-            if let Err(error) = written {
-                tracing::warn!(%error, "cannot keep the types for editors current");
-            }
+            look_into(dir, &options.part)?;
         }
         let watcher = modules.as_deref().map(Watcher::start);
         let shared = Arc::new(Shared {
@@ -229,12 +227,15 @@ impl Host {
             lifecycle: Lifecycle::default(),
             subscription,
             watcher,
+            delivered: VecDeque::new(),
+            scanned_to: 0,
             folded: 0,
             ahead: 0,
             again: None,
             backoff: Backoff::default(),
             culprits,
             spent_isolates_max,
+            first_isolates: 0,
             processors_max,
             places: HashSet::new(),
             waiting: BTreeSet::new(),
@@ -242,12 +243,13 @@ impl Host {
             // What ends the Host, which reads the first of them.
             fatal: mpsc::unbounded_channel(),
         };
-        while !host.fold_next(false).await? {}
+        while !host.fold_next().await? {}
         host.sync().await?;
         while host.folded < host.ahead {
-            host.fold_next(false).await?;
+            host.fold_next().await?;
         }
         host.resume().await?;
+        host.first_isolates = host.keepers.spawned();
         if !matches!(host.shared.part, Part::Only(_)) {
             tokio::spawn(spare::keep(Arc::clone(&host.shared)));
         }
@@ -259,7 +261,10 @@ impl Host {
         let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
-            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.names());
+            // The first of each processor counts only while the processor is there: names may come
+            // and go for ever.
+            let first = self.first_isolates.max(self.places.len());
+            let isolates_max = self.spent_isolates_max.saturating_add(first);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
@@ -278,9 +283,14 @@ impl Host {
                     tracing::error!("no engine starts any more; another Host has to go on");
                     return Ok(HostEnd::Wedged);
                 }
-                () = self.keepers.room(), if self.keepers.is_behind() => self.keepers.catch_up(),
+                () = self.keepers.room(), if self.keepers.is_behind() => {
+                    self.keepers.catch_up();
+                    self.fold_delivered(true);
+                    self.fill().await?;
+                }
                 event = self.subscription.next(), if !self.keepers.is_behind() => {
-                    self.fold(event, true)?;
+                    self.take(event)?;
+                    self.fold_delivered(true);
                     self.fill().await?;
                 }
                 () = changed(&mut self.watcher), if rested => self.sync().await?,
@@ -299,33 +309,44 @@ impl Host {
         }
     }
 
-    /// Folds the next event of the subscription; returns whether it has caught up.
-    async fn fold_next(&mut self, act: bool) -> Result<bool, HostError> {
+    /// Folds the next event of the subscription without acting on it; returns whether it has caught
+    /// up.
+    async fn fold_next(&mut self) -> Result<bool, HostError> {
         let event = self.subscription.next().await;
-        self.fold(event, act)
+        let is_caught_up = self.take(event)?;
+        self.fold_delivered(false);
+        Ok(is_caught_up)
     }
 
-    fn fold(
-        &mut self,
-        event: Option<Result<SubEvent, ClientError>>,
-        act: bool,
-    ) -> Result<bool, HostError> {
+    /// Takes the next event of the subscription; returns whether it has caught up. What the one
+    /// before delivered must be folded.
+    fn take(&mut self, event: Option<Result<SubEvent, ClientError>>) -> Result<bool, HostError> {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
-                for delivered in frames {
-                    self.frame(delivered.frame, act);
-                }
-                self.folded = self.folded.max(scanned_to);
+                self.delivered.extend(frames.into_iter().map(|delivered| delivered.frame));
+                self.scanned_to = self.scanned_to.max(scanned_to);
                 Ok(false)
             }
             Some(Ok(SubEvent::CaughtUp { head })) => {
-                self.folded = self.folded.max(head);
+                self.scanned_to = self.scanned_to.max(head);
                 Ok(true)
             }
             Some(Ok(SubEvent::Pulse | SubEvent::Gap(_))) => Ok(false),
             Some(Ok(SubEvent::Dropped { refusal, .. })) => Err(ClientError::from(refusal).into()),
             Some(Err(error)) => Err(error.into()),
             None => Err(ClientError::Disconnected("the subscription ended".into()).into()),
+        }
+    }
+
+    /// Folds what was delivered and, if `act`, carries out what it asks for, as far as the keepers
+    /// have room.
+    fn fold_delivered(&mut self, act: bool) {
+        while !self.keepers.is_behind() {
+            let Some(frame) = self.delivered.pop_front() else {
+                self.folded = self.folded.max(self.scanned_to);
+                return;
+            };
+            self.frame(frame, act);
         }
     }
 
@@ -372,6 +393,9 @@ impl Host {
         let runs_on = slots.wants_to_run() && !slots.is_down();
         if is_end && !runs_on && slots.told_to_end().is_none() {
             self.places.remove(key);
+            if key.kind == Kind::Command {
+                self.shared.cancels.forget(&key.name);
+            }
         }
         let waits = slots.waits().is_some() && !self.places.contains(key);
         if waits && self.shared.part.has(&key.name) {
@@ -383,7 +407,7 @@ impl Host {
 
     /// Gives free places to the processors that wait for one.
     async fn fill(&mut self) -> Result<(), HostError> {
-        while self.places.len() < self.processors_max {
+        while self.places.len() < self.processors_max && !self.keepers.is_behind() {
             let Some(key) = self.waiting.pop_first() else { break };
             let id = self.lifecycle.get(&key).and_then(Slots::waits);
             match self.bring_up(key.clone(), id).await {
@@ -561,6 +585,19 @@ impl Host {
             tracing::error!("some modules did not end in time; they end with the process");
         }
     }
+}
+
+/// Checks that the directory of the modules is there, and keeps its types for editors current.
+fn look_into(dir: &Path, part: &Part) -> Result<(), HostError> {
+    std::fs::read_dir(dir).map_err(|error| HostError::Modules { dir: dir.to_owned(), error })?;
+    let written = match part {
+        Part::All | Part::AllBut(_) => editor::keep_current(dir),
+        Part::Only(_) => Ok(()),
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, "cannot keep the types for editors current");
+    }
+    Ok(())
 }
 
 /// All lifecycle frames of processors, present and future.
