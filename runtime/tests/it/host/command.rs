@@ -166,6 +166,28 @@ async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
     host.stop().await;
 }
 
+/// Its timeout passes while the store has no room for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ended_while_the_disk_is_full_completes_once_there_is_room() {
+    let once = "export default { timeout: 200, run: () => ({ n: 1 }) };";
+    let world = World::new(&[("commands/once.js", once)]);
+    let host = world.host().await;
+    world.wait("xs.command.once.active", 1).await;
+    world.store.fill(Some("once.complete"));
+    let calls = [(), ()].map(|()| world.append("once.call", json!({ "args": {} }), ""));
+    // It is asked for once a second.
+    world.until("the store has refused it for longer", || world.store.refusals() >= 3).await;
+    world.store.fill(None);
+    world.wait("once.complete", 2).await;
+    let later = world.append("once.call", json!({ "args": {} }), "");
+    world.wait("once.complete", 3).await;
+    for call in [calls[0], calls[1], later] {
+        assert_eq!(answers(&world, call), ["once.recv", "once.complete"]);
+    }
+    assert!(world.topic("once.error").is_empty());
+    host.stop().await;
+}
+
 /// Each isolate leaves memory behind that only the end of the process gives back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {
