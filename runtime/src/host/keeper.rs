@@ -280,7 +280,9 @@ impl Keeper {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let active = report::active(&self.key, frame.id(), definition, &self.shared.confined);
+        let calls_ttl = self.shared.config.read().module(&self.key.name).calls_ttl;
+        let confined = &self.shared.confined;
+        let active = report::active(&self.key, frame.id(), definition, confined, calls_ttl);
         replaced.into_iter().chain([active]).collect()
     }
 

@@ -109,10 +109,15 @@ pub(super) fn active(
     create: FrameId,
     definition: &Definition,
     confined: &[(&'static str, String)],
+    calls_ttl: Ttl,
 ) -> NewFrame {
     let mut facts = facts(definition, confined);
     if key.kind == Kind::Command {
         facts.extend(terms(definition));
+        // Who appends the calls reads it here.
+        if calls_ttl != Ttl::Forever {
+            facts.insert("calls_ttl".to_owned(), json!(calls_ttl.to_string()));
+        }
     }
     frame(key, Event::Active, create, facts)
 }

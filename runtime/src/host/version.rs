@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xs_engine::{BlobHash, Frame, FrameId, NewFrame};
+use xs_engine::{BlobHash, Frame, FrameId, NewFrame, Ttl};
 use xs_protocol::{AppendRequest, Client};
 
 use super::clock::Clock;
@@ -78,6 +78,8 @@ pub(super) struct Version {
     pub(super) create: FrameId,
     /// Offset of its `create` frame: later frames are new to it.
     pub(super) offset: u64,
+    /// How long the ends of its calls are kept.
+    pub(super) calls_ttl: Ttl,
     code: BlobHash,
     spec: IsolateSpec,
     pub(super) backend: Arc<dyn Backend>,
@@ -150,6 +152,7 @@ impl Version {
             key: key.clone(),
             create: frame.id(),
             offset: frame.offset().unwrap_or_default(),
+            calls_ttl: module.calls_ttl,
             code,
             spec,
             backend: super::store::shared(store),
@@ -195,7 +198,9 @@ impl Version {
 
     /// The frame that reports a recovery. There may be one per input, so few are kept.
     pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
-        let mut frame = report::active(&self.key, self.create, definition, &self.shared.confined);
+        let confined = &self.shared.confined;
+        let mut frame =
+            report::active(&self.key, self.create, definition, confined, self.calls_ttl);
         frame.ttl = report::last(RECOVERIES_KEPT);
         frame
     }
