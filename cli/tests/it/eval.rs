@@ -88,7 +88,7 @@ fn eval_files_import_neighbours_and_errors_have_positions() {
         ("let a = ;", "[eval].ts:1:9"),
         ("import x from 'lodash'; x", "is a package"),
         ("import x from './none.ts'; x", "there is no such file"),
-        ("export default 1", "exports nothing"),
+        ("export default 1", "cannot export"),
         ("throw 1", "threw 1"),
         ("for (;;) {}", "CPU time"),
         ("const a = []; for (;;) a.push(new Array(1e5).fill(a.length))", "memory"),

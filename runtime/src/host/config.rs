@@ -38,7 +38,9 @@ pub enum ConfigError {
         bytes: u64,
     },
     /// More modules ask for a process of their own than are allowed.
-    #[error("{CONFIG_FILE} sets {count} modules apart, {APART_MAX} are allowed")]
+    #[error(
+        "{CONFIG_FILE} gives {count} modules their own process; at most {APART_MAX} may have one"
+    )]
     Apart {
         /// How many.
         count: usize,
@@ -50,7 +52,7 @@ pub enum ConfigError {
         name: String,
     },
     /// It is not TOML, or holds an unknown setting.
-    #[error("{CONFIG_FILE} is not understood: {error}")]
+    #[error("{CONFIG_FILE} is invalid: {error}")]
     Syntax {
         /// What is wrong, with the line in question.
         error: toml::de::Error,
@@ -150,7 +152,7 @@ fn json_of(value: toml::Value) -> Result<Value, &'static str> {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Float(number) if !number.is_finite() => {
-            return Err("a module gets JSON, which has neither nan nor inf");
+            return Err("a module gets its config as JSON, which has no nan or inf");
         }
         toml::Value::Float(number) => number.into(),
         toml::Value::Boolean(is) => Value::Bool(is),
@@ -328,7 +330,7 @@ mod tests {
                 matches!(&error, ConfigError::Syntax { place: Some((1 | 2, _)), .. }),
                 "{error}"
             );
-            assert!(error.to_string().contains("neither nan nor inf"), "{error}");
+            assert!(error.to_string().contains("no nan or inf"), "{error}");
         }
     }
 

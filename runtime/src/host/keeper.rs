@@ -345,7 +345,7 @@ impl Keeper {
             }
             Outcome::Stopped => {}
             Outcome::Conflict => {
-                tracing::error!(processor = %self.key, "its cursor was made by somebody else");
+                tracing::error!(processor = %self.key, "its cursor was created by something else");
             }
             Outcome::Refused(error) => {
                 tracing::error!(processor = %self.key, %error, "a lifecycle frame was refused");

@@ -269,18 +269,18 @@ impl Host {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
                 () = above(&mut made, isolates_max) => {
-                    tracing::info!(isolates_max, "another Host goes on");
+                    tracing::info!(isolates_max, "the isolates are spent; a new Host takes over");
                     return Ok(self.drain(shutdown).await);
                 }
                 Some(fatal) = self.fatal.1.recv() => match fatal {
                     Fatal::Wedged(key) => {
-                        tracing::error!(processor = %key, "wedged; another Host has to go on");
+                        tracing::error!(processor = %key, "wedged; a new Host has to take over");
                         return Ok(HostEnd::Wedged);
                     }
                     Fatal::Lost(error) => return Err(error.into()),
                 },
                 () = self.shared.stuck.cancelled() => {
-                    tracing::error!("no engine starts any more; another Host has to go on");
+                    tracing::error!("no engine can start; a new Host has to take over");
                     return Ok(HostEnd::Wedged);
                 }
                 () = self.keepers.room(), if self.keepers.is_behind() => {
@@ -413,7 +413,7 @@ impl Host {
             match self.bring_up(key.clone(), id).await {
                 Ok(()) => {}
                 Err(HostError::Store(error)) if !driver::is_lost(&error) => {
-                    tracing::warn!(%error, "a version is not read now; it waits on");
+                    tracing::warn!(%error, "a version cannot be read now; it keeps waiting");
                     self.waiting.insert(key);
                     break;
                 }
@@ -492,7 +492,8 @@ impl Host {
         let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
         is_full.then(|| {
             let max = self.processors_max;
-            let text = format!("a Host runs at most {max} processors; it waits until one ends");
+            let text =
+                format!("a Host runs at most {max} processors; this one starts when another ends");
             ModuleError::new(FailureKind::Full, text)
         })
     }
@@ -555,7 +556,7 @@ impl Host {
             }
             Err(error) if driver::is_lost(&error) => Err(error.into()),
             Err(error) => {
-                tracing::warn!(%error, "the store was not told of the versions that crashed");
+                tracing::warn!(%error, "cannot report to the store which versions crashed");
                 Ok(false)
             }
         }
@@ -582,7 +583,7 @@ impl Host {
     async fn stop(self, shutdown: &CancellationToken) {
         shutdown.cancel();
         if tokio::time::timeout(STOP_MAX, self.keepers.end()).await.is_err() {
-            tracing::error!("some modules did not end in time; they end with the process");
+            tracing::error!("some modules did not stop in time; they end with the process");
         }
     }
 }
@@ -595,7 +596,7 @@ fn look_into(dir: &Path, part: &Part) -> Result<(), HostError> {
         Part::Only(_) => Ok(()),
     };
     if let Err(error) = written {
-        tracing::warn!(%error, "cannot keep the types for editors current");
+        tracing::warn!(%error, "cannot update the types for editors");
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Store(#[from] ClientError),
     /// The log holds no source of the handler that could run.
-    #[error("no source of {0} is in the log")]
+    #[error("the log has no source of {0}")]
     NoSource(Key),
     /// The handler failed.
     #[error(transparent)]

@@ -132,7 +132,7 @@ impl Backend for ProcessorStore {
         let Verdict::Write { dropped } = self.pace.lock().line(Instant::now()) else { return };
         let mut lines = Vec::with_capacity(2);
         if dropped > 0 {
-            let text = format!("{dropped} lines were left out: at most 100 are kept in 10 s");
+            let text = format!("{dropped} lines were dropped: at most 100 are kept per 10 s");
             lines.push(report::log(&self.key, self.create, LogLevel::Warn, &text, None));
         }
         lines.push(report::log(&self.key, self.create, level, &message, fields.as_deref()));

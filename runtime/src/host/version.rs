@@ -189,7 +189,7 @@ impl Version {
         let line = report::failure(&self.key, Event::Retrying, self.create, &error, None);
         let append = shared.client.append(&AppendRequest::frames(vec![line])).await;
         if let Err(error) = append {
-            tracing::warn!(processor = %self.key, %error, "cannot say that it does not start");
+            tracing::warn!(processor = %self.key, %error, "cannot report that it does not start");
         }
         shared.stuck.cancel();
         shared.shutdown.cancelled().await;
@@ -220,7 +220,7 @@ impl Version {
                 place = error.place().map(tracing::field::display),
                 wait_ms = wait.as_millis(),
                 error = error.message.lines().next().unwrap_or_default(),
-                "failed and runs again"
+                "failed and will restart"
             );
         }
         let mut more = error.map_or_else(Map::new, report::error_fields);
@@ -231,14 +231,14 @@ impl Version {
         let frame = report::frame(&self.key, Event::Retrying, self.create, more);
         let append = self.shared.client.append(&AppendRequest::frames(vec![frame]));
         if let Err(error) = append.await {
-            tracing::warn!(processor = %self.key, %error, "cannot say that it will be tried again");
+            tracing::warn!(processor = %self.key, %error, "cannot report that it will restart");
         }
     }
 
     async fn start_in_time(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
         if self.shared.shutdown.is_cancelled() {
-            return Err(ModuleError::new(FailureKind::Stopped, "the Host ends"));
+            return Err(ModuleError::new(FailureKind::Stopped, "the Host is shutting down"));
         }
         self.shared.made.send_modify(|made| *made += 1);
         let mould = Mould::of(&self.spec);

@@ -77,7 +77,7 @@ impl Sources for Directory<'_> {
                 }
             }
             Errno::XDEV | Errno::LOOP => {
-                "it is a link that leads out of the modules directory".to_owned()
+                "it is a link to a file outside the modules directory".to_owned()
             }
             other => other.to_string(),
         })?;
@@ -122,7 +122,7 @@ fn twin(path: &str) -> Option<String> {
 
 impl Sources for Kept {
     fn read(&self, path: &str) -> Result<String, String> {
-        self.0.get(path).cloned().ok_or_else(|| "it is not among the kept sources".to_owned())
+        self.0.get(path).cloned().ok_or_else(|| "it is not among the stored sources".to_owned())
     }
 }
 
@@ -227,7 +227,7 @@ impl ModuleGraph {
             .map_err(|error| {
                 ModuleError::new(
                     FailureKind::Import,
-                    format!("the kept source is not [entry, {{path: source}}]: {error}"),
+                    format!("the stored source is not [entry, {{path: source}}]: {error}"),
                 )
             })?;
         Self::collect(&entry, None, &Kept(files))
@@ -362,7 +362,9 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
             Component::CurDir => {}
             Component::ParentDir => {
                 if !path.pop() {
-                    return Err(format!("import {specifier:?} leads out of the modules directory"));
+                    return Err(format!(
+                        "import {specifier:?} points outside the modules directory"
+                    ));
                 }
             }
             Component::Normal(name) => path.push(name),
@@ -378,7 +380,7 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
         Some((other, ending)) => {
             format!("import {specifier:?} ends in {other}; rename it to {ending}")
         }
-        None => format!("import {specifier:?} needs its ending: .js, .ts or .json"),
+        None => format!("import {specifier:?} needs a file extension: .js, .ts or .json"),
     })
 }
 

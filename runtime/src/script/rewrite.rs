@@ -250,7 +250,7 @@ fn imported(source: &str, import: &ImportDeclaration<'_>) -> Result<String, Modu
 }
 
 fn no_export(file: &str, source: &str, span: Span) -> ModuleError {
-    let message = "SyntaxError: a script exports nothing; its last expression is its value";
+    let message = "SyntaxError: a script cannot export; its last expression is its value";
     let at = span.start as usize;
     place::error_at(FailureKind::Syntax, message.to_owned(), file, source, at)
 }

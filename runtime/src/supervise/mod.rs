@@ -174,11 +174,11 @@ async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     let culprits = child.culprits().await;
     let ended_with = |code: u8| child.code() == Some(i32::from(code));
     if ended_with(EXIT_LOST) {
-        way.is_lost("the Host has ended with it".to_owned());
+        way.is_lost("the Host ended with it".to_owned());
         return End::Lost;
     }
     if ended_with(EXIT_WORN) {
-        tracing::info!("the Host is replaced by a fresh one");
+        tracing::info!("the Host is replaced by a new one");
     } else {
         tracing::error!(exit, "the Host ended");
     }

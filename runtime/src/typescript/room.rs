@@ -43,7 +43,7 @@ where
     let error =
         |text: &str, at| place::error_at(FailureKind::Syntax, text.into(), file, source, at);
     if let Some(at) = too_deep(source) {
-        return Err(error("SyntaxError: it is nested too deep", at).into());
+        return Err(error("SyntaxError: it is nested too deeply", at).into());
     }
     let name = source_thread_name(BlobHash::of(source.as_bytes()));
     if AVOIDED.read().contains(&name) {

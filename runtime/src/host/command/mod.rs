@@ -322,7 +322,7 @@ impl Command {
     /// for a new isolate.
     fn start_again(&mut self, error: &ModuleError) {
         let wait = self.backoff.next(self.began.elapsed(), random());
-        let text = format!("starting again in {} ms after: {error}", wait.as_millis());
+        let text = format!("restarting in {} ms after: {error}", wait.as_millis());
         self.version.backend.log(LogLevel::Error, text, None);
         self.began = Instant::now() + wait;
         let version = self.version.clone();

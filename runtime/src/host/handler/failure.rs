@@ -50,7 +50,7 @@ impl Handler {
                 let next = Place { offset: self.seen, ..next };
                 if attempt == 1 {
                     // Once per input: further attempts are in the store's log.
-                    let what = "an input failed and is tried again";
+                    let what = "an input failed and will be retried";
                     self.warn(what, &failure.error, &frame, attempt, Some(due_ms));
                 }
                 let line = self.retrying(&failure.error, &frame, retry);

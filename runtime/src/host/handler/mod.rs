@@ -160,9 +160,7 @@ impl Handler {
             Break::Later => rest(RESUBSCRIBE, stop).await,
             Break::Again => self.start_over(stop).await,
             Break::Refused(error) => {
-                let text = format!(
-                    "{error}; its inputs are handled again, one by one, as far as they are stored"
-                );
+                let text = format!("{error}; its inputs are handled again, one by one");
                 self.version.backend.log(LogLevel::Warn, text, None);
                 self.start_over(stop).await
             }

@@ -62,8 +62,8 @@ impl Handler {
                 }
                 None => {
                     let text = format!(
-                        "frame {} unparks nothing: what it names is no parked input of this \
-                         handler, or is not in the store any more",
+                        "frame {} unparks nothing: it does not name a parked input of this \
+                         handler, or the input is no longer in the store",
                         delivered.frame.id()
                     );
                     self.version.backend.log(LogLevel::Warn, text, None);
