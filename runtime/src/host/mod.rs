@@ -2,6 +2,7 @@
 //! the lifecycle frames in the log and acts on them; the files are only one of the sources of those
 //! frames. It owns no data: if it dies, the next Host continues from the log.
 
+mod admission;
 pub(crate) mod backoff;
 pub mod check;
 mod clock;
@@ -17,6 +18,7 @@ mod handler;
 mod keeper;
 mod keepers;
 pub mod lifecycle;
+mod options;
 mod pace;
 mod part;
 pub mod replay;
@@ -27,8 +29,7 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::fmt;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +39,8 @@ use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
-use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
+use xs_engine::{Frame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::backoff::{Backoff, random};
 use self::clock::Clock;
@@ -52,14 +53,13 @@ use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
 use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
-use crate::isolate::{FailureKind, Limits, ModuleError};
 use crate::name::{Kind, thread_name};
-use crate::permissions::Allow;
 use crate::share;
 
 pub use complaint::CONFIG_TOPIC;
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
 pub use handler::place::{Place, PlaceError, Retry, State};
+pub use options::{HostEnd, HostError, HostOptions};
 pub use part::Part;
 pub use report::TOLD;
 pub use store::processor_cursor;
@@ -78,75 +78,6 @@ const _: () = assert!(
 pub const SPENT_ISOLATES_MAX: usize = 256;
 /// Time for calls in progress to end before a Host is replaced by a fresh one.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-
-/// The settings of a Host.
-pub struct HostOptions {
-    /// The connection to the store, with the role host.
-    pub client: Client,
-    /// The directory of the modules; without one, only what admins append runs.
-    pub modules: Option<PathBuf>,
-    /// Environment variables that modules may request.
-    pub env: BTreeMap<String, String>,
-    /// Permissions that modules may request.
-    pub allow: Allow,
-    /// Limits of each isolate.
-    pub limits: Limits,
-    /// The threads on which the previous Host crashed, as reported by [`crate::supervise`].
-    pub culprits: Vec<String>,
-    /// Isolates it may create beyond the first of each processor before it ends as
-    /// [`HostEnd::Worn`].
-    pub spent_isolates_max: usize,
-    /// Processors it runs at the same time, at most [`PROCESSORS_MAX`]; more wait until one ends.
-    pub processors_max: usize,
-    /// The processors it runs.
-    pub part: Part,
-    /// How the process is confined: each measure and its status.
-    pub confined: Vec<(&'static str, String)>,
-}
-
-impl fmt::Debug for HostOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostOptions")
-            .field("modules", &self.modules)
-            .field("allow", &self.allow)
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a Host ended.
-#[derive(Debug)]
-pub enum HostEnd {
-    /// It was stopped on request.
-    Stopped,
-    /// A module's thread does not end, or none can be started for another module: a new process has
-    /// to take over.
-    Wedged,
-    /// The isolates it created have leaked enough memory for a fresh process to take over.
-    Worn,
-}
-
-/// Why a Host could not continue.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// The store refused a request, or the connection to it is lost.
-    #[error("the connection to the store ended: {0}")]
-    Store(ClientError),
-    /// The directory cannot be used.
-    #[error("cannot read the modules in {dir}: {error}")]
-    Modules {
-        /// The directory.
-        dir: PathBuf,
-        /// The I/O error.
-        error: std::io::Error,
-    },
-}
-
-impl From<ClientError> for HostError {
-    fn from(error: ClientError) -> Self {
-        Self::Store(error)
-    }
-}
 
 /// Runs the modules until `shutdown` fires or the Host cannot continue.
 ///
@@ -382,151 +313,11 @@ impl Host {
         }
     }
 
-    /// Updates which processors have a place and which wait for one.
-    fn count(&mut self, key: &Key, event: Event) {
-        let Some(slots) = self.lifecycle.get(key) else { return };
-        let is_end = match event {
-            Event::Invalid | Event::FinOk | Event::FinError | Event::FinTerm => true,
-            // A `term` is answered with a `fin.term` once the processor has ended.
-            _ => false,
-        };
-        let runs_on = slots.wants_to_run() && !slots.is_down();
-        if is_end && !runs_on && slots.told_to_end().is_none() {
-            self.places.remove(key);
-            if key.kind == Kind::Command {
-                self.shared.cancels.forget(&key.name);
-            }
-        }
-        let waits = slots.waits().is_some() && !self.places.contains(key);
-        if waits && self.shared.part.has(&key.name) {
-            self.waiting.insert(key.clone());
-        } else {
-            self.waiting.remove(key);
-        }
-    }
-
-    /// Gives free places to the processors that wait for one.
-    async fn fill(&mut self) -> Result<(), HostError> {
-        while self.places.len() < self.processors_max && !self.keepers.is_behind() {
-            let Some(key) = self.waiting.pop_first() else { break };
-            let id = self.lifecycle.get(&key).and_then(Slots::waits);
-            match self.bring_up(key.clone(), id).await {
-                Ok(()) => {}
-                Err(HostError::Store(error)) if !driver::is_lost(&error) => {
-                    tracing::warn!(%error, "a version cannot be read now; it keeps waiting");
-                    self.waiting.insert(key);
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Orders a version to run, unless there is an obstacle.
-    fn create(&mut self, key: Key, frame: Frame) {
-        let order = match self.obstacle(&key, &frame) {
-            Some(error) => Order::Refuse(frame, error),
-            None => {
-                // A version that was found to be wrong does not run.
-                if version::told_error(&frame).is_none() {
-                    self.take_place(&key);
-                }
-                Order::Create(frame)
-            }
-        };
-        self.order(key, order);
-    }
-
-    /// Has the version run that is to be tried, or else the confirmed one, if they may.
-    async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
-        let slots = self.lifecycle.get(&key);
-        let newest = slots.and_then(Slots::newest);
-        let confirmed = slots.and_then(Slots::confirmed);
-        let mut pending = self.create_frame(tried).await?;
-        let confirmed = self.create_frame(confirmed.filter(|id| Some(*id) != tried)).await?;
-        let wrong = pending.take_if(|frame| version::told_error(frame).is_some());
-        let obstacle = match (&pending, &confirmed) {
-            (Some(frame), _) => self.obstacle(&key, frame),
-            (None, Some(_)) => self.no_place(&key),
-            (None, None) => {
-                wrong.into_iter().for_each(|frame| self.order(key.clone(), Order::Create(frame)));
-                return Ok(());
-            }
-        };
-        let order = match (obstacle, pending, confirmed) {
-            (Some(error), Some(frame), _) | (Some(error), None, Some(frame)) => {
-                wrong.into_iter().for_each(|frame| self.order(key.clone(), Order::Create(frame)));
-                Order::Refuse(frame, error)
-            }
-            (_, pending, confirmed) => {
-                self.take_place(&key);
-                // What is wrong with it is reported, and then the confirmed one is tried.
-                Order::Resume { pending: pending.or(wrong), confirmed, newest }
-            }
-        };
-        self.order(key, order);
-        Ok(())
-    }
-
-    /// Gives a processor a place. It no longer waits for one, or it would be started twice.
-    fn take_place(&mut self, key: &Key) {
-        self.waiting.remove(key);
-        self.places.insert(key.clone());
-    }
-
-    /// Why a processor may not be started, although its source may be right.
-    fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
-        if version::told_error(frame).is_some() {
-            return None;
-        }
-        if let Some(rival) = self.lifecycle.rival(key) {
-            let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
-            return Some(ModuleError::new(FailureKind::Definition, text));
-        }
-        self.no_place(key)
-    }
-
-    /// Why there is no place for one that has none.
-    fn no_place(&self, key: &Key) -> Option<ModuleError> {
-        let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
-        is_full.then(|| {
-            let max = self.processors_max;
-            let text =
-                format!("a Host runs at most {max} processors; this one starts when another ends");
-            ModuleError::new(FailureKind::Full, text)
-        })
-    }
-
     fn order(&mut self, key: Key, order: Order) {
         let Self { shared, keepers, fatal, .. } = self;
         keepers.order(key, order, |key, orders, busy| {
             Keeper::spawn(Arc::clone(shared), key, orders, busy, fatal.0.clone())
         });
-    }
-
-    /// Starts what the log says should run, and answers each `term` that is still open.
-    async fn resume(&mut self) -> Result<(), HostError> {
-        let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
-        let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Who had no place has none before those who had one.
-        own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
-        for (key, slots) in own {
-            if let Some(told) = slots.told_to_end() {
-                self.order(key.clone(), Order::Term(told));
-            }
-            let tried = slots.pending().or_else(|| slots.denied()).or_else(|| slots.waits());
-            self.bring_up(key, tried).await?;
-        }
-        Ok(())
-    }
-
-    /// The `create` frame of a version, unless that version crashed the previous Host.
-    async fn create_frame(&self, id: Option<FrameId>) -> Result<Option<Frame>, HostError> {
-        match id.filter(|id| !self.culprits.contains(&thread_name(*id))) {
-            Some(id) => Ok(self.shared.client.get(Bound::Id(id)).await?),
-            None => Ok(None),
-        }
     }
 
     /// Reports the versions that crashed the previous Host as failed, so that they are not started
