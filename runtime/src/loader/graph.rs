@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use xs_engine::BlobHash;
 
 use super::inside::Inside;
-use super::place;
+use super::location;
 use super::resolve::{SCRIPT_MODULE, specifier_of};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
@@ -275,7 +275,7 @@ impl ModuleGraph {
             for import in imports.iter().filter(|import| !is_built_in(&import.specifier)) {
                 let error = |message| {
                     let at = import.at as usize;
-                    place::error_at(FailureKind::Import, message, &path, &source, at)
+                    location::error_at(FailureKind::Import, message, &path, &source, at)
                 };
                 match join(&path, &import.specifier) {
                     Ok(target) => wanted.push_back((target, Some((path.clone(), import.clone())))),
@@ -331,7 +331,7 @@ fn import_error(
     match importer.and_then(|(path, import)| Some((path, import, files.get(path)?))) {
         Some((path, import, file)) => {
             let at = import.at as usize;
-            place::error_at(FailureKind::Import, message, path, &file.source, at)
+            location::error_at(FailureKind::Import, message, path, &file.source, at)
         }
         None => ModuleError::new(FailureKind::Import, message),
     }
@@ -346,7 +346,7 @@ fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     let shown = error.to_string();
     let what = shown.rsplit_once(" at line ").map_or(&*shown, |(what, _)| what);
     let message = format!("this is not JSON: {what}");
-    Err(place::error_at(FailureKind::Syntax, message, path, source, at))
+    Err(location::error_at(FailureKind::Syntax, message, path, source, at))
 }
 
 /// The path that `specifier` resolves to in the file `from`, both relative to the modules
