@@ -57,8 +57,8 @@ use crate::name::{Kind, thread_name};
 use crate::share;
 
 pub use complaint::CONFIG_TOPIC;
+pub use handler::cursor::{HandlerCursor, HandlerCursorError, Retry, State};
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
-pub use handler::place::{Place, PlaceError, Retry, State};
 pub use options::{HostEnd, HostError, HostOptions};
 pub use part::Part;
 pub use report::TOLD;

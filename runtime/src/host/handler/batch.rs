@@ -116,7 +116,7 @@ impl Handler {
     ) -> Step<bool> {
         let HandlerReply { outputs, removes, state, .. } = reply;
         let made = !outputs.is_empty() || !removes.is_empty() || state.is_some();
-        if made || self.place.retry != self.retry {
+        if made || self.saved.retry != self.retry {
             self.begin_store(outputs, removes, state, stop).await?;
             return Ok(true);
         }

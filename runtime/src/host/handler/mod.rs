@@ -4,10 +4,10 @@
 
 mod ahead;
 mod batch;
+pub(super) mod cursor;
 mod failure;
 mod inputs;
 pub(super) mod parked;
-pub(super) mod place;
 mod policy;
 mod restart;
 
@@ -19,9 +19,9 @@ use xs_engine::{Bound, CursorName, ReadOptions, Start};
 use xs_protocol::{ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::ahead::UnderWay;
+use self::cursor::{HandlerCursor, Retry};
 use self::inputs::Inputs;
-use self::place::{Place, Retry};
-use self::restart::{first_offset, load, read_place};
+use self::restart::{first_offset, load, read_saved};
 use super::backoff::Backoff;
 use super::driver::{Ending, passes, stop_isolate};
 use super::store::processor_cursor;
@@ -40,7 +40,7 @@ pub(super) struct Handler {
     version: Version,
     started: Started,
     cursor: CursorName,
-    place: Place,
+    saved: HandlerCursor,
     /// The offset of the first frame not handled; at or beyond the stored place.
     seen: u64,
     /// Set if the first input not handled is to be retried.
@@ -50,7 +50,7 @@ pub(super) struct Handler {
     /// When `tick` is due, and the batch size of a handler with ticks.
     tick_at: Option<Instant>,
     most: usize,
-    /// The commit in flight, which leads from `place` to the next.
+    /// The commit in flight, which leads from `saved` to the next.
     under_way: Option<UnderWay>,
     /// Inputs below this offset, and those without an offset, are handled alone: the store refused
     /// the output of a batch of them. 0 if that never happened.
@@ -86,22 +86,22 @@ impl Handler {
     pub(super) async fn new(version: Version, started: Started) -> Result<Self, ModuleError> {
         let cursor = processor_cursor(&version.key);
         let stop = version.shared().shutdown.clone();
-        let place = read_place(&version, &cursor, &stop).await.map_err(Ending::into_error)?;
-        let place = match place {
-            Some(place) => place,
+        let saved = read_saved(&version, &cursor, &stop).await.map_err(Ending::into_error)?;
+        let saved = match saved {
+            Some(saved) => saved,
             None => {
                 let first = first_offset(&version, started.definition.start, &stop).await;
-                Place::new(first.map_err(Ending::into_error)?, version.offset)
+                HandlerCursor::new(first.map_err(Ending::into_error)?, version.offset)
             }
         };
-        load(&version, &started, &place).await?;
+        load(&version, &started, &saved).await?;
         Ok(Self {
             version,
             started,
             cursor,
-            seen: place.offset,
-            retry: place.retry,
-            place,
+            seen: saved.offset,
+            retry: saved.retry,
+            saved,
             move_at: None,
             tick_at: None,
             most: TICKED_INPUTS,
@@ -117,7 +117,7 @@ impl Handler {
     /// The change that stores the first place of a handler without one, committed with its `active`
     /// frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
-        (self.place.revision == 0).then(|| self.place.change(&self.cursor, &self.place))
+        (self.saved.revision == 0).then(|| self.saved.change(&self.cursor, &self.saved))
     }
 
     /// The definition of its module.
@@ -127,7 +127,7 @@ impl Handler {
 
     /// Records that the first change was stored.
     pub(super) const fn placed(&mut self, revision: u64) {
-        self.place.revision = revision;
+        self.saved.revision = revision;
     }
 
     /// Runs until it is stopped or ends.
@@ -142,8 +142,8 @@ impl Handler {
             // Its failure is the same as the ending's, or comes too late to matter.
             let _ = self.land().await;
             if matches!(ending, Ending::Stopped) && self.move_at.is_some() {
-                let next = Place { offset: self.seen, ..self.place.clone() };
-                let change = self.place.change(&self.cursor, &next);
+                let next = HandlerCursor { offset: self.seen, ..self.saved.clone() };
+                let change = self.saved.change(&self.cursor, &next);
                 // Best effort: without it, the frames since are offered once more.
                 let _ = self.version.shared().client.cursor_set(change).await;
             }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, Frame, FrameId, TopicPatterns};
 use xs_protocol::LastRequest;
 
+use super::cursor::{HandlerCursor, State};
 use super::parked::PARKED;
-use super::place::{Place, State};
 use super::{Break, Handler};
 use crate::host::backoff::random;
 use crate::host::driver::{Ending, RESUBSCRIBE, ask};
@@ -57,19 +57,19 @@ impl Handler {
 
     /// Reads the place again and resumes from it with a fresh isolate.
     async fn restart(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
-        self.place = match read_place(&self.version, &self.cursor, stop).await? {
-            Some(place) => place,
+        self.saved = match read_saved(&self.version, &self.cursor, stop).await? {
+            Some(saved) => saved,
             // Reset by its operator while it ran: `new` starts counting now.
             None => {
                 let first = match self.started.definition.start {
                     StartAt::New => self.newest_begin(stop).await?,
                     start => first_offset(&self.version, start, stop).await?,
                 };
-                Place::new(first, self.last_parked(stop).await?)
+                HandlerCursor::new(first, self.last_parked(stop).await?)
             }
         };
-        self.seen = self.place.offset;
-        self.retry = self.place.retry;
+        self.seen = self.saved.offset;
+        self.retry = self.saved.retry;
         self.move_at = None;
         self.replace_isolate(None, stop).await
     }
@@ -115,7 +115,7 @@ impl Handler {
 
     async fn start(&mut self) -> Result<(), ModuleError> {
         self.started = self.version.start().await?;
-        load(&self.version, &self.started, &self.place).await
+        load(&self.version, &self.started, &self.saved).await
     }
 }
 
@@ -123,9 +123,9 @@ impl Handler {
 pub(super) async fn load(
     version: &Version,
     started: &Started,
-    place: &Place,
+    saved: &HandlerCursor,
 ) -> Result<(), ModuleError> {
-    match &place.state {
+    match &saved.state {
         Some(State { json, code }) if *code != version.code() => {
             started.isolate.migrate_state(json.clone()).await
         }
@@ -142,15 +142,15 @@ pub(super) async fn rest(wait: Duration, stop: &CancellationToken) -> Result<(),
     }
 }
 
-pub(super) async fn read_place(
+pub(super) async fn read_saved(
     version: &Version,
     cursor: &CursorName,
     stop: &CancellationToken,
-) -> Result<Option<Place>, Ending> {
+) -> Result<Option<HandlerCursor>, Ending> {
     let stored = ask(stop, || version.shared().client.cursor_get(cursor)).await?;
-    let place = stored.as_ref().map(Place::of).transpose();
-    let place = place.map(|place| place.map(|place| place.for_version(version.create)));
-    place.map_err(|error| {
+    let saved = stored.as_ref().map(HandlerCursor::of).transpose();
+    let saved = saved.map(|saved| saved.map(|saved| saved.for_version(version.create)));
+    saved.map_err(|error| {
         let text = format!("the cursor {cursor} was not written by a Host: {error}");
         Ending::failed(FailureKind::Store, text)
     })
