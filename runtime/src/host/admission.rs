@@ -1,5 +1,5 @@
-//! Which processors get a place: a Host runs only so many at a time, and the others wait until one
-//! ends. What a processor then does is its keeper's.
+//! Which processors are admitted: a Host runs only so many at a time, and the others wait until
+//! one ends. What a processor then does is its keeper's.
 
 use xs_engine::{Bound, Frame, FrameId};
 
@@ -10,7 +10,7 @@ use crate::isolate::{FailureKind, ModuleError};
 use crate::name::{Kind, thread_name};
 
 impl Host {
-    /// Updates which processors have a place and which wait for one.
+    /// Updates which processors are admitted and which wait.
     pub(super) fn count(&mut self, key: &Key, event: Event) {
         let Some(slots) = self.lifecycle.get(key) else { return };
         let is_end = match event {
@@ -20,12 +20,12 @@ impl Host {
         };
         let runs_on = slots.wants_to_run() && !slots.is_down();
         if is_end && !runs_on && slots.told_to_end().is_none() {
-            self.places.remove(key);
+            self.admitted.remove(key);
             if key.kind == Kind::Command {
                 self.shared.cancels.forget(&key.name);
             }
         }
-        let waits = slots.waits().is_some() && !self.places.contains(key);
+        let waits = slots.waits().is_some() && !self.admitted.contains(key);
         if waits && self.shared.part.has(&key.name) {
             self.waiting.insert(key.clone());
         } else {
@@ -33,9 +33,9 @@ impl Host {
         }
     }
 
-    /// Gives free places to the processors that wait for one.
+    /// Starts processors that wait, as far as there is room.
     pub(super) async fn fill(&mut self) -> Result<(), HostError> {
-        while self.places.len() < self.processors_max && !self.keepers.is_behind() {
+        while self.admitted.len() < self.processors_max && !self.keepers.is_behind() {
             let Some(key) = self.waiting.pop_first() else { break };
             let id = self.lifecycle.get(&key).and_then(Slots::waits);
             match self.bring_up(key.clone(), id).await {
@@ -58,7 +58,7 @@ impl Host {
             None => {
                 // A version that was found to be wrong does not run.
                 if version::told_error(&frame).is_none() {
-                    self.take_place(&key);
+                    self.admit(&key);
                 }
                 Order::Create(frame)
             }
@@ -76,7 +76,7 @@ impl Host {
         let wrong = pending.take_if(|frame| version::told_error(frame).is_some());
         let obstacle = match (&pending, &confirmed) {
             (Some(frame), _) => self.obstacle(&key, frame),
-            (None, Some(_)) => self.no_place(&key),
+            (None, Some(_)) => self.no_room(&key),
             (None, None) => {
                 wrong.into_iter().for_each(|frame| self.order(key.clone(), Order::Create(frame)));
                 return Ok(());
@@ -88,7 +88,7 @@ impl Host {
                 Order::Refuse(frame, error)
             }
             (_, pending, confirmed) => {
-                self.take_place(&key);
+                self.admit(&key);
                 // What is wrong with it is reported, and then the confirmed one is tried.
                 Order::Resume { pending: pending.or(wrong), confirmed, newest }
             }
@@ -97,10 +97,10 @@ impl Host {
         Ok(())
     }
 
-    /// Gives a processor a place. It no longer waits for one, or it would be started twice.
-    fn take_place(&mut self, key: &Key) {
+    /// Admits a processor. It no longer waits, or it would be started twice.
+    fn admit(&mut self, key: &Key) {
         self.waiting.remove(key);
-        self.places.insert(key.clone());
+        self.admitted.insert(key.clone());
     }
 
     /// Why a processor may not be started, although its source may be right.
@@ -112,12 +112,12 @@ impl Host {
             let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
             return Some(ModuleError::new(FailureKind::Definition, text));
         }
-        self.no_place(key)
+        self.no_room(key)
     }
 
-    /// Why there is no place for one that has none.
-    fn no_place(&self, key: &Key) -> Option<ModuleError> {
-        let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
+    /// Why one that is not admitted has no room.
+    fn no_room(&self, key: &Key) -> Option<ModuleError> {
+        let is_full = self.admitted.len() >= self.processors_max && !self.admitted.contains(key);
         is_full.then(|| {
             let max = self.processors_max;
             let text =
@@ -130,7 +130,7 @@ impl Host {
     pub(super) async fn resume(&mut self) -> Result<(), HostError> {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
         let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Who had no place has none before those who had one.
+        // Those that waited come after those that ran.
         own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {

@@ -114,8 +114,8 @@ struct Host {
     first_isolates: usize,
     processors_max: usize,
     /// Processors that run or are about to.
-    places: HashSet<Key>,
-    /// Processors that wait for a free place.
+    admitted: HashSet<Key>,
+    /// Processors that wait for room.
     waiting: BTreeSet<Key>,
     keepers: Keepers,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
@@ -168,7 +168,7 @@ impl Host {
             spent_isolates_max,
             first_isolates: 0,
             processors_max,
-            places: HashSet::new(),
+            admitted: HashSet::new(),
             waiting: BTreeSet::new(),
             keepers: Keepers::default(),
             // What ends the Host, which reads the first of them.
@@ -194,7 +194,7 @@ impl Host {
             let rested = self.folded >= self.ahead;
             // The first of each processor counts only while the processor is there: names may come
             // and go for ever.
-            let first = self.first_isolates.max(self.places.len());
+            let first = self.first_isolates.max(self.admitted.len());
             let isolates_max = self.spent_isolates_max.saturating_add(first);
             tokio::select! {
                 biased;
