@@ -171,6 +171,24 @@ fn a_prompt_remembers_what_was_typed() {
     assert!(open.code == 1 && open.err.contains("incomplete"), "{}", open.err);
 }
 
+/// The stack went down to the code that evaluates the line, and what was typed had its name in it.
+#[test]
+fn a_prompt_shows_no_lines_of_xs_in_a_stack() {
+    let place = with_frames();
+    let typed = "function add(n) {\n  throw new RangeError('too ' + n);\n}\n\
+                 let kept\n\
+                 try { add('many') } catch (error) { kept = error }\n\
+                 kept\n\
+                 add('few')\n";
+    let run = place.xs_with(&["eval", "-i"], typed.as_bytes());
+    assert_eq!(run.code, 1, "the last line throws: {}", run.err);
+    assert_eq!(run.text(), "RangeError: too many\n", "{}", run.err);
+    assert!(run.err.contains("RangeError: too few"), "{}", run.err);
+    for own in ["ext:", "script.js", "(native)"] {
+        assert!(!run.text().contains(own) && !run.err.contains(own), "{} {}", run.text(), run.err);
+    }
+}
+
 #[test]
 fn eval_fails_on_a_promise_that_cannot_settle() {
     let place = with_frames();
