@@ -20,12 +20,12 @@ const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 pub(crate) enum CronError {
     /// There are not five fields.
     #[error(
-        "{0:?} is no cron expression; write five fields: minute hour day month weekday, \
+        "{0:?} is not a cron expression; write five fields: minute hour day month weekday, \
          as in \"0 9 * * mon-fri\""
     )]
     Fields(String),
     /// A field cannot be read.
-    #[error("{field:?} is no {name} of a cron expression: {min} to {max}, *, lists, ranges, steps")]
+    #[error("{field:?} is not a valid {name}; use {min} to {max}, *, lists, ranges or steps")]
     Field {
         /// The field.
         field: String,
@@ -37,10 +37,10 @@ pub(crate) enum CronError {
         max: u32,
     },
     /// The zone is not known.
-    #[error("{0:?} is no time zone; write one such as \"Europe/Paris\" or \"UTC\"")]
+    #[error("{0:?} is not a time zone; write one such as \"Europe/Paris\" or \"UTC\"")]
     Zone(String),
     /// No day matches.
-    #[error("the cron expression never comes true")]
+    #[error("the cron expression never matches")]
     Never,
 }
 
@@ -254,7 +254,7 @@ mod tests {
             ("0 0 31 2,4,12 *", "2026-01-01T00:00:00Z", "2026-12-31T00:00:00Z"),
             ("0 0 29 feb *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
             ("@monthly", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"),
-            ("0 0 30 2 *", "2026-01-01T00:00:00Z", "the cron expression never comes true"),
+            ("0 0 30 2 *", "2026-01-01T00:00:00Z", "the cron expression never matches"),
         ] {
             assert_eq!(next(text, "UTC", after), want, "{text}");
         }

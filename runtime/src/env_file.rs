@@ -67,10 +67,10 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, &'static str)> 
         let (name, value) = named(&left[start..]).map_err(|why| (at, why))?;
         let (value, rest) = value_of(value).map_err(|why| (at, why))?;
         if value.contains('\0') {
-            return Err((at, "a value has no NUL"));
+            return Err((at, "a value must not contain NUL"));
         }
         if variables.insert(name.to_owned(), value).is_some() {
-            return Err((at, "the variable is there twice"));
+            return Err((at, "the variable is defined twice"));
         }
         line += left[..left.len() - rest.len()].matches('\n').count();
         left = rest;
@@ -87,10 +87,10 @@ fn named(text: &str) -> Result<(&str, &str), &'static str> {
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err("a line is NAME=value, a comment, or empty");
+        return Err("expected NAME=value, a comment, or an empty line");
     }
     let rest = rest.trim_start_matches([' ', '\t']);
-    let value = rest.strip_prefix('=').ok_or("a name is followed by =")?;
+    let value = rest.strip_prefix('=').ok_or("expected = after the name")?;
     Ok((name, value.trim_start_matches([' ', '\t'])))
 }
 
@@ -98,14 +98,14 @@ fn named(text: &str) -> Result<(&str, &str), &'static str> {
 fn value_of(text: &str) -> Result<(String, &str), &'static str> {
     match text.chars().next() {
         Some('\'') => {
-            let (value, rest) = text[1..].split_once('\'').ok_or("the ' has no end")?;
+            let (value, rest) = text[1..].split_once('\'').ok_or("the closing ' is missing")?;
             Ok((value.to_owned(), end_of_line(rest)?))
         }
         Some('"') => {
             let (value, rest) = quoted(&text[1..])?;
             Ok((value, end_of_line(rest)?))
         }
-        Some('`') => Err("a value is quoted with ' or \""),
+        Some('`') => Err("quote a value with ' or \""),
         _ => {
             let (here, rest) = text.split_once('\n').unwrap_or((text, ""));
             Ok((plain(here)?, rest))
@@ -120,7 +120,7 @@ fn plain(here: &str) -> Result<String, &'static str> {
     });
     let value = comment.map_or(here, |(at, _)| &here[..at]).trim_end();
     if value.contains(['\'', '"', '`', '\\']) {
-        return Err("a value with quotes or backslashes is quoted as a whole");
+        return Err("quote the whole value if it contains quotes or backslashes");
     }
     if expands(value) {
         return Err("variables are not expanded; put a value with $ into '...'");
@@ -140,7 +140,7 @@ fn quoted(text: &str) -> Result<(String, &str), &'static str> {
                 Some((_, 'r')) => '\r',
                 Some((_, 't')) => '\t',
                 Some((_, c @ ('\\' | '"' | '$'))) => c,
-                _ => return Err("behind a \\ in \"...\" stands one of n r t \\ \" $"),
+                _ => return Err("after \\ in \"...\", expected one of n r t \\ \" $"),
             }),
             '$' if is_expansion(&text[at + 1..]) => {
                 return Err("variables are not expanded; write \\$, or put the value into '...'");
@@ -148,7 +148,7 @@ fn quoted(text: &str) -> Result<(String, &str), &'static str> {
             c => value.push(c),
         }
     }
-    Err("the \" has no end")
+    Err("the closing \" is missing")
 }
 
 /// Whether a shell would expand a `$` in the text.
@@ -168,7 +168,7 @@ fn end_of_line(text: &str) -> Result<&str, &'static str> {
     if here.is_empty() || here.starts_with('#') {
         return Ok(rest);
     }
-    Err("behind a quoted value stands nothing but a comment")
+    Err("only a comment may follow a quoted value")
 }
 
 #[cfg(test)]

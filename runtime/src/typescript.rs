@@ -16,7 +16,7 @@ use oxc::span::{GetSpan as _, SourceType};
 use oxc::transformer::{TransformOptions, Transformer};
 
 use crate::isolate::{FailureKind, ModuleError};
-use crate::loader::place;
+use crate::loader::location;
 
 pub(crate) use room::{avoid, with_room};
 
@@ -157,5 +157,5 @@ pub(crate) fn first_error(
     if let Some(help) = &error.help {
         message.push_str(&format!(" ({help})"));
     }
-    Err(place::error_at(FailureKind::Syntax, message, file, source, at))
+    Err(location::error_at(FailureKind::Syntax, message, file, source, at))
 }

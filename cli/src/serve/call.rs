@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -44,8 +45,8 @@ pub(super) async fn start(
     })
     .await
     .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
-    found?;
-    let id = append_call(&core, &name, &request).await?;
+    let ttl = found?;
+    let id = append_call(&core, &name, &request, ttl).await?;
     let options = ReadOptions {
         topics: TopicPatterns::everything(),
         start: Start::After(Bound::Id(id)),
@@ -67,8 +68,9 @@ pub(super) async fn start(
     Ok(Called { id, feed: Box::new(feed) })
 }
 
-/// Checks that, according to the log, the command runs, or will once the Host is there.
-fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
+/// Checks that, according to the log, the command runs, or will once the Host is there. Returns how
+/// long its calls are kept.
+fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
     let topics = DECIDING.map(|event| TopicPattern::Exact(command_topic(name, event)));
     let topics = TopicPatterns::new(topics.to_vec())?;
     let frames = core.store.last_per_topic(&topics).map_err(|error| refuse::read(&error))?;
@@ -77,8 +79,14 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
         lifecycle.apply(frame);
     }
     let key = Key { kind: Kind::Command, name: name.clone() };
-    if lifecycle.get(&key).is_some_and(|slots| slots.wants_to_run()) {
-        return Ok(());
+    let runs = lifecycle.get(&key).is_some_and(|slots| {
+        // Without a place it runs once there is one.
+        slots.wants_to_run() && (!slots.is_down() || slots.waits().is_some())
+    });
+    if runs {
+        let active = command_topic(name, Event::Active.as_str());
+        let active = frames.iter().find(|frame| frame.topic() == active.as_str());
+        return Ok(active.map_or(Ttl::Forever, kept));
     }
     let text = if frames.is_empty() {
         format!("no command {name}; xs modules list shows all modules")
@@ -88,10 +96,19 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<(), Refusal> {
     Err(Refusal::new(Code::UnknownCommand, text))
 }
 
+/// How long the calls of a command are kept, from its `active` frame.
+fn kept(active: &Frame) -> Ttl {
+    let meta: Value = serde_json::from_slice(active.meta()).unwrap_or_default();
+    let ttl = meta["calls_ttl"].as_str().and_then(|text| Ttl::parse(text).ok());
+    // With another ttl a call could go before its turn.
+    ttl.filter(|ttl| matches!(ttl, Ttl::TimeMs(_))).unwrap_or_default()
+}
+
 async fn append_call(
     core: &Core,
     name: &ProcessorName,
     request: &CallRequest,
+    ttl: Ttl,
 ) -> Result<FrameId, Refusal> {
     let args = match std::str::from_utf8(request.args.as_bytes()) {
         Ok(text) if !text.is_empty() => text,
@@ -104,6 +121,7 @@ async fn append_call(
     let meta = format!("{{\"args\":{args}{}}}", deadline.unwrap_or_default());
     let frame = NewFrame {
         meta: Meta::parse(meta)?,
+        ttl,
         origin: request.origin,
         body: if request.body.is_empty() { Body::None } else { Body::Inline(request.body.clone()) },
         ..NewFrame::new(name.topic("call"))

@@ -59,6 +59,20 @@ fn arguments_and_body_reach_the_command_and_values_come_back() {
     assert!(server.stop().success());
 }
 
+#[test]
+fn calls_are_kept_as_long_as_the_operator_says() {
+    let (place, server) = served();
+    place.ok(&["call", "bytes"]);
+    place.write("modules/xs.toml", "[modules.bytes]\ncalls_ttl = \"time:30d\"\n");
+    place.await_frames("xs.command.bytes.active", 2);
+    place.ok(&["call", "bytes"]);
+    for topic in ["bytes.call", "bytes.complete"] {
+        let ttls: Vec<_> = place.frames(topic).iter().map(|frame| frame["ttl"].clone()).collect();
+        assert_eq!(ttls, [json!("forever"), json!("time:2592000000")], "{topic}");
+    }
+    assert!(server.stop().success());
+}
+
 /// What waits there may be a loop's, or a script's that never ends: it is left, and not silently.
 #[test]
 fn call_reads_standard_input_only_for_minus() {

@@ -88,7 +88,7 @@ fn eval_files_import_neighbours_and_errors_have_positions() {
         ("let a = ;", "[eval].ts:1:9"),
         ("import x from 'lodash'; x", "is a package"),
         ("import x from './none.ts'; x", "there is no such file"),
-        ("export default 1", "exports nothing"),
+        ("export default 1", "cannot export"),
         ("throw 1", "threw 1"),
         ("for (;;) {}", "CPU time"),
         ("const a = []; for (;;) a.push(new Array(1e5).fill(a.length))", "memory"),
@@ -169,6 +169,24 @@ fn a_prompt_remembers_what_was_typed() {
     assert!(lost.err.contains("declarations are lost"), "{}", lost.err);
     let open = place.xs_with(&["eval", "-i"], b"f(\n");
     assert!(open.code == 1 && open.err.contains("incomplete"), "{}", open.err);
+}
+
+/// The stack went down to the code that evaluates the line, and what was typed had its name in it.
+#[test]
+fn a_prompt_shows_no_lines_of_xs_in_a_stack() {
+    let place = with_frames();
+    let typed = "function add(n) {\n  throw new RangeError('too ' + n);\n}\n\
+                 let kept\n\
+                 try { add('many') } catch (error) { kept = error }\n\
+                 kept\n\
+                 add('few')\n";
+    let run = place.xs_with(&["eval", "-i"], typed.as_bytes());
+    assert_eq!(run.code, 1, "the last line throws: {}", run.err);
+    assert_eq!(run.text(), "RangeError: too many\n", "{}", run.err);
+    assert!(run.err.contains("RangeError: too few"), "{}", run.err);
+    for own in ["ext:", "script.js", "(native)"] {
+        assert!(!run.text().contains(own) && !run.err.contains(own), "{} {}", run.text(), run.err);
+    }
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn reconnect_waits_for_a_server_that_was_stopped() {
         world.place.await_frames("xs.handler.copy.active", round);
         let ends = world.place.frames("xs.host.end").len();
         assert!(world.server.take().unwrap().stop().success(), "{}", world.place.log());
-        if world.place.log().matches("did not end in time").count() == round {
+        if world.place.log().matches("did not stop in time").count() == round {
             world.server = Some(serve(&world));
             return false;
         }

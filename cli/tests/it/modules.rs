@@ -177,7 +177,7 @@ fn a_generator_that_fails_is_seen_by_the_operator() {
     assert!(server.stop().success());
     let log = place.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let told: Vec<_> = lines.filter(|line| line["message"] == "failed and runs again").collect();
+    let told: Vec<_> = lines.filter(|line| line["message"] == "failed and will restart").collect();
     assert_eq!(told.len(), 1, "{log}");
     assert_eq!(
         (&told[0]["level"], &told[0]["processor"]),
@@ -322,7 +322,7 @@ fn a_log_of_json_has_no_other_line() {
         let about = lines.iter().flatten().filter(|line| line["message"] == what);
         about.map(|line| (line["attempt"].clone(), line["due"].is_string())).collect::<Vec<_>>()
     };
-    assert_eq!(about("an input failed and is tried again"), [(json!(1), true)], "{log}");
+    assert_eq!(about("an input failed and will be retried"), [(json!(1), true)], "{log}");
     assert_eq!(about("an input was parked"), [(json!(3), false)], "{log}");
 }
 

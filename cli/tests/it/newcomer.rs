@@ -152,10 +152,10 @@ fn check_names_misplaced_files() {
     for (file, said) in [
         ("handlers/good.ts", "null"),
         ("handlers/9.ts", "must begin with"),
-        ("handlers/view.tsx", "modules end in .ts or .js"),
-        ("handler/lost.ts", "the directory is called handlers/"),
-        ("lost.ts", "modules lie in generators/"),
-        ("xs.toml", "speaks of a module goood, and there is none"),
+        ("handlers/view.tsx", "a module must end in .ts or .js"),
+        ("handler/lost.ts", "the directory must be named handlers/"),
+        ("lost.ts", "modules must be in generators/"),
+        ("xs.toml", "names a module goood, which does not exist"),
     ] {
         let message = told.iter().find(|(told, _)| told == file).map(|(_, message)| message);
         assert!(message.is_some_and(|message| message.contains(said)), "{file}: {told:?}");

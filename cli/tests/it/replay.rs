@@ -128,7 +128,7 @@ fn replay_explains_what_it_cannot_run() {
         ),
         (
             "export default { topics: 'in', async run(f, ctx) { for await (const _ of ctx.call('x')); } };",
-            "calls no command",
+            "cannot call commands",
         ),
         (
             "export default { topics: 'in', permissions: { net: ['127.0.0.1:7999'] }, run: () => fetch('http://127.0.0.1:7999/') };",

@@ -51,7 +51,7 @@ pub async fn check(dir: &Path, allow: &Allow) -> io::Result<Vec<Checked>> {
         all.push(Checked { key: Some(key.clone()), file, error });
     }
     let unused = nobody(&config, &scan).map(|name| {
-        (CONFIG_FILE.to_owned(), format!("speaks of a module {name}, and there is none"))
+        (CONFIG_FILE.to_owned(), format!("names a module {name}, which does not exist"))
     });
     let unused: Vec<_> = unused.collect();
     let misnamed = scan.misnamed.into_iter().map(|(file, error)| (file, error.to_string()));
@@ -98,7 +98,10 @@ pub struct NoStore;
 
 impl Backend for NoStore {
     fn refusal(&self) -> BackendError {
-        BackendError::new(BackendCode::Unavailable, "the module is only checked: there is no store")
+        BackendError::new(
+            BackendCode::Unavailable,
+            "no store is available while a module is being checked",
+        )
     }
 
     fn log(&self, _: LogLevel, _: String, _: Option<String>) {}

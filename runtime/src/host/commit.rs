@@ -49,7 +49,7 @@ pub(super) async fn commit(
             Class::Invalid | Class::Access | Class::Absent => return Outcome::Refused(error),
             Class::Protocol => return Outcome::Lost(error),
         };
-        tracing::warn!(%error, "the store does not take a commit now; waiting");
+        tracing::warn!(%error, "the store cannot take a commit now; it will be retried");
         tokio::select! {
             () = stop.cancelled() => return Outcome::Stopped,
             () = tokio::time::sleep(wait) => {}

@@ -73,7 +73,7 @@ impl Complaint {
         let stamp = stamp(&shared.dir);
         if speaks(&shared.part) && self.logged.replace(stamp) != Some(stamp) {
             // On lines of its own: the message shows the offending line of the file.
-            tracing::error!(target: report::TOLD, "the modules are left as they are: {error}");
+            tracing::error!(target: report::TOLD, "the modules are left unchanged: {error}");
         }
         self.is_bad = true;
         let error = Value::Object(report::error_fields(&error.to_module_error()));
@@ -111,7 +111,7 @@ async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
         // An older server does not know the topic.
         Err(error) if error.code() == Some(Code::Denied) => Ok(true),
         Err(error) => {
-            tracing::warn!(%error, "the store was not told how {CONFIG_FILE} is");
+            tracing::warn!(%error, "cannot report the state of {CONFIG_FILE} to the store");
             Ok(false)
         }
     }

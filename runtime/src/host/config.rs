@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use xs_engine::Ttl;
 
 use super::files::CONFIG_FILE;
 use crate::isolate::{FailureKind, ModuleError};
@@ -18,6 +19,9 @@ use crate::permissions::Allow;
 
 /// Maximum size of the file, in bytes.
 const BYTES_MAX: u64 = 1024 * 1024;
+/// The shortest time for which the frames of calls may be kept: a call that waits must be there
+/// when its turn comes.
+const CALLS_TTL_MIN_MS: u64 = 60 * 60 * 1000;
 /// Maximum number of modules with a process of their own.
 const APART_MAX: usize = 64;
 
@@ -34,7 +38,9 @@ pub enum ConfigError {
         bytes: u64,
     },
     /// More modules ask for a process of their own than are allowed.
-    #[error("{CONFIG_FILE} sets {count} modules apart, {APART_MAX} are allowed")]
+    #[error(
+        "{CONFIG_FILE} gives {count} modules their own process; at most {APART_MAX} may have one"
+    )]
     Apart {
         /// How many.
         count: usize,
@@ -46,7 +52,7 @@ pub enum ConfigError {
         name: String,
     },
     /// It is not TOML, or holds an unknown setting.
-    #[error("{CONFIG_FILE} is not understood: {error}")]
+    #[error("{CONFIG_FILE} is invalid: {error}")]
     Syntax {
         /// What is wrong, with the line in question.
         error: toml::de::Error,
@@ -120,6 +126,18 @@ pub struct ModuleConfig {
     /// Environment variables that its own process gets.
     #[serde(default)]
     pub env: Vec<String>,
+    /// How long a command's calls and their ends are kept.
+    #[serde(default, deserialize_with = "calls_ttl")]
+    pub calls_ttl: Ttl,
+}
+
+fn calls_ttl<'de, D: Deserializer<'de>>(from: D) -> Result<Ttl, D::Error> {
+    let text = String::deserialize(from)?;
+    match Ttl::parse(&text).map_err(D::Error::custom)? {
+        ttl @ Ttl::Forever => Ok(ttl),
+        ttl @ Ttl::TimeMs(ms) if ms >= CALLS_TTL_MIN_MS => Ok(ttl),
+        _ => Err(D::Error::custom("calls_ttl must be \"forever\", or \"time:1h\" or longer")),
+    }
 }
 
 /// Deserializes a table as JSON. JSON has no dates, so they become text.
@@ -134,7 +152,7 @@ fn json_of(value: toml::Value) -> Result<Value, &'static str> {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Float(number) if !number.is_finite() => {
-            return Err("a module gets JSON, which has neither nan nor inf");
+            return Err("a module gets its config as JSON, which has no nan or inf");
         }
         toml::Value::Float(number) => number.into(),
         toml::Value::Boolean(is) => Value::Bool(is),
@@ -224,6 +242,7 @@ impl Config {
             self.modules.iter().filter(|(_, module)| module.isolation == Isolation::Process);
         let process = |module: &ModuleConfig| ModuleConfig {
             config: serde_json::Map::new(),
+            calls_ttl: Ttl::Forever,
             ..module.clone()
         };
         apart.map(|(name, module)| (name.clone(), process(module))).collect()
@@ -256,10 +275,14 @@ impl ModuleConfig {
     /// when nothing is set. Moving a module between thread and process makes no new version.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
-        if self.config.is_empty() && self.allow.is_empty() {
-            return Vec::new();
+        let mut text = String::new();
+        if !(self.config.is_empty() && self.allow.is_empty()) {
+            text = format!("{:?} {}", self.allow, Value::Object(self.config.clone()));
         }
-        format!("{:?} {}", self.allow, Value::Object(self.config.clone())).into_bytes()
+        if self.calls_ttl != Ttl::Forever {
+            text.push_str(&format!(" calls_ttl {}", self.calls_ttl));
+        }
+        text.into_bytes()
     }
 }
 
@@ -307,7 +330,7 @@ mod tests {
                 matches!(&error, ConfigError::Syntax { place: Some((1 | 2, _)), .. }),
                 "{error}"
             );
-            assert!(error.to_string().contains("neither nan nor inf"), "{error}");
+            assert!(error.to_string().contains("no nan or inf"), "{error}");
         }
     }
 
@@ -343,9 +366,27 @@ mod tests {
             config("config = { a = 1 }"),
             config("config = { a = 2 }"),
             config("allow = [\"net-any\"]"),
+            config("calls_ttl = \"time:1d\""),
         ];
-        assert!(all[0] != all[1] && all[1] != all[2] && !all[2].is_empty());
+        assert!(all[0] != all[1] && all[1] != all[2] && !all[2].is_empty() && !all[3].is_empty());
+        assert!(config("calls_ttl = \"forever\"").is_empty(), "the default");
         assert!(config("isolation = \"process\"\nread = [\"/var\"]").is_empty(), "no version");
+    }
+
+    /// A call that expired before its turn would never be answered.
+    #[test]
+    fn calls_are_kept_for_an_hour_at_least() {
+        let ttl = |text: &str| {
+            let all = Config::parse(&format!("[modules.a]\ncalls_ttl = \"{text}\"\n"))?;
+            Ok::<_, ConfigError>(all.module(&name("a")).calls_ttl)
+        };
+        assert_eq!(ttl("time:30d").unwrap(), Ttl::TimeMs(30 * 24 * CALLS_TTL_MIN_MS));
+        assert_eq!(ttl("time:1h").unwrap(), Ttl::TimeMs(CALLS_TTL_MIN_MS));
+        assert_eq!(ttl("forever").unwrap(), Ttl::Forever);
+        for text in ["time:59m", "last:9", "ephemeral", "soon"] {
+            assert!(ttl(text).is_err(), "{text}");
+        }
+        assert_eq!(ModuleConfig::default().calls_ttl, Ttl::Forever);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Ending {
     pub(super) fn into_error(self) -> ModuleError {
         match self {
             Self::FinError { error, .. } | Self::Wedged { error, .. } => error,
-            Self::Stopped => ModuleError::new(FailureKind::Stopped, "the Host ends"),
+            Self::Stopped => ModuleError::new(FailureKind::Stopped, "the Host is shutting down"),
             Self::Lost(error) => ModuleError::new(FailureKind::Stopped, error.to_string()),
         }
     }
@@ -86,7 +86,7 @@ where
             let text = format!("the store refused: {error}");
             return Err(Ending::failed(FailureKind::Store, text));
         }
-        tracing::warn!(%error, "the store does not answer now; asking again");
+        tracing::warn!(%error, "the store is busy; the request will be retried");
         tokio::select! {
             () = stop.cancelled() => return Err(Ending::Stopped),
             () = tokio::time::sleep(RESUBSCRIBE) => {}

@@ -55,7 +55,7 @@ pub fn scan(dir: &Path) -> io::Result<Scan> {
         for path in walk(dir, Path::new(kind.dir()), hidden, &mut seen)? {
             let below = path.strip_prefix(kind.dir()).unwrap_or(&path);
             if let Some(end) = below.extension().and_then(foreign_end) {
-                let text = format!("modules end in .ts or .js, not in .{end}");
+                let text = format!("a module must end in .ts or .js, not in .{end}");
                 scan.strays.push((path.to_string_lossy().into_owned(), text));
             }
             let Some(name) = below.to_str().and_then(module_name) else { continue };
@@ -89,8 +89,8 @@ fn outside(dir: &Path) -> io::Result<Vec<(String, String)>> {
             let Some(name) = name.filter(|name| module_name(name).is_some()) else { continue };
             if looks_like_module(&dir.join(&path)) {
                 let text = match below {
-                    "" => "modules lie in generators/, handlers/ or commands/".to_owned(),
-                    kind => format!("the directory is called {kind}s/"),
+                    "" => "modules must be in generators/, handlers/ or commands/".to_owned(),
+                    kind => format!("the directory must be named {kind}s/"),
                 };
                 found.push((name.to_owned(), text));
             }

@@ -103,7 +103,7 @@ impl Generator {
             tokio::time::sleep(time).await;
             let append = self.version.shared().client.append(&AppendRequest::frames(vec![active]));
             if let Err(error) = append.await {
-                tracing::warn!(processor = %self.version.key, %error, "cannot say that it runs");
+                tracing::warn!(processor = %self.version.key, %error, "cannot report that it runs");
             }
         }
         std::future::pending().await

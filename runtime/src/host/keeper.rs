@@ -29,7 +29,7 @@ use crate::name::Kind;
 /// An order to a processor.
 pub(super) enum Order {
     /// Run what ran before: the pending version, or the confirmed one if the pending one fails.
-    Resume { pending: Option<Frame>, confirmed: Option<Frame> },
+    Resume { pending: Option<Frame>, confirmed: Option<Frame>, newest: Option<FrameId> },
     /// Run the version of this `create` frame.
     Create(Frame),
     /// This `create` frame cannot be applied.
@@ -52,6 +52,8 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     key: Key,
     running: Option<Running>,
+    /// The newest version it was asked about.
+    newest: Option<FrameId>,
     busy: Busy,
     fatal: mpsc::UnboundedSender<Fatal>,
 }
@@ -82,7 +84,7 @@ impl Keeper {
         busy: Busy,
         fatal: mpsc::UnboundedSender<Fatal>,
     ) -> JoinHandle<()> {
-        tokio::spawn(Self { shared, key, running: None, busy, fatal }.run(orders))
+        tokio::spawn(Self { shared, key, running: None, newest: None, busy, fatal }.run(orders))
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<Asked>) {
@@ -109,19 +111,23 @@ impl Keeper {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Resume { pending, confirmed } => {
+            Order::Resume { pending, confirmed, newest } => {
+                self.newest = self.newest.max(newest);
                 let fell_back = match pending {
-                    Some(frame) => !self.create(frame).await,
+                    Some(frame) => !self.create(frame, confirmed.is_some()).await,
                     None => true,
                 };
                 if let (true, Some(frame)) = (fell_back, confirmed) {
-                    self.create(frame).await;
+                    self.create(frame, false).await;
                 }
             }
             Order::Create(frame) => {
-                self.create(frame).await;
+                self.create(frame, false).await;
             }
-            Order::Refuse(frame, error) => self.invalid(&frame, &error).await,
+            Order::Refuse(frame, error) => {
+                let is_down = self.running.is_none();
+                self.invalid(&frame, &error, is_down).await;
+            }
             Order::Term(told) => {
                 let (Ok(stopped) | Err(stopped)) = self.stop().await;
                 let create = stopped.unwrap_or(told);
@@ -132,8 +138,8 @@ impl Keeper {
     }
 
     /// Starts the version of a `create` frame and returns whether that worked. If not, the old
-    /// version keeps running.
-    async fn create(&mut self, frame: Frame) -> bool {
+    /// version keeps running, or the caller starts another if it `falls_back`.
+    async fn create(&mut self, frame: Frame, falls_back: bool) -> bool {
         let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
             Some((_, finishes)) => (finishes.clone(), None),
             None => {
@@ -152,7 +158,8 @@ impl Keeper {
             // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => return false,
             Err(error) => {
-                self.invalid(&frame, &error).await;
+                let is_down = self.running.is_none() && !falls_back;
+                self.invalid(&frame, &error, is_down).await;
                 return false;
             }
         };
@@ -168,10 +175,12 @@ impl Keeper {
             // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => false,
             Err(error) => {
-                self.invalid(&frame, &error).await;
                 // The old version has been stopped: start it again, unless it is this one.
-                if let Some(before) = before.filter(|before| before.id() != frame.id()) {
-                    Box::pin(self.create(before)).await;
+                let before = before.filter(|before| before.id() != frame.id());
+                let is_down = before.is_none() && !falls_back;
+                self.invalid(&frame, &error, is_down).await;
+                if let Some(before) = before {
+                    Box::pin(self.create(before, falls_back)).await;
                 }
                 false
             }
@@ -258,7 +267,7 @@ impl Keeper {
             // The command ended by itself meanwhile, which ends its own version.
             let ending = ended(&mut self.running).await;
             self.ended(ending).await;
-            return Box::pin(self.create(frame)).await;
+            return Box::pin(self.create(frame, false)).await;
         }
         if let Some(running) = &mut self.running {
             running.create = frame;
@@ -271,14 +280,18 @@ impl Keeper {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let active = report::active(&self.key, frame.id(), definition, &self.shared.confined);
+        let calls_ttl = self.shared.config.read().module(&self.key.name).calls_ttl;
+        let confined = &self.shared.confined;
+        let active = report::active(&self.key, frame.id(), definition, confined, calls_ttl);
         replaced.into_iter().chain([active]).collect()
     }
 
-    async fn invalid(&self, frame: &Frame, error: &ModuleError) {
+    /// Reports that a version cannot run. `is_down`: nothing runs, and nothing else is tried.
+    async fn invalid(&mut self, frame: &Frame, error: &ModuleError, is_down: bool) {
         tracing::warn!(target: report::TOLD, processor = %self.key, %error, "invalid");
-        let invalid = report::failure(&self.key, Event::Invalid, frame.id(), error, None);
-        self.say(vec![invalid], Vec::new()).await;
+        self.newest = self.newest.max(Some(frame.id()));
+        let down = self.newest.filter(|_| is_down);
+        self.say(vec![report::invalid(&self.key, frame.id(), error, down)], Vec::new()).await;
         if is_wedged(error) {
             self.fail(Fatal::Wedged(self.key.clone()));
         }
@@ -332,7 +345,7 @@ impl Keeper {
             }
             Outcome::Stopped => {}
             Outcome::Conflict => {
-                tracing::error!(processor = %self.key, "its cursor was made by somebody else");
+                tracing::error!(processor = %self.key, "its cursor was created by something else");
             }
             Outcome::Refused(error) => {
                 tracing::error!(processor = %self.key, %error, "a lifecycle frame was refused");

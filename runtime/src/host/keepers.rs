@@ -2,7 +2,7 @@
 //! nothing to do is let go of; one that is asked for more than it gets done holds up the log, in
 //! which the rest waits, and not the memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -13,6 +13,8 @@ use super::lifecycle::Key;
 
 /// Orders of one keeper that are not carried out.
 const ORDERS_MAX: usize = 32;
+/// Orders that wait for room with a keeper: those that one frame, or one free place, leads to.
+const LATE_MAX: usize = 2;
 /// Keepers among which none is looked for that has nothing to do.
 const UNSWEPT: usize = 64;
 
@@ -41,18 +43,17 @@ impl Kept {
 #[derive(Default)]
 pub(super) struct Keepers {
     all: HashMap<Key, Kept>,
-    /// Orders for which a keeper has no room, and all behind them: those of what was read of the
-    /// log at once, as no more is read meanwhile.
+    /// Orders for which a keeper has no room, and all behind them: at most [`LATE_MAX`], as no
+    /// frame of the log is acted on while there are any.
     late: VecDeque<(Key, Order)>,
     sweep_at: usize,
-    /// All that ever had one: as few bytes as are kept of each name anyway.
-    names: HashSet<Key>,
+    spawned: usize,
 }
 
 impl Keepers {
-    /// How many names ever had one.
-    pub(super) fn names(&self) -> usize {
-        self.names.len()
+    /// How many were made so far.
+    pub(super) const fn spawned(&self) -> usize {
+        self.spawned
     }
 
     /// Asks something of a name; `spawn` makes its keeper if there is none.
@@ -64,7 +65,7 @@ impl Keepers {
     ) {
         if !self.all.contains_key(&key) {
             self.sweep();
-            self.names.insert(key.clone());
+            self.spawned += 1;
             let (orders, receiver) = mpsc::channel(ORDERS_MAX);
             let busy = Busy::default();
             let task = spawn(key.clone(), receiver, busy.clone());
@@ -72,6 +73,7 @@ impl Keepers {
         }
         self.late.push_back((key, order));
         self.catch_up();
+        debug_assert!(self.late.len() <= LATE_MAX, "{} orders are late", self.late.len());
     }
 
     /// Lets go of those that have nothing to do, from time to time.
@@ -84,7 +86,7 @@ impl Keepers {
         self.sweep_at = 2 * self.all.len();
     }
 
-    /// Whether orders wait for room; nothing more of the log is to be read then.
+    /// Whether orders wait for room; nothing more of the log is to be acted on then.
     pub(super) fn is_behind(&self) -> bool {
         !self.late.is_empty()
     }
@@ -141,15 +143,16 @@ mod tests {
     /// Names that were gone kept theirs for as long as the Host ran.
     #[tokio::test]
     async fn who_has_nothing_to_do_is_let_go_of() {
+        const NAMES: usize = 10_000;
         let mut keepers = Keepers::default();
         let (kept, mut runs) = mpsc::unbounded_channel();
-        for n in 0..10 * UNSWEPT {
+        for n in 0..NAMES {
             let kept = kept.clone();
-            // Every 20th runs something from its first order on.
+            // Every 300th runs something from its first order on.
             keepers.order(key(n), order(1), move |_, mut orders, busy| {
                 tokio::spawn(async move {
                     let (_, asked) = orders.recv().await.unwrap();
-                    let running = (n % 20 == 0).then(|| busy.clone());
+                    let running = (n % 300 == 0).then(|| busy.clone());
                     drop(asked);
                     kept.send((n, running)).unwrap();
                     assert!(orders.recv().await.is_none(), "asked again");
@@ -161,25 +164,26 @@ mod tests {
             // Until the test is over.
             std::mem::forget(running);
         }
-        let running = (0..10 * UNSWEPT).filter(|n| n % 20 == 0);
+        let running = (0..NAMES).filter(|n| n % 300 == 0);
         assert!(running.into_iter().all(|n| keepers.all.contains_key(&key(n))));
         let left = keepers.all.len();
-        assert!(left < 2 * UNSWEPT && keepers.names() == 10 * UNSWEPT, "{left} are left");
+        assert!(left < 2 * UNSWEPT && keepers.spawned() == NAMES, "{left} are left");
     }
 
     /// However much is asked of one.
     #[tokio::test]
     async fn orders_wait_for_room_and_come_in_their_order() {
         let mut keepers = Keepers::default();
-        let (mut receiver, count) = (None, 3 * ORDERS_MAX as u64);
-        for n in 0..count {
-            keepers.order(key(1), order(n), |_, orders, _| {
+        let (mut receiver, mut count) = (None, 0);
+        while !keepers.is_behind() {
+            keepers.order(key(1), order(count), |_, orders, _| {
                 receiver = Some(orders);
                 tokio::spawn(async {})
             });
+            count += 1;
         }
         let mut orders = receiver.unwrap();
-        assert_eq!(orders.len(), ORDERS_MAX);
+        assert_eq!((orders.len(), count), (ORDERS_MAX, ORDERS_MAX as u64 + 1));
         for n in 0..count {
             let (Order::Term(id), _) = orders.recv().await.unwrap() else { unreachable!() };
             assert_eq!(id, FrameId::first_of_ms(n));

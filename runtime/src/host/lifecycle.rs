@@ -68,6 +68,9 @@ pub struct Notes {
     /// The kind of failure it reports.
     #[serde(default)]
     pub code: Option<String>,
+    /// In `invalid`: nothing runs now, because no version up to this `create` frame could start.
+    #[serde(default)]
+    pub down: Option<String>,
 }
 
 impl Notes {
@@ -79,6 +82,10 @@ impl Notes {
 
     fn create_id(&self) -> Option<FrameId> {
         self.create.as_deref().and_then(|text| FrameId::parse(text).ok())
+    }
+
+    fn down_id(&self) -> Option<FrameId> {
+        self.down.as_deref().and_then(|text| FrameId::parse(text).ok())
     }
 }
 
@@ -101,6 +108,7 @@ pub struct Slots {
     taken: Option<Taken>,
     denied: Option<FrameId>,
     waits: Option<FrameId>,
+    is_down: bool,
 }
 
 impl Slots {
@@ -134,6 +142,19 @@ impl Slots {
     #[must_use]
     pub const fn waits(&self) -> Option<FrameId> {
         self.waits
+    }
+
+    /// Whether nothing runs although a version is confirmed: that one could not start again, and
+    /// no newer one could. It is tried again by the next Host.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.is_down && self.confirmed.is_some() && self.pending.is_none()
+    }
+
+    /// The newest version, whatever became of it.
+    #[must_use]
+    pub const fn newest(&self) -> Option<FrameId> {
+        self.newest
     }
 
     /// What was last taken from a file.
@@ -178,9 +199,13 @@ impl Slots {
                 self.denied = self.denied.filter(|denied| create != Some(*denied));
                 self.waits = self.waits.filter(|waits| create != Some(*waits));
                 self.told_to_end = None;
+                self.is_down = false;
             }
             Event::Invalid => {
-                self.pending = self.pending.filter(|id| create != Some(*id));
+                let down = notes.down_id();
+                self.is_down = down.is_some();
+                // A reader of the newest frame of each event does not see why an older one failed.
+                self.pending = self.pending.filter(|id| create != Some(*id) && Some(*id) > down);
                 let is_for = |kind: FailureKind| notes.code.as_deref() == Some(kind.as_str());
                 if create == self.newest {
                     self.denied =

@@ -2,6 +2,7 @@
 //! the lifecycle frames in the log and acts on them; the files are only one of the sources of those
 //! frames. It owns no data: if it dies, the next Host continues from the log.
 
+mod admission;
 pub(crate) mod backoff;
 pub mod check;
 mod clock;
@@ -17,7 +18,8 @@ mod handler;
 mod keeper;
 mod keepers;
 pub mod lifecycle;
-mod pace;
+mod log_limiter;
+mod options;
 mod part;
 pub mod replay;
 mod report;
@@ -27,9 +29,8 @@ mod sync;
 mod version;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,8 @@ use serde_json::{Map, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
-use xs_protocol::{AppendRequest, Client, ClientError, SubEvent, SubscribeOptions, Subscription};
+use xs_engine::{Frame, ReadOptions, Start, TopicPatterns};
+use xs_protocol::{AppendRequest, ClientError, SubEvent, SubscribeOptions, Subscription};
 
 use self::backoff::{Backoff, random};
 use self::clock::Clock;
@@ -52,14 +53,13 @@ use self::lifecycle::{Event, Key, Lifecycle, Slots, Versions};
 use self::spare::Spare;
 use self::version::{STARTS_MAX, Shared};
 use self::watch::Watcher;
-use crate::isolate::{FailureKind, Limits, ModuleError};
 use crate::name::{Kind, thread_name};
-use crate::permissions::Allow;
 use crate::share;
 
 pub use complaint::CONFIG_TOPIC;
+pub use handler::cursor::{HandlerCursor, HandlerCursorError, Retry, State};
 pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
-pub use handler::place::{Place, PlaceError, Retry, State};
+pub use options::{HostEnd, HostError, HostOptions};
 pub use part::Part;
 pub use report::TOLD;
 pub use store::processor_cursor;
@@ -79,75 +79,6 @@ pub const SPENT_ISOLATES_MAX: usize = 256;
 /// Time for calls in progress to end before a Host is replaced by a fresh one.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// The settings of a Host.
-pub struct HostOptions {
-    /// The connection to the store, with the role host.
-    pub client: Client,
-    /// The directory of the modules; without one, only what admins append runs.
-    pub modules: Option<PathBuf>,
-    /// Environment variables that modules may request.
-    pub env: BTreeMap<String, String>,
-    /// Permissions that modules may request.
-    pub allow: Allow,
-    /// Limits of each isolate.
-    pub limits: Limits,
-    /// The threads on which the previous Host crashed, as reported by [`crate::supervise`].
-    pub culprits: Vec<String>,
-    /// Isolates it may create beyond the first of each processor before it ends as
-    /// [`HostEnd::Worn`].
-    pub spent_isolates_max: usize,
-    /// Processors it runs at the same time, at most [`PROCESSORS_MAX`]; more wait until one ends.
-    pub processors_max: usize,
-    /// The processors it runs.
-    pub part: Part,
-    /// How the process is confined: each measure and its status.
-    pub confined: Vec<(&'static str, String)>,
-}
-
-impl fmt::Debug for HostOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostOptions")
-            .field("modules", &self.modules)
-            .field("allow", &self.allow)
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a Host ended.
-#[derive(Debug)]
-pub enum HostEnd {
-    /// It was stopped on request.
-    Stopped,
-    /// A module's thread does not end, or none can be started for another module: a new process has
-    /// to take over.
-    Wedged,
-    /// The isolates it created have leaked enough memory for a fresh process to take over.
-    Worn,
-}
-
-/// Why a Host could not continue.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// The store refused a request, or the connection to it is lost.
-    #[error("the connection to the store ended: {0}")]
-    Store(ClientError),
-    /// The directory cannot be used.
-    #[error("cannot read the modules in {dir}: {error}")]
-    Modules {
-        /// The directory.
-        dir: PathBuf,
-        /// The I/O error.
-        error: std::io::Error,
-    },
-}
-
-impl From<ClientError> for HostError {
-    fn from(error: ClientError) -> Self {
-        Self::Store(error)
-    }
-}
-
 /// Runs the modules until `shutdown` fires or the Host cannot continue.
 ///
 /// # Errors
@@ -165,6 +96,10 @@ struct Host {
     subscription: Subscription,
     watcher: Option<Watcher>,
     complaint: Complaint,
+    /// Frames that were delivered and are not folded yet: those of one delivery at most.
+    delivered: VecDeque<Frame>,
+    /// All frames before this offset are folded once these are.
+    scanned_to: u64,
     /// All frames before this offset are folded into `lifecycle`.
     folded: u64,
     /// All frames before this offset must be folded before the next sync with the files.
@@ -175,10 +110,12 @@ struct Host {
     /// The threads on which the previous Host crashed, until the log says so.
     culprits: Vec<String>,
     spent_isolates_max: usize,
+    /// Processors that it tried to start when it began.
+    first_isolates: usize,
     processors_max: usize,
     /// Processors that run or are about to.
-    places: HashSet<Key>,
-    /// Processors that wait for a free place.
+    admitted: HashSet<Key>,
+    /// Processors that wait for room.
     waiting: BTreeSet<Key>,
     keepers: Keepers,
     fatal: (mpsc::UnboundedSender<Fatal>, mpsc::UnboundedReceiver<Fatal>),
@@ -189,15 +126,7 @@ impl Host {
     async fn start(options: HostOptions, shutdown: CancellationToken) -> Result<Self, HostError> {
         let HostOptions { client, modules, env, allow, limits, culprits, .. } = options;
         if let Some(dir) = &modules {
-            std::fs::read_dir(dir)
-                .map_err(|error| HostError::Modules { dir: dir.clone(), error })?;
-            let written = match &options.part {
-                Part::All | Part::AllBut(_) => editor::keep_current(dir),
-                Part::Only(_) => Ok(()),
-            };
-            if let Err(error) = written {
-                tracing::warn!(%error, "cannot keep the types for editors current");
-            }
+            look_into(dir, &options.part)?;
         }
         let watcher = modules.as_deref().map(Watcher::start);
         let shared = Arc::new(Shared {
@@ -229,25 +158,29 @@ impl Host {
             lifecycle: Lifecycle::default(),
             subscription,
             watcher,
+            delivered: VecDeque::new(),
+            scanned_to: 0,
             folded: 0,
             ahead: 0,
             again: None,
             backoff: Backoff::default(),
             culprits,
             spent_isolates_max,
+            first_isolates: 0,
             processors_max,
-            places: HashSet::new(),
+            admitted: HashSet::new(),
             waiting: BTreeSet::new(),
             keepers: Keepers::default(),
             // What ends the Host, which reads the first of them.
             fatal: mpsc::unbounded_channel(),
         };
-        while !host.fold_next(false).await? {}
+        while !host.fold_next().await? {}
         host.sync().await?;
         while host.folded < host.ahead {
-            host.fold_next(false).await?;
+            host.fold_next().await?;
         }
         host.resume().await?;
+        host.first_isolates = host.keepers.spawned();
         if !matches!(host.shared.part, Part::Only(_)) {
             tokio::spawn(spare::keep(Arc::clone(&host.shared)));
         }
@@ -259,28 +192,36 @@ impl Host {
         let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
-            let isolates_max = self.spent_isolates_max.saturating_add(self.keepers.names());
+            // The first of each processor counts only while the processor is there: names may come
+            // and go for ever.
+            let first = self.first_isolates.max(self.admitted.len());
+            let isolates_max = self.spent_isolates_max.saturating_add(first);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(HostEnd::Stopped),
                 () = above(&mut made, isolates_max) => {
-                    tracing::info!(isolates_max, "another Host goes on");
+                    tracing::info!(isolates_max, "the isolates are spent; a new Host takes over");
                     return Ok(self.drain(shutdown).await);
                 }
                 Some(fatal) = self.fatal.1.recv() => match fatal {
                     Fatal::Wedged(key) => {
-                        tracing::error!(processor = %key, "wedged; another Host has to go on");
+                        tracing::error!(processor = %key, "wedged; a new Host has to take over");
                         return Ok(HostEnd::Wedged);
                     }
                     Fatal::Lost(error) => return Err(error.into()),
                 },
                 () = self.shared.stuck.cancelled() => {
-                    tracing::error!("no engine starts any more; another Host has to go on");
+                    tracing::error!("no engine can start; a new Host has to take over");
                     return Ok(HostEnd::Wedged);
                 }
-                () = self.keepers.room(), if self.keepers.is_behind() => self.keepers.catch_up(),
+                () = self.keepers.room(), if self.keepers.is_behind() => {
+                    self.keepers.catch_up();
+                    self.fold_delivered(true);
+                    self.fill().await?;
+                }
                 event = self.subscription.next(), if !self.keepers.is_behind() => {
-                    self.fold(event, true)?;
+                    self.take(event)?;
+                    self.fold_delivered(true);
                     self.fill().await?;
                 }
                 () = changed(&mut self.watcher), if rested => self.sync().await?,
@@ -299,33 +240,44 @@ impl Host {
         }
     }
 
-    /// Folds the next event of the subscription; returns whether it has caught up.
-    async fn fold_next(&mut self, act: bool) -> Result<bool, HostError> {
+    /// Folds the next event of the subscription without acting on it; returns whether it has caught
+    /// up.
+    async fn fold_next(&mut self) -> Result<bool, HostError> {
         let event = self.subscription.next().await;
-        self.fold(event, act)
+        let is_caught_up = self.take(event)?;
+        self.fold_delivered(false);
+        Ok(is_caught_up)
     }
 
-    fn fold(
-        &mut self,
-        event: Option<Result<SubEvent, ClientError>>,
-        act: bool,
-    ) -> Result<bool, HostError> {
+    /// Takes the next event of the subscription; returns whether it has caught up. What the one
+    /// before delivered must be folded.
+    fn take(&mut self, event: Option<Result<SubEvent, ClientError>>) -> Result<bool, HostError> {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
-                for delivered in frames {
-                    self.frame(delivered.frame, act);
-                }
-                self.folded = self.folded.max(scanned_to);
+                self.delivered.extend(frames.into_iter().map(|delivered| delivered.frame));
+                self.scanned_to = self.scanned_to.max(scanned_to);
                 Ok(false)
             }
             Some(Ok(SubEvent::CaughtUp { head })) => {
-                self.folded = self.folded.max(head);
+                self.scanned_to = self.scanned_to.max(head);
                 Ok(true)
             }
             Some(Ok(SubEvent::Pulse | SubEvent::Gap(_))) => Ok(false),
             Some(Ok(SubEvent::Dropped { refusal, .. })) => Err(ClientError::from(refusal).into()),
             Some(Err(error)) => Err(error.into()),
             None => Err(ClientError::Disconnected("the subscription ended".into()).into()),
+        }
+    }
+
+    /// Folds what was delivered and, if `act`, carries out what it asks for, as far as the keepers
+    /// have room.
+    fn fold_delivered(&mut self, act: bool) {
+        while !self.keepers.is_behind() {
+            let Some(frame) = self.delivered.pop_front() else {
+                self.folded = self.folded.max(self.scanned_to);
+                return;
+            };
+            self.frame(frame, act);
         }
     }
 
@@ -361,141 +313,11 @@ impl Host {
         }
     }
 
-    /// Updates which processors have a place and which wait for one.
-    fn count(&mut self, key: &Key, event: Event) {
-        let Some(slots) = self.lifecycle.get(key) else { return };
-        let is_end = match event {
-            Event::Invalid | Event::FinOk | Event::FinError | Event::FinTerm => true,
-            // A `term` is answered with a `fin.term` once the processor has ended.
-            _ => false,
-        };
-        if is_end && !slots.wants_to_run() && slots.told_to_end().is_none() {
-            self.places.remove(key);
-        }
-        let waits = slots.waits().is_some() && !self.places.contains(key);
-        if waits && self.shared.part.has(&key.name) {
-            self.waiting.insert(key.clone());
-        } else {
-            self.waiting.remove(key);
-        }
-    }
-
-    /// Gives free places to the processors that wait for one.
-    async fn fill(&mut self) -> Result<(), HostError> {
-        while self.places.len() < self.processors_max {
-            let Some(key) = self.waiting.pop_first() else { break };
-            let id = self.lifecycle.get(&key).and_then(Slots::waits);
-            match self.bring_up(key.clone(), id).await {
-                Ok(()) => {}
-                Err(HostError::Store(error)) if !driver::is_lost(&error) => {
-                    tracing::warn!(%error, "a version is not read now; it waits on");
-                    self.waiting.insert(key);
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Orders a version to run, unless there is an obstacle.
-    fn create(&mut self, key: Key, frame: Frame) {
-        let order = match self.obstacle(&key, &frame) {
-            Some(error) => Order::Refuse(frame, error),
-            None => {
-                // A version that was found to be wrong does not run.
-                if version::told_error(&frame).is_none() {
-                    self.take_place(&key);
-                }
-                Order::Create(frame)
-            }
-        };
-        self.order(key, order);
-    }
-
-    /// Has the version run that is to be tried, or else the confirmed one, if they may.
-    async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
-        let confirmed = self.lifecycle.get(&key).and_then(Slots::confirmed);
-        let mut pending = self.create_frame(tried).await?;
-        let confirmed = self.create_frame(confirmed.filter(|id| Some(*id) != tried)).await?;
-        if let Some(wrong) = pending.take_if(|frame| version::told_error(frame).is_some()) {
-            self.order(key.clone(), Order::Create(wrong));
-        }
-        let obstacle = match (&pending, &confirmed) {
-            (Some(frame), _) => self.obstacle(&key, frame),
-            (None, Some(_)) => self.no_place(&key),
-            (None, None) => return Ok(()),
-        };
-        let order = match (obstacle, pending, confirmed) {
-            (Some(error), Some(frame), _) | (Some(error), None, Some(frame)) => {
-                Order::Refuse(frame, error)
-            }
-            (_, pending, confirmed) => {
-                self.take_place(&key);
-                Order::Resume { pending, confirmed }
-            }
-        };
-        self.order(key, order);
-        Ok(())
-    }
-
-    /// Gives a processor a place. It no longer waits for one, or it would be started twice.
-    fn take_place(&mut self, key: &Key) {
-        self.waiting.remove(key);
-        self.places.insert(key.clone());
-    }
-
-    /// Why a processor may not be started, although its source may be right.
-    fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
-        if version::told_error(frame).is_some() {
-            return None;
-        }
-        if let Some(rival) = self.lifecycle.rival(key) {
-            let text = format!("the name {} is taken by a {}; rename one", key.name, rival.kind);
-            return Some(ModuleError::new(FailureKind::Definition, text));
-        }
-        self.no_place(key)
-    }
-
-    /// Why there is no place for one that has none.
-    fn no_place(&self, key: &Key) -> Option<ModuleError> {
-        let is_full = self.places.len() >= self.processors_max && !self.places.contains(key);
-        is_full.then(|| {
-            let max = self.processors_max;
-            let text = format!("a Host runs at most {max} processors; it waits until one ends");
-            ModuleError::new(FailureKind::Full, text)
-        })
-    }
-
     fn order(&mut self, key: Key, order: Order) {
         let Self { shared, keepers, fatal, .. } = self;
         keepers.order(key, order, |key, orders, busy| {
             Keeper::spawn(Arc::clone(shared), key, orders, busy, fatal.0.clone())
         });
-    }
-
-    /// Starts what the log says should run, and answers each `term` that is still open.
-    async fn resume(&mut self) -> Result<(), HostError> {
-        let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
-        let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Who had no place has none before those who had one.
-        own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
-        for (key, slots) in own {
-            if let Some(told) = slots.told_to_end() {
-                self.order(key.clone(), Order::Term(told));
-            }
-            let tried = slots.pending().or_else(|| slots.denied()).or_else(|| slots.waits());
-            self.bring_up(key, tried).await?;
-        }
-        Ok(())
-    }
-
-    /// The `create` frame of a version, unless that version crashed the previous Host.
-    async fn create_frame(&self, id: Option<FrameId>) -> Result<Option<Frame>, HostError> {
-        match id.filter(|id| !self.culprits.contains(&thread_name(*id))) {
-            Some(id) => Ok(self.shared.client.get(Bound::Id(id)).await?),
-            None => Ok(None),
-        }
     }
 
     /// Reports the versions that crashed the previous Host as failed, so that they are not started
@@ -525,7 +347,7 @@ impl Host {
             }
             Err(error) if driver::is_lost(&error) => Err(error.into()),
             Err(error) => {
-                tracing::warn!(%error, "the store was not told of the versions that crashed");
+                tracing::warn!(%error, "cannot report to the store which versions crashed");
                 Ok(false)
             }
         }
@@ -552,9 +374,22 @@ impl Host {
     async fn stop(self, shutdown: &CancellationToken) {
         shutdown.cancel();
         if tokio::time::timeout(STOP_MAX, self.keepers.end()).await.is_err() {
-            tracing::error!("some modules did not end in time; they end with the process");
+            tracing::error!("some modules did not stop in time; they end with the process");
         }
     }
+}
+
+/// Checks that the directory of the modules is there, and keeps its types for editors current.
+fn look_into(dir: &Path, part: &Part) -> Result<(), HostError> {
+    std::fs::read_dir(dir).map_err(|error| HostError::Modules { dir: dir.to_owned(), error })?;
+    let written = match part {
+        Part::All | Part::AllBut(_) => editor::keep_current(dir),
+        Part::Only(_) => Ok(()),
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, "cannot update the types for editors");
+    }
+    Ok(())
 }
 
 /// All lifecycle frames of processors, present and future.

@@ -16,8 +16,8 @@ use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPatter
 use xs_protocol::{Client, ClientError};
 
 use self::shelf::Shelf;
+use super::handler::cursor::{Began, HandlerCursor};
 use super::handler::parked::{PARKED, UNPARK, about};
-use super::handler::place::{Began, Place};
 use super::lifecycle::{Event, Key};
 use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
@@ -37,7 +37,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Store(#[from] ClientError),
     /// The log holds no source of the handler that could run.
-    #[error("no source of {0} is in the log")]
+    #[error("the log has no source of {0}")]
     NoSource(Key),
     /// The handler failed.
     #[error(transparent)]
@@ -148,7 +148,8 @@ impl Parked {
 /// history.
 async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
     let place = client.cursor_get(&processor_cursor(key)).await?;
-    let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
+    let began =
+        place.and_then(|cursor| HandlerCursor::of(&cursor).ok()).and_then(|place| place.began);
     let Some(began) = began else { return Ok(None) };
     // The frame itself may have been removed.
     let start = Start::From(Bound::Id(at.next()));

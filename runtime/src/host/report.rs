@@ -54,6 +54,22 @@ pub(super) fn failure(
     frame(key, event, create, more)
 }
 
+/// A frame about a version that cannot run. `down`: so nothing runs, and the newest version that
+/// was tried is this one.
+#[must_use]
+pub(super) fn invalid(
+    key: &Key,
+    create: FrameId,
+    error: &ModuleError,
+    down: Option<FrameId>,
+) -> NewFrame {
+    let mut more = error_fields(error);
+    if let Some(newest) = down {
+        more.insert("down".to_owned(), json!(newest.to_string()));
+    }
+    frame(key, Event::Invalid, create, more)
+}
+
 /// The facts about an error, as fields of a meta.
 #[must_use]
 pub(super) fn error_fields(error: &ModuleError) -> Map<String, Value> {
@@ -93,10 +109,15 @@ pub(super) fn active(
     create: FrameId,
     definition: &Definition,
     confined: &[(&'static str, String)],
+    calls_ttl: Ttl,
 ) -> NewFrame {
     let mut facts = facts(definition, confined);
     if key.kind == Kind::Command {
         facts.extend(terms(definition));
+        // Who appends the calls reads it here.
+        if calls_ttl != Ttl::Forever {
+            facts.insert("calls_ttl".to_owned(), json!(calls_ttl.to_string()));
+        }
     }
     frame(key, Event::Active, create, facts)
 }

@@ -48,7 +48,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             match make(&shared).await {
                 Ok(blank) => *shared.spare.slot.lock() = Some(blank),
                 Err(error) => {
-                    tracing::warn!(%error, "no isolate can be kept ready");
+                    tracing::warn!(%error, "cannot keep a spare isolate ready");
                     return;
                 }
             }

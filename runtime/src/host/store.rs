@@ -16,7 +16,7 @@ use xs_engine::{
 use xs_protocol::{AppendRequest, Appended, Client};
 
 use super::lifecycle::{Key, Versions};
-use super::pace::{Pace, Verdict};
+use super::log_limiter::{Decision, LogLimiter};
 use super::report;
 use crate::isolate::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
@@ -39,7 +39,7 @@ pub(super) struct ProcessorStore {
     key: Key,
     create: FrameId,
     versions: Versions,
-    pace: Mutex<Pace>,
+    log_limiter: Mutex<LogLimiter>,
     finishes: Option<mpsc::UnboundedSender<Finish>>,
     complete: Topic,
     /// The revisions of positions as this version last read or wrote them. After a reset by someone
@@ -58,8 +58,8 @@ impl ProcessorStore {
     ) -> Self {
         let complete = key.name.topic("complete");
         let remote = Remote::new(client);
-        let (pace, revisions) = (Mutex::default(), Arc::default());
-        Self { remote, key, create, versions, pace, finishes, complete, revisions }
+        let (log_limiter, revisions) = (Mutex::default(), Arc::default());
+        Self { remote, key, create, versions, log_limiter, finishes, complete, revisions }
     }
 
     /// The call that these frames end, if they do.
@@ -129,10 +129,12 @@ impl Backend for ProcessorStore {
     asks_remote!(remote);
 
     fn log(&self, level: LogLevel, message: String, fields: Option<String>) {
-        let Verdict::Write { dropped } = self.pace.lock().line(Instant::now()) else { return };
+        let Decision::Write { dropped } = self.log_limiter.lock().line(Instant::now()) else {
+            return;
+        };
         let mut lines = Vec::with_capacity(2);
         if dropped > 0 {
-            let text = format!("{dropped} lines were left out: at most 100 are kept in 10 s");
+            let text = format!("{dropped} lines were dropped: at most 100 are kept per 10 s");
             lines.push(report::log(&self.key, self.create, LogLevel::Warn, &text, None));
         }
         lines.push(report::log(&self.key, self.create, level, &message, fields.as_deref()));

@@ -54,7 +54,7 @@ impl Synced {
             Ok(behind) => self.behind = behind.or(self.behind),
             Err(error) if is_lost(&error) => return Err(error),
             Err(error) => {
-                tracing::warn!(processor = %key, %error, "the store does not take a change of it now");
+                tracing::warn!(processor = %key, %error, "the store cannot take its change now");
                 self.is_done = false;
                 return Ok(false);
             }
@@ -89,11 +89,11 @@ pub(super) async fn sync(
         }
         Ok(Err(Unusable::Dir(error))) => {
             let dir = shared.dir.display();
-            tracing::error!("the modules are left as they are: cannot read {dir}: {error}");
+            tracing::error!("the modules are left unchanged: cannot read {dir}: {error}");
             return Ok(synced);
         }
         Err(error) => {
-            tracing::error!(%error, "looking at the modules failed; they are left as they are");
+            tracing::error!(%error, "scanning the modules failed; they are left unchanged");
             return Ok(synced);
         }
     };
@@ -159,13 +159,13 @@ fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Unusa
     let config = Config::load(dir).map_err(Unusable::Config)?;
     let scan = files::scan(dir).map_err(Unusable::Dir)?;
     for (file, error) in &scan.misnamed {
-        tracing::warn!(file, %error, "not the name of a processor");
+        tracing::warn!(file, %error, "not a valid processor name");
     }
     for (file, why) in &scan.strays {
         tracing::warn!(file, why, "not run");
     }
     for name in nobody(&config, &scan) {
-        tracing::warn!("{CONFIG_FILE} speaks of a module {name}, and there is none");
+        tracing::warn!("{CONFIG_FILE} names a module {name}, which does not exist");
     }
     let gone = known.iter().filter(|(key, _)| !scan.modules.contains_key(key)).cloned().collect();
     let mut changed = Vec::new();

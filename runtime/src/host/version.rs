@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xs_engine::{BlobHash, Frame, FrameId, NewFrame};
+use xs_engine::{BlobHash, Frame, FrameId, NewFrame, Ttl};
 use xs_protocol::{AppendRequest, Client};
 
 use super::clock::Clock;
@@ -78,6 +78,8 @@ pub(super) struct Version {
     pub(super) create: FrameId,
     /// Offset of its `create` frame: later frames are new to it.
     pub(super) offset: u64,
+    /// How long the ends of its calls are kept.
+    pub(super) calls_ttl: Ttl,
     code: BlobHash,
     spec: IsolateSpec,
     pub(super) backend: Arc<dyn Backend>,
@@ -150,6 +152,7 @@ impl Version {
             key: key.clone(),
             create: frame.id(),
             offset: frame.offset().unwrap_or_default(),
+            calls_ttl: module.calls_ttl,
             code,
             spec,
             backend: super::store::shared(store),
@@ -186,7 +189,7 @@ impl Version {
         let line = report::failure(&self.key, Event::Retrying, self.create, &error, None);
         let append = shared.client.append(&AppendRequest::frames(vec![line])).await;
         if let Err(error) = append {
-            tracing::warn!(processor = %self.key, %error, "cannot say that it does not start");
+            tracing::warn!(processor = %self.key, %error, "cannot report that it does not start");
         }
         shared.stuck.cancel();
         shared.shutdown.cancelled().await;
@@ -195,7 +198,9 @@ impl Version {
 
     /// The frame that reports a recovery. There may be one per input, so few are kept.
     pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
-        let mut frame = report::active(&self.key, self.create, definition, &self.shared.confined);
+        let confined = &self.shared.confined;
+        let mut frame =
+            report::active(&self.key, self.create, definition, confined, self.calls_ttl);
         frame.ttl = report::last(RECOVERIES_KEPT);
         frame
     }
@@ -215,7 +220,7 @@ impl Version {
                 place = error.place().map(tracing::field::display),
                 wait_ms = wait.as_millis(),
                 error = error.message.lines().next().unwrap_or_default(),
-                "failed and runs again"
+                "failed and will restart"
             );
         }
         let mut more = error.map_or_else(Map::new, report::error_fields);
@@ -226,14 +231,14 @@ impl Version {
         let frame = report::frame(&self.key, Event::Retrying, self.create, more);
         let append = self.shared.client.append(&AppendRequest::frames(vec![frame]));
         if let Err(error) = append.await {
-            tracing::warn!(processor = %self.key, %error, "cannot say that it will be tried again");
+            tracing::warn!(processor = %self.key, %error, "cannot report that it will restart");
         }
     }
 
     async fn start_in_time(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
         if self.shared.shutdown.is_cancelled() {
-            return Err(ModuleError::new(FailureKind::Stopped, "the Host ends"));
+            return Err(ModuleError::new(FailureKind::Stopped, "the Host is shutting down"));
         }
         self.shared.made.send_modify(|made| *made += 1);
         let mould = Mould::of(&self.spec);

@@ -123,7 +123,7 @@ fn notices_of(dir: &Path, notices: mpsc::Sender<()>) -> Option<RecommendedWatche
     match watcher {
         Ok(watcher) => Some(watcher),
         Err(error) => {
-            tracing::warn!(%error, "cannot watch the modules; looking every {RESCAN:?} instead");
+            tracing::warn!(%error, "cannot watch the modules; scanning every {RESCAN:?} instead");
             None
         }
     }

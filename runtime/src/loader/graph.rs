@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use xs_engine::BlobHash;
 
 use super::inside::Inside;
-use super::place;
+use super::location;
 use super::resolve::{SCRIPT_MODULE, specifier_of};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
@@ -77,7 +77,7 @@ impl Sources for Directory<'_> {
                 }
             }
             Errno::XDEV | Errno::LOOP => {
-                "it is a link that leads out of the modules directory".to_owned()
+                "it is a link to a file outside the modules directory".to_owned()
             }
             other => other.to_string(),
         })?;
@@ -122,7 +122,7 @@ fn twin(path: &str) -> Option<String> {
 
 impl Sources for Kept {
     fn read(&self, path: &str) -> Result<String, String> {
-        self.0.get(path).cloned().ok_or_else(|| "it is not among the kept sources".to_owned())
+        self.0.get(path).cloned().ok_or_else(|| "it is not among the stored sources".to_owned())
     }
 }
 
@@ -227,7 +227,7 @@ impl ModuleGraph {
             .map_err(|error| {
                 ModuleError::new(
                     FailureKind::Import,
-                    format!("the kept source is not [entry, {{path: source}}]: {error}"),
+                    format!("the stored source is not [entry, {{path: source}}]: {error}"),
                 )
             })?;
         Self::collect(&entry, None, &Kept(files))
@@ -275,7 +275,7 @@ impl ModuleGraph {
             for import in imports.iter().filter(|import| !is_built_in(&import.specifier)) {
                 let error = |message| {
                     let at = import.at as usize;
-                    place::error_at(FailureKind::Import, message, &path, &source, at)
+                    location::error_at(FailureKind::Import, message, &path, &source, at)
                 };
                 match join(&path, &import.specifier) {
                     Ok(target) => wanted.push_back((target, Some((path.clone(), import.clone())))),
@@ -331,7 +331,7 @@ fn import_error(
     match importer.and_then(|(path, import)| Some((path, import, files.get(path)?))) {
         Some((path, import, file)) => {
             let at = import.at as usize;
-            place::error_at(FailureKind::Import, message, path, &file.source, at)
+            location::error_at(FailureKind::Import, message, path, &file.source, at)
         }
         None => ModuleError::new(FailureKind::Import, message),
     }
@@ -346,7 +346,7 @@ fn check_json(path: &str, source: &str) -> Result<(), ModuleError> {
     let shown = error.to_string();
     let what = shown.rsplit_once(" at line ").map_or(&*shown, |(what, _)| what);
     let message = format!("this is not JSON: {what}");
-    Err(place::error_at(FailureKind::Syntax, message, path, source, at))
+    Err(location::error_at(FailureKind::Syntax, message, path, source, at))
 }
 
 /// The path that `specifier` resolves to in the file `from`, both relative to the modules
@@ -362,7 +362,9 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
             Component::CurDir => {}
             Component::ParentDir => {
                 if !path.pop() {
-                    return Err(format!("import {specifier:?} leads out of the modules directory"));
+                    return Err(format!(
+                        "import {specifier:?} points outside the modules directory"
+                    ));
                 }
             }
             Component::Normal(name) => path.push(name),
@@ -378,7 +380,7 @@ pub(super) fn join(from: &str, specifier: &str) -> Result<String, String> {
         Some((other, ending)) => {
             format!("import {specifier:?} ends in {other}; rename it to {ending}")
         }
-        None => format!("import {specifier:?} needs its ending: .js, .ts or .json"),
+        None => format!("import {specifier:?} needs a file extension: .js, .ts or .json"),
     })
 }
 

@@ -3,7 +3,7 @@
 
 mod graph;
 mod inside;
-pub(crate) mod place;
+pub(crate) mod location;
 mod resolve;
 mod trace;
 

@@ -51,7 +51,7 @@ impl GraphLoader {
 
     /// The engine's name of a file of the graph.
     pub(crate) fn specifier(path: &str) -> Result<ModuleSpecifier, JsErrorBox> {
-        specifier_of(path).ok_or_else(|| JsErrorBox::type_error(format!("{path:?} is no path")))
+        specifier_of(path).ok_or_else(|| JsErrorBox::type_error(format!("{path:?} is not a path")))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::graph::{ModuleGraph, join};
-use super::place;
+use super::location;
 use super::resolve::{SCHEME, path_of};
 use crate::isolate::{FailureKind, ModuleError};
 
@@ -87,7 +87,7 @@ impl ModuleGraph {
             // The engine gives a position for a named import, but none for a default one.
             Some((path, at)) if missing.name == "default" => {
                 let source = self.file(path).map_or("", |file| &file.source);
-                place::error_at(kind, text, path, source, at as usize)
+                location::error_at(kind, text, path, source, at as usize)
             }
             _ => self.located(ModuleError::new(kind, text), stack),
         }
@@ -111,7 +111,7 @@ impl ModuleGraph {
         error = error.at(first.path, first.line, first.column);
         error.code_frame = self
             .file(first.path)
-            .and_then(|file| place::code_frame(&file.source, first.line, first.column));
+            .and_then(|file| location::code_frame(&file.source, first.line, first.column));
         let mut shown = error.message.clone();
         for frame in frames.iter().take(FRAMES_MAX) {
             shown.push_str(&format!("\n    {frame}"));
@@ -123,7 +123,8 @@ impl ModuleGraph {
     /// Sets the error's position to the start of the module's definition.
     pub(crate) fn at_definition(&self, error: ModuleError) -> ModuleError {
         let source = self.file(self.entry()).map_or("", |file| &file.source);
-        let (line, column) = place::line_column(source, source.find("export default").unwrap_or(0));
+        let (line, column) =
+            location::line_column(source, source.find("export default").unwrap_or(0));
         error.at(self.entry(), line, column)
     }
 

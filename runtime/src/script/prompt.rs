@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::rewrite::{self, LineError};
-use super::{Desk, Kept, Script, Surroundings, Work, fits, keep};
-use crate::isolate::ModuleError;
+use super::{Console, Desk, Kept, Script, Surroundings, Work, fits, keep};
+use crate::isolate::{LogLevel, ModuleError};
 use crate::loader::ModuleGraph;
 
 /// The answer of runtime/js/script.js for a cancelled line.
@@ -37,6 +37,29 @@ pub enum Line {
     Lost(ModuleError),
 }
 
+/// The output of a prompt. An error that is shown as a value has no lines of xs in its stack, and
+/// none of typed code: the engine gives those the name of the script that evaluates it, with
+/// positions that are not those of what was typed.
+struct Shown {
+    console: Arc<dyn Console>,
+    graph: ModuleGraph,
+}
+
+impl Console for Shown {
+    fn text(&self, text: &str) -> bool {
+        let told = self.graph.retold(text.to_owned(), "\n");
+        self.console.text(&told)
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> bool {
+        self.console.bytes(bytes)
+    }
+
+    fn log(&self, level: LogLevel, message: &str, fields: Option<&str>) -> bool {
+        self.console.log(level, message, fields)
+    }
+}
+
 /// An isolate at a prompt.
 pub struct Prompt {
     kept: Kept,
@@ -55,8 +78,11 @@ impl Prompt {
     /// # Errors
     /// [`ModuleError`] when there is no thread or memory for it.
     pub async fn start(around: &Surroundings) -> Result<Self, ModuleError> {
-        let (script, desk) = Script::showing(&around.console).with_work();
-        let spec = around.spec("the prompt", ModuleGraph::of_runner("prompt"), script);
+        let graph = ModuleGraph::of_runner("prompt");
+        let shown = Shown { console: Arc::clone(&around.console), graph: graph.clone() };
+        let console: Arc<dyn Console> = Arc::new(shown);
+        let (script, desk) = Script::showing(&console).with_work();
+        let spec = around.spec("the prompt", graph, script);
         Ok(Self { kept: keep(spec, around.store()).await?, desk })
     }
 

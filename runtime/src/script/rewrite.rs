@@ -15,7 +15,7 @@ use oxc::semantic::SemanticBuilder;
 use oxc::span::{GetSpan as _, SourceType, Span};
 
 use crate::isolate::{FailureKind, ModuleError};
-use crate::loader::place;
+use crate::loader::location;
 use crate::typescript::{
     Compiled, Mapping, TYPESCRIPT, first_error, imports_left, strip, with_room,
 };
@@ -224,7 +224,7 @@ fn imported(source: &str, import: &ImportDeclaration<'_>) -> Result<String, Modu
                        with xs eval --file";
         let at = import.source.span.start as usize;
         let message = message.to_owned();
-        return Err(place::error_at(FailureKind::Import, message, PROMPT, source, at));
+        return Err(location::error_at(FailureKind::Import, message, PROMPT, source, at));
     }
     let mut text = String::new();
     for specifier in import.specifiers.iter().flatten() {
@@ -242,7 +242,7 @@ fn imported(source: &str, import: &ImportDeclaration<'_>) -> Result<String, Modu
             ImportDeclarationSpecifier::ImportDefaultSpecifier(none) => {
                 let at = none.span.start as usize;
                 let message = "\"xs\" has no default export".to_owned();
-                return Err(place::error_at(FailureKind::Import, message, PROMPT, source, at));
+                return Err(location::error_at(FailureKind::Import, message, PROMPT, source, at));
             }
         };
     }
@@ -250,9 +250,9 @@ fn imported(source: &str, import: &ImportDeclaration<'_>) -> Result<String, Modu
 }
 
 fn no_export(file: &str, source: &str, span: Span) -> ModuleError {
-    let message = "SyntaxError: a script exports nothing; its last expression is its value";
+    let message = "SyntaxError: a script cannot export; its last expression is its value";
     let at = span.start as usize;
-    place::error_at(FailureKind::Syntax, message.to_owned(), file, source, at)
+    location::error_at(FailureKind::Syntax, message.to_owned(), file, source, at)
 }
 
 /// Whether a source is only incomplete.
@@ -305,7 +305,11 @@ fn assembled(
 fn moved(error: ModuleError, source: &str, lines: u32) -> ModuleError {
     let (Some(line), Some(column)) = (error.line, error.column) else { return error };
     let line = line.saturating_sub(lines).max(1);
-    ModuleError { line: Some(line), code_frame: place::code_frame(source, line, column), ..error }
+    ModuleError {
+        line: Some(line),
+        code_frame: location::code_frame(source, line, column),
+        ..error
+    }
 }
 
 /// Line and column of a byte offset, from 0, as in source maps.

@@ -121,7 +121,7 @@ impl Test {
                     .get_or_insert_with(|| thrown.chars().take(SHOWN_CHARS).collect());
             }
             if answer.len() != batch.len() {
-                let text = "the expression was not asked about each frame";
+                let text = "the expression was not evaluated for every frame";
                 return Err(ModuleError::new(FailureKind::Throw, text));
             }
             verdicts.extend(answer.bytes().map(|byte| match byte {

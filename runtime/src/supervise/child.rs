@@ -96,11 +96,11 @@ pub fn main(options: ChildOptions) -> ExitCode {
         Ok(HostEnd::Wedged) => std::process::exit(i32::from(EXIT_WEDGED)),
         Ok(HostEnd::Worn) => ExitCode::from(EXIT_WORN),
         Err(error) if error.is_loss() => {
-            tracing::warn!(%error, "the Host ends");
+            tracing::warn!(%error, "the Host is shutting down");
             ExitCode::from(EXIT_LOST)
         }
         Err(error) => {
-            tracing::error!(%error, "the Host ends");
+            tracing::error!(%error, "the Host is shutting down");
             ExitCode::FAILURE
         }
     }
@@ -110,10 +110,10 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     crash::install()?;
     if let Err(error) = priority::lower() {
-        tracing::warn!(%error, "modules run at the server's priority");
+        tracing::warn!(%error, "cannot lower the priority of modules");
     }
     if let Err(error) = more_files() {
-        tracing::warn!(%error, "modules have the descriptors of a shell");
+        tracing::warn!(%error, "cannot raise the limit of open files for modules");
     }
     let alone = alone(&options)?;
     // Read before the process is confined and cannot read the file any more.

@@ -144,15 +144,15 @@ struct Next {
 }
 
 impl Next {
-    /// Records how a Host ended and how long it ran; returns the delay before the next one.
+    /// Records how a Host ended and how long it ran; returns the delay before the next one. Ends
+    /// whose cause is gone with them do not lengthen it.
     fn after(&mut self, end: End, ran: Duration) -> Duration {
-        let wait = self.backoff.next(ran, random());
         match end {
             End::Lost if ran >= SETTLED => {
                 self.backoff = Backoff::default();
                 Duration::ZERO
             }
-            End::Lost => wait.min(way::WAIT_MAX),
+            End::Lost => self.longer(ran).min(way::WAIT_MAX),
             End::Known => KNOWN_CAUSE,
             End::Crashed(mut threads) => {
                 threads.retain(|thread| is_avoidable(thread));
@@ -162,10 +162,14 @@ impl Next {
                 let excess = self.culprits.len().saturating_sub(CULPRITS_MAX);
                 self.culprits.drain(..excess);
                 // The next one crashes in the same way unless it avoids something new.
-                if is_new { KNOWN_CAUSE } else { wait }
+                if is_new { KNOWN_CAUSE } else { self.longer(ran) }
             }
-            End::Unknown => wait,
+            End::Unknown => self.longer(ran),
         }
+    }
+
+    fn longer(&mut self, ran: Duration) -> Duration {
+        self.backoff.next(ran, random())
     }
 }
 
@@ -174,11 +178,11 @@ async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     let culprits = child.culprits().await;
     let ended_with = |code: u8| child.code() == Some(i32::from(code));
     if ended_with(EXIT_LOST) {
-        way.is_lost("the Host has ended with it".to_owned());
+        way.is_lost("the Host ended with it".to_owned());
         return End::Lost;
     }
     if ended_with(EXIT_WORN) {
-        tracing::info!("the Host is replaced by a fresh one");
+        tracing::info!("the Host is replaced by a new one");
     } else {
         tracing::error!(exit, "the Host ended");
     }
@@ -285,6 +289,19 @@ mod tests {
         let waits = (0..10).map(|_| next.after(crashed(version), Duration::ZERO));
         assert!(waits.last().is_some_and(|wait| wait >= Duration::from_secs(15)));
         assert_eq!(next.culprits, [version]);
+    }
+
+    /// After several modules that crashed one Host each, the first end without a module to blame
+    /// was waited for as if it were one of many.
+    #[test]
+    fn ends_of_a_known_cause_lengthen_no_later_wait() {
+        let mut next = Next::default();
+        for n in 0..10 {
+            let crashed = End::Crashed(vec![format!("js-{n:012}")]);
+            assert_eq!(next.after(crashed, Duration::ZERO), KNOWN_CAUSE);
+            assert_eq!(next.after(End::Known, Duration::ZERO), KNOWN_CAUSE);
+        }
+        assert!(next.after(End::Unknown, Duration::ZERO) <= Duration::from_secs(1));
     }
 
     #[test]

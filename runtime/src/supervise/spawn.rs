@@ -209,7 +209,7 @@ impl Child {
     pub(super) async fn stop(mut self, grace: Duration) {
         self.signal(Signal::TERM);
         if tokio::time::timeout(grace, self.exited()).await.is_err() {
-            tracing::error!("the Host does not end; killing it");
+            tracing::error!("the Host does not stop; killing it");
             self.signal(Signal::KILL);
             self.exited().await;
         }

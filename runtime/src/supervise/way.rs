@@ -72,8 +72,8 @@ impl Way {
             return;
         }
         match &why {
-            Some(why) => tracing::warn!(why, "waiting for the server; no module runs"),
-            None => tracing::info!("the server is there; modules run"),
+            Some(why) => tracing::warn!(why, "waiting for the server; no modules run"),
+            None => tracing::info!("connected to the server; modules run"),
         }
         known.missing = why;
     }
@@ -82,7 +82,7 @@ impl Way {
     pub(super) async fn refused(&self) -> Refused {
         self.never.cancelled().await;
         let why = self.known.lock().refused.take();
-        why.unwrap_or_else(|| "there is no way to the server".into())
+        why.unwrap_or_else(|| "the server cannot be reached".into())
     }
 }
 

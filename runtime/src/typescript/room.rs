@@ -9,7 +9,7 @@ use xs_engine::BlobHash;
 
 use super::nesting::too_deep;
 use crate::isolate::{FailureKind, ModuleError};
-use crate::loader::place;
+use crate::loader::location;
 use crate::name::source_thread_name;
 
 /// Bytes of the stack; only pages that are touched use memory.
@@ -41,9 +41,9 @@ where
     E: Send + From<ModuleError>,
 {
     let error =
-        |text: &str, at| place::error_at(FailureKind::Syntax, text.into(), file, source, at);
+        |text: &str, at| location::error_at(FailureKind::Syntax, text.into(), file, source, at);
     if let Some(at) = too_deep(source) {
-        return Err(error("SyntaxError: it is nested too deep", at).into());
+        return Err(error("SyntaxError: it is nested too deeply", at).into());
     }
     let name = source_thread_name(BlobHash::of(source.as_bytes()));
     if AVOIDED.read().contains(&name) {

@@ -12,7 +12,7 @@ use xs_engine::{
 use xs_protocol::{AppendRequest, Class, Client};
 use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::Key;
-use xs_runtime::host::{DISCARD, PARKED, Place, UNPARK, about, processor_cursor};
+use xs_runtime::host::{DISCARD, HandlerCursor, PARKED, UNPARK, about, processor_cursor};
 
 use super::survey::{self, meta, summary};
 use super::{Asked, say};
@@ -48,7 +48,8 @@ pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame
         }
     }
     let place = client.cursor_get(&processor_cursor(key)).await.map_err(explain)?;
-    let began = place.and_then(|cursor| Place::of(&cursor).ok()).and_then(|place| place.began);
+    let began =
+        place.and_then(|cursor| HandlerCursor::of(&cursor).ok()).and_then(|place| place.began);
     records.retain(|record| {
         let counts = began.is_none_or(|began| began.has_parked(record));
         counts && !decided.contains(&record.id())

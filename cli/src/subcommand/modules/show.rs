@@ -8,7 +8,7 @@ use xs_protocol::Client;
 use xs_runtime::Kind;
 use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::replay::state_at;
-use xs_runtime::host::{Place, Retry};
+use xs_runtime::host::{HandlerCursor, Retry};
 
 use super::survey::{self, Facts, Module, describe, meta};
 use super::{Asked, STILL, parked};
@@ -88,7 +88,7 @@ fn config_of(defaults: &Value, given: &Value) -> Value {
 
 /// The pending retry: its frame, the attempts so far, and when it is due.
 fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &Output) {
-    let place = cursor.and_then(|cursor| Place::of(cursor).ok());
+    let place = cursor.and_then(|cursor| HandlerCursor::of(cursor).ok());
     if let Some(Retry { frame, attempt, due_ms, .. }) = place.and_then(|place| place.retry) {
         facts.add("retrying", frame.to_string());
         facts.add("tries", attempt);
@@ -185,7 +185,7 @@ pub(super) async fn state(
                 let text = format!("{key} has not handled anything yet, so it has no state");
                 return ExitError::fail(Exit::NotFound, text);
             };
-            Place::of(&cursor)?.state.map(|state| state.json)
+            HandlerCursor::of(&cursor)?.state.map(|state| state.json)
         }
     };
     out.line(

@@ -124,7 +124,9 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
         module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
         module.wanted = slots.is_some_and(|slots| slots.wants_to_run());
         module.fallen_back = module.latest.0 == Event::Invalid
-            && slots.is_some_and(|s| s.confirmed().is_some() && s.waits().is_none());
+            && slots.is_some_and(|slots| {
+                slots.confirmed().is_some() && slots.waits().is_none() && !slots.is_down()
+            });
         module.running = running(start, &module.latest.1);
     }
     modules
@@ -436,16 +438,38 @@ mod tests {
         assert_eq!(running(Some(FrameId::first_of_ms(6)), &frame), Running::Starting);
     }
 
+    fn frame(ms: u64, event: &str, meta: Value) -> Frame {
+        let topic = Topic::parse(&format!("xs.handler.a.{event}")).unwrap();
+        let meta = Meta::parse(meta.to_string()).unwrap();
+        let new = NewFrame { meta, ..NewFrame::new(topic) };
+        Frame::assemble(&new, FrameId::first_of_ms(ms), Some(ms), None).unwrap()
+    }
+
+    fn create(ms: u64) -> Value {
+        json!({ "create": FrameId::first_of_ms(ms).to_string() })
+    }
+
+    /// The version that ran before was said to run on.
+    #[test]
+    fn what_could_not_fall_back_is_invalid() {
+        let state = |failed: u64, down: Option<u64>| {
+            let mut why = create(failed);
+            why["down"] = json!(down.map(|ms| FrameId::first_of_ms(ms).to_string()));
+            let history = vec![
+                frame(1, "create", json!({})),
+                frame(2, "active", create(1)),
+                frame(3, "create", json!({})),
+                frame(4, "invalid", why),
+            ];
+            fold(history, false).into_values().next().unwrap().state()
+        };
+        assert_eq!(state(3, None), "waiting for a server");
+        assert_eq!([state(3, Some(3)), state(1, Some(3))], ["invalid"; 2]);
+    }
+
     #[test]
     fn what_has_no_place_does_not_run_although_it_did_before() {
-        let frame = |ms: u64, event: &str, meta: Value| {
-            let topic = Topic::parse(&format!("xs.handler.a.{event}")).unwrap();
-            let meta = Meta::parse(meta.to_string()).unwrap();
-            let new = NewFrame { meta, ..NewFrame::new(topic) };
-            Frame::assemble(&new, FrameId::first_of_ms(ms), Some(ms), None).unwrap()
-        };
         let state = |code: &str, invalid: u64| {
-            let create = |ms: u64| json!({ "create": FrameId::first_of_ms(ms).to_string() });
             let mut why = create(invalid);
             why["code"] = json!(code);
             let history = vec![

@@ -177,6 +177,7 @@ fn end_frame(
     fields.insert("call".to_owned(), json!(call.id().to_string()));
     let mut frame = NewFrame::new(version.key.name.topic(suffix));
     frame.meta = report::meta_of(fields);
+    frame.ttl = version.calls_ttl;
     frame.origin = Some(Origin {
         processor: version.create,
         input: Some(call.id()),

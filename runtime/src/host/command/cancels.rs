@@ -24,6 +24,17 @@ impl AllCancels {
     pub(in crate::host) fn of(&self, name: &ProcessorName) -> Arc<Cancels> {
         Arc::clone(self.0.lock().entry(name.clone()).or_default())
     }
+
+    /// Drops the entry of a command that does not run, unless calls that wait are cancelled.
+    pub(in crate::host) fn forget(&self, name: &ProcessorName) {
+        let mut all = self.0.lock();
+        let is_needed = |cancels: &Arc<Cancels>| {
+            Arc::strong_count(cancels) > 1 || !cancels.calls.lock().is_empty()
+        };
+        if all.get(name).is_some_and(|cancels| !is_needed(cancels)) {
+            all.remove(name);
+        }
+    }
 }
 
 /// The cancelled calls of one command.
@@ -69,6 +80,21 @@ pub(in crate::host) fn cancel_of(frame: &Frame) -> Option<(ProcessorName, FrameI
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_of_a_command_that_runs_or_of_calls_that_wait_are_kept() {
+        let (all, name) = (AllCancels::default(), ProcessorName::parse("a").unwrap());
+        let (held, call) = (all.of(&name), FrameId::first_of_ms(1));
+        all.forget(&name);
+        held.add(call);
+        assert!(all.of(&name).has(call), "it runs");
+        drop(held);
+        all.forget(&name);
+        assert!(all.of(&name).has(call), "it may begin the call when it starts again");
+        all.of(&name).retain(|_| false);
+        all.forget(&name);
+        assert!(all.0.lock().is_empty());
+    }
 
     #[test]
     fn the_oldest_are_forgotten_first() {

@@ -9,7 +9,7 @@ use xs_engine::{Bound, CursorName, NewFrame};
 use xs_protocol::{AppendRequest, Appended};
 
 use super::calls::{Queued, error_frame};
-use super::{COMMIT_FRAMES_MAX, Command, CommandPlace, Step};
+use super::{COMMIT_FRAMES_MAX, Command, CommandCursor, Step};
 use crate::host::driver::{Ending, is_wedged, stop_isolate};
 use crate::host::store::Finish;
 use crate::host::version::Version;
@@ -103,15 +103,15 @@ impl Command {
             self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
         if again {
             // A Host that is stopped says nothing against a call: this attempt does not count.
-            self.place.not_tried(&begun);
+            self.saved.not_tried(&begun);
         }
-        let Self { version, isolate, mut calls, mut place, mut finishes, cursor, .. } = self;
+        let Self { version, isolate, mut calls, mut saved, mut finishes, cursor, .. } = self;
         finishes.close();
         let mut frames = Vec::new();
         // This comes before waiting for the isolates, which wait for these answers.
         while let Ok(finish) = finishes.try_recv() {
             if calls.close(finish.call) {
-                place.running.remove(&finish.call);
+                saved.running.remove(&finish.call);
                 frames.extend(finish.frames.clone());
             }
             drop(finish.answer.send(Err(BackendError::new(BackendCode::Unavailable, "stopped"))));
@@ -119,7 +119,7 @@ impl Command {
         // These calls are answered at once; their code gets its time while the isolates stop, those
         // of earlier versions included.
         let drained = tokio::time::timeout(GRACE, calls.drain()).await.is_ok();
-        answer_cut_off(&version, &cursor, place, frames, again).await;
+        answer_cut_off(&version, &cursor, saved, frames, again).await;
         let stopped = async {
             match Arc::into_inner(isolate) {
                 Some(isolate) if drained => stop_isolate(isolate, ending).await,
@@ -136,12 +136,12 @@ impl Command {
 async fn answer_cut_off(
     version: &Version,
     cursor: &CursorName,
-    mut place: CommandPlace,
+    mut saved: CommandCursor,
     mut frames: Vec<NewFrame>,
     again: bool,
 ) {
     let client = &version.shared().client;
-    let cut_off = if again { BTreeMap::new() } else { place.running.clone() };
+    let cut_off = if again { BTreeMap::new() } else { saved.running.clone() };
     for (id, _) in cut_off {
         match client.get(Bound::Id(id)).await {
             Ok(Some(call)) => {
@@ -152,10 +152,10 @@ async fn answer_cut_off(
             // It stays noted as running.
             Err(_) => continue,
         }
-        place.running.remove(&id);
+        saved.running.remove(&id);
     }
-    if !frames.is_empty() || !place.running.is_empty() {
-        let cursors = vec![place.change(cursor)];
+    if !frames.is_empty() || !saved.running.is_empty() {
+        let cursors = vec![saved.change(cursor)];
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         if let Err(error) = client.append(&batch).await {
             // They are still noted as running: the next start answers or reruns them.

@@ -8,8 +8,8 @@
 
 mod calls;
 mod cancels;
+mod cursor;
 mod end;
-mod place;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, Sub
 use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
 use self::cancels::Cancels;
 pub(super) use self::cancels::{AllCancels, cancel_of};
-use self::place::CommandPlace;
+use self::cursor::CommandCursor;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
 use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged, wall_ms};
@@ -58,7 +58,7 @@ pub(super) struct Command {
     restart: Option<Restart>,
     cursor: CursorName,
     /// The stored place.
-    place: CommandPlace,
+    saved: CommandCursor,
     /// Something else wrote the place: resubscribe from the new one.
     moved: bool,
     queue: VecDeque<Queued>,
@@ -93,8 +93,9 @@ impl Command {
         let shared = version.shared();
         let stored = ask(&shared.shutdown, || shared.client.cursor_get(&cursor)).await;
         let stored = stored.map_err(Ending::into_error)?;
-        let place =
-            stored.as_ref().map_or_else(|| CommandPlace::new(version.offset + 1), CommandPlace::of);
+        let saved = stored
+            .as_ref()
+            .map_or_else(|| CommandCursor::new(version.offset + 1), CommandCursor::of);
         Ok(Self {
             definition: started.definition,
             isolate: Arc::new(started.isolate),
@@ -103,7 +104,7 @@ impl Command {
             passed: None,
             version,
             cursor,
-            place,
+            saved,
             moved: false,
             queue: VecDeque::new(),
             again: VecDeque::new(),
@@ -118,7 +119,7 @@ impl Command {
     /// The change that stores the first place of a command without one, committed with its `active`
     /// frame.
     pub(super) fn first_change(&self) -> Option<xs_engine::CursorChange> {
-        (self.place.revision == 0).then(|| self.place.change(&self.cursor))
+        (self.saved.revision == 0).then(|| self.saved.change(&self.cursor))
     }
 
     /// The definition of its module.
@@ -128,7 +129,7 @@ impl Command {
 
     /// Records that the first change was stored.
     pub(super) const fn placed(&mut self, revision: u64) {
-        self.place.revision = revision;
+        self.saved.revision = revision;
     }
 
     /// Runs until it is stopped or the store is lost.
@@ -151,8 +152,8 @@ impl Command {
         loop {
             self.moved = false;
             self.again.clear();
-            let (mut next, mut frames) = (self.place.clone(), Vec::new());
-            for (id, tries) in self.place.running.clone() {
+            let (mut next, mut frames) = (self.saved.clone(), Vec::new());
+            for (id, tries) in self.saved.running.clone() {
                 if self.calls.has(id) {
                     continue;
                 }
@@ -172,7 +173,7 @@ impl Command {
                 next.running.remove(&id);
             }
             if frames.is_empty() {
-                self.place = next;
+                self.saved = next;
                 return Ok(());
             }
             if let Some(written) = self.write(frames, next, stop).await? {
@@ -191,7 +192,7 @@ impl Command {
         self.queue.clear();
         let options = ReadOptions {
             topics: TopicPatterns::new(both).unwrap_or(calls),
-            start: Start::From(Bound::Offset(self.place.offset)),
+            start: Start::From(Bound::Offset(self.saved.offset)),
             follow: true,
             ..ReadOptions::default()
         };
@@ -278,7 +279,7 @@ impl Command {
             return Ok(());
         }
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
-        let (mut place, mut passed) = (self.place.clone(), self.passed);
+        let (mut saved, mut passed) = (self.saved.clone(), self.passed);
         let now_ms = wall_ms();
         while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
             let next = self.again.pop_front().or_else(|| self.queue.pop_front());
@@ -287,19 +288,19 @@ impl Command {
             passed = passed.max(Some(call.id()));
             if let Some(offset) = call.offset() {
                 // A call that is rerun is already before the place.
-                place.offset = place.offset.max(offset + 1);
+                saved.offset = saved.offset.max(offset + 1);
             }
             if let Some((code, text)) = queued.refusal(self.cancels.has(call.id()), now_ms) {
-                place.running.remove(&call.id());
+                saved.running.remove(&call.id());
                 frames.push(error_frame(&self.version, call, code, text, None));
                 continue;
             }
             if call.offset().is_some() {
-                *place.running.entry(call.id()).or_default() += 1;
+                *saved.running.entry(call.id()).or_default() += 1;
             }
             begun.push(queued);
         }
-        match self.write(frames, place, stop).await? {
+        match self.write(frames, saved, stop).await? {
             Some(Ok(_)) => {
                 self.passed = passed;
                 if self.isolate.has_ended() {
@@ -322,7 +323,7 @@ impl Command {
     /// for a new isolate.
     fn start_again(&mut self, error: &ModuleError) {
         let wait = self.backoff.next(self.began.elapsed(), random());
-        let text = format!("starting again in {} ms after: {error}", wait.as_millis());
+        let text = format!("restarting in {} ms after: {error}", wait.as_millis());
         self.version.backend.log(LogLevel::Error, text, None);
         self.began = Instant::now() + wait;
         let version = self.version.clone();
@@ -351,7 +352,7 @@ impl Command {
         stop: &CancellationToken,
     ) -> Step<Result<Appended, ClientError>> {
         loop {
-            let mut next = self.place.clone();
+            let mut next = self.saved.clone();
             for call in ended {
                 next.running.remove(call);
             }
@@ -366,7 +367,7 @@ impl Command {
     async fn write(
         &mut self,
         frames: Vec<NewFrame>,
-        next: CommandPlace,
+        next: CommandCursor,
         stop: &CancellationToken,
     ) -> Step<Option<Result<Appended, ClientError>>> {
         let cursors = vec![next.change(&self.cursor)];
@@ -374,7 +375,7 @@ impl Command {
         match commit(&self.version.shared().client, &batch, stop).await {
             Outcome::Stored(appended) => {
                 let revision = appended.cursors.first().copied().unwrap_or_default();
-                self.place = CommandPlace { revision, ..next };
+                self.saved = CommandCursor { revision, ..next };
                 Ok(Some(Ok(appended)))
             }
             Outcome::Refused(error) => Ok(Some(Err(error))),
@@ -393,13 +394,13 @@ impl Command {
         let client = &self.version.shared().client;
         let Some(stored) = ask(stop, || client.cursor_get(&self.cursor)).await? else {
             // The cursor was deleted while the command ran; the running calls are kept.
-            self.place.revision = 0;
+            self.saved.revision = 0;
             return Ok(());
         };
-        let before = std::mem::replace(&mut self.place, CommandPlace::of(&stored));
+        let before = std::mem::replace(&mut self.saved, CommandCursor::of(&stored));
         for (call, tries) in before.running {
             if self.calls.has(call) {
-                self.place.running.entry(call).or_insert(tries);
+                self.saved.running.entry(call).or_insert(tries);
             }
         }
         Ok(())

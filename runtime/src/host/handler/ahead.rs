@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, FrameId, NewFrame};
 use xs_protocol::{AppendRequest, ClientError};
 
-use super::place::{Place, State};
+use super::cursor::{HandlerCursor, State};
 use super::{Break, Handler, Step};
 use crate::host::commit::{Outcome, commit};
 use crate::host::driver::Ending;
@@ -16,7 +16,7 @@ use crate::isolate::{FailureKind, ModuleError};
 pub(super) struct UnderWay {
     outcome: JoinHandle<Outcome>,
     /// The handler's place once it is stored.
-    next: Place,
+    next: HandlerCursor,
     /// It holds output of the module's code, not only reports about the module.
     made: bool,
 }
@@ -30,7 +30,7 @@ impl Handler {
         stop: &CancellationToken,
     ) -> Step {
         self.land().await?;
-        let next = self.next_place(state);
+        let next = self.next_saved(state);
         self.store_place(frames, next, stop).await
     }
 
@@ -44,25 +44,25 @@ impl Handler {
         stop: &CancellationToken,
     ) -> Step {
         self.land().await?;
-        let next = self.next_place(state);
+        let next = self.next_saved(state);
         self.begin(frames, removes, next, true, stop);
         Ok(())
     }
 
     /// The current place, with the stored state where there is no newer one. A pending retry is
     /// kept as long as its frame is still the first one.
-    fn next_place(&self, state: Option<bytes::Bytes>) -> Place {
+    fn next_saved(&self, state: Option<bytes::Bytes>) -> HandlerCursor {
         let code = self.version.code();
-        let state = state.map(|json| State { json, code }).or_else(|| self.place.state.clone());
-        let retry = self.retry.filter(|_| self.seen == self.place.offset);
-        Place { revision: 0, offset: self.seen, state, retry, began: self.place.began }
+        let state = state.map(|json| State { json, code }).or_else(|| self.saved.state.clone());
+        let retry = self.retry.filter(|_| self.seen == self.saved.offset);
+        HandlerCursor { revision: 0, offset: self.seen, state, retry, began: self.saved.began }
     }
 
     /// Stores frames and a place that follows the stored one: no commit may be in flight.
     pub(super) async fn store_place(
         &mut self,
         frames: Vec<NewFrame>,
-        next: Place,
+        next: HandlerCursor,
         stop: &CancellationToken,
     ) -> Step {
         self.begin(frames, Vec::new(), next, false, stop);
@@ -73,14 +73,14 @@ impl Handler {
         &mut self,
         mut frames: Vec<NewFrame>,
         removes: Vec<FrameId>,
-        next: Place,
+        next: HandlerCursor,
         made: bool,
         stop: &CancellationToken,
     ) {
         if self.is_retrying && next.retry.is_none() {
             frames.push(self.version.recovered(&self.started.definition));
         }
-        let change = self.place.change(&self.cursor, &next);
+        let change = self.saved.change(&self.cursor, &next);
         let removes_within = match removes.is_empty() {
             true => None,
             false => self.started.definition.permissions.remove.clone(),
@@ -108,12 +108,12 @@ impl Handler {
         if let Outcome::Stored(appended) = outcome {
             let revision = appended.cursors.first().copied().unwrap_or_default();
             self.is_retrying = next.retry.is_some();
-            self.place = Place { revision, ..next };
+            self.saved = HandlerCursor { revision, ..next };
             return Ok(());
         }
         // Inputs passed after it are not handled either.
-        let seen = std::mem::replace(&mut self.seen, self.place.offset);
-        self.retry = self.place.retry;
+        let seen = std::mem::replace(&mut self.seen, self.saved.offset);
+        self.retry = self.saved.retry;
         self.move_at = None;
         match outcome {
             Outcome::Stored(_) => Ok(()),

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Frame, FrameId, NewFrame, Origin, Ttl};
 
+use super::cursor::{HandlerCursor, Retry};
 use super::inputs::Inputs;
 use super::parked::PARKED;
-use super::place::{Place, Retry};
 use super::policy::{Decision, decide};
-use super::{Break, Handler, Step, rest};
+use super::restart::rest;
+use super::{Break, Handler, Step};
 use crate::host::backoff::random;
 use crate::host::driver::{Ending, wall_ms};
 use crate::host::lifecycle::Event;
@@ -46,11 +47,11 @@ impl Handler {
                 let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
                 let create = self.version.create;
                 let retry = Retry { frame: id, attempt, due_ms, create };
-                let next = Place { revision: 0, retry: Some(retry), ..self.place.clone() };
-                let next = Place { offset: self.seen, ..next };
+                let next = HandlerCursor { revision: 0, retry: Some(retry), ..self.saved.clone() };
+                let next = HandlerCursor { offset: self.seen, ..next };
                 if attempt == 1 {
                     // Once per input: further attempts are in the store's log.
-                    let what = "an input failed and is tried again";
+                    let what = "an input failed and will be retried";
                     self.warn(what, &failure.error, &frame, attempt, Some(due_ms));
                 }
                 let line = self.retrying(&failure.error, &frame, retry);

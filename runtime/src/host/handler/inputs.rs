@@ -8,7 +8,7 @@ use xs_engine::Frame;
 use xs_engine::limits::HOPS_MAX;
 use xs_protocol::Delivered;
 
-use super::place::Retry;
+use super::cursor::Retry;
 use crate::host::version::Version;
 use crate::isolate::Input;
 

@@ -6,8 +6,8 @@ use serde_json::Value;
 use xs_engine::{Bound, Frame, FrameId, Topic, TopicPattern, TopicPatterns};
 use xs_protocol::Delivered;
 
+use super::cursor::Began;
 use super::inputs::Offered;
-use super::place::Began;
 use super::{Handler, Step, lost_or_again};
 use crate::host::lifecycle::Key;
 use crate::isolate::LogLevel;
@@ -53,7 +53,7 @@ impl Handler {
             let record = self.record(&delivered.frame).await?;
             let is_of_before =
                 |began: Began| record.as_ref().is_some_and(|of| !began.has_parked(of));
-            if self.place.began.is_some_and(is_of_before) {
+            if self.saved.began.is_some_and(is_of_before) {
                 continue;
             }
             match self.frame_of(record.and_then(|record| about(&record, "frame"))).await? {
@@ -62,8 +62,8 @@ impl Handler {
                 }
                 None => {
                     let text = format!(
-                        "frame {} unparks nothing: what it names is no parked input of this \
-                         handler, or is not in the store any more",
+                        "frame {} unparks nothing: it does not name a parked input of this \
+                         handler, or the input is no longer in the store",
                         delivered.frame.id()
                     );
                     self.version.backend.log(LogLevel::Warn, text, None);

@@ -28,6 +28,12 @@ impl Log {
         self.append(&format!("xs.handler.h.{event}"), &json!({ "create": create.to_string() }))
     }
 
+    /// A version could not start, nor any up to `newest`.
+    fn down(&mut self, create: FrameId, newest: FrameId) -> FrameId {
+        let meta = json!({ "create": create.to_string(), "down": newest.to_string() });
+        self.append("xs.handler.h.invalid", &meta)
+    }
+
     fn create(&mut self) -> FrameId {
         self.append("xs.handler.h.create", &json!({}))
     }
@@ -112,6 +118,43 @@ fn a_broken_replacement_falls_back() {
     let two = log.create();
     assert_eq!(log.starts(), (Some(two), Some(one)));
     log.event("invalid", two);
+    assert_eq!(log.starts(), (None, Some(one)));
+}
+
+/// It counted as running, and so its place was never free again.
+#[test]
+fn what_could_not_start_with_any_version_is_down_until_another_one_is_tried() {
+    let mut log = Log::new();
+    let one = log.create();
+    log.event("active", one);
+    let two = log.create();
+    log.event("invalid", two);
+    assert!(!log.slots().is_down(), "the old one runs on");
+    log.down(one, two);
+    assert!(log.slots().is_down());
+    assert_eq!(log.starts(), (None, Some(one)), "the next Host tries it again");
+    let three = log.create();
+    assert!(!log.slots().is_down(), "it may start");
+    log.down(one, two);
+    assert_eq!((log.starts(), log.slots().is_down()), ((Some(three), Some(one)), false));
+    log.down(three, three);
+    assert!(log.slots().is_down());
+    log.event("active", one);
+    assert!(!log.slots().is_down());
+    log.append("xs.handler.h.term", &json!({}));
+    log.down(one, three);
+    assert!(!log.slots().is_down() && !log.slots().wants_to_run(), "it is stopped");
+}
+
+/// The newest frame of each event is all that a caller reads.
+#[test]
+fn the_failure_of_an_old_version_tells_of_newer_ones_that_failed_before() {
+    let mut log = Log::new();
+    let one = log.create();
+    log.event("active", one);
+    let two = log.create();
+    log.down(one, two);
+    assert!(log.slots().is_down());
     assert_eq!(log.starts(), (None, Some(one)));
 }
 

@@ -56,13 +56,14 @@ impl Candidate {
         env: BTreeMap<String, String>,
     ) -> Result<Self, ModuleError> {
         let wrong = |text: String| ModuleError::new(FailureKind::Import, text);
-        let (dir, path) = placed(file).ok_or_else(|| wrong(format!("{file:?} names no file")))?;
+        let (dir, path) =
+            placed(file).ok_or_else(|| wrong(format!("{file:?} does not name a file")))?;
         let below = path.strip_prefix("handlers/").unwrap_or(&path);
         let name = match name {
             Some(name) => name,
             None => module_name(below)
                 .and_then(|name| ProcessorName::parse(&name).ok())
-                .ok_or_else(|| wrong(format!("{below:?} is no name of a module; give one")))?,
+                .ok_or_else(|| wrong(format!("{below:?} is not a module name; pass one")))?,
         };
         let graph = ModuleGraph::load(&dir, &path)?;
         let config = Config::load(&dir).map_err(|error| wrong(error.to_string()))?;

@@ -54,13 +54,13 @@ impl Shelf {
 }
 
 fn refusal(what: &str) -> BackendError {
-    let text = format!("a handler that is run anew {what}");
+    let text = format!("a replayed handler {what}");
     BackendError::new(BackendCode::Unavailable, text)
 }
 
 impl Backend for Shelf {
     fn refusal(&self) -> BackendError {
-        refusal("reads the log as it was and does nothing else with the store")
+        refusal("can only read the log as it was")
     }
 
     fn read(&self, mut options: ReadOptions) -> FrameStream {
@@ -152,7 +152,7 @@ impl Backend for Shelf {
             while let Some(piece) = pieces.next().await {
                 all.extend_from_slice(&piece?);
                 if all.len() > BODY_BYTES_MAX {
-                    let most = format!("makes bodies of at most {BODY_BYTES_MAX} bytes");
+                    let most = format!("cannot create bodies of more than {BODY_BYTES_MAX} bytes");
                     return Err(refusal(&most));
                 }
             }
@@ -161,7 +161,7 @@ impl Backend for Shelf {
     }
 
     fn call(&self, _: CallRequest) -> FrameStream {
-        let error = refusal("calls no command: its answer would be one of today");
+        let error = refusal("cannot call commands: the answer would be from today");
         stream::iter([Err(error)]).boxed()
     }
 

@@ -166,6 +166,52 @@ async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
     host.stop().await;
 }
 
+/// They were kept for ever, whatever the operator wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ends_of_calls_are_kept_as_long_as_the_operator_says() {
+    let world = World::new(&[("commands/report.ts", REPORT)]);
+    let host = world.host().await;
+    world.wait("xs.command.report.active", 1).await;
+    let call = |n: i64| world.append("report.call", json!({ "args": { "n": n } }), "");
+    call(1);
+    let kept = world.wait("report.complete", 1).await;
+    assert_eq!(kept[0].ttl(), Ttl::Forever);
+    world.save("xs.toml", "[modules.report]\ncalls_ttl = \"time:2h\"\n");
+    let active = world.wait("xs.command.report.active", 2).await;
+    let shown = active.iter().map(|frame| meta(frame)["calls_ttl"].clone());
+    assert_eq!(shown.collect::<Vec<_>>(), [json!(null), json!("time:7200000")]);
+    call(1);
+    call(-1);
+    let ends = [world.wait("report.complete", 2).await, world.wait("report.error", 1).await];
+    for end in ends.iter().filter_map(|frames| frames.last()) {
+        assert_eq!(end.ttl(), Ttl::TimeMs(2 * 60 * 60 * 1000), "{}", end.topic());
+    }
+    assert_eq!(world.topic("report.recv")[1].ttl(), Ttl::Forever, "output.ttl says that");
+    host.stop().await;
+}
+
+/// Its timeout passes while the store has no room for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ended_while_the_disk_is_full_completes_once_there_is_room() {
+    let once = "export default { timeout: 200, run: () => ({ n: 1 }) };";
+    let world = World::new(&[("commands/once.js", once)]);
+    let host = world.host().await;
+    world.wait("xs.command.once.active", 1).await;
+    world.store.fill(Some("once.complete"));
+    let calls = [(), ()].map(|()| world.append("once.call", json!({ "args": {} }), ""));
+    // It is asked for once a second.
+    world.until("the store has refused it for longer", || world.store.refusals() >= 3).await;
+    world.store.fill(None);
+    world.wait("once.complete", 2).await;
+    let later = world.append("once.call", json!({ "args": {} }), "");
+    world.wait("once.complete", 3).await;
+    for call in [calls[0], calls[1], later] {
+        assert_eq!(answers(&world, call), ["once.recv", "once.complete"]);
+    }
+    assert!(world.topic("once.error").is_empty());
+    host.stop().await;
+}
+
 /// Each isolate leaves memory behind that only the end of the process gives back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {

@@ -124,6 +124,28 @@ async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
     }
 }
 
+/// The first isolate of each name was not counted, and so the memory of those that were gone was
+/// never given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_come_and_go_wear_a_host_out_too() {
+    let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
+    let world = World::new(&[("handlers/stays.js", handler)]);
+    let host = world.host_that_spends(3).await;
+    world.wait("xs.handler.stays.active", 1).await;
+    // Up to three isolates are spent on names that are gone; the fifth is one too many.
+    for n in 0..4 {
+        let (file, topic) = (format!("handlers/h{n}.js"), format!("xs.handler.h{n}"));
+        world.save(&file, handler);
+        world.wait(&format!("{topic}.active"), 1).await;
+        world.delete(&file);
+        world.wait(&format!("{topic}.fin.term"), 1).await;
+    }
+    assert!(matches!(host.ended().await, HostEnd::Worn));
+    let host = world.host().await;
+    world.wait("xs.handler.stays.active", 2).await;
+    host.stop().await;
+}
+
 /// The handler was made anew each time, until its Host was worn; a save was called invalid; and the
 /// command took the Host with it.
 #[tokio::test(flavor = "multi_thread")]

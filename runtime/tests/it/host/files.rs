@@ -45,7 +45,7 @@ async fn what_the_loader_does_not_read_is_not_read_at_all() {
     fs::rename(hidden, world.path("handlers/odd")).unwrap();
     for (name, why) in [
         ("odd.pipe", "it is not a file"),
-        ("odd.link", "it is a link that leads out"),
+        ("odd.link", "it is a link to a file outside"),
         ("odd.twice", "rename all but one"),
         ("odd.long", "it is larger than"),
         ("odd.bytes", "UTF-8"),

@@ -58,6 +58,8 @@ export default { async *run(ctx) {
     world.wait("g.recv", 1).await;
     world.append("xs.generator.g.term", json!({}), "");
     world.wait("xs.generator.g.fin.term", 1).await;
+    // A generator that is stopped before its first yield has nothing to show for its first run.
+    world.wait("other.recv", 1).await;
     host.stop().await;
     let host = world.host().await;
     world.wait("xs.generator.other.active", 2).await;

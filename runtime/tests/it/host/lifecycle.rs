@@ -297,6 +297,33 @@ async fn what_ran_before_has_no_place_beyond_the_limit() {
     assert_eq!(world.topic("xs.handler.b.invalid").len(), 2);
 }
 
+/// Its place was taken for as long as the Host ran.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_starts_with_no_version_leaves_its_place_to_others() {
+    let world = World::new(&[("handlers/a.js", &emits("1"))]);
+    let host = world.host().await;
+    world.wait("xs.handler.a.active", 1).await;
+    host.stop().await;
+    let first = world.topic("xs.handler.a.create").remove(0);
+    world.store.lose_body(&first);
+    world.save("handlers/a.js", "a syntax error");
+    world.save("handlers/b.js", &emits("1"));
+    let host = world.host_that_runs(1).await;
+    let invalid = world.wait("xs.handler.a.invalid", 2).await;
+    let second = json!(world.topic("xs.handler.a.create")[1].id().to_string());
+    let told: Vec<_> = invalid.iter().map(meta).collect();
+    assert_eq!((&told[0]["create"], &told[0]["down"]), (&second, &json!(null)));
+    assert_eq!(told[1]["create"], first.id().to_string());
+    assert_eq!(told[1]["down"], second);
+    world.wait("xs.handler.b.active", 1).await;
+    // It has none until one is free again.
+    world.save("handlers/a.js", &emits("2"));
+    assert_eq!(meta(&world.wait("xs.handler.a.invalid", 3).await[2])["code"], "full");
+    world.delete("handlers/b.js");
+    world.wait("xs.handler.a.active", 2).await;
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waited_for_a_place_is_started_once_after_a_restart() {
     let world = World::new(&[("handlers/a.js", &emits("1")), ("handlers/b.js", &emits("1"))]);

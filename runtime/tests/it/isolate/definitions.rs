@@ -293,7 +293,7 @@ fn an_import_that_cannot_be_says_what_to_write() {
     for (specifier, want) in [
         ("../lib/tiny.mjs", "\"../lib/tiny.mjs\" ends in .mjs; rename it to .js"),
         ("../lib/tiny.mts", "\"../lib/tiny.mts\" ends in .mts; rename it to .ts"),
-        ("../lib/tiny", "needs its ending: .js, .ts or .json"),
+        ("../lib/tiny", "needs a file extension: .js, .ts or .json"),
         ("XS", "there is no \"XS\"; did you mean \"xs\"?"),
         ("lodash", "npx esbuild lodash"),
     ] {

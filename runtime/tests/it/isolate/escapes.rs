@@ -12,9 +12,9 @@ use xs_runtime::isolate::FailureKind;
 use super::web::eval_with;
 use super::*;
 
-const OUT: &str = "leads out of the modules directory";
+const OUT: &str = "outside the modules directory";
 const FOREIGN: &str = "is not allowed";
-const ENDING: &str = "needs its ending";
+const ENDING: &str = "needs a file extension";
 const MISSING: &str = "there is no such file";
 
 /// Specifiers and what is said of them.

@@ -71,6 +71,11 @@ impl Memory {
         self.0.lock().cursors.get(&CursorName::parse(name).unwrap()).cloned()
     }
 
+    /// Loses the body of a frame.
+    pub(crate) fn lose_body(&self, frame: &Frame) {
+        self.0.lock().blobs.remove(&frame.hash().unwrap());
+    }
+
     /// Batches stored so far.
     pub(crate) fn commits(&self) -> u64 {
         self.0.lock().commits

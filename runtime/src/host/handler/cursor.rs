@@ -80,7 +80,7 @@ pub struct State {
 
 /// A handler's stored place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct HandlerCursor {
     /// The cursor's revision; 0 when there is none.
     pub revision: u64,
     /// The first frame not handled.
@@ -95,7 +95,7 @@ pub struct Place {
 
 /// Why a cursor does not hold a handler's place.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum HandlerCursorError {
     /// Its state is not in the form a Host writes.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -107,7 +107,7 @@ pub enum PlaceError {
     NoCode,
 }
 
-impl Place {
+impl HandlerCursor {
     /// The place of a handler that starts; `create` is the offset of its version.
     pub(super) fn new(offset: u64, create: u64) -> Self {
         let began = Some(Began { from: offset, behind: create });
@@ -128,24 +128,24 @@ impl Place {
     /// Reads the place from a cursor.
     ///
     /// # Errors
-    /// [`PlaceError`] when its state was not written by a Host.
-    pub fn of(cursor: &Cursor) -> Result<Self, PlaceError> {
-        let mut place = Self::at(cursor.offset);
-        place.revision = cursor.revision;
+    /// [`HandlerCursorError`] when its state was not written by a Host.
+    pub fn of(cursor: &Cursor) -> Result<Self, HandlerCursorError> {
+        let mut this = Self::at(cursor.offset);
+        this.revision = cursor.revision;
         if cursor.state.is_empty() {
-            return Ok(place);
+            return Ok(this);
         }
         let saved: Saved<'_> = serde_json::from_slice(&cursor.state)?;
         if let Some(raw) = saved.state {
-            let code = BlobHash::parse(&saved.code.ok_or(PlaceError::NoCode)?)?;
-            place.state = Some(State { json: cursor.state.slice_ref(raw.get().as_bytes()), code });
+            let code = BlobHash::parse(&saved.code.ok_or(HandlerCursorError::NoCode)?)?;
+            this.state = Some(State { json: cursor.state.slice_ref(raw.get().as_bytes()), code });
         }
         if let Some(SavedRetry { frame, attempt, due_ms, create }) = saved.retry {
             let (frame, create) = (FrameId::parse(&frame)?, FrameId::parse(&create)?);
-            place.retry = Some(Retry { frame, attempt, due_ms, create });
+            this.retry = Some(Retry { frame, attempt, due_ms, create });
         }
-        place.began = saved.began;
-        Ok(place)
+        this.began = saved.began;
+        Ok(this)
     }
 
     /// The cursor change that replaces this place by `next`.
@@ -185,29 +185,29 @@ impl Place {
 mod tests {
     use super::*;
 
-    fn round_trip(place: &Place) -> Place {
+    fn round_trip(saved: &HandlerCursor) -> HandlerCursor {
         let name = CursorName::parse("xs.handler.a").unwrap();
-        let CursorValue { offset, state } = Place::at(0).change(&name, place).set.unwrap();
-        let cursor = Cursor { revision: place.revision, epoch: 1, offset, time_ms: 0, state };
-        Place::of(&cursor).unwrap()
+        let CursorValue { offset, state } = HandlerCursor::at(0).change(&name, saved).set.unwrap();
+        let cursor = Cursor { revision: saved.revision, epoch: 1, offset, time_ms: 0, state };
+        HandlerCursor::of(&cursor).unwrap()
     }
 
     #[test]
     fn a_place_survives_its_cursor() {
-        let mut place = Place::new(7, 3);
-        assert_eq!(round_trip(&place), place);
+        let mut saved = HandlerCursor::new(7, 3);
+        assert_eq!(round_trip(&saved), saved);
         let json = Bytes::from_static(b"{\"n\": 1, \"big\": 12345678901234567890}");
-        place.state = Some(State { json, code: BlobHash::of(b"code") });
-        assert_eq!(round_trip(&place), place);
-        place.retry = Some(Retry {
+        saved.state = Some(State { json, code: BlobHash::of(b"code") });
+        assert_eq!(round_trip(&saved), saved);
+        saved.retry = Some(Retry {
             frame: FrameId::first_of_ms(9),
             attempt: 3,
             due_ms: u64::MAX,
             create: FrameId::first_of_ms(8),
         });
-        assert_eq!(round_trip(&place), place);
-        place.state = None;
-        assert_eq!(round_trip(&place), place);
+        assert_eq!(round_trip(&saved), saved);
+        saved.state = None;
+        assert_eq!(round_trip(&saved), saved);
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
         for state in ["7", "{\"retry\":1}", "{\"state\":", "{\"state\":1}", "\u{0}"] {
             let state = Bytes::from_static(state.as_bytes());
             let cursor = Cursor { revision: 1, epoch: 1, offset: 0, time_ms: 0, state };
-            assert!(Place::of(&cursor).is_err());
+            assert!(HandlerCursor::of(&cursor).is_err());
         }
     }
 }

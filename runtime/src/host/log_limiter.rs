@@ -10,7 +10,7 @@ const STRETCH: Duration = Duration::from_secs(10);
 
 /// Counts the lines of one processor.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct LogLimiter {
     began: Option<Instant>,
     lines: u32,
     dropped: u64,
@@ -18,7 +18,7 @@ pub(super) struct Pace {
 
 /// The decision about a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Decision {
     /// Write it; `dropped` lines before it were not written.
     Write {
         /// Lines dropped before it and not reported yet.
@@ -28,9 +28,9 @@ pub(super) enum Verdict {
     Drop,
 }
 
-impl Pace {
+impl LogLimiter {
     /// Decides about a line logged at `now`.
-    pub(super) fn line(&mut self, now: Instant) -> Verdict {
+    pub(super) fn line(&mut self, now: Instant) -> Decision {
         let over = self.began.is_none_or(|began| now.duration_since(began) >= STRETCH);
         if over {
             self.began = Some(now);
@@ -38,10 +38,10 @@ impl Pace {
         }
         if self.lines >= LINES_MAX {
             self.dropped += 1;
-            return Verdict::Drop;
+            return Decision::Drop;
         }
         self.lines += 1;
-        Verdict::Write { dropped: std::mem::take(&mut self.dropped) }
+        Decision::Write { dropped: std::mem::take(&mut self.dropped) }
     }
 }
 
@@ -52,12 +52,12 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_told() {
         let start = Instant::now();
-        let mut pace = Pace::default();
+        let mut limiter = LogLimiter::default();
         let written = (0..1_000)
-            .filter(|i| pace.line(start + Duration::from_millis(*i)) != Verdict::Drop)
+            .filter(|i| limiter.line(start + Duration::from_millis(*i)) != Decision::Drop)
             .count();
         assert_eq!(written, 100);
-        assert_eq!(pace.line(start + STRETCH), Verdict::Write { dropped: 900 });
-        assert_eq!(pace.line(start + STRETCH), Verdict::Write { dropped: 0 });
+        assert_eq!(limiter.line(start + STRETCH), Decision::Write { dropped: 900 });
+        assert_eq!(limiter.line(start + STRETCH), Decision::Write { dropped: 0 });
     }
 }

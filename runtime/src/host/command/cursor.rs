@@ -11,7 +11,7 @@ use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, F
 
 /// A command's stored place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CommandPlace {
+pub(super) struct CommandCursor {
     /// The cursor's revision; 0 when there is none.
     pub(super) revision: u64,
     /// The first call not begun.
@@ -25,7 +25,7 @@ struct Saved {
     running: BTreeMap<String, u32>,
 }
 
-impl CommandPlace {
+impl CommandCursor {
     /// A place that is not stored yet.
     pub(super) const fn new(offset: u64) -> Self {
         Self { revision: 0, offset, running: BTreeMap::new() }
@@ -72,12 +72,12 @@ mod tests {
     #[test]
     fn a_place_survives_its_cursor() {
         let name = CursorName::parse("xs.command.a").unwrap();
-        let mut place = CommandPlace::new(3);
+        let mut saved = CommandCursor::new(3);
         for ids in [vec![], vec![(FrameId::first_of_ms(1), 1), (FrameId::first_of_ms(2), 3)]] {
-            place.running = ids.into_iter().collect();
-            let CursorValue { offset, state } = place.change(&name).set.unwrap();
+            saved.running = ids.into_iter().collect();
+            let CursorValue { offset, state } = saved.change(&name).set.unwrap();
             let cursor = Cursor { revision: 0, epoch: 1, offset, time_ms: 0, state };
-            assert_eq!(CommandPlace::of(&cursor), place);
+            assert_eq!(CommandCursor::of(&cursor), saved);
         }
     }
 }
