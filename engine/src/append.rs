@@ -28,7 +28,7 @@ pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
     /// Frames to remove, before the new ones are stored. All ids are looked up first. An id that
-    /// does not exist, or that names the same frame as another id, is no error: see
+    /// does not exist, or that names the same frame as another id, is not an error: see
     /// [`Removal`](crate::Removal).
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
@@ -295,7 +295,7 @@ impl Pending {
     }
 }
 
-/// Checks the ids of an import, as far as that needs no lock.
+/// Does those checks of the ids of an import that need no lock.
 fn check_import(batch: &Batch) -> Result<(), AppendError> {
     let Some(import) = &batch.import else { return Ok(()) };
     let (frames, ids) = (batch.frames.len(), import.ids().len());

@@ -442,7 +442,7 @@ impl Inner {
         outcome
     }
 
-    /// Whether nothing will be appended any more.
+    /// Whether the store is closed, so that nothing more is appended.
     pub(crate) fn is_closed(&self) -> bool {
         self.outcome.get().is_some()
     }

@@ -90,7 +90,7 @@ impl Store {
     /// Puts a blob. On return, the blob is as durable as the store's policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be stored or not.
+    /// [`AppendError`]; the blob may or may not be stored.
     pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
         self.inner.begin_writing()?;
         let bytes = Bytes::copy_from_slice(bytes);
@@ -131,7 +131,7 @@ impl BlobWriter {
     /// policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be stored or not.
+    /// [`AppendError`]; the blob may or may not be stored.
     pub fn finish(self) -> Result<(BlobHash, u64), AppendError> {
         // The store may have been closed since the writer was created.
         self.inner.begin_writing()?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Buckets of a histogram: powers of two from a microsecond to more than half an hour.
 const BUCKETS: usize = 32;
-/// One group in this many is measured, of those that do not sync.
+/// Of the groups that do not sync, one in this many is measured.
 const SAMPLE: u64 = 16;
 
 /// A part of a commit.

@@ -79,7 +79,7 @@ impl Inner {
             return Err(ReadError::OtherStore { store });
         }
         let epochs = &manifest.epochs;
-        // An epoch ends where the next one that wrote began.
+        // An epoch ends where the next one that wrote anything began.
         let next = epochs.partition_point(|known| known.epoch <= point.epoch);
         let end = epochs.get(next).map_or(head, |later| later.first_offset).min(head);
         let is_known = point.epoch == self.epoch
