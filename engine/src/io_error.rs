@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::error::Shortage;
 
-/// An error of the operating system, with its number, so that a caller can tell a failing disk from
-/// a missing permission without parsing the text.
+/// An I/O error, with the operating system's number if it has one, so that a caller can tell a
+/// failing disk from a missing permission without parsing the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoError {
     kind: io::ErrorKind,
