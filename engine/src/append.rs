@@ -28,7 +28,7 @@ pub struct Batch {
     /// The frames, in order.
     pub frames: Vec<NewFrame>,
     /// Frames to remove, before the new ones are stored. All ids are looked up first. An id that
-    /// does not exist, or that names the same frame as another id, is no error: see
+    /// does not exist, or that names the same frame as another id, is not an error: see
     /// [`Removal`](crate::Removal).
     pub removes: Vec<FrameId>,
     /// Changes of cursors; the batch is refused whole when one of their conditions is not met.
@@ -76,8 +76,8 @@ pub(crate) struct Pending {
     pub(crate) looked_up: LookedUp,
     /// Bodies and states that go to the packs.
     pub(crate) staged: Vec<Prepared>,
-    /// A body that is named by its hash and that the store does not have. Only a batch that was
-    /// stored before may lack one.
+    /// A body that is named by its hash and that the store does not have. Only a repeated batch may
+    /// lack one.
     pub(crate) missing: Option<BlobHash>,
     pub(crate) key: Option<HashedKey>,
     /// Upper bound of the bytes its records take in the log.
@@ -289,13 +289,13 @@ impl Pending {
             total += crate::cursors::record_len(&change.name, state.as_ref());
         }
         total += self.key.as_ref().map_or(0, |key| key_len(key.key.as_str()));
-        // The writer decides which frames these are; this is the upper bound.
+        // The writer decides which of these exist; this is the upper bound.
         total += self.targets.len() * align8(TOMBSTONE_LEN + TOPIC_BYTES_MAX);
         Ok(total)
     }
 }
 
-/// Checks the ids of an import, as far as that needs no lock.
+/// Does those checks of the ids of an import that need no lock.
 fn check_import(batch: &Batch) -> Result<(), AppendError> {
     let Some(import) = &batch.import else { return Ok(()) };
     let (frames, ids) = (batch.frames.len(), import.ids().len());

@@ -28,7 +28,7 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// Random bytes that cannot fail to come: a seed, stretched with SHA-256.
+/// A source of random bytes that cannot fail: a seed, stretched with SHA-256.
 #[derive(Debug)]
 pub(crate) struct Random {
     seed: [u8; 32],

@@ -21,13 +21,13 @@ pub(crate) struct Env {
     pub(crate) files: Arc<dyn Files>,
     /// Which files belong to the store.
     pub(crate) manifest: Manifest,
-    /// Tells the time.
+    /// The source of time.
     pub(crate) clock: Arc<dyn Clock>,
     /// How the store was opened.
     pub(crate) options: StoreOptions,
     /// Uuids and salts.
     pub(crate) random: Random,
-    /// Which readers still need files that were replaced.
+    /// Keeps replaced files while a copy of the store is in progress.
     pub(crate) holds: Holds,
 }
 

@@ -91,7 +91,7 @@ fn holder(pid: Option<u32>, since: Option<u64>) -> String {
     pid + &since.unwrap_or_default()
 }
 
-/// A resource that ran out. Nothing is broken by that, and nothing was changed.
+/// A resource that ran out. Nothing is damaged, and nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// Room on the disk, or in the quota of the user.
@@ -103,7 +103,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// The shortage that an I/O error reports, if it is one.
+    /// Returns the shortage that an I/O error reports, if it is one.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -181,8 +181,8 @@ pub enum OpenError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The process is root's, the store is another user's, and one of its directories is a link:
-    /// root would change files wherever that user points it.
+    /// The process runs as root, the store belongs to another user, and one of its directories is a
+    /// link: root would change files wherever that user points it.
     #[error("{path} is a link, and root follows none in the store of another user: open it as that user, or put the directory itself there", path = path.display())]
     Link {
         /// The link.
@@ -194,10 +194,10 @@ pub enum OpenError {
     /// The filesystem needs space to overwrite existing data, and there is none. Nothing is lost.
     #[error("no space to put back the groups of {path}; nothing is lost: make room on the disk and open the store again", path = path.display())]
     StorageFull {
-        /// The journal that holds them.
+        /// The journal that holds the groups to put back.
         path: PathBuf,
     },
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
         /// The operation that failed.
@@ -373,7 +373,7 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// A blob was refused, for a reason that only people read.
+    /// The error for a refused blob, with a reason for people to read.
     pub(crate) fn blob_refused(error: impl fmt::Display) -> Self {
         Self::BlobRefused(error.to_string().into())
     }
@@ -386,19 +386,19 @@ pub enum ReadError {
     /// The bytes are not those that were written. Other frames are still readable.
     #[error("{0}")]
     Corrupt(Corruption),
-    /// The operating system refused to read.
+    /// A read failed.
     #[error("cannot read {path}: {error}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: IoError,
     },
     /// The options contradict each other.
     #[error("{0}")]
     Options(&'static str),
     /// A resume point lies beyond the end of its epoch, or its epoch is not one of this store:
-    /// frames that its reader saw may be lost, and others may have their offsets.
+    /// frames that its reader saw may be lost, and other frames may have their offsets.
     #[error("the position lies beyond what its epoch holds; go on from offset {offset}")]
     CursorAhead {
         /// Where the reader can resume. It has not seen anything from this offset on.
@@ -470,11 +470,11 @@ pub enum CompactError {
     /// Removed frames remain in segments that cannot be rewritten because they are damaged.
     #[error("{0} removed frames are still in damaged segments; repair the store, then try again")]
     Left(usize),
-    /// The bodies of removed frames could not be taken out of the packs; the frames themselves are
+    /// The bodies of removed frames could not be removed from the packs; the frames themselves are
     /// removed.
     #[error(transparent)]
     Blobs(#[from] GcError),
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("cannot compact: {0}")]
     Io(IoError),
 }

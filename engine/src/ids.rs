@@ -29,7 +29,7 @@ impl IdSource {
         FrameId::from_bytes(scru128::Id::from_u128(self.last).to_bytes())
     }
 
-    /// Continues after an id generated elsewhere; it is above all ids given here.
+    /// Continues after an id generated elsewhere, which is above all ids generated here.
     pub(crate) fn adopt(&mut self, id: FrameId) {
         self.last = self.last.max(scru128::Id::from_bytes(*id.as_bytes()).to_u128());
     }

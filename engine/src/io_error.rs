@@ -1,5 +1,5 @@
-//! An I/O error that can be kept and compared: a store that stopped taking writes tells each caller
-//! why, for as long as it is open.
+//! An I/O error that can be kept and compared: a store that no longer takes writes returns the
+//! reason to every caller.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::error::Shortage;
 
-/// What the operating system said, with its number, so that a caller can tell a disk that fails
-/// from a file that may not be read without looking at the text.
+/// An I/O error, with the operating system's number if it has one, so that a caller can tell a
+/// failing disk from a missing permission without parsing the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoError {
     kind: io::ErrorKind,
@@ -22,19 +22,19 @@ impl IoError {
         Self { kind: io::ErrorKind::Other, os: None, text: text.to_string().into() }
     }
 
-    /// The same error with more about what failed in its text.
+    /// The same error, with a text that says more about what failed.
     pub(crate) fn described(mut self, text: impl Display) -> Self {
         self.text = text.to_string().into();
         self
     }
 
-    /// What kind of error it is, as [`io::Error::kind`].
+    /// Returns the kind of the error, as [`io::Error::kind`].
     #[must_use]
     pub const fn kind(&self) -> io::ErrorKind {
         self.kind
     }
 
-    /// The operating system's number (`errno`), if the error came from there, as
+    /// Returns the operating system's number (`errno`), if the error came from there, as
     /// [`io::Error::raw_os_error`].
     #[must_use]
     pub const fn raw_os_error(&self) -> Option<i32> {

@@ -55,7 +55,7 @@
 //!   or not at all. [`Store::append`] waits for it; [`Store::submit`] returns an [`AppendHandle`],
 //!   which can be waited for later.
 //! - [`ReadOptions`]: what [`Store::read`] (a [`Reader`]) and [`Store::follow`] (a [`Follower`])
-//!   select. A [`ResumePoint`] continues later, and notices when what was seen is lost.
+//!   select. A [`ResumePoint`] continues later, and detects that frames seen before are lost.
 //!
 //! # Durability
 //!

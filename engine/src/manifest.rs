@@ -152,7 +152,7 @@ impl Manifest {
         // Odd sequence numbers go to the first copy: a new store begins with super.a.
         let path = self.dir.join(MANIFESTS[usize::from(next.is_multiple_of(2))]);
         let written = self.files.write_new(&path, &state.encode(next));
-        // Then the copy is unchanged.
+        // In that case the copy is unchanged.
         let is_unopened = written.as_ref().is_err_and(is_out_of_descriptors);
         if let Err(error) = written.and_then(|()| self.sync_name(&mut writing)) {
             writing.in_doubt = !is_unopened && self.may_count(&path, next);
@@ -169,10 +169,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// Writes a manifest that was not written yet, under another name. It gets its own, which makes
-    /// the directory a store, when all else is done and durable, by `rest`. After an error there is
-    /// no manifest; only where its name could neither be made durable nor taken back there may be
-    /// one.
+    /// Writes a manifest that was not written yet, under a temporary name. Once `rest` has made
+    /// everything else durable, it is renamed to its own name, which makes the directory a store.
+    /// After an error there is no manifest, unless its name could neither be made durable nor taken
+    /// back: then there may be one.
     pub(crate) fn publish<E: From<io::Error>>(
         &self,
         state: SuperState,
@@ -184,7 +184,7 @@ impl Manifest {
         }
         let (path, begun) = (self.dir.join(MANIFESTS[0]), begun_manifest(&self.dir));
         self.files.write_new(&begun, &state.encode(1))?;
-        // Before a file has its name: who finds those knows whose they are.
+        // Synced before any file has its name, so that files found after a crash can be identified.
         self.files.sync_dir(&self.dir)?;
         rest()?;
         self.files.rename(&begun, &path)?;

@@ -24,7 +24,7 @@ pub(crate) const SEGMENT: &str = "seg";
 pub(crate) const SPARSE: &str = "idx";
 /// The topic index of a segment.
 pub(crate) const TOPICS: &str = "top";
-/// What a segment says about dead frames.
+/// The dead frames of a segment.
 pub(crate) const DEAD: &str = "dead";
 /// The keys of a segment.
 pub(crate) const KEYS: &str = "key";
@@ -107,8 +107,8 @@ pub(crate) fn finished(name: &str) -> Option<&str> {
     name.strip_suffix(UNFINISHED)?.strip_suffix('.')
 }
 
-/// The manifest of a store that is being copied, until all of its files have their names. Where it
-/// is and no manifest, the files are those of a copy that did not come to its end.
+/// The manifest of a store that is being copied, until all of its files have their names. If it
+/// exists and the manifest does not, the files are those of an unfinished copy.
 pub(crate) fn begun_manifest(dir: &Path) -> PathBuf {
     unfinished(&dir.join(MANIFESTS[0]))
 }

@@ -86,25 +86,26 @@ impl Default for CompressOptions {
 
 /// When blobs that nothing names are collected automatically.
 ///
-/// A collection is due only when something is gone since the last one: a frame was removed,
-/// superseded or compacted away, or expired `grace` ago; a cursor's state was replaced; or blobs
-/// were too young then. And only when the packs have grown by a quarter, and by `grown_bytes`,
-/// since, or a day has passed; an hour when the store was opened, or the last one failed.
+/// A collection is due only if something died since the last one: a frame was removed, superseded
+/// or compacted away, or expired `grace` ago; a cursor's state was replaced; or blobs were too
+/// young the last time. In addition, the packs must have grown since by a quarter and by
+/// `grown_bytes`, or a day must have passed; an hour is enough after the store was opened or the
+/// last collection failed.
 ///
-/// It reads the log once, to learn what its frames name, and the packs that lose blobs, at
-/// `bytes_per_second`. After that it rests 20 times as long as it took, at most a day: it is at
-/// work a twentieth of the time. In memory it takes a bit for each blob, two while packs are
-/// rewritten, and up to 32 MiB of names. Compaction waits for it; who else waits for that, as a
-/// backup does, has it go on without pauses, and end with the packs that are at work.
+/// A collection reads the log once, to learn what its frames name, and the packs that lose blobs,
+/// at `bytes_per_second`. Then it rests for 20 times as long as it took, at most a day, so it works
+/// a twentieth of the time. It takes one bit of memory for each blob, two while packs are
+/// rewritten, and up to 32 MiB of names. Compaction waits for it. When another operation waits for
+/// it, as a backup does, it continues without pauses and ends with the packs in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollectOptions {
     /// As [`GcOptions::grace`].
     pub grace: Duration,
     /// As [`GcOptions::dead_percent`].
     pub dead_percent: u8,
-    /// Bytes by which the packs have grown, at least.
+    /// Minimum growth of the packs, in bytes.
     pub grown_bytes: u64,
-    /// Bytes of log and packs read a second, at least 1; as fast as possible when there is none.
+    /// Bytes of log and packs read per second, at least 1; unlimited when `None`.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -203,13 +204,13 @@ pub enum OptionsError {
     /// A share of dead bytes that is not allowed as the threshold of compaction.
     #[error("segments compacted once {0} percent of their bytes are dead: 1 to 100 are needed")]
     DeadPercent(u8),
-    /// Packs that lose their dead blobs at a share of dead bytes that is not allowed.
+    /// A share of dead bytes that is not allowed as the threshold for rewriting packs.
     #[error("packs rewritten once {0} percent of their bytes are dead: 0 to 100 are needed")]
     GcDeadPercent(u8),
-    /// Segments that are compacted, or packs that are swept, at no speed.
+    /// A rate of 0 for compacting segments or sweeping packs.
     #[error("{what} at 0 bytes a second: at least a byte is needed, or no limit")]
     NoSpeed {
-        /// What would not go on.
+        /// The operation, which would make no progress.
         what: &'static str,
     },
     /// Not a sync policy.

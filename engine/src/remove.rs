@@ -7,8 +7,8 @@ use crate::store::{Inner, Store};
 use crate::value::{Appended, FrameId, Removal};
 
 impl Store {
-    /// Removes a frame: on return it is invisible to every way of reading. Removing one that does
-    /// not exist is no error.
+    /// Removes a frame: on return it is invisible to every way of reading. Removing a frame that
+    /// does not exist is not an error.
     ///
     /// # Errors
     /// [`AppendError`]; except for [`AppendError::Indeterminate`], nothing was removed.

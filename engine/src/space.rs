@@ -1,5 +1,5 @@
-//! What gives back space by itself, compaction and collection, and how far: the numbers that are
-//! told, and when a collection is due. Kept in memory: an open counts anew.
+//! Statistics of compaction and collection, which free space, and when an automatic collection is
+//! due. Kept in memory: each open starts from zero.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use crate::store::Inner;
 
 /// A collection is due this long after the last one, however little the packs have grown.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// The same after the store was opened, when it is not known what is gone, or a failure.
+/// The same after a failure, or after the store was opened, when it is unknown what died before.
 const HOUR_MS: u64 = 60 * 60 * 1000;
 /// Rest after a collection, as a multiple of the time it took; at most a day.
 const REST: u32 = 20;
-/// The packs have grown enough by this part of them.
+/// Divisor: the packs have grown enough when they have grown by this fraction.
 const GROWN_PART: u64 = 4;
-/// Files that could not be deleted and are tried again; the next open deletes any others.
+/// Maximum files whose deletion is retried; the next open deletes any others.
 const FILES_LEFT_MAX: usize = 4096;
 
-/// How much space is dead, and what was given back since the store was opened.
+/// How much space is dead, and how much was freed since the store was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SpaceStats {
-    /// Bytes of the log that no reader sees, by estimate. Of sealed segments as compaction last
-    /// found them, where it runs by itself.
+    /// Estimated bytes of the log that no reader sees. For sealed segments, as compaction last
+    /// found them if it runs automatically.
     pub log_dead_bytes: u64,
-    /// Bytes of blobs that nothing names, as the last look found and left them: too young, by
-    /// estimate, or in packs of which too little is dead. `None` before the first look.
+    /// Bytes of blobs that nothing names, as of the last look and after what it freed: too young
+    /// (estimated), or in packs with too few dead bytes. `None` before the first look.
     pub pack_dead_bytes: Option<u64>,
     /// Bytes by which rewrites made segments shorter.
     pub log_freed_bytes: u64,
@@ -39,9 +39,9 @@ pub struct SpaceStats {
     pub pack_freed_bytes: u64,
     /// When segments were last rewritten, in milliseconds since 1970.
     pub compacted_ms: Option<u64>,
-    /// Why the last compaction by itself did not do everything, if so.
+    /// Why the last automatic compaction did not do everything, if so.
     pub compact_failure: Option<Arc<str>>,
-    /// Collections that came to their end.
+    /// Completed collections.
     pub collections: u64,
     /// When the last of them ended, in milliseconds since 1970.
     pub collected_ms: Option<u64>,
@@ -51,7 +51,7 @@ pub struct SpaceStats {
     pub collect_failure: Option<Arc<str>>,
 }
 
-/// State shared by whoever gives back space.
+/// State shared by compaction and collection.
 #[derive(Debug, Default)]
 pub(crate) struct Space {
     state: Mutex<State>,
@@ -75,13 +75,13 @@ struct Last {
     at_ms: u64,
     /// How long to rest, however much the packs grow.
     rest_ms: u64,
-    /// When the next one is due if the packs do not grow.
+    /// How long until the next one is due if the packs do not grow.
     idle_ms: u64,
     pack_bytes: u64,
     found: Found,
-    /// There is more to collect, although nothing else is gone.
+    /// There is more to collect, even if nothing else dies.
     owes: bool,
-    /// The same once this pack is sealed: what is gone may have been in it.
+    /// The same once this pack is sealed: dead blobs may be in it.
     open: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ struct Last {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     gone: u64,
-    /// Frames that expired by this time counted as gone.
+    /// Frames that had expired by this time counted as dead.
     expired_by_ms: u64,
 }
 
@@ -99,7 +99,7 @@ impl Found {
         Self { gone, expired_by_ms: inner.env.clock.now_ms().saturating_sub(grace_ms) }
     }
 
-    /// Whether anything is gone that was not at an earlier time.
+    /// Whether anything died that was not dead at an earlier time.
     fn is_more_than(&self, earlier: &Self, inner: &Inner) -> bool {
         let (after, by) = (earlier.expired_by_ms, self.expired_by_ms);
         let is_more = self.gone != earlier.gone || inner.index.expires_within(after, by);
@@ -116,12 +116,12 @@ pub(crate) struct Collected {
     pub(crate) done: Result<GcReport, Arc<str>>,
     /// It ended early.
     pub(crate) is_cut: bool,
-    /// Somebody asked for it, with options of their own.
+    /// It was requested, with options of its own.
     pub(crate) is_asked: bool,
 }
 
 impl Space {
-    /// Notes that the store was opened: what is gone is not known.
+    /// Notes that the store was opened: what died before is unknown.
     pub(crate) fn begin(&self, inner: &Inner) {
         let (at_ms, pack_bytes) = (inner.env.clock.now_ms(), inner.blobs.pack_bytes());
         let (rest_ms, idle_ms, owes) = (0, HOUR_MS, true);
@@ -142,12 +142,12 @@ impl Space {
         self.state.lock().sealed_dead = Some(dead);
     }
 
-    /// Notes how a compaction that was not asked for ended.
+    /// Notes how an automatic compaction ended.
     pub(crate) fn compact_ended(&self, failure: Option<String>) {
         self.state.lock().stats.compact_failure = failure.map(Into::into);
     }
 
-    /// Notes a look for blobs that nothing names.
+    /// Notes the result of a look for blobs that nothing names.
     pub(crate) fn examined(&self, report: &GcReport) {
         let dead = report.dead_bytes + report.young_bytes;
         self.state.lock().stats.pack_dead_bytes = Some(dead);
@@ -224,14 +224,14 @@ impl Space {
         self.files_left.lock().retain(|path| inner.env.files.remove(path).is_err());
     }
 
-    /// The numbers.
+    /// Returns the current statistics.
     pub(crate) fn stats(&self, inner: &Inner) -> SpaceStats {
         let (mut stats, looked) = {
             let state = self.state.lock();
             (state.stats.clone(), state.sealed_dead)
         };
         let now_ms = inner.env.clock.now_ms();
-        // Where nothing looks again, the last look may be long ago.
+        // Without automatic compaction the last look may be long ago.
         let sealed = looked.filter(|_| inner.env.options.compaction.is_some());
         let sealed = sealed.unwrap_or_else(|| {
             let candidates = inner.index.candidates(now_ms, true);

@@ -92,7 +92,7 @@ pub(crate) struct Inner {
     pub(crate) lock: Mutex<Option<StoreLock>>,
 }
 
-/// What a store reports about itself.
+/// Statistics and state that a store reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreInfo {
@@ -152,9 +152,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Closes the store: what was submitted is committed, everything appended is synced, and the
-    /// store is marked clean, so that the next open has nothing to recover. Existing readers keep
-    /// reading what they hold. Closing twice is no error.
+    /// Closes the store: commits what was submitted, syncs everything appended, and marks the store
+    /// clean, so that the next open has nothing to recover. Existing readers keep reading what they
+    /// hold. Closing twice is not an error.
     ///
     /// # Errors
     /// [`StoreError`] when that was not possible; the next open then recovers the store.
@@ -162,31 +162,31 @@ impl Store {
         self.inner.close()
     }
 
-    /// Its uuid.
+    /// Returns the store's uuid.
     #[must_use]
     pub fn uuid(&self) -> StoreUuid {
         StoreUuid::from_bytes(self.inner.env.manifest.state().store)
     }
 
-    /// The number of the present opening.
+    /// Returns the number of the current opening.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
     }
 
-    /// The offset of the next frame that readers will see.
+    /// Returns the offset of the next frame that readers will see.
     #[must_use]
     pub fn head(&self) -> u64 {
         self.inner.log.head()
     }
 
-    /// When appends are made durable.
+    /// Returns when appends are made durable.
     #[must_use]
     pub fn sync_policy(&self) -> SyncPolicy {
         self.inner.env.options.sync
     }
 
-    /// Whether it can be written.
+    /// Returns whether the store accepts writes.
     #[must_use]
     pub fn health(&self) -> Health {
         match (&self.inner.read_only, self.inner.failure.get()) {
@@ -196,7 +196,7 @@ impl Store {
         }
     }
 
-    /// All that the store tells about itself, at one moment.
+    /// Returns what the store reports about itself, as a snapshot.
     #[must_use]
     pub fn info(&self) -> StoreInfo {
         let inner = &self.inner;
@@ -274,7 +274,7 @@ impl Store {
         self.inner.commits.append(&self.inner, pending)
     }
 
-    /// A cursor with its state.
+    /// Returns a cursor with its state.
     ///
     /// # Errors
     /// [`ReadError`] when its state is a blob that cannot be read.
@@ -291,7 +291,7 @@ impl Store {
         Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 
-    /// Every cursor, sorted by name.
+    /// Returns every cursor, sorted by name.
     #[must_use]
     pub fn cursors(&self) -> Vec<CursorSummary> {
         let table = self.inner.cursors.read();
@@ -334,7 +334,7 @@ impl Inner {
         }
     }
 
-    /// Whether the store takes appends, as far as its files are concerned.
+    /// Fails if the store is read-only or poisoned.
     fn check_healthy(&self) -> Result<(), AppendError> {
         match (&self.read_only, self.failure.get()) {
             (Some(reason), _) => Err(AppendError::ReadOnly(reason.clone())),
@@ -405,14 +405,15 @@ impl Inner {
         self.blobs.sync_beside(|| media.iter().try_for_each(|media| sync(&***media)))
     }
 
-    /// Syncs files of the log and the packs themselves, including what so far only the journal made
-    /// durable.
+    /// Syncs files of the log and the packs themselves, including what is durable only in the
+    /// journal so far.
     pub(crate) fn settle_files(&self, media: &[&Arc<dyn Media>]) -> io::Result<()> {
         media.iter().try_for_each(|media| sync(&***media))?;
         if is_planted(Bug::SettleLogOnly) { Ok(()) } else { self.blobs.settle() }
     }
 
-    /// Takes no more appends: what the disk holds is not known. The first reason is kept, and told.
+    /// Stops taking appends, because it is unknown what the disk holds. Keeps and returns the first
+    /// reason.
     pub(crate) fn poison(&self, why: impl Into<IoError>) -> IoError {
         self.failure.get_or_init(|| why.into()).clone()
     }
@@ -430,17 +431,18 @@ impl Inner {
 
     fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Release);
-        // Later there may be no thread left that commits what was submitted. Before the outcome is
-        // begun: a callback of a commit that is waited for may close the store too.
+        // Commits what was submitted: later there may be no thread left to do it. Not within
+        // `get_or_init`, because a callback of a commit that this waits for may close the store
+        // too.
         self.commits.drain(self);
-        // Whoever closes it beside another waits for what that one has to say.
+        // A concurrent close waits for the first one and returns its outcome.
         let outcome = self.outcome.get_or_init(|| self.close_once()).clone();
-        // Followers that wait are told.
+        // Wakes waiting followers, which find the store closed.
         self.tail.publish();
         outcome
     }
 
-    /// Whether nothing will be appended any more.
+    /// Whether the store is closed, so that nothing more is appended.
     pub(crate) fn is_closed(&self) -> bool {
         self.outcome.get().is_some()
     }
@@ -448,15 +450,15 @@ impl Inner {
     fn close_once(&self) -> Result<(), StoreError> {
         self.scrub.stop();
         self.upkeep.stop();
-        // Without the writer's lock, which a sweep needs in order to end.
+        // Not under the writer's lock, which a sweep needs in order to end.
         self.blobs.end_sweeps();
         self.compaction.stop();
         let mut writer = self.writer.lock();
-        // Leaders from now on answer that the store is closed.
+        // From now on leaders answer that the store is closed.
         writer.closed = true;
         let closed = self.close_files(&mut writer);
         self.sealing.drop_spare(self);
-        // On every path: the packs' thread may write to the manifest, and the lock is released
+        // On every path: the packs' thread may write to the manifest, and the store is unlocked
         // next.
         self.blobs.stop();
         *self.lock.lock() = None;

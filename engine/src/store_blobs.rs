@@ -11,11 +11,11 @@ use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
 
-/// Bodies looked up together.
+/// Number of bodies looked up together.
 const BODIES_AHEAD: usize = 64;
 
 impl Store {
-    /// A reader of a blob, if the store has it.
+    /// Returns a reader of a blob, if the store has it.
     ///
     /// # Errors
     /// [`ReadError`] when the packs cannot be read.
@@ -23,9 +23,9 @@ impl Store {
         Ok(self.inner.blobs.get(hash)?)
     }
 
-    /// The whole body of a frame: the content of [`blob`](Self::blob) for its hash, but faster for
-    /// frames read in the order of the log or of a topic. `None` when the frame has no body, or the
-    /// store no longer has it.
+    /// Returns the whole body of a frame: the content of [`blob`](Self::blob) for its hash, but
+    /// faster for frames read in the order of the log or of a topic. `None` when the frame has no
+    /// body, or the store no longer has it.
     ///
     /// # Errors
     /// [`ReadError`] when the packs cannot be read, or the body has more than `max` bytes.
@@ -34,11 +34,11 @@ impl Store {
         Ok(self.inner.blobs.body(frame.topic(), &hash, max)?)
     }
 
-    /// The bodies of some frames: for each the result of [`body`](Self::body), but faster for many
-    /// in log order.
+    /// Returns the bodies of frames: for each the result of [`body`](Self::body), but faster for
+    /// many frames in log order.
     ///
     /// # Errors
-    /// The items are errors as those of [`body`](Self::body).
+    /// Each item may be an error, as from [`body`](Self::body).
     pub fn bodies<'a>(
         &'a self,
         frames: &'a [Frame],
@@ -90,7 +90,7 @@ impl Store {
     /// Puts a blob. On return, the blob is as durable as the store's policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be stored or not.
+    /// [`AppendError`]; the blob may or may not be stored.
     pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
         self.inner.begin_writing()?;
         let bytes = Bytes::copy_from_slice(bytes);
@@ -131,7 +131,7 @@ impl BlobWriter {
     /// policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may then be stored or not.
+    /// [`AppendError`]; the blob may or may not be stored.
     pub fn finish(self) -> Result<(BlobHash, u64), AppendError> {
         // The store may have been closed since the writer was created.
         self.inner.begin_writing()?;

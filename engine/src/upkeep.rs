@@ -44,7 +44,7 @@ pub(crate) struct Upkeep {
     state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The thread that merges the table of topics, which takes longer than the other work here may
+    /// The thread that merges the table of topics, which takes longer than the other work here can
     /// wait.
     merge: Mutex<Option<JoinHandle<()>>>,
     stop_merge: AtomicBool,
@@ -75,7 +75,7 @@ impl Upkeep {
         self.changed.notify_all();
         self.stop_merge.store(true, Ordering::Relaxed);
         let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes all the same.
+        // A panic there was a bug of ours; the store closes nevertheless.
         let _ = thread.map(JoinHandle::join);
         let _ = self.merge.lock().take().map(JoinHandle::join);
     }
@@ -264,7 +264,7 @@ fn make_durable(inner: &Arc<Inner>, rounds: &mut Rounds) -> Result<Option<Durati
     let mut writer = inner.writer.lock();
     if upkeep.writes.load(Ordering::SeqCst) == writes && !writer.closed {
         writer.check_not_poisoned(inner)?;
-        // In its place too: an idle store needs nothing of the journal.
+        // Also in place, so that an idle store needs nothing from the journal.
         writer.settle(inner).map_err(WriteError::Failed)?;
         writer.mark(inner, Mark::Sync)?;
         rounds.marked = writes;

@@ -20,7 +20,7 @@ pub(super) type Change = (CursorName, Option<HeldCursor>);
 #[derive(Debug)]
 pub(super) struct Changes {
     changed: HashMap<CursorName, Option<HeldCursor>>,
-    /// Bytes and count of cursors of the table with these changes, restated.
+    /// Bytes and number of cursors of the table restated with these changes.
     bytes: usize,
     count: usize,
 }
@@ -90,7 +90,7 @@ impl Changes {
         }
     }
 
-    /// The table as a checkpoint here restates it.
+    /// The table with these changes, as a checkpoint restates it.
     pub(super) fn restated<'a>(
         &'a self,
         table: &'a Cursors,
@@ -100,7 +100,7 @@ impl Changes {
         unchanged.chain(changed.filter_map(|(name, held)| Some((name, held.as_ref()?)))).collect()
     }
 
-    /// Upper bound of the bytes of that checkpoint.
+    /// Upper bound of the bytes of such a checkpoint.
     pub(super) const fn checkpoint_len(&self) -> usize {
         let batches = 1 + self.count / RESTATED_COUNT + self.bytes / RESTATED_BYTES;
         align8(CHECKPOINT_LEN) + self.bytes + batches * BATCH_HEADER_LEN

@@ -11,7 +11,7 @@ use crate::read::{Looks, NotFound};
 use crate::store::Inner;
 use crate::value::{Condition, Topic, TopicPattern, TopicPatterns, Unmet};
 
-/// The batches of a group that come before one, with their results.
+/// The batches of a group that precede one, with their results.
 #[derive(Clone, Copy)]
 pub(super) struct Before<'a> {
     pub(super) group: &'a [Pending],

@@ -58,7 +58,7 @@ impl Writer {
     ) -> io::Result<()> {
         let Some(slot) = slot else { return self.settle(inner) };
         match slot.media.write_at(slot.at, &self.entry) {
-            // A copy-on-write filesystem may have no room even for space that is allocated.
+            // A copy-on-write filesystem may have no space even to overwrite allocated blocks.
             Err(error) if is_full(&error) => {
                 inner.journal.give_up();
                 return self.settle(inner);
@@ -81,8 +81,8 @@ impl Writer {
         self.sync_through(inner, |media| inner.sync_files(media))
     }
 
-    /// Makes everything written durable in place, including what so far only the journal made
-    /// durable.
+    /// Makes everything written durable in place, including what is durable only in the journal so
+    /// far.
     pub(crate) fn settle(&self, inner: &Inner) -> io::Result<()> {
         self.sync_through(inner, |media| inner.settle_files(media))?;
         inner.journal.all_settled();

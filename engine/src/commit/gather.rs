@@ -123,7 +123,7 @@ mod tests {
             }
         }
         assert!(waits < 60, "{waits} waits");
-        // A wait that succeeds makes waits usual again.
+        // A wait that succeeds restores regular waits.
         while gather.begin(1, 100).is_none() {}
         gather.end(8);
         assert!(gather.begin(1, 100).is_some());

@@ -10,7 +10,7 @@ use crate::store::Inner;
 use crate::value::Appended;
 
 /// A submitted batch. Dropping the handle gives up the answer, not the batch, which is committed
-/// with the next one that somebody waits for, and at the latest by
+/// with the next batch that is waited for, and at the latest by
 /// [`Store::close`](crate::Store::close).
 #[must_use = "the batch is committed once somebody waits for it, or for another one"]
 #[derive(Debug)]

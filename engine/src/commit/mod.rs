@@ -1,7 +1,7 @@
 //! Group commit. There is no writer thread: an appender that finds no leader becomes the leader,
 //! and commits in one group all that others queued meanwhile; under `sync` it waits a moment for
 //! those on their way (see `gather`). Once the leader has its own answer it passes the lead to a
-//! waiting thread, so no thread works for others for ever.
+//! waiting thread, so no thread works for others forever.
 
 mod changes;
 mod conditions;
@@ -272,7 +272,7 @@ impl Commits {
         self.idle.notify_all();
     }
 
-    /// Leads until the slot's answer is there, then hands on.
+    /// Leads until the slot's answer is there, then passes the lead on.
     fn lead_until(&self, inner: &Inner, slot: &Slot) {
         let _lead = Lead::new(self, inner);
         while !slot.is_answered() {

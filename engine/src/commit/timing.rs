@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Buckets of a histogram: powers of two from a microsecond to more than half an hour.
 const BUCKETS: usize = 32;
-/// One group in this many is measured, of those that do not sync.
+/// Of the groups that do not sync, one in this many is measured.
 const SAMPLE: u64 = 16;
 
 /// A part of a commit.
@@ -68,14 +68,14 @@ pub struct CommitTimes {
 }
 
 impl Histogram {
-    /// Number of measurements.
+    /// Returns the number of measurements.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// An upper bound in microseconds for this share of the durations, in thousandths: 990 asks for
-    /// p99. A power of two; 0 when nothing was measured.
+    /// Returns an upper bound in microseconds for this share of the durations, in thousandths: 990
+    /// asks for p99. A power of two; 0 when nothing was measured.
     #[must_use]
     pub fn below_us(&self, permille: u64) -> u64 {
         let wanted = (u128::from(self.count()) * u128::from(permille.min(1000))).div_ceil(1000);
@@ -116,7 +116,7 @@ impl Timing {
         buckets.max_ns.fetch_max(ns, Ordering::Relaxed);
     }
 
-    /// What was measured so far.
+    /// Returns what was measured so far.
     pub(crate) fn snapshot(&self) -> CommitTimes {
         let of = |stage: Stage| {
             let buckets = &self.stages[stage as usize];

@@ -51,7 +51,7 @@ pub(crate) struct Writer {
     pub(crate) begun: bool,
     /// What recovery could not do on a full disk; done before anything else is written.
     pub(crate) deferred: Option<Plan>,
-    /// The store was closed: nothing is committed any more.
+    /// The store was closed: nothing more is committed.
     pub(crate) closed: bool,
     changes: Changes,
     /// Offsets of the frames that this group removes.
@@ -214,10 +214,11 @@ impl Writer {
         Promise { durable, behind }: Promise,
         since: &mut Option<Instant>,
     ) -> io::Result<()> {
-        // Before the records that name them.
+        // Blobs are written before the records that name them.
         inner.blobs.flush()?;
         if !self.appender.is_ahead() {
-            // What is acknowledged was written before: a repeated batch, or a removal.
+            // Nothing is new: what is acknowledged, a repeated batch or a removal, was written
+            // before.
             return if durable && behind { self.sync(inner) } else { Ok(()) };
         }
         if is_planted(Bug::AckBeforeSync) {
@@ -272,8 +273,8 @@ impl Writer {
         }
     }
 
-    /// Refuses to go on after a group that failed: what it laid out may not be written. To be
-    /// called before any sync but that of a group.
+    /// Fails after a group has failed: what it laid out may not have been written. Must be called
+    /// before every sync except that of a group.
     pub(crate) fn check_not_poisoned(&self, inner: &Inner) -> Result<(), WriteError> {
         match inner.failure.get() {
             Some(why) => {
@@ -289,8 +290,8 @@ impl Writer {
     }
 
     /// Makes sure that the active segment begins with a durable checkpoint, so that opening the
-    /// store needs no older segment; with `roll` it is a new segment. Returns false when there is
-    /// none.
+    /// store needs no older segment; with `roll` it is a new segment. Returns whether there is such
+    /// a segment.
     pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, WriteError> {
         self.check_not_poisoned(inner)?;
         self.catch_up(inner)?;
@@ -309,8 +310,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Rolls to a new segment when reading the current one would slow down the next open. Without
-    /// room for that it stays.
+    /// Rolls to a new segment when reading the current one would slow down the next open. Keeps the
+    /// current one if there is no space for that.
     pub(crate) fn leave_long(&mut self, inner: &Inner) -> Result<(), WriteError> {
         let is_long = |active: &Active| active.flushed > REOPENED_BYTES_MAX;
         if !self.appender.active().is_some_and(is_long) {
@@ -330,8 +331,8 @@ impl Writer {
         }
     }
 
-    /// Makes everything written durable, and has the log say so. Without an active segment it
-    /// does: what is sealed is durable.
+    /// Makes everything written durable, and records that in the log. Without an active segment
+    /// there is nothing to do: sealed segments are durable.
     pub(crate) fn mark_all(&mut self, inner: &Inner) -> Result<(), WriteError> {
         self.catch_up(inner)?;
         match self.appender.active() {

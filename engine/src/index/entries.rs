@@ -1,5 +1,5 @@
-//! What the index of one segment says, its sparse entries and the postings of its topics, and where
-//! it says it: in memory, or in files that are opened when they are asked for.
+//! Lookups in the index of one segment: its sparse entries and the postings of its topics, in
+//! memory or in files that are opened on demand.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,7 +68,7 @@ impl Index {
         Ok(entry.map_or(0, |entry| entry.floor))
     }
 
-    /// The same for a segment that is not the active one.
+    /// [`Self::postings`], for a segment that is not the active one.
     pub(super) fn complete_postings(
         &self,
         of: &SegmentIndex,
@@ -158,11 +158,12 @@ impl Index {
         Ok(None)
     }
 
-    /// Closes the files that were opened first when there are too many.
+    /// Notes that a segment has open files, and closes those opened first when there are too many.
     fn evict(&self, opened: u32) {
         let oldest = {
             let mut loaded = self.loaded.lock();
-            // Under this lock: a rewrite that replaces it takes it from the list afterwards.
+            // Under this lock: a rewrite that replaces the segment removes it from the list
+            // afterwards.
             let Some(opened) = self.segment(opened) else { return };
             loaded.push_back(opened);
             if loaded.len() > OPEN_INDEXES_MAX { loaded.pop_front() } else { None }

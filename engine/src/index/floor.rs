@@ -1,4 +1,4 @@
-//! What `last:n` removed: the floor of a topic is the first offset that is left. Kept exact as
+//! What `last:n` removed: the floor of a topic is the first offset that remains. Kept exact as
 //! frames arrive, at O(1) amortised for each.
 
 use std::sync::Arc;

@@ -63,7 +63,7 @@ impl Index {
         for segment in sealed.iter().skip(covered) {
             index.add_sealed(segment)?;
             if writable && index.topics.read().mergeable() >= merge::MERGE_AT_OPEN {
-                // A derived file: without room for it the layers serve.
+                // It is a derived file: if there is no space for it, the layers serve instead.
                 let _ = index.merge(&AtomicBool::new(false));
             }
         }
@@ -128,7 +128,7 @@ impl Index {
         };
         self.freeze(&mut self.topics.write(), whole);
         match dead {
-            // It also has the tombstones that the damage took.
+            // The file also has the tombstones that the damage destroyed.
             Some(dead) if !whole && !is_planted(Bug::ForgetDead) => {
                 let mut topics = self.topics.write();
                 dead.for_each(|seq, tombstone| self.remove(&mut topics, seq, tombstone, None));

@@ -287,7 +287,7 @@ impl MemoryIndex {
         }
     }
 
-    /// Hands over the state that only new frames need: the segment is complete.
+    /// Hands over the state that only new frames need, because the segment is complete.
     pub(super) fn complete(&mut self, mut take: impl FnMut(&str, Recent)) {
         let Self { topics, names, .. } = self;
         for topic in topics {

@@ -166,7 +166,7 @@ impl Index {
         }
     }
 
-    /// Reads a segment through `segment` from now on: its file was mended, with the same batches at
+    /// From now on reads a segment through `segment`: its file was mended, with the same batches at
     /// the same positions. Readers of the old file continue.
     pub(crate) fn rewritten(&self, segment: &Arc<Segment>) {
         let _topics = self.topics.write();
@@ -406,8 +406,8 @@ impl Index {
         self.removed.contains(offset, head)
     }
 
-    /// If a frame was removed by a tombstone, an offset such that frames from there on were
-    /// appended later.
+    /// If a frame was removed by a tombstone, an offset from which on all frames were appended
+    /// later.
     pub(crate) fn removed_since(&self, offset: u64) -> Option<u64> {
         self.removed.since(offset)
     }
@@ -422,8 +422,8 @@ impl Index {
         self.rewrites.load(Ordering::Acquire)
     }
 
-    /// A count that rises when frames were removed, superseded or compacted away, and with frames
-    /// of topics where `last:n` hid any; not when some expire.
+    /// A count that rises when frames are removed, superseded or compacted away, and with frames of
+    /// topics where `last:n` hid any; it does not rise when frames expire.
     pub(crate) fn gone(&self) -> u64 {
         self.gone.load(Ordering::Relaxed)
     }

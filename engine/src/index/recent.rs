@@ -154,7 +154,7 @@ impl Handed {
         self.young.get_mut(topic).or_else(|| self.old.get_mut(topic))
     }
 
-    /// Drops everything: frames are added of which it is not notified.
+    /// Drops everything, because frames are added of which it is not notified.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

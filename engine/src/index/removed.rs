@@ -120,9 +120,8 @@ impl Removed {
         !state.newest.range(later..).any(|&(_, removed)| removed == offset)
     }
 
-    /// If a frame was removed, an offset such that frames from there on were appended later.
-    /// Earlier frames may be later than the removal too, where the time of the removal is no longer
-    /// known.
+    /// If a frame was removed, an offset from which on all frames were appended later. Where the
+    /// time of the removal is no longer known, some earlier frames may be later too.
     pub(crate) fn since(&self, offset: u64) -> Option<u64> {
         if !self.any() {
             return None;

@@ -54,10 +54,10 @@ struct Surveyed {
     at: Moment,
 }
 
-/// When a segment was scanned.
+/// The state in which a segment was scanned.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
-    /// Time expires keys.
+    /// The time; keys expire as it passes.
     now_ms: u64,
     /// How often removed frames had been forgotten, which frees tombstones.
     forgotten: u64,
@@ -116,9 +116,9 @@ impl Decay {
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     left: Mutex<Vec<Left>>,
-    /// Floors in it.
+    /// Number of floors in `left`.
     floors: AtomicUsize,
-    /// Counts how often nobody did any more, and they were forgotten.
+    /// How often frames were forgotten because no reader was left.
     forgotten: AtomicU64,
 }
 
@@ -129,7 +129,7 @@ struct Left {
     /// The offsets of the segments.
     range: Range<u64>,
     offsets: Vec<u64>,
-    /// Floors below which no frame is left, so that the index does not know them any more.
+    /// Floors below which no frame is left, so the index no longer knows them.
     floors: HashMap<Arc<str>, u64>,
 }
 
@@ -385,21 +385,22 @@ impl Index {
             self.count_gone(gone.frames);
             topics.forget_removed(name, |at| offsets.contains(&at) && marks.contains(at));
         }
-        // Before and behind: who sees the same count twice saw nothing that lies between.
+        // Before and after: a reader that sees the same count twice saw no state in between.
         self.rewrites.fetch_add(1, Ordering::AcqRel);
         self.place(&old, new);
-        // What all states of a segment share lives as long as the last one that reads any of them.
+        // `decay` is shared by all states of a segment, and lives until its last reader is gone.
         let mut readers: Vec<_> = old.iter().map(|of| Arc::downgrade(&of.decay)).collect();
         let (range, offsets) = (offsets.clone(), marks.iter(offsets).collect());
         self.leaving.floors.fetch_add(floors.len(), Ordering::Relaxed);
         let mut left = self.leaving.left.lock();
-        // Who still reads what an earlier rewrite of these offsets replaced needs these marks too.
+        // Readers of segments that an earlier rewrite of these offsets replaced need these marks
+        // too.
         let overlaps = |of: &&Left| of.range.start < range.end && range.start < of.range.end;
         readers.extend(left.iter().filter(overlaps).flat_map(|of| of.readers.iter().cloned()));
         readers.retain(|reader| reader.strong_count() > 0);
         left.push(Left { readers, range, offsets, floors });
         drop(left);
-        // Before the topics are let go: with the new runs of a topic belongs the new count.
+        // Before the topics are unlocked: the new runs of a topic go with the new count.
         self.rewrites.fetch_add(1, Ordering::AcqRel);
         drop(topics);
         self.loaded.lock().retain(|of| !replaced.contains(&of.ordinal));
@@ -510,8 +511,8 @@ fn share(bytes: u64, some: u64, all: u64) -> u64 {
 }
 
 impl Leaving {
-    /// The floor of a topic of which nothing below it is left but what is being read; 0 when there
-    /// is none.
+    /// The floor of a topic whose frames below it are left only in segments that are still read; 0
+    /// when there is none.
     pub(super) fn floor(&self, topic: &str) -> u64 {
         if self.floors.load(Ordering::Relaxed) == 0 {
             return 0;

@@ -6,12 +6,12 @@
 pub(crate) struct Runs(Vec<(u64, u64)>);
 
 impl Runs {
-    /// Where it is not known which segments hold a topic: any may.
+    /// The runs when it is unknown which segments hold a topic: any may.
     pub(crate) fn anywhere() -> Self {
         Self(vec![(0, u64::MAX)])
     }
 
-    /// Adds a run behind all others.
+    /// Adds a run after all others.
     pub(super) fn push(&mut self, first: u64, last: u64) {
         self.0.push((first, last));
     }

@@ -13,7 +13,7 @@ use crate::log::Segment;
 use crate::media::is_full;
 
 impl Index {
-    /// Writes the index files of a sealed segment, and reads it through `segment` from now on.
+    /// Writes the index files of a sealed segment, and from now on reads it through `segment`.
     ///
     /// # Errors
     /// The I/O error. The index stays in memory until [`Self::seal_refused`] or the next open

@@ -281,7 +281,7 @@ fn a_merge_that_fails_leaves_the_table() {
     fill(&store, &mut rng, &mut left, 4);
     merge(&store);
     let before = covered(&store);
-    // This cannot be overwritten.
+    // A directory, which cannot be overwritten.
     fs::create_dir(dir.path().join("topics.2.tmp")).unwrap();
     fill(&store, &mut rng, &mut left, 3);
     store.inner.sealing.index_sealed(&store.inner).unwrap();
@@ -427,7 +427,7 @@ fn who_listed_a_segment_before_it_was_mended_reads_on() {
         let postings = inner.index.postings(&old, "here").unwrap();
         let _ = tell.send((first.is_some(), postings.len()));
     });
-    // Without an answer it would loop forever.
+    // A timeout means that the lookup loops forever.
     assert_eq!(told.recv_timeout(std::time::Duration::from_secs(60)), Ok((true, 1)));
 }
 

@@ -23,9 +23,9 @@ pub(crate) fn short(hash: &BlobHash) -> [u8; 16] {
 /// SHA-256 of the records a batch would store, in order, with everything that the store decides set
 /// to zero: ids, revisions, epochs, times. Of a body only the hash counts and its length is zero
 /// too, as the length of a missing body is unknown. States count by their hash, wherever they are
-/// stored. Parts of a batch that are not stored are no content: conditions and durability may
-/// differ when it is sent again. Neither are removals, whose frames may no longer exist by then, so
-/// that they could not be identified.
+/// stored. Parts of a batch that are not stored do not count: conditions and durability may differ
+/// when it is sent again. Nor do removals, whose frames may no longer exist by then, so that they
+/// could not be identified.
 pub(crate) fn content_of(pending: &Pending) -> Result<BlobHash, RecordError> {
     let mut hasher = Sha256::new();
     let mut record = Vec::new();

@@ -1,11 +1,11 @@
-//! The floor of a topic as a reader saw it that began a while ago. The index knows what it is now
-//! and was a moment ago; where it has moved on since, the frames themselves tell, as they are in
-//! the segments of that reader: what was compacted away since is there, too.
+//! The floor of a topic for a reader that began earlier. The index knows the current floor and the
+//! one before its last move. Where it has moved further since, the floor is computed from the
+//! frames in the reader's segments, which still hold those compacted away since.
 //!
-//! It is exact but for this: a frame that a `last:n` kept was removed or expired, and was compacted
-//! away, before the reader began; no segment was sealed between that `last:n` and the reader's
-//! beginning; and two of the topic came since. Then as many frames that were superseded already may
-//! be seen as were lost of those that were kept. None is ever missing.
+//! It is exact with one exception: a frame that a `last:n` kept was removed or expired, and was
+//! compacted away, before the reader began; no segment was sealed between that `last:n` and the
+//! reader's beginning; and two frames of the topic were appended since. Then the reader may see as
+//! many superseded frames as kept frames were lost. It never misses a frame.
 
 use std::sync::Arc;
 
@@ -83,17 +83,18 @@ impl Left {
 }
 
 impl Inner {
-    /// [`Self::floor_as_of`]; where that cannot be told, what is removed now is hidden.
+    /// Returns [`Self::floor_as_of`], or the current floor if that cannot be determined.
     pub(super) fn floor_for(&self, topic: &str, as_of: &AsOf) -> u64 {
         let floor = self.floor_as_of(topic, as_of);
         floor.unwrap_or_else(|_| self.index.floor(topic, as_of.head))
     }
 
-    /// Every frame of a topic with a lower offset was removed by `last:n`, for a reader that sees
-    /// the log as of then.
+    /// The floor of a topic for a reader with this snapshot: `last:n` had removed every frame of
+    /// the topic with a lower offset.
     fn floor_as_of(&self, topic: &str, as_of: &AsOf) -> Result<u64, ReadError> {
         let &AsOf { head, ref segments, rewrites } = as_of;
-        // A rewrite writes down the floors of its own time, which may lie above those of then.
+        // A rewrite records the floors of its own time, which may be higher than those of the
+        // snapshot.
         let known = self.index.known_floor(topic, head);
         if let Some(floor) = known.filter(|_| self.index.rewrites() == rewrites) {
             return Ok(floor);
@@ -104,11 +105,12 @@ impl Inner {
         while let Some(number) = below.and_then(|offset| segment_of(segments, offset)) {
             let of = &segments[number];
             if segments.get(number + 1).is_some_and(|next| next.segment().base() <= head) {
-                // What it kept may be gone since, and was counted then.
+                // Frames that this floor kept may have died since, but were counted then.
                 least = self.index.floor_at_end(of, topic)?.max(least);
             }
             if let Some(floor) = self.floor_in(of, topic, head, &mut left)? {
-                // Where more than was there may have been counted, what is there now is seen.
+                // The count may include frames that did not exist then, so the floor may be too
+                // high: frames that are visible now stay visible.
                 return Ok(floor.min(self.index.floor(topic, head)).max(least));
             }
             let base = of.segment().base();
@@ -117,7 +119,7 @@ impl Inner {
         Ok(least)
     }
 
-    /// The segments of a reader that hold a topic.
+    /// The segments of a reader's snapshot that hold a topic.
     pub(super) fn runs_as_of(&self, topic: &str, as_of: &AsOf) -> Runs {
         let runs = self.index.runs(topic);
         match self.index.rewrites() == as_of.rewrites {

@@ -16,7 +16,7 @@ use crate::value::{Bound, Frame, FrameId, ReadOptions, Start};
 /// Maximum length of a stretch in frames, after which a follower takes a new snapshot.
 const STRETCH: u64 = 1 << 20;
 
-/// What a [`Follower`] hands out.
+/// An event from a [`Follower`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowerEvent {
     /// A frame, stored or ephemeral.
@@ -61,7 +61,7 @@ impl Follower {
         let range = inner.range(options, head)?;
         let mut position = range.start;
         if let Start::Last(n) = options.start {
-            // What supersedes the first of them meanwhile follows.
+            // A frame that supersedes the first of them meanwhile is yielded later.
             position = inner.start_of_last(&options.topics, range, &as_of, n)?;
         }
         let after = match options.start {
@@ -81,28 +81,28 @@ impl Follower {
         })
     }
 
-    /// Waits for what comes next; nothing when no more will come: [`Self::is_done`].
+    /// Waits for the next event. Returns `None` when no more will come: see [`Self::is_done`].
     ///
     /// # Errors
-    /// [`ReadError::Closed`] when the store is closed and all of it was handed out; otherwise as
-    /// [`Self::try_recv`].
+    /// [`ReadError::Closed`] when the store is closed and everything in it was yielded; otherwise
+    /// as [`Self::try_recv`].
     pub fn recv(&mut self) -> Result<Option<FollowerEvent>, ReadError> {
         self.recv_until(None)
     }
 
-    /// Waits for what comes next, at most so long; nothing when nothing came, or no more will:
-    /// [`Self::is_done`].
+    /// Waits for the next event, for at most `timeout`. Returns `None` when none came, or no more
+    /// will: see [`Self::is_done`].
     ///
     /// # Errors
     /// As [`Self::recv`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<FollowerEvent>, ReadError> {
-        // A time that no clock reaches never comes.
+        // A deadline beyond the clock's range means no deadline.
         self.recv_until(Instant::now().checked_add(timeout))
     }
 
     fn recv_until(&mut self, until: Option<Instant>) -> Result<Option<FollowerEvent>, ReadError> {
         loop {
-            // First: what the closing store has committed is handed out.
+            // Checked first, so that everything the closing store committed is yielded.
             let closed = self.inner.is_closed();
             let event = self.try_recv()?;
             if event.is_some() || self.is_done() {
@@ -120,18 +120,19 @@ impl Follower {
         }
     }
 
-    /// What comes next, or nothing when there is nothing now (or no more: [`Self::is_done`]).
+    /// Returns the next event, or `None` when there is none now, or no more will come: see
+    /// [`Self::is_done`].
     ///
     /// # Errors
-    /// [`ReadError`]; after a [`ReadError::Corrupt`] the next call goes on behind the damage, after
-    /// any other where it was.
+    /// [`ReadError`]; the next call continues after the damage if it was [`ReadError::Corrupt`],
+    /// and at the same place after any other error.
     pub fn try_recv(&mut self) -> Result<Option<FollowerEvent>, ReadError> {
         self.try_recv_within(&mut { usize::MAX })
     }
 
-    /// [`try_recv`](Self::try_recv) with a bounded amount of work: each frame of the log that is
-    /// examined takes one from `looks`, selected or not. With none left it returns nothing although
-    /// there may be more.
+    /// Like [`try_recv`](Self::try_recv), with a bounded amount of work: each frame of the log that
+    /// is examined, selected or not, takes one from `looks`. At 0 it returns `None` although there
+    /// may be more.
     ///
     /// # Errors
     /// As [`Self::try_recv`].
@@ -179,7 +180,7 @@ impl Follower {
                 self.begin(threshold);
                 continue;
             }
-            // The head first: every ephemeral frame placed before it is then found.
+            // The head is read first: every ephemeral frame placed before it is then found.
             let head = self.inner.log.head();
             match self.inner.tail.ephemeral(self.ephemeral) {
                 Ephemeral::Frame(before, frame) if before <= self.position => {
@@ -239,7 +240,7 @@ impl Follower {
         self.left == 0
     }
 
-    /// The offset it reads next; every frame below was yielded or was not selected.
+    /// Returns the offset it reads next; every frame below was yielded or was not selected.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         self.position

@@ -13,7 +13,7 @@ use crate::index::{Newest, SegmentIndex, TopicTotals};
 use crate::store::Inner;
 use crate::value::{Frame, FrameId, Topic, TopicPattern, TopicPatterns, TopicSummary};
 
-/// Maximum tries of a lookup that races with appended `last:n` frames.
+/// Maximum attempts of a lookup that races with appended `last:n` frames.
 const TRIES: usize = 8;
 /// Topics requested from the index at a time.
 const PAGE: usize = 1024;
@@ -53,7 +53,7 @@ impl Inner {
         if offset >= head {
             return Ok(None);
         }
-        // While this is held, compaction does not discard what was removed from it.
+        // While these are held, the index still knows which of their frames were removed.
         let segments = self.index.segments();
         let found = self.stored_in(&segments, offset)?;
         Ok(found.filter(|frame| self.is_visible(frame, head)))
@@ -87,7 +87,7 @@ impl Inner {
 
     pub(crate) fn get(&self, id: FrameId) -> Result<Option<Frame>, ReadError> {
         let head = self.log.head();
-        // While this is held, compaction does not discard what was removed from it.
+        // While these are held, the index still knows which of their frames were removed.
         let segments = self.index.segments();
         let (found, damage) = self.seek(&segments, id, head)?;
         match (found, damage) {
@@ -416,7 +416,7 @@ impl Inner {
             let topics = summary.topic.clone().into();
             let range = floor..as_of.head;
             let mut reader = Reader::over(self, &topics, range, false, Limits { as_of, left: 1 });
-            // One that cannot be read is there all the same.
+            // A frame that cannot be read still exists.
             if let Ok(frame) = reader.next()? {
                 summary.first = frame.id();
             }
@@ -487,7 +487,7 @@ mod tests {
     #[test]
     fn who_reads_for_long_sees_what_was_there_when_it_began() {
         sees_what_was_there(5000, 0);
-        // With so few frames floors are not looked up in advance; then with many topics.
+        // With so few frames, floors are not looked up in advance; then with many topics.
         sees_what_was_there(100, 0);
         sees_what_was_there(5000, 5000);
     }

@@ -43,7 +43,7 @@ impl Inner {
 }
 
 impl Store {
-    /// The stored frames that `options` select, as they are now.
+    /// Reads the stored frames that `options` select, as they are now.
     ///
     /// # Errors
     /// [`ReadError::Options`] for `follow`; [`ReadError`] when an index cannot be read. Damaged
@@ -55,7 +55,8 @@ impl Store {
         Reader::new(&self.inner, options)
     }
 
-    /// The stored frames that `options` select, then those appended later, also without `follow`.
+    /// Reads the stored frames that `options` select, then those appended later, also without
+    /// `follow`.
     ///
     /// # Errors
     /// [`ReadError::Options`] for `reverse`, which has no end to follow.
@@ -63,8 +64,8 @@ impl Store {
         Follower::new(&self.inner, options)
     }
 
-    /// The frame with this id, or the newest one that had it before it was imported under a new
-    /// one; `None` when there is none, or it no longer exists.
+    /// Returns the frame with this id, or the newest one that had it before it was imported under a
+    /// new one; `None` when there is none, or it no longer exists.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.
@@ -72,8 +73,8 @@ impl Store {
         self.inner.get(id)
     }
 
-    /// The frames in the log that have this id or had it before they were imported, including
-    /// invisible ones: expired, superseded or removed, and not compacted away yet.
+    /// Returns the frames in the log that have this id or had it before they were imported,
+    /// including invisible ones: expired, superseded or removed, and not compacted away yet.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them may lie in a damaged place.
@@ -83,7 +84,7 @@ impl Store {
         frames.filter_map(Result::transpose).collect()
     }
 
-    /// The frame in the log at an offset, visible or not, as for [`stored`](Self::stored).
+    /// Returns the frame in the log at an offset, visible or not, as for [`stored`](Self::stored).
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.
@@ -91,13 +92,13 @@ impl Store {
         if offset < self.head() { self.inner.stored_at(offset) } else { Ok(None) }
     }
 
-    /// The newest id that a frame of this store ever had, including frames that were not stored or
-    /// were removed; [`FrameId::ZERO`] before the first. Waits for a commit in progress.
+    /// Returns the newest id that a frame of this store ever had, including frames that were not
+    /// stored or were removed; [`FrameId::ZERO`] before the first. Waits for a commit in progress.
     pub fn newest_id(&self) -> FrameId {
         self.inner.writer.lock().newest_id()
     }
 
-    /// The frame at an offset; `None` when there is none, or it no longer exists.
+    /// Returns the frame at an offset; `None` when there is none, or it no longer exists.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when it lies in a damaged place.
@@ -105,7 +106,7 @@ impl Store {
         self.inner.get_at(offset)
     }
 
-    /// The newest `n` frames of the topics together, in log order.
+    /// Returns the newest `n` frames of the topics together, in log order.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
@@ -113,7 +114,7 @@ impl Store {
         self.inner.last(topics, n)
     }
 
-    /// The newest frame of each of the topics, in log order.
+    /// Returns the newest frame of each of the topics, in log order.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
@@ -121,10 +122,10 @@ impl Store {
         self.inner.last_per_topic(topics)
     }
 
-    /// The newest frame of each of at most `limit` of the topics, those with names after `after`,
-    /// in log order. It pages through [`last_per_topic`](Self::last_per_topic) for callers that
-    /// cannot hold a million frames at once. The next page begins after the returned name; the last
-    /// page returns none.
+    /// Returns the newest frame of each of at most `limit` of the topics, those with names after
+    /// `after`, in log order. It pages through [`last_per_topic`](Self::last_per_topic) for callers
+    /// that cannot hold a million frames at once. The next page begins after the returned name; the
+    /// last page returns none.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] when one of them lies in a damaged place, or may lie there.
@@ -137,15 +138,16 @@ impl Store {
         self.inner.last_per_topic_page(topics, after, limit)
     }
 
-    /// A summary of each of the topics, in byte order of their names.
+    /// Returns a summary of each of the topics, in byte order of their names.
     #[must_use]
     pub fn topics(&self, topics: &TopicPatterns) -> Vec<TopicSummary> {
         self.inner.topics(topics)
     }
 
-    /// A summary of each of at most `limit` of the topics, those with names after `after`, in byte
-    /// order. It pages through [`topics`](Self::topics) for callers that cannot hold a million of
-    /// them at once. The next page begins after the returned name; the last page returns none.
+    /// Returns a summary of each of at most `limit` of the topics, those with names after `after`,
+    /// in byte order. It pages through [`topics`](Self::topics) for callers that cannot hold a
+    /// million of them at once. The next page begins after the returned name; the last page returns
+    /// none.
     #[must_use]
     pub fn topics_page(
         &self,

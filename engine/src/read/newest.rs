@@ -22,7 +22,7 @@ use crate::value::{Frame, TopicPattern, TopicPatterns};
 /// Maximum topics whose skipped frames are remembered.
 const TOPICS_MAX: usize = CONDITION_TOPICS_MAX;
 
-/// For each topic a range of offsets in which it had no visible frame, and when.
+/// For each topic a range of offsets in which it had no visible frame, and when that was known.
 #[derive(Debug, Default)]
 pub(crate) struct Gone(Mutex<HashMap<Arc<str>, Passed>>);
 
@@ -94,7 +94,7 @@ impl Inner {
     ) -> Result<Option<u64>, NotFound> {
         let head = self.log.head();
         if head <= from {
-            // No topic has one, so the topics need not be counted.
+            // There are no such frames, so the topics need not be counted.
             return Ok(None);
         }
         let near = from.max(head.saturating_sub(CONDITION_FRAMES_MAX));
@@ -156,7 +156,7 @@ impl Inner {
             looks.near = read.is_ok().then_some((head, near));
         }
         let Some((_, near)) = &looks.near else {
-            // Damage, which may lie below the requested range.
+            // There is damage near the head, perhaps below the requested range.
             let mut newest = None;
             let wanted = |topic: &str| topics.matches(topic);
             self.each_newest(range, &wanted, |frame| {

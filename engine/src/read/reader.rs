@@ -18,9 +18,9 @@ use crate::value::{
 const TOPICS_MAX: usize = 4096;
 /// A scan is cheaper than postings once more than one in this many of all frames is selected.
 const SCAN_SHARE: u64 = 6;
-/// Tries to see head and segments of one moment, which a rewrite overtakes.
+/// Maximum attempts to take head and segments of one moment; a rewrite invalidates an attempt.
 const TRIES: usize = 8;
-/// Frames up to which nothing is gained by asking the index.
+/// Up to this many frames, looking up topics in the index gains nothing.
 const SCAN_FRAMES: u64 = 64;
 
 /// The frames a read selects, oldest first or, with `reverse`, newest first. A damaged place is an
@@ -30,7 +30,7 @@ pub struct Reader {
     way: Way,
     as_of: AsOf,
     left: u64,
-    /// Offsets that are left; with `reverse` the range shrinks from its end.
+    /// Remaining offsets; with `reverse` the range shrinks from its end.
     rest: Range<u64>,
     reverse: bool,
     /// Cached floors of topics.
@@ -45,21 +45,21 @@ enum Way {
     Ended,
 }
 
-/// What bounds a read, beside its range.
+/// Bounds of a read besides its range.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub(super) as_of: AsOf,
-    /// Frames it hands out at most.
+    /// Maximum number of frames to yield.
     pub(super) left: u64,
 }
 
-/// What a reader sees: the log below a head, as it was when it began.
+/// The snapshot that a reader sees: the log below a head, as it was when the reader began.
 #[derive(Debug, Clone)]
 pub(super) struct AsOf {
     pub(super) head: u64,
-    /// Number of compactions that had removed frames.
+    /// Number of compactions that had removed frames by then.
     pub(super) rewrites: u64,
-    /// Hold what was there then, whatever is compacted since.
+    /// The segments at that time; they keep their frames, whatever is compacted since.
     pub(super) segments: Arc<[Arc<SegmentIndex>]>,
 }
 
@@ -72,8 +72,8 @@ impl Reader {
             if options.reverse {
                 left = left.min(n);
             } else {
-                // What supersedes the first of them meanwhile lies above the head: with another
-                // state of things neither would be seen.
+                // With the same snapshot: a frame that supersedes the first of them meanwhile lies
+                // above this head, so with a newer snapshot neither would be seen.
                 range.start = inner.start_of_last(&options.topics, range.clone(), &as_of, n)?;
             }
         }
@@ -106,7 +106,8 @@ impl Reader {
         Self::with_floors(inner, (&topic.clone().into(), floors), range, true, limits, false)
     }
 
-    /// With `floors` as of then; unless everything is to be read these are all its topics.
+    /// Creates a reader with the floors of its snapshot. Unless it scans, `floors` names all its
+    /// topics.
     fn with_floors(
         inner: &Arc<Inner>,
         (topics, floors): (&TopicPatterns, HashMap<Arc<str>, u64>),
@@ -121,8 +122,8 @@ impl Reader {
             Lane { topic: topic.clone(), runs, floor }
         };
         let lanes = if scans { Vec::new() } else { floors.iter().map(lane).collect() };
-        // They are younger than the head, so they cover the range. A lane may name one that is
-        // younger still, which lies behind it.
+        // The segments are newer than the head, so they cover the range. A lane may name an even
+        // newer one, which begins after the range.
         let segments = Arc::clone(&as_of.segments);
         let way = if scans || !inner.is_whole(&segments) {
             let range = scan::Range {
@@ -143,8 +144,9 @@ impl Reader {
         Self { inner: inner.clone(), way, as_of, left, rest, reverse, floors }
     }
 
-    /// The offset to resume from: after the frames yielded and the damage reported, or the end of
-    /// the requested range once there is no more. With `reverse`, the lowest offset examined.
+    /// Returns the offset to resume from: after the frames yielded and the damage reported, or the
+    /// end of the requested range once there is no more. With `reverse`, the lowest offset
+    /// examined.
     #[must_use]
     pub const fn next_offset(&self) -> u64 {
         if self.reverse { self.rest.end } else { self.rest.start }
@@ -158,7 +160,7 @@ impl Reader {
         }
     }
 
-    /// After damage the read continues after it; after any other error it has ended.
+    /// Continues after damage; any other error ends the read.
     fn pass_by(&mut self, error: &ReadError) {
         let ReadError::Corrupt(corruption) = error else {
             self.way = Way::Ended;
@@ -219,9 +221,9 @@ impl Reader {
         }
     }
 
-    /// The next frame, after a bounded amount of work: each frame examined, selected or not, takes
-    /// one from `looks`. At 0 it returns `None` although there may be more; [`Self::next_offset`]
-    /// tells how far it came.
+    /// Returns the next frame, with a bounded amount of work: each frame examined, selected or not,
+    /// takes one from `looks`. At 0 it returns `None` although there may be more;
+    /// [`Self::next_offset`] tells how far it came.
     #[inline]
     pub fn next_within(&mut self, looks: &mut usize) -> Option<Result<Frame, ReadError>> {
         while self.left > 0 && *looks > 0 {
@@ -316,7 +318,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Inner {
-    /// What a reader sees that begins now.
+    /// Takes the snapshot for a reader that begins now.
     pub(super) fn as_of_now(&self) -> AsOf {
         let mut tries = TRIES;
         loop {
@@ -372,7 +374,7 @@ impl Inner {
         for frame in Reader::over(self, topics, range, true, limits) {
             match frame {
                 Ok(frame) => start = frame.offset().unwrap_or(start),
-                // The forward read reports it, in its place.
+                // The forward read reports the damage when it reaches it.
                 Err(ReadError::Corrupt(corruption)) => start = corruption.offset.unwrap_or(start),
                 Err(error) => return Err(error),
             }
@@ -403,11 +405,11 @@ impl Inner {
         if found.len() > TOPICS_MAX {
             return None;
         }
-        // These are the current floors. For a topic that got frames after the snapshot, what they
-        // removed is still visible.
+        // These are the current floors. For a topic that got frames after the snapshot, the frames
+        // that those removed are still visible.
         let is_same = self.index.rewrites() == as_of.rewrites;
         if !is_same && !takes_all(topics) {
-            // A topic whose last frame a rewrite took is not among them.
+            // A topic whose last frame was removed by a rewrite is missing here.
             return None;
         }
         let is_overtaken =

@@ -7,19 +7,19 @@ use crate::error::ReadError;
 use crate::store::{Inner, Store};
 use crate::value::{Bound, ReadOptions, Start, StoreUuid};
 
-/// Where a reader resumes, and in which epoch of which store that was seen.
+/// Where a reader resumes, and the store and epoch in which it was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumePoint {
     /// Uuid of the store; `None` when the caller guarantees that it is this one.
     pub store: Option<StoreUuid>,
-    /// The epoch in which the frame before it, or nothing, was seen.
+    /// The epoch in which the reader saw the frame before it, if any.
     pub epoch: u64,
     /// The first frame not yet seen.
     pub offset: u64,
 }
 
 impl Store {
-    /// The point from which a reader resumes that has seen every frame below `offset`.
+    /// Returns the point from which a reader that has seen every frame below `offset` resumes.
     #[must_use]
     pub fn resume_point(&self, offset: u64) -> ResumePoint {
         ResumePoint { store: Some(self.uuid()), epoch: self.inner.epoch, offset }
@@ -35,7 +35,8 @@ impl Store {
         self.inner.check_resume(point)
     }
 
-    /// The stored frames that `options` select, from `point` on; the start in `options` is ignored.
+    /// Reads the stored frames that `options` select, from `point` on; the start in `options` is
+    /// ignored.
     ///
     /// # Errors
     /// As for [`check_resume`](Self::check_resume) and [`read`](Self::read).
@@ -47,8 +48,8 @@ impl Store {
         self.read(&self.inner.resumed(point, options)?)
     }
 
-    /// The stored frames that `options` select, from `point` on, then those appended later; the
-    /// start in `options` is ignored.
+    /// Reads the stored frames that `options` select, from `point` on, then those appended later;
+    /// the start in `options` is ignored.
     ///
     /// # Errors
     /// As for [`check_resume`](Self::check_resume) and [`follow`](Self::follow).
@@ -78,7 +79,7 @@ impl Inner {
             return Err(ReadError::OtherStore { store });
         }
         let epochs = &manifest.epochs;
-        // An epoch ends where the next one that wrote began.
+        // An epoch ends where the next one that wrote anything began.
         let next = epochs.partition_point(|known| known.epoch <= point.epoch);
         let end = epochs.get(next).map_or(head, |later| later.first_offset).min(head);
         let is_known = point.epoch == self.epoch

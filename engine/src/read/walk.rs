@@ -1,8 +1,8 @@
 //! A walk over the batches of one segment, forward from any batch up to the published length.
 //!
 //! It steps by batch headers, whose CRC it checks, and by record lengths, which it does not trust:
-//! the code that takes a record checks its CRC. Behind damage it finds the next batch by itself, so
-//! a damaged place hides only itself. It knows neither topics nor visibility.
+//! the code that takes a record checks its CRC. After damage it searches for the next batch, so a
+//! damaged place hides only itself. It knows neither topics nor visibility.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
@@ -131,7 +131,7 @@ struct AtHand {
 /// A record that was reached but not checked: a FRAME, unless other kinds were requested too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FoundRecord {
-    /// Its offset, if the batch has no gaps; certain once the record was checked.
+    /// Its offset, if the batch has no gaps; certain once the record is checked.
     pub(crate) offset: u64,
     /// Where the record begins in the file.
     pub(crate) position: u64,
@@ -373,7 +373,7 @@ impl Walk {
     }
 
     /// Handles a non-frame record that fails its CRC: an error if it may have been a frame whose
-    /// kind was damaged. It was none if the following frame has the next expected offset.
+    /// kind was damaged. It was not a frame if the following frame has the next expected offset.
     #[cold]
     fn doubt(&mut self, batch: AtHand, found: &FoundRecord) -> Result<(), ReadError> {
         let error = self.bad_record(found);

@@ -25,7 +25,7 @@ impl CursorName {
         Ok(Self(Arc::from(text)))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

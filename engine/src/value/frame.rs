@@ -48,7 +48,7 @@ pub struct NewFrame {
 }
 
 impl NewFrame {
-    /// A frame with only a topic.
+    /// Creates a frame with only a topic.
     #[must_use]
     pub fn new(topic: Topic) -> Self {
         Self { topic, meta: Meta::none(), body: Body::None, ttl: Ttl::Forever, origin: None }
@@ -112,45 +112,45 @@ impl Frame {
         Self::from_record(Bytes::from(record), offset)
     }
 
-    /// Its id.
+    /// Returns the frame's id.
     #[must_use]
     #[inline]
     pub fn id(&self) -> FrameId {
         self.layout.id(&self.record)
     }
 
-    /// Its offset; an ephemeral frame has none.
+    /// Returns the frame's offset; an ephemeral frame has none.
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
         self.offset
     }
 
-    /// Its topic.
+    /// Returns the frame's topic.
     #[must_use]
     #[inline]
     pub fn topic(&self) -> &str {
         self.layout.topic(&self.record)
     }
 
-    /// The JSON text of its meta; empty when it has none.
+    /// Returns the JSON text of the meta; empty when the frame has none.
     #[must_use]
     pub fn meta(&self) -> &[u8] {
         self.layout.meta(&self.record)
     }
 
-    /// The hash of its body.
+    /// Returns the hash of the body.
     #[must_use]
     pub fn hash(&self) -> Option<BlobHash> {
         self.layout.body(&self.record).map(|(_, hash)| hash)
     }
 
-    /// Bytes of its body.
+    /// Returns the length of the body in bytes.
     #[must_use]
     pub fn body_len(&self) -> u64 {
         self.layout.body(&self.record).map_or(0, |(len, _)| len)
     }
 
-    /// How long it is kept.
+    /// Returns how long the frame is kept.
     #[must_use]
     pub fn ttl(&self) -> Ttl {
         self.layout.ttl(&self.record)
@@ -162,25 +162,25 @@ impl Frame {
         self.borrow().expires_ms()
     }
 
-    /// Where it comes from.
+    /// Returns where the frame comes from.
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         self.layout.origin(&self.record)
     }
 
-    /// The id it had before it was imported under a new one.
+    /// Returns the id that the frame had before it was imported under a new one.
     #[must_use]
     pub fn old_id(&self) -> Option<FrameId> {
         self.layout.old_id(&self.record)
     }
 
-    /// Its FRAME record, without padding.
+    /// Returns the FRAME record, without padding.
     #[must_use]
     pub const fn record(&self) -> &Bytes {
         &self.record
     }
 
-    /// The difference between its offset and the batch's base.
+    /// Returns the difference between the frame's offset and the batch's base.
     #[must_use]
     pub const fn offset_delta(&self) -> u32 {
         self.layout.offset_delta()
@@ -214,43 +214,43 @@ impl<'a> FrameRef<'a> {
         Ok(Self { record, layout, offset: Some(offset) })
     }
 
-    /// Its id.
+    /// Returns the frame's id.
     #[must_use]
     pub fn id(&self) -> FrameId {
         self.layout.id(self.record)
     }
 
-    /// Its offset; an ephemeral frame has none.
+    /// Returns the frame's offset; an ephemeral frame has none.
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
         self.offset
     }
 
-    /// Its topic.
+    /// Returns the frame's topic.
     #[must_use]
     pub fn topic(&self) -> &'a str {
         self.layout.topic(self.record)
     }
 
-    /// The JSON text of its meta; empty when it has none.
+    /// Returns the JSON text of the meta; empty when the frame has none.
     #[must_use]
     pub fn meta(&self) -> &'a [u8] {
         self.layout.meta(self.record)
     }
 
-    /// Length and hash of its body.
+    /// Returns the length and hash of the body.
     #[must_use]
     pub fn body(&self) -> Option<(u64, BlobHash)> {
         self.layout.body(self.record)
     }
 
-    /// How long it is kept.
+    /// Returns how long the frame is kept.
     #[must_use]
     pub fn ttl(&self) -> Ttl {
         self.layout.ttl(self.record)
     }
 
-    /// Its FRAME record, without padding.
+    /// Returns the FRAME record, without padding.
     #[must_use]
     pub const fn record(&self) -> &'a [u8] {
         self.record

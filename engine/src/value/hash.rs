@@ -22,19 +22,19 @@ impl BlobHash {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// A hash from its bytes.
+    /// Creates a hash from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first 8 bytes as a number, which orders hashes up to ties.
+    /// Returns the first 8 bytes as a number, which orders hashes up to ties.
     #[must_use]
     pub fn prefix(&self) -> u64 {
         self.0[..8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))

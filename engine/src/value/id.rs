@@ -16,38 +16,38 @@ impl FrameId {
     /// The largest id.
     pub const MAX: Self = Self([0xff; 16]);
 
-    /// An id from its bytes; every value of 16 bytes is one.
+    /// Creates an id from its bytes; every value of 16 bytes is one.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The time in the id, in milliseconds since 1970.
+    /// Returns the time in the id, in milliseconds since 1970.
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.prefix() >> 16
     }
 
-    /// The first 8 bytes as a number, which orders ids up to ties.
+    /// Returns the first 8 bytes as a number, which orders ids up to ties.
     #[must_use]
     pub fn prefix(&self) -> u64 {
         self.0[..8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
     }
 
-    /// The smallest id of a millisecond.
+    /// Returns the smallest id of a millisecond.
     #[must_use]
     pub fn first_of_ms(time_ms: u64) -> Self {
         let high = u128::from(time_ms.min((1 << 48) - 1)) << 80;
         Self(scru128::Id::from_u128(high).to_bytes())
     }
 
-    /// The id after this one, or [`FrameId::MAX`] itself.
+    /// Returns the id after this one, or [`FrameId::MAX`] itself.
     #[must_use]
     pub fn next(&self) -> Self {
         let number = scru128::Id::from_bytes(self.0).to_u128();

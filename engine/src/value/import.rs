@@ -13,7 +13,7 @@ pub enum Import {
 }
 
 impl Import {
-    /// The ids.
+    /// Returns the ids.
     #[must_use]
     pub fn ids(&self) -> &[FrameId] {
         match self {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{ValueError, shorten};
 use crate::limits::NAME_BYTES_MAX;
 
-/// The key of a batch, with which sending it again stores nothing twice: 1 to 255 bytes of UTF-8
-/// without control characters.
+/// The key of a batch, which keeps a batch that is sent again from being stored twice: 1 to 255
+/// bytes of UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
@@ -24,7 +24,7 @@ impl IdempotencyKey {
         Ok(Self(Arc::from(text)))
     }
 
-    /// The key.
+    /// Returns the key.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

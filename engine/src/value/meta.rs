@@ -12,7 +12,7 @@ use crate::limits::{META_BYTES_MAX, META_DEPTH_MAX};
 pub struct Meta(Bytes);
 
 impl Meta {
-    /// No meta.
+    /// Returns an empty meta.
     #[must_use]
     pub const fn none() -> Self {
         Self(Bytes::new())
@@ -40,7 +40,7 @@ impl Meta {
         }
     }
 
-    /// The JSON text; empty when there is no meta.
+    /// Returns the JSON text; empty when there is no meta.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

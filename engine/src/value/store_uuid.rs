@@ -11,19 +11,19 @@ use super::{ValueError, shorten};
 pub struct StoreUuid([u8; 16]);
 
 impl StoreUuid {
-    /// A uuid from its bytes.
+    /// Creates a uuid from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The uuid in a header that has zeros where there is none.
+    /// Returns the uuid in a header, where zeros mean that there is none.
     pub(crate) fn known(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }

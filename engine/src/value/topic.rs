@@ -22,7 +22,7 @@ impl Topic {
         Ok(Self(Arc::from(text)))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -175,13 +175,13 @@ impl fmt::Display for TopicPattern {
 pub struct TopicPatterns(Arc<[TopicPattern]>);
 
 impl TopicPatterns {
-    /// Every topic that is not reserved: `*`.
+    /// Selects every topic that is not reserved: `*`.
     #[must_use]
     pub fn all() -> Self {
         Self(Arc::from([TopicPattern::All]))
     }
 
-    /// Every topic, including reserved ones: `*,xs,xs.*`.
+    /// Selects every topic, including reserved ones: `*,xs,xs.*`.
     ///
     /// # Panics
     /// Never: the pattern is a constant that parses.
@@ -217,7 +217,7 @@ impl TopicPatterns {
         self.0.iter().any(|pattern| pattern.matches(topic))
     }
 
-    /// The patterns.
+    /// Returns the patterns.
     #[must_use]
     pub fn as_slice(&self) -> &[TopicPattern] {
         &self.0

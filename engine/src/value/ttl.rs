@@ -48,7 +48,7 @@ impl Ttl {
                 let digits = time.trim_end_matches(|end: char| end.is_ascii_alphabetic());
                 let unit = unit_ms(time.get(digits.len()..).unwrap_or_default());
                 let ms = number(digits).zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
-                // At once is never: nobody would see the frame.
+                // A frame that expires at once would never be seen.
                 ms.filter(|ms| *ms > 0).map(Self::TimeMs)
             }
             Some(("last", n)) => number(n).and_then(NonZeroU64::new).map(Self::Last),

@@ -1,6 +1,6 @@
-//! How a batch is laid out behind those before it: checked against all that it may not break, given
-//! its ids and offsets, and encoded. Its blobs are staged, and a full segment is left; the log is
-//! written for the whole group.
+//! Lays out a batch after those before it in the group: checks it against everything that it must
+//! not break, assigns its ids and offsets, and encodes it. Also stages its blobs, and rolls to a
+//! new segment when one is full. The log is written later, for the whole group.
 
 use std::collections::HashSet;
 use std::io;
@@ -64,7 +64,7 @@ impl Writer {
         if let Some(key) = &pending.key
             && let Some(used) = inner.keys.used(key, now_ms)?
         {
-            // Before all conditions: they held when the batch was stored.
+            // Checked before the conditions, which held when the batch was stored.
             return Ok(Placed { repeats: Some(used), ..Placed::default() });
         }
         if let Some(hash) = pending.missing {
@@ -91,8 +91,7 @@ impl Writer {
             self.make_room(inner, pending.len)?;
             let head = self.appender.next_offset();
             if head != before.head {
-                // The segment rolled away from consumed an offset, which the next frame does not
-                // get.
+                // Rolling consumed an offset, which the next frame does not get.
                 conditions.check(inner, pending, Before { head, ..before })?;
             }
         }
@@ -145,7 +144,8 @@ impl Writer {
         for (target, &id) in pending.targets.iter().zip(&pending.batch.removes) {
             let mut target = target.clone();
             // Since the lookup, compaction may have run, and frames or removals may have changed
-            // which frame an id means. From here on nothing can: that needs the writer.
+            // which frame an id means. From here on nothing can change that, because it takes the
+            // writer.
             let grown = now.head != pending.looked_up.head && target.is_none();
             if old_ids || grown || now.rewrites != pending.looked_up.rewrites {
                 target = inner.target(id)?;

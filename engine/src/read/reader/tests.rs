@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::testing::{StillClock, batches, edit, fast_dir, frame, open, options, segment_files};
 use crate::value::{CursorChange, CursorName, CursorValue, ExpectRevision, NewFrame, Ttl};
 
-/// The offsets that a read reports as missing, and those of the frames it yields.
+/// Returns the offsets that a read reports as missing, and those of the frames it yields.
 fn gaps(store: &Store, options: &ReadOptions) -> (Vec<Range<u64>>, Vec<u64>) {
     let (mut gaps, mut seen) = (Vec::new(), Vec::new());
     let mut reader = store.read(options).unwrap();
@@ -29,7 +29,7 @@ fn gaps(store: &Store, options: &ReadOptions) -> (Vec<Range<u64>>, Vec<u64>) {
     }
 }
 
-/// Frames of a batch of the stores that are damaged.
+/// Frames per batch in the stores that are damaged.
 const TOGETHER: u64 = 10;
 
 /// A closed store of three segments, the file of the second, and how many frames there are.
@@ -48,8 +48,8 @@ fn three_segments(one: impl Fn(u64) -> NewFrame) -> (TempDir, PathBuf, u64) {
     (dir, path, count)
 }
 
-/// Of records that are damaged and of what they take with them, whoever reads among all or some
-/// of the topics.
+/// Damaged records, and frames lost with them, are reported to each read of all or some of the
+/// topics.
 #[test]
 fn whatever_is_missing_was_told_of_whichever_way_is_read() {
     let damages: [fn(&mut [u8], usize, usize); 5] = [
@@ -99,7 +99,7 @@ fn stride(bytes: &[u8], record: usize) -> usize {
     crate::format::record::RecordPrefix::read(&bytes[record..]).unwrap().stride()
 }
 
-/// Lengthens a record by `by` of the records that follow it, which are as long.
+/// Lengthens a record by `by` of the records that follow it, which are as long as it is.
 fn lengthen(bytes: &mut [u8], record: usize, by: u32) {
     let at = record + 4..record + 8;
     let len = u32::from_le_bytes(bytes[at.clone()].try_into().unwrap());
@@ -110,7 +110,7 @@ fn lengthen(bytes: &mut [u8], record: usize, by: u32) {
 #[test]
 fn who_meets_damage_is_told_how_far_it_reaches() {
     let (dir, path, count) = three_segments(|n| frame("a", n));
-    // The header of one in the middle, and the whole end of the same segment.
+    // The header of a batch in the middle, and the whole end of the same segment.
     let places = batches(&path);
     let last = places.len() - 2;
     let base = |bytes: &[u8], at: usize| {
@@ -224,7 +224,7 @@ fn a_read_that_is_overtaken_as_it_begins_sees_nothing_that_was_gone() {
 /// if they were superseded and compacted away since. Frames removed earlier stay hidden.
 #[test]
 fn a_read_that_began_sees_what_was_compacted_away_since() {
-    // What superseded may be known across one move of a floor.
+    // After one move of a floor the index still knows the previous one.
     for superseding in [1, 3] {
         it_sees_what_was_compacted_away_since(superseding);
     }
@@ -270,7 +270,7 @@ fn it_sees_what_was_compacted_away_since(superseding: u64) {
             assert_eq!(found, want, "{topics:?}, reverse: {reverse}");
         }
     }
-    // And where the last so many begin.
+    // And where the last 4 begin.
     let topics = TopicPatterns::parse("s.*").unwrap();
     let start = store.inner.start_of_last(&topics, 0..as_of.head, &as_of, 4).unwrap();
     let first = store.inner.offset_of(want[0], as_of.head).unwrap();
