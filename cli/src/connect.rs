@@ -306,7 +306,19 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     };
     match error {
         ClientError::Disconnected(_) => ExitError::cut(text).into(),
+        error if may_pass(&error) => ExitError::new(exit, text).passing().into(),
         _ => ExitError::new(exit, text).into(),
+    }
+}
+
+/// Whether a server that ended a stream so, or did not answer, may come back.
+pub(crate) fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(refusal) => {
+            let is_late = matches!(refusal.code, Code::HelloTimeout | Code::Stalled);
+            is_late || refusal.code.class().may_retry()
+        }
+        other => matches!(other, ClientError::Disconnected(_) | ClientError::Connect { .. }),
     }
 }
 

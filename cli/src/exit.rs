@@ -50,17 +50,24 @@ pub(crate) struct ExitError {
     text: String,
     /// It is that the connection ended; a request is not told why.
     is_cut: bool,
+    /// Another connection may do better.
+    may_pass: bool,
 }
 
 impl ExitError {
     /// An error with a message for people: what is wrong, then what to do.
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into(), is_cut: false }
+        Self { exit, text: text.into(), is_cut: false, may_pass: false }
     }
 
     /// An error that says that a connection ended.
     pub(crate) fn cut(text: impl Into<String>) -> Self {
-        Self { is_cut: true, ..Self::new(Exit::Unreachable, text) }
+        Self { is_cut: true, may_pass: true, ..Self::new(Exit::Unreachable, text) }
+    }
+
+    /// The same error, which another connection may not meet.
+    pub(crate) fn passing(self) -> Self {
+        Self { may_pass: true, ..self }
     }
 
     /// Returns such an error as an `Err`.
@@ -90,6 +97,11 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
 /// Whether an error is that a connection ended.
 pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<ExitError>().is_some_and(|error| error.is_cut))
+}
+
+/// Whether another connection may not meet the error.
+pub(crate) fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<ExitError>().is_some_and(|error| error.may_pass))
 }
 
 /// What an error says: each of its causes once, and what helps where the system's words do not.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, Frame, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, CursorName, Frame, ReadOptions, Start, Topic, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{Client, Delivered, Gap, SubEvent, SubscribeOptions, Subscription};
 
 use super::bodies::{self, Lost};
 use super::filter::Filter;
-use super::link::{self, Link};
+use super::link::{self, Begun, Link};
 use super::position::{Position, Resume};
 use crate::alike::nearest;
 use crate::args::{BodyArgs, CatArgs};
@@ -31,41 +31,25 @@ pub(super) async fn run(
     stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
-    let client = &session.client;
     out.use_template(cat.body.format.as_ref());
-    let mut options =
-        cat.options(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
-    let mut filter = Filter::start(&cat.filter).await?;
-    let mut position = match &cat.cursor {
-        Some(name) => Some(Position::open(client, name).await?),
-        None => None,
-    };
-    let link = Link::new(client, cat.reconnect && session.is_served(), position.as_ref());
-    if let Some(point) = &link.point {
-        options.start = Start::From(Bound::Offset(point.offset));
-    } else if let Some(text) = beyond(options.start, client.server().head) {
-        notice(&text);
-    }
-    let left = filter.widen(client, &mut options).await?;
+    let options = cat.options(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
+    let filter = Filter::start(&cat.filter).await?;
     let mut reader = Reader {
-        link,
+        link: Link::new(&session.client, cat.reconnect && session.is_served()),
         wanted: &cat.body,
         filter,
-        left,
+        begun: None,
         unread: 0,
         lost: Lost::default(),
         printed: false,
     };
-    if reader.link.waits {
-        reader.count_here(&mut options);
-    }
     let gone = reader_gone();
     tokio::pin!(gone);
-    let mut ended =
-        reader.print_events(&options, position.as_mut(), stop, gone.as_mut(), out).await;
+    let cursor = cat.cursor.as_ref();
+    let mut ended = reader.go(&options, cursor, stop, gone.as_mut(), out).await;
     while let Err(lost) = &ended
         && reader.link.waits
-        && exit::is_cut(lost)
+        && exit::may_pass(lost)
     {
         let back = tokio::select! {
             back = link::back(session, lost, stop) => back,
@@ -74,7 +58,7 @@ pub(super) async fn run(
         ended = match back {
             Ok(Some(client)) => {
                 reader.link.client = client;
-                reader.go_on(&options, position.as_mut(), stop, gone.as_mut(), out).await
+                reader.go(&options, cursor, stop, gone.as_mut(), out).await
             }
             Ok(None) if stop.is_cancelled() => Ok(Exit::Interrupted),
             Ok(None) => Ok(Exit::Ok),
@@ -82,7 +66,7 @@ pub(super) async fn run(
         };
     }
     // What was printed counts as read, however it ended.
-    let saved = match &mut position {
+    let saved = match reader.begun.as_mut().and_then(|begun| begun.position.as_mut()) {
         Some(position) => position.save().await,
         None => Ok(()),
     };
@@ -108,8 +92,8 @@ struct Reader<'a> {
     link: Link,
     wanted: &'a BodyArgs,
     filter: Filter,
-    /// How many more frames to print, when that is counted here.
-    left: Option<u64>,
+    /// `None` until it is known where to begin.
+    begun: Option<Begun>,
     /// Number of unreadable frames.
     unread: u64,
     /// Frames whose body cannot be read.
@@ -119,28 +103,35 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Keeps what another connection has to be told: how many are still wanted, and from where on,
-    /// which is known before anything has come.
-    fn count_here(&mut self, options: &mut ReadOptions) {
-        self.left = self.left.or_else(|| options.limit.take());
-        if options.start == Start::New {
-            self.link.reach(Some(self.link.client.server().head));
-        }
-    }
-
-    /// Goes on over another connection.
-    async fn go_on(
+    /// Begins, or goes on over another connection.
+    async fn go(
         &mut self,
-        options: &ReadOptions,
-        mut position: Option<&mut Position>,
+        wanted: &ReadOptions,
+        cursor: Option<&CursorName>,
         stop: &CancellationToken,
         gone: Pin<&mut impl Future<Output = ()>>,
         out: &mut Output,
     ) -> anyhow::Result<Exit> {
-        if let Some(position) = &mut position {
-            position.go_on(&self.link.client).await?;
-        }
-        self.print_events(options, position, stop, gone, out).await
+        let (is_back, mut begun) = match self.begun.take() {
+            Some(begun) => (true, begun),
+            None => {
+                let begun = self.link.begin(wanted, cursor, &mut self.filter).await?;
+                let text = beyond(begun.options.start, self.link.client.server().head);
+                if let Some(text) = text.filter(|_| self.link.point.is_none()) {
+                    notice(&text);
+                }
+                (false, begun)
+            }
+        };
+        let ended = async {
+            if let Some(position) = begun.position.as_mut().filter(|_| is_back) {
+                position.go_on(&self.link.client).await?;
+            }
+            self.print_events(&mut begun, stop, gone, out).await
+        };
+        let ended = ended.await;
+        self.begun = Some(begun);
+        ended
     }
 
     async fn subscribe(
@@ -159,16 +150,16 @@ impl Reader<'_> {
 
     async fn print_events(
         &mut self,
-        options: &ReadOptions,
-        mut position: Option<&mut Position>,
+        begun: &mut Begun,
         stop: &CancellationToken,
         mut gone: Pin<&mut impl Future<Output = ()>>,
         out: &mut Output,
     ) -> anyhow::Result<Exit> {
-        if self.left == Some(0) {
+        let Begun { options, left, position } = begun;
+        if *left == Some(0) {
             return Ok(Exit::Ok);
         }
-        let resume = match (&position, options) {
+        let resume = match (&position, &options) {
             _ if self.link.waits => Resume::Waits,
             (Some(_), _) => Resume::Cursor,
             (None, ReadOptions { reverse: true, .. }) => Resume::Never,
@@ -182,8 +173,8 @@ impl Reader<'_> {
                 event = events.next() => event,
                 () = &mut gone => return Ok(Exit::Ok),
                 () = stop.cancelled() => return Ok(Exit::Interrupted),
-                () = save_is_due(position.as_deref()) => {
-                    if let Some(position) = &mut position {
+                () = save_is_due(position.as_ref()) => {
+                    if let Some(position) = &mut *position {
                         position.save().await?;
                     }
                     continue;
@@ -192,10 +183,7 @@ impl Reader<'_> {
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {
-                        let meant = likely(&self.link.client, &options.topics).await;
-                        let hint = meant
-                            .map_or_else(String::new, |name| format!("; did you mean {name}?"));
-                        notice(&format!("no matching frames in {}{hint}", options.topics));
+                        tell_of_none(&self.link.client, &options.topics).await;
                     }
                     if let (Some(position), Some(offset)) = (position, events.position()) {
                         position.reach(offset);
@@ -203,16 +191,18 @@ impl Reader<'_> {
                     return Ok(Exit::Ok);
                 }
                 Some(SubEvent::Frames { frames, .. }) => {
-                    let last = self.print_frames(&frames, out).await?;
+                    let last = self.print_frames(&frames, left, out).await;
                     out.flush()?;
-                    let reached = match last {
-                        Some(last) => last.offset().map(|offset| offset + 1),
-                        None => events.position(),
+                    let reached = match &last {
+                        Ok(Some(last)) => last.offset().map(|offset| offset + 1),
+                        Ok(None) => events.position(),
+                        // Of those before it, all were printed.
+                        Err(_) => self.link.point.map(|point| point.offset),
                     };
-                    if let (Some(position), Some(reached)) = (&mut position, reached) {
+                    if let (Some(position), Some(reached)) = (&mut *position, reached) {
                         position.reach(reached);
                     }
-                    if last.is_some() {
+                    if last?.is_some() {
                         return Ok(Exit::Ok);
                     }
                 }
@@ -231,6 +221,7 @@ impl Reader<'_> {
     async fn print_frames<'f>(
         &mut self,
         frames: &'f [Delivered],
+        left: &mut Option<u64>,
         out: &mut Output,
     ) -> anyhow::Result<Option<&'f Frame>> {
         let passed = self.filter.pass(&self.link.client, frames).await?;
@@ -238,7 +229,7 @@ impl Reader<'_> {
             self.print(delivered, out).await?;
             self.link.reach(delivered.frame.offset().map(|offset| offset + 1));
             self.printed = true;
-            if let Some(left) = &mut self.left {
+            if let Some(left) = left {
                 *left -= 1;
                 if *left == 0 {
                     return Ok(Some(&delivered.frame));
@@ -275,6 +266,13 @@ fn beyond(start: Start, head: u64) -> Option<String> {
         _ => return None,
     };
     is_beyond.then(|| format!("nothing stored {which} yet: the next offset is {head}"))
+}
+
+/// Tells a person that nothing matched.
+async fn tell_of_none(client: &Client, topics: &TopicPatterns) {
+    let meant = likely(client, topics).await;
+    let hint = meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
+    notice(&format!("no matching frames in {topics}{hint}"));
 }
 
 /// The topic that was most likely meant by one that is not there.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
-use xs_engine::{BlobHash, Body, Bound, Frame, Meta, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{BlobHash, Body, Frame, Meta, NewFrame, ReadOptions, TopicPatterns};
 use xs_protocol::limits::BODY_WITH_FRAME_MAX;
 use xs_protocol::{
     Address, AppendRequest, BlobStream, Class, Delivered, SubEvent, SubscribeOptions,
@@ -21,7 +21,7 @@ use xs_protocol::{
 use super::bodies;
 use super::cat::{all_or_failed, passed_over};
 use super::filter::Filter;
-use super::link::{self, Link};
+use super::link::{self, Begun, Link};
 use super::position::{Position, Resume};
 use crate::args::EachArgs;
 use crate::connect::{Session, explain};
@@ -46,46 +46,29 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> anyhow::Result<Exit> {
     check_park(each)?;
-    let client = &session.client;
-    let mut filter = Filter::start(&each.filter).await?;
-    let mut position = match &each.cursor {
-        Some(name) => Some(Position::open(client, name).await?),
-        None => None,
-    };
+    let filter = Filter::start(&each.filter).await?;
     let waits = each.reconnect && session.is_served();
-    let link = Link::new(client, waits, position.as_ref());
-    let mut options = ReadOptions {
-        topics: each.patterns.or(TopicPatterns::all())?,
-        start: match &link.point {
-            Some(point) => Start::From(Bound::Offset(point.offset)),
-            None => each.begin.start(),
-        },
-        limit: each.limit,
-        follow: each.follow || each.reconnect || each.begin.new,
-        ..ReadOptions::default()
+    let link = Link::new(&session.client, waits);
+    let mut runner = Runner {
+        link,
+        address: &session.address,
+        each,
+        stop,
+        filter,
+        options: None,
+        left: None,
+        unread: 0,
     };
-    let mut left = filter.widen(client, &mut options).await?;
-    if each.park.is_some() && each.patterns.is_empty() {
-        // The store would count parked frames, which are among all topics.
-        left = left.or_else(|| options.limit.take());
-    }
-    if waits {
-        left = left.or_else(|| options.limit.take());
-    }
-    let mut runner =
-        Runner { link, address: &session.address, each, stop, filter, left, unread: 0 };
-    if waits && options.start == Start::New {
-        runner.link.reach(Some(client.server().head));
-    }
-    let mut ended = runner.go(&options, &mut position).await;
+    let mut position = None;
+    let mut ended = runner.go(&mut position).await;
     while let Err(lost) = &ended
         && waits
-        && exit::is_cut(lost)
+        && exit::may_pass(lost)
     {
         ended = match link::back(session, lost, stop).await {
             Ok(Some(client)) => {
                 runner.link.client = client;
-                runner.go_on(&options, &mut position).await
+                runner.go(&mut position).await
             }
             Ok(None) => Ok(Exit::Interrupted),
             Err(error) => Err(error),
@@ -121,6 +104,8 @@ struct Runner<'a> {
     each: &'a EachArgs,
     stop: &'a CancellationToken,
     filter: Filter,
+    /// What is read; `None` until it is known where to begin.
+    options: Option<ReadOptions>,
     /// How many more, when they are counted here.
     left: Option<u64>,
     /// Frames that cannot be read.
@@ -128,12 +113,13 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Goes on over another connection, where the cursor is if there is one.
-    async fn go_on(
-        &mut self,
-        options: &ReadOptions,
-        position: &mut Option<Position>,
-    ) -> anyhow::Result<Exit> {
+    /// Begins, or goes on over another connection: where the cursor is, if there is one.
+    async fn go(&mut self, position: &mut Option<Position>) -> anyhow::Result<Exit> {
+        let Some(options) = self.options.clone() else {
+            let options = self.begin(position).await?;
+            self.options = Some(options.clone());
+            return self.read(&options, position).await;
+        };
         if let Some(position) = position {
             let before = position.reached();
             position.go_on(&self.link.client).await?;
@@ -145,10 +131,30 @@ impl Runner<'_> {
                 point.offset = reached;
             }
         }
-        self.go(options, position).await
+        self.read(&options, position).await
     }
 
-    async fn go(
+    /// Finds out where to begin.
+    async fn begin(&mut self, position: &mut Option<Position>) -> anyhow::Result<ReadOptions> {
+        let each = self.each;
+        let wanted = ReadOptions {
+            topics: each.patterns.or(TopicPatterns::all())?,
+            start: each.begin.start(),
+            limit: each.limit,
+            follow: each.follow || each.reconnect || each.begin.new,
+            ..ReadOptions::default()
+        };
+        let begun = self.link.begin(&wanted, each.cursor.as_ref(), &mut self.filter).await?;
+        let Begun { mut options, mut left, position: found } = begun;
+        if each.park.is_some() && each.patterns.is_empty() {
+            // The store would count parked frames, which are among all topics.
+            left = left.or_else(|| options.limit.take());
+        }
+        (self.left, *position) = (left, found);
+        Ok(options)
+    }
+
+    async fn read(
         &mut self,
         options: &ReadOptions,
         position: &mut Option<Position>,

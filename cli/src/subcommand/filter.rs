@@ -7,6 +7,7 @@ use xs_protocol::{Client, Delivered, SubEvent, SubscribeOptions};
 use xs_runtime::isolate::{FailureKind, ModuleError};
 use xs_runtime::script::{TEXT_BYTES_MAX, Test, Verdict, Whole};
 
+use super::position::Resume;
 use super::{bodies, modules};
 use crate::args::WhereArgs;
 use crate::connect::explain;
@@ -107,14 +108,19 @@ impl Filter {
     }
 
     /// Finds where the newest `count` matching frames begin.
-    async fn newest(
+    pub(super) async fn newest(
         &mut self,
         client: &Client,
         options: &ReadOptions,
         count: u64,
     ) -> anyhow::Result<Start> {
-        let back =
-            ReadOptions { start: Start::First, reverse: true, follow: false, ..options.clone() };
+        let back = ReadOptions {
+            start: Start::First,
+            reverse: true,
+            follow: false,
+            limit: self.is_open().then_some(count),
+            ..options.clone()
+        };
         let bodies_up_to = self.bodies_up_to();
         let how = SubscribeOptions { bodies_up_to, ..SubscribeOptions::default() };
         let mut events = client.subscribe(&back, how).await.map_err(explain)?;
@@ -122,7 +128,15 @@ impl Filter {
         // Frames newer than the oldest match are evaluated again on the way forward.
         let (mut threw_before, mut failed_before) = (0, 0);
         while let Some(event) = events.next().await {
-            let SubEvent::Frames { frames, .. } = event.map_err(explain)? else { continue };
+            let frames = match event.map_err(explain)? {
+                SubEvent::Frames { frames, .. } => frames,
+                // Those that were not looked at may match.
+                SubEvent::Dropped { refusal, .. } => {
+                    return Err(Resume::Waits.dropped(refusal, 0));
+                }
+                // The way forward tells of what cannot be read.
+                SubEvent::Gap(_) | SubEvent::CaughtUp { .. } | SubEvent::Pulse => continue,
+            };
             let verdicts = self.judge(client, &frames).await?;
             for (delivered, verdict) in frames.iter().zip(verdicts) {
                 let offset = delivered.frame.offset();
@@ -130,7 +144,7 @@ impl Filter {
                 match verdict {
                     Verdict::Holds => {
                         (oldest, threw_before, failed_before) = (offset, 0, 0);
-                        left -= 1;
+                        left = left.saturating_sub(1);
                     }
                     Verdict::Threw => threw_before += 1,
                     Verdict::Fails => failed_before += 1,
@@ -149,7 +163,7 @@ impl Filter {
 fn place(oldest: Option<u64>, newest: Option<u64>) -> Start {
     match (oldest, newest) {
         (Some(offset), _) => Start::From(Bound::Offset(offset)),
-        (None, Some(offset)) => Start::After(Bound::Offset(offset)),
+        (None, Some(offset)) => Start::From(Bound::Offset(offset.saturating_add(1))),
         (None, None) => Start::First,
     }
 }

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use xs_engine::{CursorName, ReadOptions, ResumePoint};
+use xs_engine::{Bound, CursorName, ReadOptions, ResumePoint, Start};
 use xs_protocol::{Client, ClientError, Code, Detail, SubscribeOptions, Subscription};
 
+use super::filter::Filter;
 use super::position::{Position, Resume};
-use crate::connect::{Session, explain};
+use crate::connect::{Session, explain, may_pass};
 use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
 use crate::reach::options;
@@ -26,15 +27,78 @@ pub(super) struct Link {
     pub(super) point: Option<ResumePoint>,
     /// The cursor that said so at first.
     cursor: Option<CursorName>,
+    /// The offset of the next frame when the reader was started.
+    head: u64,
+}
+
+/// What a reader asks for, with what it found out before.
+pub(super) struct Begun {
+    pub(super) options: ReadOptions,
+    /// How many more frames are wanted, when the reader counts them.
+    pub(super) left: Option<u64>,
+    pub(super) position: Option<Position>,
 }
 
 impl Link {
-    /// Of a reader that begins at its cursor, if that exists. An offset of the cursor holds in the
-    /// epoch in which it was set: where frames that it counts as read are lost, it is refused.
-    pub(super) fn new(client: &Client, waits: bool, position: Option<&Position>) -> Self {
-        let point = position.and_then(Position::point);
-        let cursor = position.map(|position| position.name().clone());
-        Self { client: client.clone(), waits, point, cursor }
+    /// Of a reader that is started now.
+    pub(super) fn new(client: &Client, waits: bool) -> Self {
+        let head = client.server().head;
+        Self { client: client.clone(), waits, point: None, cursor: None, head }
+    }
+
+    /// Finds out where a read begins, and what has to be known of it to go on over another
+    /// connection. That changes nothing until all is found: after an error it may be done again.
+    pub(super) async fn begin(
+        &mut self,
+        wanted: &ReadOptions,
+        cursor: Option<&CursorName>,
+        filter: &mut Filter,
+    ) -> anyhow::Result<Begun> {
+        let mut options = wanted.clone();
+        let position = match cursor {
+            Some(name) => Some(Position::open(&self.client, name).await?),
+            None => None,
+        };
+        // An offset of the cursor holds in the epoch in which it was set: where frames that it
+        // counts as read are lost, it is refused.
+        let point = position.as_ref().and_then(Position::point);
+        if let Some(point) = &point {
+            options.start = Start::From(Bound::Offset(point.offset));
+        } else if self.waits {
+            self.fix_start(&mut options, filter).await?;
+        }
+        let mut left = filter.widen(&self.client, &mut options).await?;
+        if self.waits {
+            left = left.or_else(|| options.limit.take());
+        }
+        self.cursor = cursor.cloned();
+        self.point = point.or_else(|| match (wanted.start, options.start) {
+            (Start::New | Start::Last(_), Start::From(Bound::Offset(offset))) => {
+                Some(self.client.server().resume().point(offset))
+            }
+            _ => None,
+        });
+        Ok(Begun { options, left, position })
+    }
+
+    /// Turns a start that each request would count anew into an offset: what was appended since the
+    /// reader was started is wanted, however many connections that takes.
+    async fn fix_start(
+        &self,
+        options: &mut ReadOptions,
+        filter: &mut Filter,
+    ) -> anyhow::Result<()> {
+        let head = Bound::Offset(self.head);
+        options.start = match options.start {
+            Start::New | Start::Last(0) => Start::From(head),
+            Start::Last(count) => {
+                let before = options.before.or(Some(head));
+                let until_now = ReadOptions { before, ..options.clone() };
+                filter.newest(&self.client, &until_now, count).await?
+            }
+            start => start,
+        };
+        Ok(())
     }
 
     /// All before an offset was seen.
@@ -69,17 +133,6 @@ impl Link {
             _ if self.waits => Resume::Waits.cut_off(error, None),
             _ => explain(error),
         })
-    }
-}
-
-/// Whether a server that ended a stream so, or did not answer, may come back.
-pub(super) fn may_pass(error: &ClientError) -> bool {
-    match error {
-        ClientError::Refused(refusal) => {
-            let is_late = matches!(refusal.code, Code::HelloTimeout | Code::Stalled);
-            is_late || refusal.code.class().may_retry()
-        }
-        other => matches!(other, ClientError::Disconnected(_) | ClientError::Connect { .. }),
     }
 }
 

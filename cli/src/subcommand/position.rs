@@ -7,8 +7,7 @@ use bytes::Bytes;
 use xs_engine::{Cursor, CursorChange, CursorName, CursorValue, ExpectRevision, ResumePoint};
 use xs_protocol::{Class, Client, ClientError, Refusal};
 
-use super::link::may_pass;
-use crate::connect::explain;
+use crate::connect::{explain, may_pass};
 use crate::exit::{Exit, ExitError};
 
 /// Interval between saves of a moving position.
@@ -123,11 +122,6 @@ impl Position {
             }
             _ => ExitError::fail(Exit::Condition, self.in_use()),
         }
-    }
-
-    /// The name of the cursor.
-    pub(super) const fn name(&self) -> &CursorName {
-        &self.name
     }
 
     /// Where the cursor was found; `None` when it did not exist.
