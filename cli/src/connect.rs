@@ -17,6 +17,7 @@ use xs_protocol::{
 };
 
 use crate::exit::{self, Exit, ExitError};
+use crate::output::notice;
 use crate::reach::options;
 use crate::serve::{Fullness, StoreService};
 
@@ -25,6 +26,10 @@ use crate::serve::{Fullness, StoreService};
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Time between two attempts.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// The wait before the first attempt to reach a server that is waited for; it doubles up to the
+/// longest.
+const WAIT_FIRST: Duration = Duration::from_millis(50);
+const WAIT_LONGEST: Duration = Duration::from_secs(2);
 /// How long to wait for why a connection ended that did.
 const REASON_WAIT: Duration = Duration::from_secs(1);
 /// Bytes in flight between the client and the server of one process.
@@ -108,6 +113,27 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Connects to a server alone, which is waited for as long as it takes. A store that nobody
+    /// serves is left to the server that is to come: opened here, it would keep that out.
+    pub(crate) async fn await_server(address: Option<Address>) -> anyhow::Result<Self> {
+        let address = address.map_or_else(default_address, Ok)?;
+        let client = match Client::connect(&address, options()).await {
+            Ok(client) => client,
+            Err(error) if may_pass(&error) => {
+                let text = match unserved(&address, &error) {
+                    Some(dir) => no_server(dir),
+                    None => explain(error).to_string(),
+                };
+                notice(&format!("{text}; waiting for the server"));
+                let client = when_it_answers(&address).await?;
+                notice("the server is there");
+                client
+            }
+            Err(error) => return Err(explain(error)),
+        };
+        Ok(Self { client, address, local: None })
     }
 
     /// Whether a server answers, as opposed to a store opened by this process.
@@ -318,7 +344,25 @@ pub(crate) fn may_pass(error: &ClientError) -> bool {
             let is_late = matches!(refusal.code, Code::HelloTimeout | Code::Stalled);
             is_late || refusal.code.class().may_retry()
         }
-        other => matches!(other, ClientError::Disconnected(_) | ClientError::Connect { .. }),
+        // Some addresses lead nowhere, whoever listens.
+        ClientError::Connect { .. } => error.class().may_retry(),
+        other => matches!(other, ClientError::Disconnected(_)),
+    }
+}
+
+/// Connects to a server that does not answer yet, as soon as it does.
+///
+/// # Errors
+/// What no waiting mends.
+pub(crate) async fn when_it_answers(address: &Address) -> anyhow::Result<Client> {
+    let mut wait = WAIT_FIRST;
+    loop {
+        tokio::time::sleep(wait).await;
+        match Client::connect(address, options()).await {
+            Ok(client) => return Ok(client),
+            Err(error) if may_pass(&error) => wait = (wait * 2).min(WAIT_LONGEST),
+            Err(error) => return Err(explain(error)),
+        }
     }
 }
 

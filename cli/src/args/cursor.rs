@@ -120,8 +120,9 @@ pub(crate) struct EachArgs {
     /// Keep running and handle new events as they are appended.
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,
-    /// Like --follow, and when the server goes away, wait for it and continue from the same event.
-    /// Ephemeral events appended in between are missed.
+    /// Like --follow, and whenever no server answers, wait for it and continue from the same event;
+    /// a store directory is waited for until xs serve serves it. Ephemeral events appended in
+    /// between are missed.
     #[arg(short = 'F', long)]
     pub(crate) reconnect: bool,
     /// Continue from this cursor and move it. Without a cursor no position is saved.

@@ -175,8 +175,9 @@ pub(crate) struct CatArgs {
     /// Keep running and print new events as they are appended.
     #[arg(short = 'f', long)]
     follow: bool,
-    /// Like --follow, and when the server goes away, wait for it and continue from the same event.
-    /// Ephemeral events appended in between are missed.
+    /// Like --follow, and whenever no server answers, wait for it and continue from the same event;
+    /// a store directory is waited for until xs serve serves it. Ephemeral events appended in
+    /// between are missed.
     #[arg(short = 'F', long)]
     pub(crate) reconnect: bool,
     #[command(flatten)]
@@ -246,10 +247,10 @@ pub(crate) struct TailArgs {
     /// Accepted for compatibility: tail always follows.
     #[arg(short = 'f', long = "follow")]
     _follow: bool,
-    /// When the server goes away, wait for it and continue from the same event. Ephemeral events
-    /// appended in between are missed.
+    /// Whenever no server answers, wait for it and continue from the same event; a store directory
+    /// is waited for until xs serve serves it. Ephemeral events appended in between are missed.
     #[arg(short = 'F', long)]
-    reconnect: bool,
+    pub(crate) reconnect: bool,
     /// Print the newest N stored events first.
     #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 10,
         value_parser = count(0..=u64::MAX))]

@@ -35,7 +35,7 @@ pub(super) async fn run(
     let options = cat.options(&Zoned::now()).map_err(|text| ExitError::new(Exit::Usage, text))?;
     let filter = Filter::start(&cat.filter).await?;
     let mut reader = Reader {
-        link: Link::new(&session.client, cat.reconnect && session.is_served()),
+        link: Link::new(&session.client, cat.reconnect),
         wanted: &cat.body,
         filter,
         begun: None,

@@ -47,7 +47,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     check_park(each)?;
     let filter = Filter::start(&each.filter).await?;
-    let waits = each.reconnect && session.is_served();
+    let waits = each.reconnect;
     let link = Link::new(&session.client, waits);
     let mut runner = Runner {
         link,

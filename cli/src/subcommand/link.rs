@@ -1,22 +1,15 @@
 //! The connection of a reader that outlives its server: with `--reconnect` it is made again, to the
 //! same store, however long that takes.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, ReadOptions, ResumePoint, Start};
 use xs_protocol::{Client, ClientError, Code, Detail, SubscribeOptions, Subscription};
 
 use super::filter::Filter;
 use super::position::{Position, Resume};
-use crate::connect::{Session, explain, may_pass};
+use crate::connect::{Session, explain, when_it_answers};
 use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
-use crate::reach::options;
-
-/// The wait before the first attempt; it doubles up to the longest.
-const WAIT_FIRST: Duration = Duration::from_millis(50);
-const WAIT_LONGEST: Duration = Duration::from_secs(2);
 
 /// A reader's connection, and where it goes on over it.
 pub(super) struct Link {
@@ -147,27 +140,14 @@ pub(super) async fn back(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Client>> {
     notice(&format!("{}; waiting for the server", exit::text(lost)));
-    let mut wait = WAIT_FIRST;
-    loop {
-        let coming = async {
-            tokio::time::sleep(wait).await;
-            Client::connect(&session.address, options()).await
-        };
-        let come = tokio::select! {
-            come = coming => come,
-            () = stop.cancelled() => return Ok(None),
-        };
-        match come {
-            Ok(client) if client.server().uuid != session.client.server().uuid => {
-                let text = "another store is served there than before";
-                return ExitError::fail(Exit::Unreachable, text);
-            }
-            Ok(client) => {
-                notice("the server is back");
-                return Ok(Some(client));
-            }
-            Err(error) if may_pass(&error) => wait = (wait * 2).min(WAIT_LONGEST),
-            Err(error) => return Err(explain(error)),
-        }
+    let client = tokio::select! {
+        client = when_it_answers(&session.address) => client?,
+        () = stop.cancelled() => return Ok(None),
+    };
+    if client.server().uuid != session.client.server().uuid {
+        let text = "another store is served there than before";
+        return ExitError::fail(Exit::Unreachable, text);
     }
+    notice("the server is back");
+    Ok(Some(client))
 }

@@ -208,6 +208,9 @@ fn cut_off(grace: Duration) -> Exit {
 
 /// Connects, within the time limit of the whole subcommand.
 async fn open(addr: Option<Address>, plan: &mut Plan) -> anyhow::Result<Session> {
+    if plan.awaits_server {
+        return Session::await_server(addr).await;
+    }
     let limit = plan.limit;
     let opening = Session::open_when(addr, plan.need());
     let Some(limit) = limit else { return opening.await };

@@ -17,13 +17,22 @@ pub(super) struct Plan {
     pub(super) limit: Option<Duration>,
     /// Whether Ctrl-C is handled by the subcommand itself.
     pub(super) ignores_interrupt: bool,
+    /// Whether it waits for a server, instead of opening a store that nobody serves.
+    pub(super) awaits_server: bool,
     /// Whether it must save a position, or store lines it has read, before it ends.
     pub(super) has_to_finish: bool,
 }
 
 impl Plan {
     const fn new(need: Need) -> Self {
-        Self { need, input: None, limit: None, ignores_interrupt: false, has_to_finish: false }
+        Self {
+            need,
+            input: None,
+            limit: None,
+            ignores_interrupt: false,
+            awaits_server: false,
+            has_to_finish: false,
+        }
     }
 
     /// The plan of a subcommand.
@@ -38,13 +47,19 @@ impl Plan {
             StoreSubcommand::Call(call) if !call.help => {
                 Self { limit: call.timeout, ..Self::new(Need::Server) }
             }
-            StoreSubcommand::Each(_) => Self { has_to_finish: true, ..Self::new(Need::Follow) },
+            StoreSubcommand::Each(each) => {
+                let awaits_server = each.reconnect;
+                Self { has_to_finish: true, awaits_server, ..Self::new(Need::Follow) }
+            }
             StoreSubcommand::Tail(tail) => {
-                Self { has_to_finish: tail.cursor.is_some(), ..Self::new(Need::Follow) }
+                let has_to_finish = tail.cursor.is_some();
+                let awaits_server = tail.reconnect;
+                Self { has_to_finish, awaits_server, ..Self::new(Need::Follow) }
             }
             StoreSubcommand::Cat(cat) => {
                 let need = if cat.follows() { Need::Follow } else { Need::Existing };
-                Self { has_to_finish: cat.cursor.is_some(), ..Self::new(need) }
+                let has_to_finish = cat.cursor.is_some();
+                Self { has_to_finish, awaits_server: cat.reconnect, ..Self::new(need) }
             }
             StoreSubcommand::Eval(eval) => {
                 Self { ignores_interrupt: eval::is_prompt(eval), ..Self::new(Need::Follow) }

@@ -98,6 +98,8 @@ mod trials;
 #[cfg(test)]
 mod tutorial;
 #[cfg(test)]
+mod waits;
+#[cfg(test)]
 mod wire;
 #[cfg(test)]
 mod worst;

@@ -1,0 +1,174 @@
+//! `-F`: what a reader does until there is a server, and while it looks for where to begin.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal_pid, text};
+
+/// Frames that are searched: more bytes than a server sends ahead.
+const FRAMES: u64 = 2_500;
+const META_BYTES: usize = 16 * 1024;
+/// Every so many of them matches.
+const EVERY: u64 = 1_000;
+/// Bytes of the search after which it stands still.
+const HELD_AFTER: usize = 1024 * 1024;
+
+fn start(place: &Place, args: &[&str], addr: &str) -> Child {
+    let mut command = place.command(args);
+    command.env("XS_ADDR", addr).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The lines of standard error, as they come.
+fn said(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap)
+}
+
+/// Hands on what both say; what the server says in `held` only up to a place, until it is let go.
+fn relay(client: UnixStream, server: UnixStream, held: Option<(Sender<()>, Receiver<()>)>) {
+    let (mut from_client, mut to_server) =
+        (client.try_clone().unwrap(), server.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    });
+    let (mut to_client, mut from_server) = (client, server);
+    std::thread::spawn(move || {
+        if let Some((is_held, let_go)) = held {
+            let _ = std::io::copy(&mut (&from_server).take(HELD_AFTER as u64), &mut to_client);
+            is_held.send(()).unwrap();
+            let_go.recv().unwrap();
+        }
+        let _ = std::io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+}
+
+/// Listens before a store's server. The first connection is held.
+fn stand_between(front: &Path, store: &Path) -> (Receiver<()>, Sender<()>) {
+    std::fs::create_dir(front).unwrap();
+    let listener = UnixListener::bind(front.join("xs.sock")).unwrap();
+    let store = store.join("xs.sock");
+    let (is_held, held) = channel();
+    let (go, let_go) = channel();
+    let mut first = Some((is_held, let_go));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            // Without a server, the client finds its connection closed.
+            if let Ok(server) = UnixStream::connect(&store) {
+                relay(client, server, first.take());
+            }
+        }
+    });
+    (held, go)
+}
+
+fn append(place: &Place, numbers: std::ops::Range<u64>) {
+    let filler = "x".repeat(META_BYTES);
+    let lines = numbers.map(|n| json!({ "n": n, "filler": filler }).to_string() + "\n");
+    let lines: String = lines.collect();
+    let run = place.xs_with(&["append", "t", "--lines", "--json"], lines.as_bytes());
+    assert_eq!(run.code, 0, "{}", run.err);
+}
+
+/// The search for the newest that match ended where the server stopped, as if there were no more:
+/// what it had not come to was never printed.
+#[test]
+fn a_search_for_the_newest_outlives_a_server_that_stops() {
+    let expression = format!("f.meta.n % {EVERY} === 0");
+    let tail = ["tail", "-n", "2", "t", "--where", &expression, "--format", "{meta.n}"];
+    let every = |end: u64| (0..end).map(|n| format!("{}\n", n * EVERY)).collect::<String>();
+    // With it, all since the start is printed, and without it there is an error.
+    for (more, expected) in [(&["-F", "--limit", "5"][..], every(5)), (&[], String::new())] {
+        let place = Place::new();
+        append(&place, 0..1_999);
+        let server = place.serve(&[]);
+        let (held, go) = stand_between(&place.path("front"), &place.store());
+        let reader = start(&place, &[&tail[..], more].concat(), text(&place.path("front")));
+        held.recv_timeout(PATIENCE).unwrap();
+        signal_pid(server.pid(), Signal::TERM);
+        eventually(|| UnixStream::connect(place.store().join("xs.sock")).is_err().then_some(()));
+        go.send(()).unwrap();
+        assert!(server.stop().success());
+        append(&place, 1_999..FRAMES);
+        let server = place.serve(&[]);
+        append(&place, FRAMES..4_001);
+        let run = Run::from(output_within(reader, PATIENCE));
+        assert_eq!(run.text(), expected, "{}", run.err);
+        assert_eq!(run.code, if more.is_empty() { 5 } else { 0 }, "{}", run.err);
+        server.kill();
+    }
+}
+
+/// A store that it opened itself, for as long as it ran, kept the server out for ever.
+#[test]
+fn reconnect_leaves_a_store_to_its_server() {
+    for exists in [false, true] {
+        for args in [
+            &["tail", "-F", "t", "--limit", "2", "--format", "{body}"][..],
+            &["cat", "-F", "t", "--limit", "2", "--format", "{body}"],
+            &["each", "-F", "t", "--limit", "2", "--", "sh", "-c", "cat; echo"],
+        ] {
+            let place = Place::new();
+            if exists {
+                place.ok(&["append", "u", "x"]);
+            }
+            let mut reader = start(&place, args, text(&place.store()));
+            let mut lines = said(&mut reader);
+            let waits = lines.next().unwrap();
+            assert!(waits.contains("xs serve") && waits.contains("; waiting for"), "{waits}");
+            assert_eq!(place.store().exists(), exists, "it has made a store");
+            let server = place.serve(&[]);
+            place.ok(&["append", "t", "0"]);
+            place.ok(&["append", "t", "1"]);
+            let there = lines.next().unwrap();
+            assert!(there.contains("the server is there"), "{args:?}: {there}");
+            let run = Run::from(output_within(reader, PATIENCE));
+            assert_eq!((run.code, run.text().as_str()), (0, "0\n1\n"), "{args:?}");
+            assert!(server.stop().success());
+        }
+    }
+}
+
+#[test]
+fn reconnect_waits_for_an_address_and_not_for_what_is_wrong_with_it() {
+    let place = Place::new();
+    // The port is taken, and nobody listens.
+    let port = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        None,
+    )
+    .unwrap();
+    rustix::net::bind(&port, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let at: std::net::SocketAddr =
+        rustix::net::getsockname(&port).unwrap().try_into().unwrap();
+    let mut reader = start(&place, &["tail", "-F", "t", "--limit", "1"], &at.to_string());
+    let waits = said(&mut reader).next().unwrap();
+    assert!(waits.contains("connection refused") && waits.contains("; waiting for"), "{waits}");
+    // Who stops it is heeded at once.
+    crate::support::signal(&reader, Signal::INT);
+    assert_eq!(Run::from(output_within(reader, PATIENCE)).code, 130);
+
+    let wrong = place.xs(&["tail", "-F", "-a", "no:such:address"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.err);
+    let file = place.write("file", "");
+    let wrong = place.xs(&["tail", "-F", "-a", text(&file)]);
+    assert_eq!(wrong.code, 5, "{}", wrong.err);
+    // With a token in the store, one is asked for.
+    place.ok(&["token", "create", "a", "--role", "read"]);
+    let server = place.serve(&["--listen", ":0"]);
+    let listening = &place.await_frames("xs.start", 1)[0]["meta"]["listen"][1];
+    let mut tail = place.command(&["tail", "-F", "-a", listening.as_str().unwrap()]);
+    let tail = tail.env("XS_TOKEN", "xst_wrong").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let wrong = Run::from(output_within(tail.spawn().unwrap(), PATIENCE));
+    assert_eq!(wrong.code, 7, "{}", wrong.err);
+    assert!(server.stop().success());
+}
