@@ -350,6 +350,21 @@ pub(crate) fn may_pass(error: &ClientError) -> bool {
     }
 }
 
+/// What comes of work during which nothing is asked of the server, which has to outlive it.
+///
+/// # Errors
+/// The server is gone, or those of the work.
+pub(crate) async fn while_served<T>(
+    client: &Client,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        why = client.closed() => Err(ExitError::cut(format!("the server is gone ({why})")).into()),
+    }
+}
+
 /// Connects to a server that does not answer yet, as soon as it does.
 ///
 /// # Errors

@@ -81,7 +81,7 @@ async fn content(
         let typed = append.body.as_ref().filter(|_| !append.no_body);
         return Ok(typed.map_or(Content::None, |text| Bytes::from(text.clone()).into()));
     };
-    if let Some(bytes) = input.whole().await? {
+    if let Some(bytes) = input.whole(client).await? {
         return Ok(bytes.into());
     }
     let (hash, len) = input.put(client).await?;

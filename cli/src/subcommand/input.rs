@@ -14,7 +14,7 @@ use xs_engine::BlobHash;
 use xs_protocol::Client;
 
 use crate::args::{AppendArgs, CasSubcommand, StoreSubcommand};
-use crate::connect::{Need, explain};
+use crate::connect::{Need, explain, while_served};
 use crate::output::notice;
 
 /// Bytes read before the store is opened: as many as fit in a frame's own message.
@@ -98,15 +98,15 @@ impl Input {
         Ok(())
     }
 
-    /// The whole body, if it fits in memory.
-    pub(super) async fn whole(&mut self) -> anyhow::Result<Option<Bytes>> {
-        self.read_ahead().await?;
+    /// The whole body, if it fits in memory. The server may go away while the input is silent.
+    pub(super) async fn whole(&mut self, client: &Client) -> anyhow::Result<Option<Bytes>> {
+        while_served(client, self.read_ahead()).await?;
         Ok(self.is_whole.then(|| std::mem::take(&mut self.head).freeze()))
     }
 
     /// Stores the body; returns its hash and length.
     pub(super) async fn put(mut self, client: &Client) -> anyhow::Result<(BlobHash, u64)> {
-        self.read_ahead().await?;
+        while_served(client, self.read_ahead()).await?;
         let rest: Box<dyn AsyncRead + Send + Unpin> = match self.rest {
             Some(rest) if !self.is_whole => rest,
             _ => Box::new(tokio::io::empty()),

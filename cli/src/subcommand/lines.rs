@@ -3,6 +3,7 @@
 //! stop, the number of stored lines is reported.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use xs_engine::{Body, FrameId, IdempotencyKey, NewFrame, Topic, ValueError};
 use xs_protocol::{AppendRequest, Appended, Class, Client, Reply};
 
 use crate::args::{AppendArgs, meta_object};
-use crate::connect::explain;
+use crate::connect::{explain, while_served};
 use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
@@ -136,6 +137,7 @@ async fn next_piece(
     sender: &mut Sender<'_>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Bytes>> {
+    let client = sender.client;
     let piece = loop {
         let is_stopped = stop.is_cancelled();
         if is_stopped {
@@ -153,6 +155,8 @@ async fn next_piece(
         tokio::select! {
             piece = pieces.receiver.recv() => break piece,
             settled = sender.settle_one(), if !sender.waiting.is_empty() => settled?,
+            // The input may be silent for hours.
+            gone = while_served(client, pending::<anyhow::Result<()>>()) => gone?,
             () = stop.cancelled(), if !is_stopped => {}
         }
     };

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, Run, eventually, signal, wait_within};
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, wait_within};
 
 #[test]
 fn a_closed_output_pipe_is_not_an_error() {
@@ -52,6 +52,36 @@ fn lines_are_stored_while_the_pipe_stays_open() {
     }
     drop(append.stdin.take());
     assert!(wait_within(&mut append, PATIENCE).success());
+}
+
+/// Whoever had nothing to say to it noticed nothing, and a producer wrote on for hours into a pipe
+/// that led nowhere.
+#[test]
+fn an_idle_input_does_not_outlive_its_server() {
+    for (line, begun) in [
+        (&["append", "t"][..], &b"begun"[..]),
+        (&["append", "t"], &[b'x'; 3 << 20]),
+        (&["append", "t", "--lines"], b""),
+        (&["append", "t", "--lines"], b"one\ntwo"),
+        (&["cas", "put"], b"begun"),
+    ] {
+        let place = Place::new();
+        let server = place.serve(&[]);
+        let mut command = place.command(line);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut append = command.spawn().unwrap();
+        let mut stdin = append.stdin.take().unwrap();
+        stdin.write_all(begun).unwrap();
+        eventually(|| {
+            let stats = place.ok(&["stats"]).json().remove(0);
+            (stats["server"]["connections"] == 2).then_some(())
+        });
+        server.kill();
+        let run = Run::from(output_within(append, PATIENCE));
+        assert_eq!(run.code, 5, "{line:?}: {}", run.err);
+        assert!(run.err.contains("the server closed it"), "{line:?}: {}", run.err);
+        drop(stdin);
+    }
 }
 
 #[test]

@@ -44,21 +44,29 @@ impl Upload {
     /// upload.
     async fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), ClientError> {
         while (bytes.len() as u64) > self.window {
-            tokio::select! {
-                biased;
-                refused = poll_fn(|cx| self.reply.poll_reply(cx)) => {
-                    self.line.refused();
-                    return refused.and_then(|_| Err(misplaced()));
-                }
-                item = self.line.item() => match item {
-                    Some(Item::Granted(more)) => self.window = self.window.saturating_add(more),
-                    Some(Item::Failed(error)) => return Err(error.of_request()),
-                    _ => return Err(misplaced()),
-                },
-            }
+            self.hear().await?;
         }
         self.window -= bytes.len() as u64;
         self.handle.tell(&Request::BlobChunk { bytes, last }, self.line.sub)
+    }
+
+    /// Waits until the server says something: that it takes more, or an error. Cancel safe.
+    async fn hear(&mut self) -> Result<(), ClientError> {
+        tokio::select! {
+            biased;
+            refused = poll_fn(|cx| self.reply.poll_reply(cx)) => {
+                self.line.refused();
+                refused.and_then(|_| Err(misplaced()))
+            }
+            item = self.line.item() => match item {
+                Some(Item::Granted(more)) => {
+                    self.window = self.window.saturating_add(more);
+                    Ok(())
+                }
+                Some(Item::Failed(error)) => Err(error.of_request()),
+                _ => Err(misplaced()),
+            },
+        }
     }
 
     async fn end(mut self) -> Result<(BlobHash, u64), ClientError> {
@@ -83,7 +91,15 @@ pub(super) async fn put<R: AsyncRead + Send>(
         let mut last = false;
         while piece.len() < chunk && !last {
             let mut room = (&mut source).take((chunk - piece.len()) as u64);
-            let read = room.read_buf(&mut piece).await;
+            // A source may be silent for hours, and the server gone.
+            let read = tokio::select! {
+                biased;
+                heard = upload.hear() => {
+                    heard?;
+                    continue;
+                }
+                read = room.read_buf(&mut piece) => read,
+            };
             last = read.map_err(|error| unread(&error))? == 0;
         }
         upload.send(piece.freeze(), last).await?;

@@ -1,6 +1,7 @@
 //! Every op over a real socket.
 
 use bytes::Bytes;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use xs_engine::{
     BlobHash, Body, Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Meta, NewFrame,
     ReadOptions, Start, StoreUuid, Topic, TopicPatterns, Ttl,
@@ -221,6 +222,30 @@ async fn a_refused_upload_leaves_the_connection_whole() {
     let error = soon(client.blob_put(failing)).await.unwrap_err();
     assert!(matches!(error, xs_protocol::ClientError::Source { .. }), "{error}");
     soon(client.ping()).await.unwrap();
+}
+
+/// An upload that waited for its source noticed nothing until the next bytes came.
+#[tokio::test]
+async fn an_upload_from_a_silent_source_ends_with_its_connection() {
+    let rig = Rig::unix(Role::Append).await;
+    for begun in [0, 10, 3_000_000] {
+        let (ours, mut near) = tokio::io::duplex(64 * 1024);
+        let (mut far, theirs) = tokio::io::duplex(64 * 1024);
+        rig.server.adopt(theirs, Role::Append);
+        let way = tokio::spawn(async move { copy_bidirectional(&mut near, &mut far).await });
+        let client = Client::over(ours, ClientOptions::default()).await.unwrap();
+        let (mut to, from) = tokio::io::duplex(64 * 1024);
+        let upload = tokio::spawn({
+            let client = client.clone();
+            async move { client.blob_put(from).await }
+        });
+        soon(to.write_all(&vec![7; begun])).await.unwrap();
+        soon(client.ping()).await.unwrap();
+        way.abort();
+        let error = soon(upload).await.unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::Disconnected(_)), "{error:?}");
+        drop(to);
+    }
 }
 
 #[tokio::test]
