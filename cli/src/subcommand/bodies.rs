@@ -1,7 +1,7 @@
 //! Bodies of frames: fetched by hash when they were not delivered with the frame.
 
 use bytes::Bytes;
-use xs_engine::{BlobHash, Frame};
+use xs_engine::{BlobHash, Frame, FrameId};
 use xs_protocol::{BlobStream, Client, ClientError, Code};
 
 use crate::args::BodyArgs;
@@ -9,13 +9,32 @@ use crate::connect::explain;
 use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
 
-/// Maximum bytes of a body held in memory for a line of JSON.
-const BODY_IN_JSON_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum bytes of a body held in memory: for a line of JSON, or to be verified before any of it is
+/// written.
+const BODY_HELD_MAX: u64 = 64 * 1024 * 1024;
 /// Maximum number of frames with lost bodies that are named individually.
 const NAMED_MAX: u64 = 20;
 
 /// Why there is no body to print, of a store that answers: damage took it.
-struct Missing(anyhow::Error);
+struct Missing {
+    why: anyhow::Error,
+    /// Bytes of it that are printed all the same, of a body that is too long to be held.
+    printed: u64,
+}
+
+impl From<Missing> for anyhow::Error {
+    fn from(missing: Missing) -> Self {
+        match missing.printed {
+            0 => missing.why,
+            printed => cut_off(missing.why, printed),
+        }
+    }
+}
+
+/// The error of a body of which some bytes are printed.
+fn cut_off(why: anyhow::Error, printed: u64) -> anyhow::Error {
+    why.context(format!("the body is incomplete, cut off after {printed} bytes"))
+}
 
 /// Prints a frame, its body, or both, as wanted.
 pub(super) async fn print(
@@ -24,9 +43,10 @@ pub(super) async fn print(
     wanted: &BodyArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    match attempt(client, frame, wanted, out).await? {
-        Ok(()) => Ok(()),
-        Err(Missing(why)) => Err(why),
+    let mut begun = None;
+    match attempt(client, frame, wanted, &mut begun, out).await {
+        Ok(printed) => Ok(printed?),
+        Err(error) => Err(begun.map_or(error, |Begun { printed, .. }| cut_off(error, printed))),
     }
 }
 
@@ -38,11 +58,22 @@ pub(super) async fn print_among(
     lost: &mut Lost,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    if let Err(Missing(_)) = attempt(client, frame, wanted, out).await? {
-        lost.note(frame);
-        if !wanted.only {
-            out.frame(frame, None)?;
+    let attempted = attempt(client, frame, wanted, &mut lost.begun, out).await;
+    let missing = match attempted {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(missing)) => missing,
+        Err(error) => {
+            let printed = lost.begun.as_ref().map(|begun| begun.printed);
+            return Err(printed.map_or(error, |printed| cut_off(error, printed)));
         }
+    };
+    lost.begun = None;
+    match missing.printed {
+        0 => lost.note(frame),
+        printed => lost.note_cut_off(frame, printed),
+    }
+    if !wanted.only {
+        out.frame(frame, None)?;
     }
     Ok(())
 }
@@ -51,16 +82,17 @@ async fn attempt(
     client: &Client,
     frame: &Frame,
     wanted: &BodyArgs,
+    begun: &mut Option<Begun>,
     out: &mut Output,
 ) -> anyhow::Result<Result<(), Missing>> {
     match frame.hash() {
         Some(hash) if wanted.only => match open(client, &hash, || lost(frame, &hash)).await? {
-            Ok(blob) => return pour(blob, out).await,
+            Ok(blob) => return pour(blob, frame.id(), begun, out).await,
             Err(missing) => return Ok(Err(missing)),
         },
         None if wanted.only => {}
         // One frame with too long a body must not end what goes on for ever. Its hash is there.
-        Some(hash) if wanted.with_frame() && frame.body_len() > BODY_IN_JSON_MAX => {
+        Some(hash) if wanted.with_frame() && frame.body_len() > BODY_HELD_MAX => {
             notice(&too_long(frame, &hash));
             out.frame(frame, None)?;
         }
@@ -77,47 +109,81 @@ async fn attempt(
 pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> anyhow::Result<()> {
     let unknown =
         || format!("the store has no body with hash {hash}; xs cat shows the hashes of events");
-    let poured = match open(client, hash, unknown).await? {
-        Ok(blob) => pour(blob, out).await?,
-        Err(missing) => Err(missing),
-    };
-    poured.map_err(|Missing(why)| why)
+    let blob = open(client, hash, unknown).await??;
+    let mut begun = None;
+    match pour(blob, FrameId::ZERO, &mut begun, out).await {
+        Ok(poured) => Ok(poured?),
+        Err(error) => Err(begun.map_or(error, |Begun { printed, .. }| cut_off(error, printed))),
+    }
 }
 
-/// Damage may be met in the middle.
-async fn pour(mut blob: BlobStream, out: &mut Output) -> anyhow::Result<Result<(), Missing>> {
-    let mut last = None;
+/// A body of which a part is printed: over another connection, the rest follows.
+struct Begun {
+    of: FrameId,
+    printed: u64,
+}
+
+/// Prints the body of a frame. One that can be held is printed when all of it was found to be
+/// right; in the middle of another, damage may be met.
+async fn pour(
+    mut blob: BlobStream,
+    of: FrameId,
+    begun: &mut Option<Begun>,
+    out: &mut Output,
+) -> anyhow::Result<Result<(), Missing>> {
+    if blob.len() <= BODY_HELD_MAX {
+        let body = match held(blob).await {
+            Ok(body) => body,
+            Err(error) => return missing(error, 0).map(Err),
+        };
+        if out.body_begin(&body)? {
+            out.body_end(body.last().copied())?;
+        }
+        return Ok(Ok(()));
+    }
+    let before = begun.take().filter(|begun| begun.of == of).map_or(0, |begun| begun.printed);
+    let (mut seen, mut last) = (0, None);
     while let Some(chunk) = blob.chunk().await {
+        let printed = seen.max(before);
         let chunk = match chunk {
             Ok(chunk) => chunk,
-            Err(error) => return missing(error).map(Err),
+            Err(error) => {
+                *begun = (printed > 0).then_some(Begun { of, printed });
+                return missing(error, printed).map(Err);
+            }
         };
-        match last {
-            None if !out.body_begin(&chunk)? => return Ok(Ok(())),
-            None => {}
-            Some(_) => out.bytes(&chunk)?,
+        seen += chunk.len() as u64;
+        let Some(new) = seen.checked_sub(printed).filter(|new| *new > 0) else { continue };
+        let new = &chunk[chunk.len() - usize::try_from(new).unwrap_or(chunk.len())..];
+        match printed {
+            0 if !out.body_begin(new)? => return Ok(Ok(())),
+            0 => {}
+            _ => out.bytes(new)?,
         }
-        last = chunk.last().copied().or(last);
+        last = new.last().copied();
     }
     out.body_end(last)?;
     Ok(Ok(()))
 }
 
+async fn held(blob: BlobStream) -> Result<Bytes, ClientError> {
+    blob.bytes(usize::try_from(BODY_HELD_MAX).unwrap_or(usize::MAX)).await
+}
+
 /// The body of a frame, empty when it has none.
 pub(super) async fn whole(client: &Client, frame: &Frame) -> anyhow::Result<Bytes> {
-    fetch(client, frame).await?.map_err(|Missing(why)| why)
+    Ok(fetch(client, frame).await??)
 }
 
 async fn fetch(client: &Client, frame: &Frame) -> anyhow::Result<Result<Bytes, Missing>> {
     let Some(hash) = frame.hash() else { return Ok(Ok(Bytes::new())) };
-    if frame.body_len() > BODY_IN_JSON_MAX {
+    if frame.body_len() > BODY_HELD_MAX {
         return ExitError::fail(Exit::Failed, too_long(frame, &hash));
     }
-    let max = usize::try_from(BODY_IN_JSON_MAX).unwrap_or(usize::MAX);
     match open(client, &hash, || lost(frame, &hash)).await? {
-        Ok(blob) => match blob.bytes(max).await {
+        Ok(blob) => match held(blob).await {
             Ok(body) => Ok(Ok(body)),
-            Err(error) => missing(error).map(Err),
+            Err(error) => missing(error, 0).map(Err),
         },
         Err(missing) => Ok(Err(missing)),
     }
@@ -137,19 +203,32 @@ pub(super) async fn find(client: &Client, hash: &BlobHash) -> anyhow::Result<Opt
 
 /// Whether the bytes are damaged, so that a retry is useless.
 pub(super) fn is_damage(error: &ClientError) -> bool {
-    error.code() == Some(Code::Corrupt)
+    error.code() == Some(Code::Corrupt) || matches!(error, ClientError::Integrity(_))
 }
 
 /// Counts frames written without their body because it is lost.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Lost {
     count: u64,
+    /// The body of which a part is printed.
+    begun: Option<Begun>,
 }
 
 impl Lost {
     /// How many.
     pub(super) const fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Tells of one of which a part is printed. A reader has to know of each.
+    fn note_cut_off(&mut self, frame: &Frame, printed: u64) {
+        self.count += 1;
+        notice(&format!(
+            "the body of {} is printed incompletely: after {printed} of its {} bytes the rest \
+             cannot be read",
+            frame.id(),
+            frame.body_len()
+        ));
     }
 
     /// Tells of one.
@@ -190,8 +269,11 @@ async fn open(
 ) -> anyhow::Result<Result<BlobStream, Missing>> {
     match client.blob_get(hash).await {
         Ok(Some(blob)) => Ok(Ok(blob)),
-        Ok(None) => Ok(Err(Missing(ExitError::new(Exit::NotFound, unknown()).into()))),
-        Err(error) => missing(error).map(Err),
+        Ok(None) => {
+            let why = ExitError::new(Exit::NotFound, unknown()).into();
+            Ok(Err(Missing { why, printed: 0 }))
+        }
+        Err(error) => missing(error, 0).map(Err),
     }
 }
 
@@ -199,8 +281,8 @@ async fn open(
 ///
 /// # Errors
 /// It is another, and the store cannot be asked.
-fn missing(error: ClientError) -> anyhow::Result<Missing> {
+fn missing(error: ClientError, printed: u64) -> anyhow::Result<Missing> {
     let is_damage = is_damage(&error);
-    let error = explain(error);
-    if is_damage { Ok(Missing(error)) } else { Err(error) }
+    let why = explain(error);
+    if is_damage { Ok(Missing { why, printed }) } else { Err(why) }
 }

@@ -37,16 +37,20 @@ fn damaged() -> Place {
 
 /// A store of which the middle one of three bodies is long, does not shrink, and is damaged.
 fn damaged_in_a_long_one() -> Place {
+    damaged_in_one_of(3 << 20)
+}
+
+fn damaged_in_one_of(len: usize) -> Place {
     let place = Place::new();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut long: Vec<u8> = Vec::new();
-    while long.len() < 3 << 20 {
+    while long.len() < len {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
         long.extend(seed.to_le_bytes());
     }
-    long[5 << 19..][..MARK.len()].copy_from_slice(MARK);
+    long[len / 6 * 5..][..MARK.len()].copy_from_slice(MARK);
     for body in [b"one", &long[..], b"three"] {
         assert_eq!(place.xs_with(&["append", "t"], body).code, 0);
     }
@@ -110,7 +114,29 @@ fn a_read_continues_after_a_lost_body() {
     }
     let place = damaged_in_a_long_one();
     check_reads(&place, "./store");
-    assert!(place.xs(&["cat", "./store", "-b"]).out.ends_with(b"three"));
+    // What was printed of it before the damage was met could be taken for the whole.
+    assert_eq!(place.xs(&["cat", "./store", "-b"]).text(), "onethree");
+    let hash = &place.ok(&["cat", "./store"]).json()[1]["hash"];
+    for one in [&["get", "./store", "1", "-b"][..], &["cas", "get", hash.as_str().unwrap()]] {
+        let run = place.xs(one);
+        assert_eq!((run.code, run.out.len()), (1, 0), "{}", run.err);
+    }
+}
+
+/// One that is too long to be held is printed as it comes.
+#[test]
+fn a_body_that_is_cut_off_says_so() {
+    let len = 72 << 20;
+    let place = damaged_in_one_of(len);
+    let one = place.xs(&["get", "./store", "1", "-b"]);
+    let count = one.out.len();
+    assert!(one.code == 1 && count > len / 2 && count < len, "{count}: {}", one.err);
+    let said = format!("the body is incomplete, cut off after {count} bytes");
+    assert!(one.err.contains(&said), "{}", one.err);
+    let all = place.xs(&["cat", "./store", "-b"]);
+    assert_eq!((all.code, all.out.len()), (1, count + "onethree".len()), "{}", all.err);
+    let said = format!("printed incompletely: after {count} of its {len} bytes");
+    assert!(all.err.contains(&said), "{}", all.err);
 }
 
 #[test]

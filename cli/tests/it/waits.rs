@@ -107,6 +107,26 @@ fn a_search_for_the_newest_outlives_a_server_that_stops() {
     }
 }
 
+/// What was printed of a body when its connection was lost was printed again before the rest.
+#[test]
+fn a_body_that_is_cut_off_goes_on_where_it_was() {
+    let place = Place::new();
+    let body: Vec<u8> = (0..18_u32 << 20).flat_map(|n| (n * 7).to_le_bytes()).collect();
+    let server = place.serve(&[]);
+    assert_eq!(place.xs_with(&["append", "t"], &body).code, 0);
+    let (held, go) = stand_between(&place.path("front"), &place.store());
+    let cat = ["cat", "-F", "-b", "t", "--limit", "1"];
+    let reader = start(&place, &cat, text(&place.path("front")));
+    held.recv_timeout(PATIENCE).unwrap();
+    server.kill();
+    go.send(()).unwrap();
+    let server = place.serve(&[]);
+    let run = Run::from(output_within(reader, PATIENCE));
+    assert_eq!((run.code, run.out.len()), (0, body.len()), "{}", run.err);
+    assert!(run.out == body && run.err.contains("cut off after"), "{}", run.err);
+    server.kill();
+}
+
 /// A store that it opened itself, for as long as it ran, kept the server out for ever.
 #[test]
 fn reconnect_leaves_a_store_to_its_server() {
