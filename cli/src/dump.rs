@@ -15,10 +15,13 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use xs_engine::{BlobHash, FrameId, Meta, NewFrame, Origin, Topic, Ttl};
 
+use crate::json::BODY_IN_LINE_MAX;
+
 /// Maximum bytes of one line: a frame's meta, at most 64 KiB, plus its other fields.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of one line of others, which may hold a body, as those of `cat --with-body` do.
-const LINE_WITH_BODY_MAX: u64 = 128 * 1024 * 1024;
+/// Bytes of one line of others, which may hold a body, as those of `cat --with-body` do: each byte
+/// of it may be one that JSON escapes with six.
+const LINE_WITH_BODY_MAX: u64 = LINE_BYTES_MAX + 6 * BODY_IN_LINE_MAX;
 
 /// Bytes per read.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -405,7 +408,10 @@ impl Lines {
             (self.number, self.read) = (self.number + 1, self.read + count as u64);
             if count as u64 == LINE_WITH_BODY_MAX && self.line.last() != Some(&b'\n') {
                 let line = self.number;
-                let text = format!("line {line} is longer than {LINE_WITH_BODY_MAX} bytes");
+                let text = format!(
+                    "line {line} is longer than {LINE_WITH_BODY_MAX} bytes; a body of more than \
+                     {BODY_IN_LINE_MAX} bytes belongs in a file below cas/, as xs export writes it"
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
             if !self.line.trim_ascii().is_empty() {

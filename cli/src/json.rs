@@ -6,6 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use xs_engine::Frame;
 
+/// Maximum bytes of a body in a line.
+pub(crate) const BODY_IN_LINE_MAX: u64 = 64 * 1024 * 1024;
+
 /// One frame as one line of JSON, without the line feed.
 pub(crate) fn frame(frame: &Frame, body: Option<&[u8]>) -> String {
     let mut out = format!("{{\"topic\":{},\"id\":\"{}\"", text(frame.topic()), frame.id());

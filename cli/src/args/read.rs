@@ -58,7 +58,8 @@ impl PatternArgs {
 /// What is printed of events.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct BodyArgs {
-    /// Add the body to each event: "body" if it is text, otherwise "body_base64".
+    /// Add the body to each event: "body" if it is text, otherwise "body_base64". A body of more
+    /// than 64 MiB is left out, with a notice.
     #[arg(long)]
     pub(crate) with_body: bool,
     /// Print only the bodies, byte for byte, without separators. For one body per line, as append

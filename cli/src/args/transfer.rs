@@ -89,7 +89,8 @@ Examples:
   xs import - ./new-store < events.tar.zst
 
 Reads what xs export or cross.stream's .export wrote. An archive is first unpacked below $TMPDIR. In
-a frames.jsonl of your own, lines may contain their body, as the output of xs cat --with-body does.
+a frames.jsonl of your own, lines may contain their body, as the output of xs cat --with-body does,
+up to 64 MiB each; longer ones take xs export.
 Events keep their ids, so all events already in the store must be older; in practice, use a new
 store. Events already there are counted and skipped, so run the same command again to continue.
 Exits with code 1 if any event was refused.")]

@@ -7,11 +7,12 @@ use xs_protocol::{BlobStream, Client, ClientError, Code};
 use crate::args::BodyArgs;
 use crate::connect::explain;
 use crate::exit::{Exit, ExitError};
+use crate::json::BODY_IN_LINE_MAX;
 use crate::output::{Output, notice};
 
-/// Maximum bytes of a body held in memory: for a line of JSON, or to be verified before any of it is
-/// written.
-const BODY_HELD_MAX: u64 = 64 * 1024 * 1024;
+/// Maximum bytes of a body held in memory: for a line of JSON, or to be verified before any of it
+/// is written.
+const BODY_HELD_MAX: u64 = BODY_IN_LINE_MAX;
 /// Maximum number of frames with lost bodies that are named individually.
 const NAMED_MAX: u64 = 20;
 
@@ -24,16 +25,16 @@ struct Missing {
 
 impl From<Missing> for anyhow::Error {
     fn from(missing: Missing) -> Self {
-        match missing.printed {
-            0 => missing.why,
-            printed => cut_off(missing.why, printed),
-        }
+        cut_off(missing.why, missing.printed)
     }
 }
 
-/// The error of a body of which some bytes are printed.
+/// The error of a body of which so many bytes are printed.
 fn cut_off(why: anyhow::Error, printed: u64) -> anyhow::Error {
-    why.context(format!("the body is incomplete, cut off after {printed} bytes"))
+    match printed {
+        0 => why,
+        _ => why.context(format!("the body is incomplete, cut off after {printed} bytes")),
+    }
 }
 
 /// Prints a frame, its body, or both, as wanted.
@@ -46,7 +47,7 @@ pub(super) async fn print(
     let mut begun = None;
     match attempt(client, frame, wanted, &mut begun, out).await {
         Ok(printed) => Ok(printed?),
-        Err(error) => Err(begun.map_or(error, |Begun { printed, .. }| cut_off(error, printed))),
+        Err(error) => Err(cut_off(error, begun.map_or(0, |begun| begun.printed))),
     }
 }
 
@@ -63,8 +64,8 @@ pub(super) async fn print_among(
         Ok(Ok(())) => return Ok(()),
         Ok(Err(missing)) => missing,
         Err(error) => {
-            let printed = lost.begun.as_ref().map(|begun| begun.printed);
-            return Err(printed.map_or(error, |printed| cut_off(error, printed)));
+            let printed = lost.begun.as_ref().map_or(0, |begun| begun.printed);
+            return Err(cut_off(error, printed));
         }
     };
     lost.begun = None;
@@ -113,7 +114,7 @@ pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> 
     let mut begun = None;
     match pour(blob, FrameId::ZERO, &mut begun, out).await {
         Ok(poured) => Ok(poured?),
-        Err(error) => Err(begun.map_or(error, |Begun { printed, .. }| cut_off(error, printed))),
+        Err(error) => Err(cut_off(error, begun.map_or(0, |begun| begun.printed))),
     }
 }
 
@@ -246,7 +247,8 @@ impl Lost {
 
 fn too_long(frame: &Frame, hash: &BlobHash) -> String {
     format!(
-        "frame {} has a body of {} bytes, too long for a line; get it with xs cas get {hash}",
+        "frame {} has a body of {} bytes, too long for a line; get it with xs cas get {hash}, or \
+         move all of them with xs export",
         frame.id(),
         frame.body_len()
     )

@@ -3,7 +3,8 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use crate::args::{ExportArgs, ImportArgs, RemoveArgs, Target};
 use crate::connect::explain;
 use crate::dump::{Dump, Incoming, Kept, Lines, Selection, Stored, parse};
 use crate::exit::{Exit, ExitError};
-use crate::json;
+use crate::json::{self, BODY_IN_LINE_MAX};
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
@@ -310,6 +311,10 @@ impl<'a> Importer<'a> {
             let path = dump.blob(&hash);
             let len = match std::fs::metadata(&path) {
                 Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.refuse(number, &no_body(&path));
+                    return Ok(());
+                }
                 Err(error) => {
                     self.refuse(number, &format!("its body {}: {error}", path.display()));
                     return Ok(());
@@ -374,6 +379,15 @@ impl<'a> Importer<'a> {
         }
         Ok(())
     }
+}
+
+/// What to say of a line whose body is nowhere.
+fn no_body(path: &Path) -> String {
+    format!(
+        "its body is neither in the line nor in {}: xs cat prints bodies with --with-body, up to \
+         {BODY_IN_LINE_MAX} bytes each; xs export writes all of them",
+        path.display()
+    )
 }
 
 /// Why a store refused a frame.

@@ -88,6 +88,31 @@ fn import_takes_bodies_inside_lines() {
     }
 }
 
+/// What JSON has to escape makes a line six times as long as the body.
+#[test]
+fn import_takes_the_longest_lines_that_cat_prints() {
+    let place = Place::new();
+    for body in [vec![1; 24 << 20], vec![0xff; 63 << 20]] {
+        assert_eq!(place.xs_with(&["append", "t"], &body).code, 0);
+    }
+    let lines = place.ok(&["cat", "--with-body"]).out;
+    assert!(lines.len() > 128 << 20);
+    fs::create_dir(place.path("dump")).unwrap();
+    fs::write(place.path("dump/frames.jsonl"), lines).unwrap();
+    let told = place.ok(&["import", "dump", "./copy"]).json();
+    assert_eq!(told, [json!({ "new": 2, "there": 0, "refused": 0 })]);
+    let hashes = |store| place.ok(&["cat", store, "--format", "{hash}"]).text();
+    assert_eq!(hashes("./copy"), hashes("./store"));
+    // One that is longer is left out, and both say where it is to be had.
+    let place = Place::new();
+    assert_eq!(place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]).code, 0);
+    let cat = place.ok(&["cat", "--with-body"]);
+    assert!(cat.err.contains("xs export"), "{}", cat.err);
+    place.write("dump/frames.jsonl", &cat.text());
+    let run = place.xs(&["import", "dump", "./copy"]);
+    assert_eq!((run.code, run.err.contains("xs export")), (1, true), "{}", run.err);
+}
+
 #[test]
 fn the_import_script_of_the_docs_keeps_times() {
     let place = Place::new();
