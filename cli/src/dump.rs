@@ -108,7 +108,9 @@ impl Dump {
 
     /// Creates the directories.
     pub(crate) fn make(&self) -> io::Result<()> {
-        std::fs::create_dir_all(self.dir.join("cas"))
+        std::fs::create_dir_all(self.dir.join("cas"))?;
+        sync_dir_of(&self.dir)?;
+        sync_dir_of(&self.dir.join("cas"))
     }
 
     /// The path of the body with this hash.
@@ -170,6 +172,7 @@ impl Dump {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(self.frames())?;
+        sync_dir_of(&self.frames())?;
         let len = file.metadata()?.len();
         let from = len.saturating_sub(2 * LINE_BYTES_MAX);
         file.seek(SeekFrom::Start(from))?;
@@ -275,7 +278,8 @@ impl Incoming {
             return Err(other_bytes(&self.hash));
         }
         self.file.sync_all()?;
-        std::fs::rename(unfinished(&self.path), &self.path)
+        std::fs::rename(unfinished(&self.path), &self.path)?;
+        sync_dir_of(&self.path)
     }
 }
 
@@ -292,7 +296,14 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(unfinished(path))?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(unfinished(path), path)
+    std::fs::rename(unfinished(path), path)?;
+    sync_dir_of(path)
+}
+
+/// Makes the name of a file durable, which syncing the file alone does not.
+pub(crate) fn sync_dir_of(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(dir.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// A line of frames.jsonl. Unknown keys are ignored: cross.stream may add some.

@@ -18,7 +18,7 @@ use super::transfer::told;
 use crate::archive::{Writer, unpack};
 use crate::args::Target;
 use crate::connect::explain;
-use crate::dump::Dump;
+use crate::dump::{Dump, sync_dir_of};
 use crate::exit::{Exit, ExitError};
 use crate::json;
 use crate::output::{Output, counted, notice};
@@ -53,6 +53,7 @@ pub(super) async fn export(
     let (finished, Count { frames, unread }) = write(client, options, writer).await?;
     finished.as_file().sync_all().with_context(named)?;
     finished.persist(path).map_err(|error| error.error).with_context(named)?;
+    sync_dir_of(path).with_context(named)?;
     told(frames, false, unread, out)
 }
 
