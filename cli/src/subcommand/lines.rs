@@ -21,7 +21,7 @@ use xs_protocol::{AppendRequest, Appended, Class, Client, Reply};
 
 use crate::args::{AppendArgs, meta_object};
 use crate::connect::{explain, while_served};
-use crate::exit::{Exit, ExitError};
+use crate::exit::{self, Exit, ExitError};
 use crate::output::{Output, notice};
 
 /// Maximum bytes of one line.
@@ -54,25 +54,31 @@ pub(super) async fn run(
     let mut sender = Sender::new(client, append.key.clone())?;
     let fed = feed(pieces, &mut lines, &mut sender, stop).await;
     let settled = sender.settle_all().await;
-    let told = sender.told(lines.count);
     match fed.and_then(|ended| settled.map(|()| ended)) {
         Ok(Ended::AtEnd) => {}
         Ok(Ended::Stopped) => {
-            notice(&told);
+            notice(&(sender.told(lines.count) + sender.advice(None)));
             return Ok(Exit::Interrupted);
         }
         Ok(Ended::At(wrong)) => {
             let before = match sender.stored {
                 0 => "nothing is stored".to_owned(),
+                // The rest of its batch waits for the line.
                 stored if sender.key.is_some() => {
-                    format!("{stored} lines are stored, and the same command continues after them")
+                    format!(
+                        "{stored} lines are stored; when that line is mended, the same command \
+                         stores the rest"
+                    )
                 }
                 1 => "the line before it is stored".to_owned(),
                 stored => format!("the {stored} lines before it are stored"),
             };
             return ExitError::fail(Exit::Failed, format!("{wrong}; {before}"));
         }
-        Err(error) => return Err(error).context(told),
+        Err(error) => {
+            let told = sender.told(lines.count) + sender.advice(Some(&error));
+            return Err(error).context(told);
+        }
     }
     let text = |id: Option<FrameId>| id.map(|id| id.to_string());
     let line = match (out.is_person(), sender.first, sender.last) {
@@ -395,15 +401,23 @@ impl<'a> Sender<'a> {
     /// How many of the lines that were read are stored.
     fn told(&self, read: u64) -> String {
         let Self { stored, unknown, .. } = self;
-        let told = match unknown {
+        match unknown {
             0 => format!("{stored} of {read} lines read are stored"),
             _ => format!(
                 "at least {stored} of {read} lines read are stored, and up to {unknown} more may be"
             ),
-        };
-        match self.key {
-            Some(_) => told + "; the same command with the same input stores the rest",
-            None => told,
+        }
+    }
+
+    /// How the rest gets stored too, after an error or a stop.
+    fn advice(&self, error: Option<&anyhow::Error>) -> &'static str {
+        match (&self.key, error.map(exit::of)) {
+            (None, _) => "",
+            // The same again would be refused again.
+            (Some(_), Some(Exit::Condition)) => {
+                "; the key was used with other lines: give those again, or another key"
+            }
+            (Some(_), _) => "; the same command with the same input stores the rest",
         }
     }
 

@@ -101,7 +101,23 @@ fn lines_with_a_key_are_stored_once_however_often_they_are_sent() {
 
     let other = place.xs_with(&args, b"something else\n");
     assert_eq!((other.code, other.err.contains("day:1")), (4, true), "{}", other.err);
+    assert!(other.err.contains("or another key"), "{}", other.err);
+    assert!(!other.err.contains("the same command"), "{}", other.err);
     assert_eq!(count(&place, "t"), 4000);
+    // The line that is wrong has to be another before anything helps.
+    let lines: String = (0..600).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let keyed = ["append", "u", "--lines", "--json", "--key", "u"];
+    let wrong = place.xs_with(&keyed, format!("{lines}no\n").as_bytes());
+    assert_eq!(wrong.code, 1, "{}", wrong.err);
+    let said = "line 601: not JSON";
+    assert!(
+        wrong.err.contains(said) && wrong.err.contains("512 lines are stored"),
+        "{}",
+        wrong.err
+    );
+    assert!(wrong.err.contains("when that line is mended"), "{}", wrong.err);
+    assert_eq!(place.xs_with(&keyed, format!("{lines}{{}}\n").as_bytes()).code, 0);
+    assert_eq!(count(&place, "u"), 601);
     let long = "k".repeat(250);
     let run = place.xs_with(&["append", "t", "--lines", "--key", &long], b"x\n");
     assert_eq!(run.code, 2, "{}", run.err);
