@@ -251,7 +251,7 @@ async fn perform(
         StoreSubcommand::Replay(args) => replay::run(client, &args, out).await,
         StoreSubcommand::Remove(remove) => transfer::remove(client, remove, out).await,
         StoreSubcommand::Export(export) => transfer::export(client, &export, out).await,
-        StoreSubcommand::Import(import) => transfer::import(client, &import, out).await,
+        StoreSubcommand::Import(import) => transfer::import(client, &import, stop, out).await,
         StoreSubcommand::Top(top) => {
             top::run(asked(session), &session.address.to_string(), &top, stop, out).await
         }

@@ -19,7 +19,8 @@ pub(super) struct Plan {
     pub(super) ignores_interrupt: bool,
     /// Whether it waits for a server, instead of opening a store that nobody serves.
     pub(super) awaits_server: bool,
-    /// Whether it must save a position, or store lines it has read, before it ends.
+    /// Whether it must save a position, store lines it has read, or tell what it did, before it
+    /// ends.
     pub(super) has_to_finish: bool,
 }
 
@@ -41,9 +42,10 @@ impl Plan {
             StoreSubcommand::Append(append) if append.lines => {
                 Self { has_to_finish: true, ..Self::new(Need::Feed) }
             }
-            StoreSubcommand::Append(_)
-            | StoreSubcommand::Import(_)
-            | StoreSubcommand::Cas(CasSubcommand::Put { .. }) => Self::new(Need::Create),
+            StoreSubcommand::Import(_) => Self { has_to_finish: true, ..Self::new(Need::Create) },
+            StoreSubcommand::Append(_) | StoreSubcommand::Cas(CasSubcommand::Put { .. }) => {
+                Self::new(Need::Create)
+            }
             StoreSubcommand::Call(call) if !call.help => {
                 Self { limit: call.timeout, ..Self::new(Need::Server) }
             }

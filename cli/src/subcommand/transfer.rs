@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use jiff::Zoned;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use xs_engine::limits::BATCH_RECORDS_MAX;
 use xs_engine::names::is_store;
 use xs_engine::{BlobHash, Bound, Frame, ReadOptions, Removal, Start, TopicPatterns, Ttl};
@@ -227,30 +228,40 @@ pub(super) async fn at_hand(import: &mut ImportArgs) -> anyhow::Result<Option<Un
 pub(super) async fn import(
     client: &Client,
     import: &ImportArgs,
+    stop: &CancellationToken,
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let dump = Dump::at(&import.dir);
-    let path = dump.frames();
-    let mut lines = Lines::open(&path).with_context(|| path.display().to_string())?;
-    let bar = progress::bytes("importing", std::fs::metadata(&path)?.len());
     let mut importer =
         Importer::new(client, if import.new_ids { ImportIds::New } else { ImportIds::Verbatim });
-    loop {
-        let line = lines.next().with_context(|| path.display().to_string())?;
-        let Some((number, line)) = line else { break };
-        let stored = parse(line);
-        match stored {
-            Ok(stored) => importer.take(number, stored, &dump).await?,
-            Err(error) => importer.refuse(number, &error),
+    let is_whole = tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(false),
+        ended = importer.take_all(&dump) => ended.map(|()| true),
+    };
+    match is_whole {
+        Ok(true) => {}
+        Ok(false) => {
+            // What was sent is answered.
+            importer.settle(0).await.with_context(|| importer.so_far())?;
+            notice(&importer.so_far());
+            return Ok(Exit::Interrupted);
         }
-        bar.set_position(lines.bytes());
+        // Nothing has come of it yet.
+        Err(error) if importer.new + importer.there == 0 => return Err(error),
+        Err(error) => return Err(error).context(importer.so_far()),
     }
-    importer.send().await?;
-    importer.settle(0).await?;
-    bar.finish_and_clear();
     let Importer { new, there, refused, .. } = importer;
     out.table(&["new", "there", "refused"], &[vec![json!(new), json!(there), json!(refused)]])?;
-    Ok(if refused == 0 { Exit::Ok } else { Exit::Failed })
+    if refused == 0 {
+        return Ok(Exit::Ok);
+    }
+    let events = counted(refused, "line");
+    notice(&format!(
+        "{events} refused, as told above; all others are in the store. To add these, mend them and \
+         run the same command with --new-ids: it skips what is there"
+    ));
+    Ok(Exit::Failed)
 }
 
 /// Sends frames to a store in batches, and counts the outcomes.
@@ -281,12 +292,40 @@ impl<'a> Importer<'a> {
         }
     }
 
+    /// Imports all lines of a directory.
+    async fn take_all(&mut self, dump: &Dump) -> anyhow::Result<()> {
+        let path = dump.frames();
+        let named = || path.display().to_string();
+        let mut lines = Lines::open(&path).with_context(named)?;
+        let bar = progress::bytes("importing", std::fs::metadata(&path).with_context(named)?.len());
+        while let Some((number, line)) = lines.next().with_context(named)? {
+            match parse(line) {
+                Ok(stored) => self.take(number, stored, dump).await?,
+                Err(error) => self.refuse(number, &error),
+            }
+            bar.set_position(lines.bytes());
+        }
+        self.send().await?;
+        self.settle(0).await?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// What to say of an import that is not whole.
+    fn so_far(&self) -> String {
+        let Self { new, there, .. } = self;
+        format!(
+            "the import is incomplete: {new} new so far, and {there} that were there; the same \
+             command again skips those and imports the rest"
+        )
+    }
+
     fn refuse(&mut self, number: u64, why: &str) {
         self.refused += 1;
         if self.refused <= NAMED_MAX {
             notice(&format!("line {number}: {why}"));
         } else if self.refused == NAMED_MAX + 1 {
-            notice("more are refused that are not named");
+            notice("more lines are refused; they are not named");
         }
     }
 
@@ -367,13 +406,18 @@ impl<'a> Importer<'a> {
     /// Waits until at most `left` imports are unanswered.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
-            let Some((numbers, reply)) = self.waiting.pop_front() else { break };
-            let imported = reply.await.map_err(explain)?;
+            // It stays there until its answer comes: whoever stops it waits for that too.
+            let Some((_, reply)) = self.waiting.front_mut() else { break };
+            let answer = reply.await;
+            let Some((numbers, _)) = self.waiting.pop_front() else { break };
+            let imported = answer.map_err(explain)?;
             for (number, outcome) in numbers.iter().zip(&imported.outcomes) {
                 match outcome {
                     ImportOutcome::New => self.new += 1,
                     ImportOutcome::There => self.there += 1,
-                    ImportOutcome::Refused(code) => self.refuse(*number, &refused(*code)),
+                    ImportOutcome::Refused(code) => {
+                        self.refuse(*number, &refused(*code, self.ids));
+                    }
                 }
             }
         }
@@ -391,8 +435,11 @@ fn no_body(path: &Path) -> String {
 }
 
 /// Why a store refused a frame.
-fn refused(code: Code) -> String {
+fn refused(code: Code, ids: ImportIds) -> String {
     match code {
+        Code::ImportOrder if ids == ImportIds::New => {
+            "the store has another event with this id".to_owned()
+        }
         Code::ImportOrder => {
             "it is older than the newest event of the store; use --new-ids to import it under a \
              new id, or import into a new store"

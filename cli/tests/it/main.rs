@@ -6,6 +6,8 @@ mod addresses;
 #[cfg(test)]
 mod apart;
 #[cfg(test)]
+mod between;
+#[cfg(test)]
 mod call;
 #[cfg(test)]
 mod causes;

@@ -1,6 +1,7 @@
 //! Stores written out, read in again, and events removed.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -8,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Place, eventually, signal, wait_within};
+use crate::between::Between;
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text, wait_within};
 
 /// What a frame says, without its offset, which an import does not keep.
 fn content(frames: &[Value]) -> Vec<Value> {
@@ -246,8 +248,52 @@ fn import_names_refused_lines_and_takes_the_rest() {
     for number in [2, 4, 5] {
         assert!(run.err.contains(&format!("line {number}: ")), "{}", run.err);
     }
+    assert!(run.err.contains("3 lines refused") && run.err.contains("--new-ids"), "{}", run.err);
     assert_eq!(place.ok(&["get", "./copy", ids[2]]).json()[0]["topic"], "b");
     assert_eq!(place.xs(&["import", "nowhere", "copy"]).code, 1);
+    // What is said there is so.
+    let lines = fs::read_to_string(place.path("dump/frames.jsonl")).unwrap();
+    let mended = lines.replace("\"9\"", "\"d\"").replace("sha256-47DEQ", "sha256-ypeBE");
+    let mended: Vec<&str> = mended.lines().take(4).collect();
+    place.write("dump/frames.jsonl", &mended.join("\n"));
+    let told = place.xs(&["import", "dump", "copy", "--new-ids"]);
+    assert_eq!(told.json(), [json!({ "new": 1, "there": 2, "refused": 1 })], "{}", told.err);
+    assert!(told.err.contains("another event with this id"), "{}", told.err);
+}
+
+/// It said nothing of what it had done, nor how to go on.
+#[test]
+fn an_import_that_ends_early_says_how_far_it_came() {
+    let place = Place::new();
+    let many: String = (0..20_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let append = ["append", "t", "-a", "./from", "--lines", "--json"];
+    assert_eq!(place.xs_with(&append, many.as_bytes()).code, 0);
+    place.ok(&["export", "-a", "./from", "dump"]);
+    for stops in [true, false] {
+        let _ = fs::remove_dir_all(place.store());
+        let server = place.serve(&[]);
+        // Not all batches are answered.
+        let between = Between::new(&place, 8 * 1024);
+        let mut import = place.command(&["import", "dump", text(&between.front), "--new-ids"]);
+        let import = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        between.await_held();
+        let code = if stops {
+            signal(&import, Signal::INT);
+            130
+        } else {
+            server.kill();
+            5
+        };
+        between.let_go();
+        let run = Run::from(output_within(import, PATIENCE));
+        assert_eq!(run.code, code, "{}", run.err);
+        assert!(run.err.contains("the import is incomplete: "), "{}", run.err);
+        assert!(run.err.contains("the same command again"), "{}", run.err);
+        let told = &place.ok(&["import", "dump", "./store", "--new-ids"]).json()[0];
+        assert!(told["there"].as_u64().unwrap() > 1_000, "{told}");
+        let stored = place.ok(&["cat", "t", "--format", "{{\"n\":{meta.n}}}"]).text();
+        assert_eq!(stored, many);
+    }
 }
 
 #[test]

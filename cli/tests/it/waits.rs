@@ -1,16 +1,17 @@
 //! `-F`: what a reader does until there is a server, and while it looks for where to begin.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
 
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal_pid, text};
+use crate::between::Between;
+use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, signal_pid, text};
 
 /// Frames that are searched: more bytes than a server sends ahead.
 const FRAMES: u64 = 2_500;
@@ -18,7 +19,7 @@ const META_BYTES: usize = 16 * 1024;
 /// Every so many of them matches.
 const EVERY: u64 = 1_000;
 /// Bytes of the search after which it stands still.
-const HELD_AFTER: usize = 1024 * 1024;
+const HELD_AFTER: u64 = 1024 * 1024;
 
 fn start(place: &Place, args: &[&str], addr: &str) -> Child {
     let mut command = place.command(args);
@@ -30,47 +31,7 @@ fn said(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap)
 }
 
-/// Hands on what both say; what the server says in `held` only up to a place, until it is let go.
-fn relay(client: UnixStream, server: UnixStream, held: Option<(Sender<()>, Receiver<()>)>) {
-    let (mut from_client, mut to_server) =
-        (client.try_clone().unwrap(), server.try_clone().unwrap());
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from_client, &mut to_server);
-        let _ = to_server.shutdown(Shutdown::Write);
-    });
-    let (mut to_client, mut from_server) = (client, server);
-    std::thread::spawn(move || {
-        if let Some((is_held, let_go)) = held {
-            let _ = std::io::copy(&mut (&from_server).take(HELD_AFTER as u64), &mut to_client);
-            is_held.send(()).unwrap();
-            let_go.recv().unwrap();
-        }
-        let _ = std::io::copy(&mut from_server, &mut to_client);
-        let _ = to_client.shutdown(Shutdown::Both);
-    });
-}
-
-/// Listens before a store's server. The first connection is held.
-fn stand_between(front: &Path, store: &Path) -> (Receiver<()>, Sender<()>) {
-    std::fs::create_dir(front).unwrap();
-    let listener = UnixListener::bind(front.join("xs.sock")).unwrap();
-    let store = store.join("xs.sock");
-    let (is_held, held) = channel();
-    let (go, let_go) = channel();
-    let mut first = Some((is_held, let_go));
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let client = client.unwrap();
-            // Without a server, the client finds its connection closed.
-            if let Ok(server) = UnixStream::connect(&store) {
-                relay(client, server, first.take());
-            }
-        }
-    });
-    (held, go)
-}
-
-fn append(place: &Place, numbers: std::ops::Range<u64>) {
+fn append(place: &Place, numbers: Range<u64>) {
     let filler = "x".repeat(META_BYTES);
     let lines = numbers.map(|n| json!({ "n": n, "filler": filler }).to_string() + "\n");
     let lines: String = lines.collect();
@@ -90,12 +51,12 @@ fn a_search_for_the_newest_outlives_a_server_that_stops() {
         let place = Place::new();
         append(&place, 0..1_999);
         let server = place.serve(&[]);
-        let (held, go) = stand_between(&place.path("front"), &place.store());
-        let reader = start(&place, &[&tail[..], more].concat(), text(&place.path("front")));
-        held.recv_timeout(PATIENCE).unwrap();
+        let between = Between::new(&place, HELD_AFTER);
+        let reader = start(&place, &[&tail[..], more].concat(), text(&between.front));
+        between.await_held();
         signal_pid(server.pid(), Signal::TERM);
         eventually(|| UnixStream::connect(place.store().join("xs.sock")).is_err().then_some(()));
-        go.send(()).unwrap();
+        between.let_go();
         assert!(server.stop().success());
         append(&place, 1_999..FRAMES);
         let server = place.serve(&[]);
@@ -114,12 +75,12 @@ fn a_body_that_is_cut_off_goes_on_where_it_was() {
     let body: Vec<u8> = (0..18_u32 << 20).flat_map(|n| (n * 7).to_le_bytes()).collect();
     let server = place.serve(&[]);
     assert_eq!(place.xs_with(&["append", "t"], &body).code, 0);
-    let (held, go) = stand_between(&place.path("front"), &place.store());
+    let between = Between::new(&place, HELD_AFTER);
     let cat = ["cat", "-F", "-b", "t", "--limit", "1"];
-    let reader = start(&place, &cat, text(&place.path("front")));
-    held.recv_timeout(PATIENCE).unwrap();
+    let reader = start(&place, &cat, text(&between.front));
+    between.await_held();
     server.kill();
-    go.send(()).unwrap();
+    between.let_go();
     let server = place.serve(&[]);
     let run = Run::from(output_within(reader, PATIENCE));
     assert_eq!((run.code, run.out.len()), (0, body.len()), "{}", run.err);
@@ -161,20 +122,14 @@ fn reconnect_leaves_a_store_to_its_server() {
 fn reconnect_waits_for_an_address_and_not_for_what_is_wrong_with_it() {
     let place = Place::new();
     // The port is taken, and nobody listens.
-    let port = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::STREAM,
-        None,
-    )
-    .unwrap();
-    rustix::net::bind(&port, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let at: std::net::SocketAddr =
-        rustix::net::getsockname(&port).unwrap().try_into().unwrap();
+    let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&port, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let at: SocketAddr = getsockname(&port).unwrap().try_into().unwrap();
     let mut reader = start(&place, &["tail", "-F", "t", "--limit", "1"], &at.to_string());
     let waits = said(&mut reader).next().unwrap();
     assert!(waits.contains("connection refused") && waits.contains("; waiting for"), "{waits}");
     // Who stops it is heeded at once.
-    crate::support::signal(&reader, Signal::INT);
+    signal(&reader, Signal::INT);
     assert_eq!(Run::from(output_within(reader, PATIENCE)).code, 130);
 
     let wrong = place.xs(&["tail", "-F", "-a", "no:such:address"]);
