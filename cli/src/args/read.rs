@@ -92,10 +92,10 @@ pub(crate) struct Begin {
     #[arg(long, group = "begin")]
     pub(crate) new: bool,
     /// Start with this event, by id or offset.
-    #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
+    #[arg(long, value_name = "ID", value_parser = beginning, group = "begin")]
     from: Option<Bound>,
     /// Start after this event, by id or offset.
-    #[arg(long, value_name = "ID", value_parser = bound, group = "begin")]
+    #[arg(long, value_name = "ID", value_parser = beginning, group = "begin")]
     after: Option<Bound>,
     /// Start with the newest N events.
     #[arg(short = 'n', long, value_name = "N", group = "begin", value_parser = count(0..=u64::MAX))]
@@ -372,6 +372,14 @@ pub(crate) fn bound(text: &str) -> Result<Bound, String> {
         Ok(id) => Ok(Bound::Id(id)),
         Err(_) => Err("an id of 25 digits and letters or an offset is expected".to_owned()),
     }
+}
+
+/// The event that a read begins at.
+fn beginning(text: &str) -> Result<Bound, String> {
+    bound(text).map_err(|error| match reader_cursor(text) {
+        Ok(name) => format!("{error}; to continue from a cursor, use --cursor {name}"),
+        Err(_) => error,
+    })
 }
 
 /// A comma list of patterns, where `a.` is short for `a.*`.

@@ -3,7 +3,7 @@
 
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, ReadOptions, ResumePoint, Start};
-use xs_protocol::{Client, ClientError, Code, Detail, SubscribeOptions, Subscription};
+use xs_protocol::{Client, ClientError, Code, Detail, Refusal, SubscribeOptions, Subscription};
 
 use super::filter::Filter;
 use super::position::{Position, Resume};
@@ -18,8 +18,9 @@ pub(super) struct Link {
     pub(super) waits: bool,
     /// Where to go on; `None` while the start of the read says so.
     pub(super) point: Option<ResumePoint>,
-    /// The cursor that said so at first.
     cursor: Option<CursorName>,
+    /// The point is that of the cursor, and nothing was read since.
+    is_of_cursor: bool,
     /// The offset of the next frame when the reader was started.
     head: u64,
 }
@@ -36,7 +37,7 @@ impl Link {
     /// Of a reader that is started now.
     pub(super) fn new(client: &Client, waits: bool) -> Self {
         let head = client.server().head;
-        Self { client: client.clone(), waits, point: None, cursor: None, head }
+        Self { client: client.clone(), waits, point: None, cursor: None, is_of_cursor: false, head }
     }
 
     /// Finds out where a read begins, and what has to be known of it to go on over another
@@ -65,6 +66,7 @@ impl Link {
             left = left.or_else(|| options.limit.take());
         }
         self.cursor = cursor.cloned();
+        self.is_of_cursor = point.is_some();
         self.point = point.or_else(|| match (wanted.start, options.start) {
             (Start::New | Start::Last(_), Start::From(Bound::Offset(offset))) => {
                 Some(self.client.server().resume().point(offset))
@@ -96,8 +98,10 @@ impl Link {
 
     /// All before an offset was seen.
     pub(super) fn reach(&mut self, offset: Option<u64>) {
-        let point = offset.map(|offset| self.client.server().resume().point(offset));
-        self.point = point.or(self.point);
+        if let Some(offset) = offset {
+            self.point = Some(self.client.server().resume().point(offset));
+            self.is_of_cursor = false;
+        }
     }
 
     /// Subscribes there.
@@ -110,22 +114,36 @@ impl Link {
             Some(point) => self.client.subscribe_from(point, options, how).await,
             None => self.client.subscribe(options, how).await,
         };
-        events.map_err(|error| match (&error, &self.cursor) {
-            (ClientError::Refused(refusal), Some(cursor)) if refusal.code == Code::CursorAhead => {
-                let from = refusal.details.iter().find_map(|detail| match detail {
-                    Detail::Offset(offset) => Some(*offset),
-                    _ => None,
-                });
-                let from = from.map_or_else(|| "head".to_owned(), |offset| offset.to_string());
-                let text = format!(
-                    "cursor {cursor} counts frames as read that are not there; \
-                     xs cursor set {cursor} {from} goes on with those that are"
-                );
-                ExitError::new(Exit::Condition, text).into()
+        events.map_err(|error| match &error {
+            ClientError::Refused(refusal) if refusal.code == Code::CursorAhead => {
+                ExitError::new(Exit::Condition, self.ahead(refusal)).into()
             }
             _ if self.waits => Resume::Waits.cut_off(error, None),
             _ => explain(error),
         })
+    }
+
+    /// What to say where the store does not have what was read of it.
+    fn ahead(&self, refusal: &Refusal) -> String {
+        let from = refusal.details.iter().find_map(|detail| match detail {
+            Detail::Offset(offset) => Some(*offset),
+            _ => None,
+        });
+        let from = from.map_or_else(|| "head".to_owned(), |offset| offset.to_string());
+        match (&self.cursor, self.is_of_cursor) {
+            (Some(cursor), true) => format!(
+                "cursor {cursor} counts frames as read that are not there; \
+                 xs cursor set {cursor} {from} goes on with those that are"
+            ),
+            (Some(cursor), false) => format!(
+                "the store has lost frames that were read here, from offset {from} on; \
+                 xs cursor set {cursor} {from} goes on with what takes their place"
+            ),
+            (None, _) => format!(
+                "the store has lost frames that were read here, from offset {from} on; \
+                 to go on with what takes their place, begin there: --from {from}"
+            ),
+        }
     }
 }
 

@@ -120,6 +120,15 @@ impl Position {
                 self.reached = self.reached.max(self.saved);
                 Ok(())
             }
+            // A change makes it higher.
+            _ if revision < self.revision => {
+                let name = &self.name;
+                let text = format!(
+                    "cursor {name} was set back while the server was away: the store has lost \
+                     its last changes, or it was removed; the same command goes on where it is now"
+                );
+                ExitError::fail(Exit::Condition, text)
+            }
             _ => ExitError::fail(Exit::Condition, self.in_use()),
         }
     }
