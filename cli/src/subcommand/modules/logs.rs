@@ -8,7 +8,7 @@ use xs_runtime::host::lifecycle::{Event, parse_topic};
 use super::Asked;
 use super::survey::{self, meta, summary};
 use crate::connect::explain;
-use crate::exit::Exit;
+use crate::exit::{Exit, ExitError};
 use crate::output::{Output, Paint, reader_gone};
 
 pub(super) async fn run(
@@ -44,11 +44,17 @@ pub(super) async fn run(
             () = &mut gone => return Ok(Exit::Ok),
         };
         let Some(event) = event else { return Ok(Exit::Ok) };
-        if let SubEvent::Frames { frames, .. } = event.map_err(explain)? {
-            for delivered in frames {
-                line(&delivered.frame, out)?;
+        match event.map_err(explain)? {
+            SubEvent::Frames { frames, .. } => {
+                for delivered in frames {
+                    line(&delivered.frame, out)?;
+                }
+                out.flush()?;
             }
-            out.flush()?;
+            SubEvent::Dropped { refusal, .. } => {
+                return ExitError::fail(Exit::Unreachable, refusal.message);
+            }
+            SubEvent::Gap(_) | SubEvent::CaughtUp { .. } | SubEvent::Pulse => {}
         }
     }
 }
