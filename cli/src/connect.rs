@@ -28,7 +28,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// The wait before the first attempt to reach a server that is waited for; it doubles up to the
 /// longest.
-const WAIT_FIRST: Duration = Duration::from_millis(50);
+pub(crate) const WAIT_FIRST: Duration = Duration::from_millis(50);
 const WAIT_LONGEST: Duration = Duration::from_secs(2);
 /// How long to wait for why a connection ended that did.
 const REASON_WAIT: Duration = Duration::from_secs(1);
@@ -127,7 +127,7 @@ impl Session {
                     None => explain(error).to_string(),
                 };
                 notice(&format!("{text}; waiting for the server"));
-                let client = when_it_answers(&address).await?;
+                let client = when_it_answers(&address, &mut WAIT_FIRST.clone()).await?;
                 notice("the server is there");
                 client
             }
@@ -365,17 +365,21 @@ pub(crate) async fn while_served<T>(
     }
 }
 
-/// Connects to a server that does not answer yet, as soon as it does.
+/// Connects to a server that does not answer yet, as soon as it does. The next attempt is made
+/// after `wait`, which grows with each.
 ///
 /// # Errors
 /// What no waiting mends.
-pub(crate) async fn when_it_answers(address: &Address) -> anyhow::Result<Client> {
-    let mut wait = WAIT_FIRST;
+pub(crate) async fn when_it_answers(
+    address: &Address,
+    wait: &mut Duration,
+) -> anyhow::Result<Client> {
     loop {
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(WAIT_LONGEST);
         match Client::connect(address, options()).await {
             Ok(client) => return Ok(client),
-            Err(error) if may_pass(&error) => wait = (wait * 2).min(WAIT_LONGEST),
+            Err(error) if may_pass(&error) => {}
             Err(error) => return Err(explain(error)),
         }
     }

@@ -52,7 +52,7 @@ pub(super) async fn run(
         && exit::may_pass(lost)
     {
         let back = tokio::select! {
-            back = link::back(session, lost, stop) => back,
+            back = link::back(session, &mut reader.link, lost, stop) => back,
             () = &mut gone => Ok(None),
         };
         ended = match back {
@@ -180,6 +180,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
+            self.link.heard(event.as_ref());
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if out.is_person() && !self.printed && self.unread == 0 {

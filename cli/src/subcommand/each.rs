@@ -65,7 +65,7 @@ pub(super) async fn run(
         && waits
         && exit::may_pass(lost)
     {
-        ended = match link::back(session, lost, stop).await {
+        ended = match link::back(session, &mut runner.link, lost, stop).await {
             Ok(Some(client)) => {
                 runner.link.client = client;
                 runner.go(&mut position).await
@@ -176,6 +176,7 @@ impl Runner<'_> {
                 event = events.next() => event,
                 () = self.stop.cancelled() => break,
             };
+            self.link.heard(event.as_ref());
             match event.transpose().map_err(|error| resume.cut_off(error, events.position()))? {
                 None => {
                     if let (Some(position), Some(offset)) = (&mut *position, events.position()) {

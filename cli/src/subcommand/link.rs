@@ -1,13 +1,17 @@
 //! The connection of a reader that outlives its server: with `--reconnect` it is made again, to the
 //! same store, however long that takes.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, ReadOptions, ResumePoint, Start};
-use xs_protocol::{Client, ClientError, Code, Detail, Refusal, SubscribeOptions, Subscription};
+use xs_protocol::{
+    Client, ClientError, Code, Detail, Refusal, SubEvent, SubscribeOptions, Subscription,
+};
 
 use super::filter::Filter;
 use super::position::{Position, Resume};
-use crate::connect::{Session, explain, when_it_answers};
+use crate::connect::{Session, WAIT_FIRST, explain, when_it_answers};
 use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
 
@@ -23,6 +27,9 @@ pub(super) struct Link {
     is_of_cursor: bool,
     /// The offset of the next frame when the reader was started.
     head: u64,
+    /// The wait before the next attempt. A server that answers and then refuses is not asked
+    /// without a pause.
+    wait: Duration,
 }
 
 /// What a reader asks for, with what it found out before.
@@ -37,7 +44,15 @@ impl Link {
     /// Of a reader that is started now.
     pub(super) fn new(client: &Client, waits: bool) -> Self {
         let head = client.server().head;
-        Self { client: client.clone(), waits, point: None, cursor: None, is_of_cursor: false, head }
+        Self {
+            client: client.clone(),
+            waits,
+            point: None,
+            cursor: None,
+            is_of_cursor: false,
+            head,
+            wait: WAIT_FIRST,
+        }
     }
 
     /// Finds out where a read begins, and what has to be known of it to go on over another
@@ -94,6 +109,13 @@ impl Link {
             start => start,
         };
         Ok(())
+    }
+
+    /// Where something came of the stream, the server is well.
+    pub(super) fn heard(&mut self, event: Option<&Result<SubEvent, ClientError>>) {
+        if event.is_some_and(|event| !matches!(event, Err(_) | Ok(SubEvent::Dropped { .. }))) {
+            self.wait = WAIT_FIRST;
+        }
     }
 
     /// All before an offset was seen.
@@ -154,12 +176,13 @@ impl Link {
 /// What no waiting mends.
 pub(super) async fn back(
     session: &Session,
+    link: &mut Link,
     lost: &anyhow::Error,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Client>> {
     notice(&format!("{}; waiting for the server", exit::text(lost)));
     let client = tokio::select! {
-        client = when_it_answers(&session.address) => client?,
+        client = when_it_answers(&session.address, &mut link.wait) => client?,
         () = stop.cancelled() => return Ok(None),
     };
     if client.server().uuid != session.client.server().uuid {
