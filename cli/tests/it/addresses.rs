@@ -4,11 +4,11 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, signal, text, wait_within};
+use crate::support::{PATIENCE, Sandbox, signal, text, wait_within};
 
 #[test]
 fn every_way_to_name_a_store_finds_the_same_one() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--listen", ":0"]);
     let start = &place.await_frames("xs.start", 1)[0]["meta"];
     let tcp = start["listen"][1].as_str().unwrap().to_owned();
@@ -36,7 +36,7 @@ fn every_way_to_name_a_store_finds_the_same_one() {
 /// The address of a Unix socket holds 107 bytes.
 #[test]
 fn a_store_path_may_exceed_the_socket_path_limit() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let deep = format!("{}/store", vec!["a".repeat(50); 5].join("/"));
     let store = format!("./{deep}");
     place.ok(&["append", &store, "t", "one"]);
@@ -54,7 +54,7 @@ fn a_store_path_may_exceed_the_socket_path_limit() {
 /// What needs TLS is refused before anything is opened or made.
 #[test]
 fn other_machines_are_out_of_reach() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let store = place.store();
     let listen = place.xs(&["serve", text(&store), "--listen", "0.0.0.0:0"]);
     assert_eq!(listen.code, 2, "{}", listen.err);
@@ -66,7 +66,7 @@ fn other_machines_are_out_of_reach() {
 
 #[test]
 fn the_default_is_below_home() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let run = place.command(&["append", "t", "x"]).env_remove("XS_ADDR").output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert!(place.path(".local/share/xs/store/super.a").exists());
@@ -74,7 +74,7 @@ fn the_default_is_below_home() {
 
 #[test]
 fn subcommands_without_a_server_take_turns() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let all: Vec<_> = (0..8)
         .map(|n| {
             place.command(&["append", "t", &n.to_string()]).stdout(Stdio::null()).spawn().unwrap()
@@ -88,7 +88,7 @@ fn subcommands_without_a_server_take_turns() {
 
 #[test]
 fn empty_variables_are_ignored() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let home = ".local/share/xs/store";
     place.ok(&["append", &format!("./{home}"), "t", "x"]);
     let run = place.command(&["cat"]).env("XS_ADDR", "").env("XS_TLS_CA", "").output().unwrap();

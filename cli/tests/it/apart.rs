@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::support::{Place, Server, eventually, is_running, signal_pid, text};
+use crate::support::{Sandbox, Server, eventually, is_running, signal_pid, text};
 
 use rustix::process::Signal;
 
@@ -28,8 +28,8 @@ fn process_of(server: &Server, name: &str) -> Option<u32> {
 }
 
 /// Serves one module apart and one that is not.
-fn served(more: &str) -> (Place, Server) {
-    let place = Place::new();
+fn served(more: &str) -> (Sandbox, Server) {
+    let place = Sandbox::new();
     let open = place.write("open/file.txt", "open");
     place.write("shut/file.txt", "shut");
     let dir = place.path("");
@@ -91,7 +91,7 @@ fn a_module_apart_is_kept_from_what_it_was_not_given() {
 
 #[test]
 fn a_module_apart_has_the_variables_it_was_given() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("file.txt", "");
     place.write("modules/commands/peek.js", &peek(text(&place.path(""))));
     let file = place.path("file.txt");
@@ -133,7 +133,7 @@ export default {
 /// What a program is given is what its module has: it runs, reads what may be read, and ends with it.
 #[test]
 fn programs_of_a_module_apart_are_as_confined_as_it_is() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let open = place.write("open/file.txt", "open");
     let shut = place.write("shut/file.txt", "shut");
     place.write("modules/commands/runs.js", RUNS);

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::support::{PATIENCE, Place};
+use crate::support::{PATIENCE, Sandbox};
 
 /// Stands before the server of a store. The first connection is held.
 pub(crate) struct Between {
@@ -18,7 +18,7 @@ pub(crate) struct Between {
 
 impl Between {
     /// Holds the first connection when the server has said so many bytes on it.
-    pub(crate) fn new(place: &Place, held_after: u64) -> Self {
+    pub(crate) fn new(place: &Sandbox, held_after: u64) -> Self {
         let front = place.path("front");
         std::fs::create_dir_all(&front).unwrap();
         let socket = front.join("xs.sock");

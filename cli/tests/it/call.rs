@@ -10,7 +10,7 @@ use xs_engine::Topic;
 use xs_protocol::CallRequest;
 
 use crate::client::{connect, runtime};
-use crate::support::{PATIENCE, Place, Run, Server, signal, signal_pid, wait_within};
+use crate::support::{PATIENCE, Run, Sandbox, Server, signal, signal_pid, wait_within};
 
 const ECHO: &str = r#"
 import { command } from "xs";
@@ -33,8 +33,8 @@ export default command({ async *run(call, ctx) {
 } });
 "#;
 
-fn served() -> (Place, Server) {
-    let place = Place::new();
+fn served() -> (Sandbox, Server) {
+    let place = Sandbox::new();
     place.write("modules/commands/echo.ts", ECHO);
     place.write("modules/commands/bytes.ts", BYTES);
     place.write("modules/commands/slow.ts", SLOW);
@@ -104,7 +104,7 @@ fn call_reads_standard_input_only_for_minus() {
 /// A call carries on the chain that led to it, so a loop of calls ends as any other.
 #[test]
 fn a_loop_of_calls_is_cut() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/handlers/ping.ts",
         "export default { topics: 'ping', async run(frame, ctx) { \
@@ -131,7 +131,7 @@ fn a_loop_of_calls_is_cut() {
 /// What others make of a call is none of its results, and does not end it.
 #[test]
 fn a_handler_that_reads_calls_does_not_answer_them() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/handlers/spy.ts",
         "export default { topics: 'patient.call', run(frame, ctx) { \

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 fn handler(from: &str, to: &str) -> String {
     format!(
@@ -12,14 +12,14 @@ fn handler(from: &str, to: &str) -> String {
     )
 }
 
-fn topics(place: &Place, args: &[&str]) -> Vec<String> {
+fn topics(place: &Sandbox, args: &[&str]) -> Vec<String> {
     let frames = place.ok(args).json();
     frames.iter().map(|frame| frame["topic"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn causes_and_effects_are_found_both_ways() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/one.ts", &handler("in", "mid"));
     place.write("modules/handlers/two.ts", &handler("mid", "end"));
     let server = place.serve(&["--modules", "modules"]);

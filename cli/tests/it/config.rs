@@ -4,11 +4,11 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, signal, text, wait_within};
+use crate::support::{PATIENCE, Sandbox, signal, text, wait_within};
 
 #[test]
 fn paths_in_an_options_file_are_relative_to_it() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("etc/modules/handlers/.keep", "");
     let file = place.write(
         "etc/serve.toml",
@@ -36,7 +36,7 @@ fn paths_in_an_options_file_are_relative_to_it() {
 
 #[test]
 fn a_bad_options_file_is_refused_and_nothing_is_created() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for (file, said) in [
         (
             "store = \"s\"\nlisten = \":1\"\nstoer = \"s\"\n",
@@ -59,7 +59,7 @@ fn a_bad_options_file_is_refused_and_nothing_is_created() {
 
 #[test]
 fn print_config_output_is_a_fixed_point() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let args = ["serve", "./s", "--listen", ":0", "--sync", "none", "--allow-run"];
     let printed = place.ok(&[&args[..], &["--print-config"]].concat()).text();
     for line in [
@@ -81,7 +81,7 @@ fn print_config_output_is_a_fixed_point() {
 /// However it is named: a server that is started from the printed file serves the same one.
 #[test]
 fn print_config_names_the_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let of = |dir: &str| format!("store = \"{}\"", text(&place.path(dir)));
     let printed = |args: &[&str]| place.ok(&[args, &["--print-config"]].concat()).text();
     let holds = |printed: &str, line: &str| printed.lines().any(|found| found == line);
@@ -98,7 +98,7 @@ fn print_config_names_the_store() {
 
 #[test]
 fn the_example_options_file_is_valid() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/serve.toml");
     let printed = place.ok(&["serve", "--config", example, "--print-config"]).text();
     assert!(printed.contains("\nlog = \"json\"\n"), "{printed}");

@@ -11,7 +11,7 @@ use xs_protocol::{Address, AppendRequest, Client, ClientOptions};
 
 use crate::client::{connect, frame, runtime};
 use crate::kill::Random;
-use crate::support::{PATIENCE, Place, Server};
+use crate::support::{PATIENCE, Sandbox, Server};
 
 const ROUNDS: u64 = 10;
 const ROUNDS_LONG: u64 = 300;
@@ -58,7 +58,7 @@ fn kill(pid: u32) {
 
 #[test]
 fn a_crash_of_either_process_doubles_and_loses_nothing() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/plain.ts", HANDLER);
     place.write("modules/handlers/waiting.ts", WAITING);
     place.write("modules/commands/echo.ts", COMMAND);
@@ -100,7 +100,7 @@ fn crash(server: Server, what: u64, after: Duration) -> Option<Server> {
 }
 
 /// Appends inputs and calls for as long as the server lives; what was acknowledged.
-async fn load(place: &Place) -> (Vec<FrameId>, Vec<FrameId>) {
+async fn load(place: &Sandbox) -> (Vec<FrameId>, Vec<FrameId>) {
     let (mut inputs, mut calls) = (Vec::new(), Vec::new());
     // The server may be killed before it has greeted.
     let address = Address::of_path(&place.store());
@@ -134,7 +134,7 @@ async fn read(client: &Client, topics: &str) -> Vec<Frame> {
 }
 
 /// Waits until everything is worked off, for as long as it goes on; every frame.
-async fn rest(place: &Place, at_least: usize) -> Vec<Frame> {
+async fn rest(place: &Sandbox, at_least: usize) -> Vec<Frame> {
     let client = connect(&place.store()).await;
     let (mut outputs, mut give_up) = (0, Instant::now() + PATIENCE);
     loop {

@@ -13,7 +13,7 @@ use xs_protocol::codec::{HEADER_LEN, Header, PREFACE};
 use xs_protocol::{AppendRequest, Gather, Op, SubEvent, SubscribeOptions, limits};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place};
+use crate::support::{PATIENCE, Sandbox};
 
 const IDLE: usize = 10_000;
 const BUSY: usize = 100;
@@ -64,7 +64,7 @@ fn idle_connections_cost_little_and_do_not_slow_busy_ones() {
     if !may_open(IDLE + BUSY, "idle connections cost little") {
         return;
     }
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--sync", "none"]);
     let store = place.store();
     let socket = store.join("xs.sock");
@@ -109,7 +109,7 @@ fn memory_is_bounded_by_received_bytes() {
     if !may_open(PEERS, "memory follows the bytes that came") {
         return;
     }
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--sync", "none"]);
     let socket = place.store().join("xs.sock");
     drop((0..100).map(|_| greet(&socket)).collect::<Vec<_>>());
@@ -133,7 +133,7 @@ fn memory_is_bounded_by_received_bytes() {
 #[test]
 fn stalled_subscribers_hold_up_nobody_and_miss_nothing() {
     const FRAMES: u64 = 20_000;
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--sync", "none"]);
     let store = place.store();
     runtime().block_on(async {

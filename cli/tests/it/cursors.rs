@@ -9,9 +9,9 @@ use xs_engine::{
     Batch, CursorChange, CursorName, CursorValue, ExpectRevision, Store, StoreOptions,
 };
 
-use crate::support::{PATIENCE, Place, Run, eventually, signal, wait_within};
+use crate::support::{PATIENCE, Run, Sandbox, eventually, signal, wait_within};
 
-fn lines(place: &Place, text: &str) {
+fn lines(place: &Sandbox, text: &str) {
     let run = place.xs_with(&["append", "t", "--lines"], text.as_bytes());
     assert_eq!(run.code, 0, "{}", run.err);
 }
@@ -21,13 +21,13 @@ fn bodies(run: &Run) -> String {
     run.text()
 }
 
-fn offset(place: &Place, name: &str) -> Value {
+fn offset(place: &Sandbox, name: &str) -> Value {
     place.ok(&["cursor", "get", name]).json()[0]["offset"].clone()
 }
 
 #[test]
 fn cat_resumes_from_its_cursor() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let cat = ["cat", "--cursor", "report", "-b", "t"];
     lines(&place, "a\nb\n");
     assert_eq!(bodies(&place.xs(&cat)), "ab");
@@ -55,7 +55,7 @@ fn cat_resumes_from_its_cursor() {
 
 #[test]
 fn a_follower_that_is_interrupted_has_saved_what_it_printed() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     lines(&place, "a\nb\n");
     let out = fs::File::create(place.path("out")).unwrap();
@@ -72,7 +72,7 @@ fn a_follower_that_is_interrupted_has_saved_what_it_printed() {
 /// Without a word it would wait until the log is as long, and begin in the middle of it.
 #[test]
 fn a_cursor_that_lies_beyond_the_frames_is_told() {
-    let place = Place::new();
+    let place = Sandbox::new();
     lines(&place, "a\nb\n");
     let store = Store::open(place.store(), StoreOptions::default()).unwrap();
     let set = Some(CursorValue { offset: 1000, ..CursorValue::default() });
@@ -104,7 +104,7 @@ fn a_cursor_that_lies_beyond_the_frames_is_told() {
 
 #[test]
 fn two_readers_of_one_cursor_conflict() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     lines(&place, "a\n");
     // The command waits at a pipe until the test has moved the cursor.
@@ -123,7 +123,7 @@ fn two_readers_of_one_cursor_conflict() {
 
 #[test]
 fn each_runs_a_command_for_every_frame_and_moves_on() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "--meta", "{\"n\":1}", "one"]);
     place.ok(&["append", "t", "-n"]);
     let script = "test ${#XS_ID} = 25 && \
@@ -142,7 +142,7 @@ fn each_runs_a_command_for_every_frame_and_moves_on() {
 
 #[test]
 fn each_starts_with_the_failed_frame_on_the_next_run() {
-    let place = Place::new();
+    let place = Sandbox::new();
     lines(&place, "a\nb\nc\n");
     let each =
         ["each", "t", "--cursor", "c", "--", "sh", "-c", "x=$(cat); test $x != b || test -e ok"];
@@ -158,7 +158,7 @@ fn each_starts_with_the_failed_frame_on_the_next_run() {
 
 #[test]
 fn a_frame_that_keeps_failing_is_parked_with_its_body() {
-    let place = Place::new();
+    let place = Sandbox::new();
     lines(&place, "a\nb\nc\n");
     let script = "x=$(cat); echo $x >> seen; test $x != b";
     let park = ["--retry", "1", "--park", "t.parked"];
@@ -175,7 +175,7 @@ fn a_frame_that_keeps_failing_is_parked_with_its_body() {
 
 #[test]
 fn parked_events_are_not_handled_again() {
-    let place = Place::new();
+    let place = Sandbox::new();
     lines(&place, "a\nb\n");
     let each = |topics: &[&str]| {
         let park = ["--cursor", "c", "--park", "t.parked", "--", "false"];
@@ -194,7 +194,7 @@ fn parked_events_are_not_handled_again() {
 
 #[test]
 fn each_limit_does_not_count_parked_events() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "p", "parked before"]);
     lines(&place, "a\nb\nc\n");
     let each = ["each", "--limit", "2", "--park", "p", "--", "sh", "-c", "cat"];
@@ -203,7 +203,7 @@ fn each_limit_does_not_count_parked_events() {
 
 #[test]
 fn each_kills_a_command_after_its_timeout() {
-    let place = Place::new();
+    let place = Sandbox::new();
     lines(&place, "a\n");
     let run = place.xs(&["each", "t", "--timeout", "50ms", "--", "sleep", "600"]);
     assert_eq!(run.code, 1);

@@ -19,7 +19,7 @@ use xs_protocol::{
 };
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place, Server, eventually};
+use crate::support::{PATIENCE, Sandbox, Server, eventually};
 
 /// Connections that are reset, half of them while they send, half while they are sent to.
 const CUTS: u64 = 300;
@@ -43,13 +43,13 @@ impl Random {
     }
 }
 
-fn listening(place: &Place) -> SocketAddr {
+fn listening(place: &Sandbox) -> SocketAddr {
     let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().parse().unwrap()
 }
 
 /// A server with frames to read, and where it listens.
-fn served(place: &Place, frames: u64) -> (Server, SocketAddr) {
+fn served(place: &Sandbox, frames: u64) -> (Server, SocketAddr) {
     let server = place.serve(&["--sync", "none", "--listen", ":0"]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -122,7 +122,7 @@ fn cut_receiving(at: SocketAddr, greeting: &[u8], count: u64) {
 }
 
 /// Waits until nobody is connected but who asks.
-fn await_quiet(place: &Place) {
+fn await_quiet(place: &Sandbox) {
     eventually(|| {
         let stats: Value = place.ok(&["stats"]).json().remove(0);
         (stats["server"]["connections"] == 1).then_some(())
@@ -138,7 +138,7 @@ fn sockets(server: &Server) -> usize {
 
 #[test]
 fn a_server_outlives_connections_that_are_reset() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (server, at) = served(&place, FRAMES);
     let (greeting, appending) = (greeting().take_all(), appending());
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -221,7 +221,7 @@ async fn read(at: SocketAddr) -> (u64, ClientError) {
 #[test]
 fn a_client_distinguishes_a_reset_from_an_end() {
     const KEPT: u64 = 64;
-    let place = Place::new();
+    let place = Sandbox::new();
     let (server, at) = served(&place, KEPT);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     runtime().block_on(async {

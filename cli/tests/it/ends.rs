@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::client::{connect, runtime};
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, text};
+use crate::support::{PATIENCE, Run, Sandbox, eventually, output_within, text};
 
 /// Ends of each kind.
 const ENDS: u64 = 3;
@@ -24,7 +24,7 @@ fn tailing(path: &str) -> String {
 }
 
 /// Where the generator goes on, if it has kept a place.
-fn place_of_tail(place: &Place) -> Option<u64> {
+fn place_of_tail(place: &Sandbox) -> Option<u64> {
     runtime().block_on(async {
         let client = connect(&place.store()).await;
         let all = client.cursor_list().await.unwrap();
@@ -38,7 +38,7 @@ fn place_of_tail(place: &Place) -> Option<u64> {
 /// A stop may come at any moment; a crash repeats nothing once the place behind the lines is kept.
 #[test]
 fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let path = place.write("app.log", "");
     place.write("modules/generators/lines.ts", &tailing(text(&path)));
     let mut file = File::options().append(true).open(&path).unwrap();
@@ -78,7 +78,7 @@ fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
 /// The command that is named goes on with the first event that was not printed.
 #[test]
 fn a_reader_prints_how_to_resume_when_its_server_is_killed() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for (line, cursor) in [
         (&["cat", "-f", "in"][..], None),
         (&["tail", "in"], None),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Place, Run, masked, text};
+use crate::support::{Run, Sandbox, masked, text};
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/errors.txt");
 const NO_ID: &str = "00000000000000000000000zz";
@@ -130,7 +130,7 @@ const SERVED: &[&[&str]] = &[
 ];
 
 /// What changes from run to run and from place to place.
-fn normal(place: &Place, text: &str) -> String {
+fn normal(place: &Sandbox, text: &str) -> String {
     let text = text.replace(place.path("").to_str().unwrap().trim_end_matches('/'), "DIR");
     let mut out = String::new();
     for line in masked(&text).lines() {
@@ -146,7 +146,7 @@ fn normal(place: &Place, text: &str) -> String {
     out
 }
 
-fn tell(place: &Place, heading: &str, cases: &[&[&str]], told: &mut String) {
+fn tell(place: &Sandbox, heading: &str, cases: &[&[&str]], told: &mut String) {
     writeln!(told, "## {heading}\n").unwrap();
     for args in cases {
         let run: Run = place.xs(args);
@@ -163,7 +163,7 @@ fn tell(place: &Place, heading: &str, cases: &[&[&str]], told: &mut String) {
 
 #[test]
 fn error_messages_match_the_recorded_ones() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("bad.toml", "store = \"s\"\nlisen = \":1\"\n");
     place.write("empty", "\n");
     place.write("file", "text");

@@ -7,10 +7,10 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{PATIENCE, Place, output_within, signal, wait_within};
+use crate::support::{PATIENCE, Sandbox, output_within, signal, wait_within};
 
-fn with_frames() -> Place {
-    let place = Place::new();
+fn with_frames() -> Sandbox {
+    let place = Sandbox::new();
     for n in 1..=3 {
         place.ok(&["append", "numbers", "--meta", &json!({ "n": n }).to_string(), "body"]);
     }
@@ -97,7 +97,7 @@ fn eval_files_import_neighbours_and_errors_have_positions() {
         assert_eq!((run.code, run.err.contains(part)), (1, true), "{code}: {}", run.err);
     }
     assert_eq!(place.xs(&["eval", "--file", "none.ts"]).code, 1);
-    let nowhere = Place::new();
+    let nowhere = Sandbox::new();
     assert_eq!(nowhere.xs(&["eval", "1"]).code, 5, "there is no store");
 }
 
@@ -132,7 +132,7 @@ fn eval_has_the_permissions_of_its_user() {
 
 #[test]
 fn call_runs_commands_of_a_server() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/commands/twice.ts",
         "export default { args: { n: 'number' }, run: (call) => ({ n: call.args.n * 2 }) };",

@@ -5,11 +5,11 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, Run, signal, wait_within};
+use crate::support::{PATIENCE, Run, Sandbox, signal, wait_within};
 
 #[test]
 fn each_documented_code_is_reached() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     let missing = "00000000000000000000000zz";
     for (args, code, said) in [
@@ -50,7 +50,7 @@ fn each_documented_code_is_reached() {
 
 #[test]
 fn append_reports_the_id_when_output_fails() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for (args, said) in [
         (&["append", "t", "x"][..], "the event is stored, with id 0"),
         (&["append", "t", "--lines"], "2 lines are stored: "),
@@ -67,7 +67,7 @@ fn append_reports_the_id_when_output_fails() {
 
 #[test]
 fn reads_that_can_match_nothing_say_so() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     let run = place.xs(&["cat", "--since", "2h", "--until", "3h"]);
     assert_eq!((run.code, run.err.contains("--until is before --since")), (2, true), "{}", run.err);
@@ -84,7 +84,7 @@ fn reads_that_can_match_nothing_say_so() {
 
 #[test]
 fn a_server_without_modules_refuses_calls_at_once() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     let run = place.xs(&["call", "report"]);
     assert_eq!((run.code, run.err.contains("runs no modules")), (3, true), "{}", run.err);
@@ -92,7 +92,7 @@ fn a_server_without_modules_refuses_calls_at_once() {
 
 #[test]
 fn a_second_server_names_the_first() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     let run = place.xs(&["serve", place.store().to_str().unwrap()]);
     assert_ne!(run.code, 0);
@@ -102,7 +102,7 @@ fn a_second_server_names_the_first() {
 
 #[test]
 fn an_interrupted_follower_ends_with_130() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     let mut tail = place.command(&["tail"]).stdout(Stdio::piped()).spawn().unwrap();
     // The first line shows that it has begun.
@@ -116,7 +116,7 @@ fn an_interrupted_follower_ends_with_130() {
 
 #[test]
 fn lines_that_fail_are_counted_out() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let run = place.xs_with(&["append", "t", "--lines", "--json"], b"{\"a\":1}\nno\n");
     assert_eq!(run.code, 1);
     let said = "line 2: not JSON: expected ident at column 2; the line before it is stored";

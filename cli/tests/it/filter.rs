@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 /// Frames with n = 0, 1, ... and a body that says so.
-fn with_numbers(count: usize) -> Place {
-    let place = Place::new();
+fn with_numbers(count: usize) -> Sandbox {
+    let place = Sandbox::new();
     let lines: String = (0..count).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let run = place.xs_with(&["append", "numbers", "--lines", "--json"], lines.as_bytes());
     assert_eq!(run.code, 0, "{}", run.err);
@@ -43,7 +43,7 @@ fn where_prints_only_matching_frames() {
 
 #[test]
 fn where_reads_bodies_without_printing_them() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let long = "x".repeat(2 * 1024 * 1024);
     for body in ["{\"total\":5}", "{\"total\":50}", "text", &long] {
         assert_eq!(place.xs_with(&["append", "orders"], body.as_bytes()).code, 0);
@@ -60,7 +60,7 @@ fn where_reads_bodies_without_printing_them() {
 
 #[test]
 fn an_invalid_expression_is_refused_before_reading() {
-    let nowhere = Place::new();
+    let nowhere = Sandbox::new();
     for wrong in ["f.meta.n >", "f; 1", "await f.text()", ""] {
         let run = nowhere.xs(&["cat", "--where", wrong]);
         assert_eq!((run.code, run.out.len()), (2, 0), "{wrong}: {}", run.err);

@@ -10,7 +10,7 @@ use xs_engine::{ReadOptions, Start};
 use xs_protocol::{AppendRequest, SubEvent, SubscribeOptions};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place, signal, wait_within};
+use crate::support::{PATIENCE, Sandbox, signal, wait_within};
 
 const FRAMES: usize = 200_000;
 const BATCH: usize = 500;
@@ -19,7 +19,7 @@ const GROWTH_MAX: u64 = 24 * 1024 * 1024;
 
 #[test]
 fn sleeping_followers_get_everything_and_cost_nothing() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--sync", "none"]);
     let (store, body) = (place.store(), [b'x'; 200]);
     runtime().block_on(async {

@@ -1,19 +1,19 @@
 //! Whole outputs, with and without a server: they must not differ.
 
-use crate::support::{Place, masked};
+use crate::support::{Sandbox, masked};
 
 /// Runs the same subcommands against a served store and one that nobody serves.
-fn both(test: impl Fn(&Place)) {
-    let place = Place::new();
+fn both(test: impl Fn(&Sandbox)) {
+    let place = Sandbox::new();
     test(&place);
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     test(&place);
     assert!(server.stop().success());
 }
 
 /// The output without the offsets, which differ by the frames of the server itself.
-fn shown(place: &Place, args: &[&str], input: &str) -> String {
+fn shown(place: &Sandbox, args: &[&str], input: &str) -> String {
     let run = place.xs_with(args, input.as_bytes());
     assert_eq!(run.code, 0, "xs {args:?}: {}", run.err);
     let text = masked(&run.text());

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 /// Makes more of a batch of inputs than one batch of the store may hold.
 const SPREAD: &str = r#"
@@ -26,7 +26,7 @@ const INPUTS: usize = 1_000;
 
 #[test]
 fn a_handler_backlog_is_processed_in_batches_within_the_limits() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let input: String = (0..INPUTS).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "in", "--lines"], input.as_bytes());
     place.write("modules/handlers/spread.ts", SPREAD);
@@ -55,7 +55,7 @@ export default handler({
 
 #[test]
 fn frames_are_removed_with_the_commit_that_says_so() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let append = |topic: &str, meta: &serde_json::Value| {
         place.ok(&["append", topic, "-n", "--meta", &meta.to_string()]).json()[0]["id"].clone()
     };

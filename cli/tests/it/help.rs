@@ -1,10 +1,10 @@
 //! `xs help`: pages on topics, beside clap's own on subcommands.
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 #[test]
 fn topics_are_listed_and_shown() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let all = place.ok(&["help"]).text();
     assert!(all.contains("Subcommands:") && all.contains("Pages, shown by"), "{all}");
     let list = place.ok(&["help", "topics"]).text();
@@ -24,7 +24,7 @@ fn topics_are_listed_and_shown() {
 
 #[test]
 fn help_of_a_subcommand_is_that_of_clap() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for words in [&["help", "cat"][..], &["help", "modules", "list"], &["modules", "help", "list"]]
     {
         let help = place.ok(words).text();
@@ -47,7 +47,7 @@ fn below(help: &str, heading: &str) -> Vec<String> {
 }
 
 /// Every help text of the binary: it fits, shows an example, and names what holds by default.
-fn walk(place: &Place, path: &[&str], seen: &mut usize) {
+fn walk(place: &Sandbox, path: &[&str], seen: &mut usize) {
     let help = place.ok(&[path, &["--help"]].concat()).text();
     *seen += 1;
     let name = path.join(" ");
@@ -66,7 +66,7 @@ fn walk(place: &Place, path: &[&str], seen: &mut usize) {
 
 #[test]
 fn lines_and_their_way_back_name_each_other() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let told = |name: &str| place.ok(&[name, "--help"]).text().replace("\n          ", " ");
     assert!(told("append").contains("xs cat --format '{body}'"), "{}", told("append"));
     assert!(told("append").contains("LF or CRLF"), "{}", told("append"));
@@ -75,7 +75,7 @@ fn lines_and_their_way_back_name_each_other() {
 
 #[test]
 fn every_help_text_fits_and_shows_an_example() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let mut seen = 0;
     walk(&place, &[], &mut seen);
     assert!(seen > 55, "{seen} help texts");

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::network::{certify, listening, serve_tls};
 use crate::support::{
-    PATIENCE, Place, Run, Server, eventually, is_running, output_within, signal, text, wait_within,
+    PATIENCE, Run, Sandbox, Server, eventually, is_running, output_within, signal, text,
+    wait_within,
 };
 
 const ECHO: &str = "import { command } from \"xs\";\nexport default command({ args: { word: \"string\" },\n\
@@ -22,7 +23,7 @@ const TICK: &str = "import { generator } from \"xs\";\nexport default generator(
 
 /// A place with modules, and a server that runs none.
 struct World {
-    place: Place,
+    place: Sandbox,
     server: Option<Server>,
     /// Where it listens beside its socket.
     addr: String,
@@ -31,7 +32,7 @@ struct World {
 
 impl World {
     fn new(modules: &[(&str, &str)]) -> Self {
-        let place = Place::new();
+        let place = Sandbox::new();
         place.ok(&["append", "made", "x"]);
         let token = token(&place, "modules", "host");
         place.write("modules/lib/shared.js", "");
@@ -126,11 +127,11 @@ impl Drop for Host {
     }
 }
 
-fn token(place: &Place, name: &str, role: &str) -> String {
+fn token(place: &Sandbox, name: &str, role: &str) -> String {
     place.ok(&["token", "create", name, "--role", role]).text().trim_end().to_owned()
 }
 
-fn state(place: &Place, name: &str) -> String {
+fn state(place: &Sandbox, name: &str) -> String {
     place.ok(&["modules", "show", name]).json()[0]["state"].as_str().unwrap().to_owned()
 }
 
@@ -316,7 +317,7 @@ fn a_token_that_is_revoked_ends_the_host() {
 
 #[test]
 fn a_server_that_runs_modules_itself_takes_no_host() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/commands/echo.ts", ECHO);
     let _server = place.serve(&["--modules", "modules", "--sync", "none"]);
     place.await_frames("xs.command.echo.active", 1);
@@ -327,7 +328,7 @@ fn a_server_that_runs_modules_itself_takes_no_host() {
 
 #[test]
 fn a_host_waits_for_its_server_and_can_be_stopped() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/commands/echo.ts", ECHO);
     let world = World { place, server: None, addr: String::new(), token: String::new() };
     let store = world.place.store();
@@ -376,7 +377,7 @@ const PEEK: &str = "import { command } from \"xs\";\nexport default command({ ar
 
 #[test]
 fn modules_run_over_tls_and_cannot_read_the_token() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "made", "x"]);
     let file = place.write("shown/token", &token(&place, "modules", "host"));
     let other = place.write("shown/other", "other");

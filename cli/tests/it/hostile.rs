@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Place, Server};
+use crate::support::{Sandbox, Server};
 
 const GOOD: [(&str, &str); 2] = [
     (
@@ -25,8 +25,8 @@ export default command({ args: { text: "string" }, run: (call) => `said ${call.a
 ];
 
 /// Serves the good modules and a bad one, and checks that the good ones work at the end.
-fn with(file: &str, source: &str, test: impl FnOnce(&Place, &Server)) {
-    let place = Place::new();
+fn with(file: &str, source: &str, test: impl FnOnce(&Sandbox, &Server)) {
+    let place = Sandbox::new();
     for (name, source) in GOOD {
         place.write(name, source);
     }

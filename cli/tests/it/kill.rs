@@ -12,7 +12,7 @@ use xs_engine::{Bound, Frame, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place};
+use crate::support::{PATIENCE, Sandbox};
 
 const CLIENTS: u64 = 4;
 /// Frames one client has under way.
@@ -53,7 +53,7 @@ struct Seen {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_no_output_is_doubled() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/count.ts", HANDLER);
     let rounds = if std::env::var_os("XS_TEST_LONG").is_some() { ROUNDS_LONG } else { ROUNDS };
     let mut random = Random(0x9e37_79b9_7f4a_7c15);

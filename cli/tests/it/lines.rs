@@ -6,12 +6,12 @@ use std::process::{Child, ChildStdin, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, Run, output_within, signal};
+use crate::support::{PATIENCE, Run, Sandbox, output_within, signal};
 
 /// Lines of one batch.
 const BATCH: usize = 512;
 
-fn count(place: &Place, topic: &str) -> u64 {
+fn count(place: &Sandbox, topic: &str) -> u64 {
     let topics = place.ok(&["topics", topic]).json();
     topics.first().map_or(0, |topic| topic["count"].as_u64().unwrap())
 }
@@ -24,7 +24,7 @@ fn numbers(text: &str) -> Vec<u64> {
 
 #[test]
 fn lines_in_flight_when_the_server_dies_are_reported() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     let mut command = place.command(&["append", "t", "--lines"]);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -53,7 +53,7 @@ fn lines_in_flight_when_the_server_dies_are_reported() {
 /// Feeds some lines, and ends the server or the command when all whole batches are stored, before
 /// or instead of the input.
 fn fed(
-    place: &Place,
+    place: &Sandbox,
     args: &[&str],
     lines: &str,
     end: impl FnOnce(&Child, ChildStdin) -> Option<ChildStdin>,
@@ -70,7 +70,7 @@ fn fed(
 
 #[test]
 fn lines_with_a_key_are_stored_once_however_often_they_are_sent() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let args = ["append", "t", "--lines", "--key", "day"];
     let all: String = (0..4000).map(|n| format!("{n}\n")).collect();
     let until = |count: usize| &all[..all.match_indices('\n').nth(count - 1).unwrap().0 + 1];
@@ -125,7 +125,7 @@ fn lines_with_a_key_are_stored_once_however_often_they_are_sent() {
 
 #[test]
 fn topic_from_appends_each_line_to_its_own_topic() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let args = ["append", "logs", "--lines", "--json", "--topic-from", "service"];
     let input = "{\"service\":\"web\",\"n\":1}\n{\"service\":\"db.main\",\"n\":2}\n";
     let run = place.xs_with(&args, input.as_bytes());

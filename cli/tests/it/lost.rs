@@ -5,13 +5,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 /// In the middle of a body that streams, so that it is met when much of it has been read.
 const MARK: &[u8] = b"here it is damaged";
 
 /// Changes one byte of a pack that holds `what`.
-fn damage(place: &Place, what: &[u8]) {
+fn damage(place: &Sandbox, what: &[u8]) {
     let packs = fs::read_dir(place.store().join("blobs")).unwrap();
     let hit = packs.map(|file| file.unwrap().path()).any(|path| {
         let mut bytes = fs::read(&path).unwrap();
@@ -26,8 +26,8 @@ fn damage(place: &Place, what: &[u8]) {
 }
 
 /// A store of which the middle one of three bodies is damaged, and, as `saved`, what was repaired.
-fn damaged() -> Place {
-    let place = Place::new();
+fn damaged() -> Sandbox {
+    let place = Sandbox::new();
     let run = place.xs_with(&["append", "t", "--lines"], b"one\ntwo\nthree\n");
     assert_eq!(run.code, 0, "{}", run.err);
     damage(&place, b"two");
@@ -36,12 +36,12 @@ fn damaged() -> Place {
 }
 
 /// A store of which the middle one of three bodies is long, does not shrink, and is damaged.
-fn damaged_in_a_long_one() -> Place {
+fn damaged_in_a_long_one() -> Sandbox {
     damaged_in_one_of(3 << 20)
 }
 
-fn damaged_in_one_of(len: usize) -> Place {
-    let place = Place::new();
+fn damaged_in_one_of(len: usize) -> Sandbox {
+    let place = Sandbox::new();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut long: Vec<u8> = Vec::new();
     while long.len() < len {
@@ -58,7 +58,7 @@ fn damaged_in_one_of(len: usize) -> Place {
     place
 }
 
-fn check_exports(place: &Place, store: &str) {
+fn check_exports(place: &Sandbox, store: &str) {
     let told = |there_before: bool, exported: u64| json!({ "exported": exported, "there_before": there_before, "unreadable": 1 });
     let dump = format!("dump-{}", &store[2..]);
     let run = place.xs(&["-a", store, "export", &dump]);
@@ -84,7 +84,7 @@ fn check_exports(place: &Place, store: &str) {
 }
 
 /// What goes on behind a frame that cannot be read goes on behind a body.
-fn check_reads(place: &Place, store: &str) {
+fn check_reads(place: &Sandbox, store: &str) {
     let said = "(offset 1) cannot be read: skipped";
     for read in [&["cat", store][..], &["last", store, "t", "-n", "3"]] {
         let bodies = place.xs(&[read, &["-b"]].concat());
@@ -153,7 +153,7 @@ fn an_export_skips_a_long_body_damaged_in_the_middle() {
 }
 
 /// Fails on the middle one, and handles the others when that one is parked.
-fn check_each(place: &Place, store: &str) {
+fn check_each(place: &Sandbox, store: &str) {
     let seen = || fs::read_to_string(place.path("seen")).unwrap_or_default();
     let each = |park: &[&str]| {
         let script = "cat > input && cat input >> seen";

@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use xs_protocol::codec::{HEADER_LEN, PREFACE};
 
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text};
+use crate::support::{PATIENCE, Run, Sandbox, eventually, output_within, signal, text};
 
-fn filled() -> Place {
-    let place = Place::new();
+fn filled() -> Sandbox {
+    let place = Sandbox::new();
     let run = place.xs_with(&["append", "t", "--lines"], b"one\ntwo\nthree\n");
     assert_eq!(run.code, 0, "{}", run.err);
     place
@@ -112,7 +112,7 @@ fn maintenance_is_logged_with_its_numbers() {
 }
 
 /// Lets what is asked through to the server, and its first answer, and no other.
-fn deaf(place: &Place) -> PathBuf {
+fn deaf(place: &Sandbox) -> PathBuf {
     let path = place.path("deaf.sock");
     let (listener, store) = (UnixListener::bind(&path).unwrap(), place.store());
     std::thread::spawn(move || {
@@ -199,7 +199,7 @@ fn space_is_given_back() {
 #[test]
 fn doctor_checks_the_environment() {
     let place = filled();
-    let names = |place: &Place| {
+    let names = |place: &Sandbox| {
         let checks = place.ok(&["doctor"]).json();
         assert!(checks.iter().all(|check| check["state"] != "bad"), "{checks:?}");
         checks.iter().map(|check| check["check"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -232,7 +232,7 @@ fn doctor_checks_the_environment() {
 
 #[test]
 fn ids_completions_and_pages_need_no_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let id = place.ok(&["id"]).text();
     let told = &place.ok(&["id", id.trim()]).json()[0];
     assert_eq!(told["id"], id.trim());

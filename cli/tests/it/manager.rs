@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, Run, output_within, signal, text, wait_within};
+use crate::support::{PATIENCE, Run, Sandbox, output_within, signal, text, wait_within};
 
 /// The next message to the manager.
 fn told(manager: &UnixDatagram) -> String {
@@ -21,7 +21,7 @@ fn told(manager: &UnixDatagram) -> String {
     String::from_utf8_lossy(&bytes[..len]).into_owned()
 }
 
-fn start(place: &Place, envs: &[(&str, &str)]) -> Child {
+fn start(place: &Sandbox, envs: &[(&str, &str)]) -> Child {
     let log = fs::File::options().create(true).append(true).open(place.path("log")).unwrap();
     let store = place.store();
     let mut serve = place.command(&["serve", text(&store)]);
@@ -30,7 +30,7 @@ fn start(place: &Place, envs: &[(&str, &str)]) -> Child {
 
 #[test]
 fn the_service_manager_is_notified() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let path = place.path("notify");
     let hidden = format!("xs-test-{}-{}", std::process::id(), path.display());
     let hidden = hidden.replace('/', "-");
@@ -63,7 +63,7 @@ fn the_service_manager_is_notified() {
 
 #[test]
 fn an_unreachable_service_manager_does_not_stop_the_server() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for name in ["/nowhere/notify", "nonsense"] {
         let mut server = start(&place, &[("NOTIFY_SOCKET", name), ("WATCHDOG_USEC", "x")]);
         place.ok(&["ping", "--wait", "4m"]);
@@ -74,7 +74,7 @@ fn an_unreachable_service_manager_does_not_stop_the_server() {
 }
 
 /// A server with sockets as descriptors 3 and, if there is another, 4.
-fn activated(place: &Place, sockets: Vec<OwnedFd>, args: &str) -> Command {
+fn activated(place: &Sandbox, sockets: Vec<OwnedFd>, args: &str) -> Command {
     let count = sockets.len();
     let xs = env!("CARGO_BIN_EXE_xs");
     let mut script = format!(
@@ -102,7 +102,7 @@ fn listen_tcp(address: &str) -> io::Result<(OwnedFd, String)> {
 
 #[test]
 fn inherited_sockets_are_served_and_left_in_place() {
-    let place = Place::new();
+    let place = Sandbox::new();
     fs::create_dir(place.store()).unwrap();
     let socket = place.store().join("xs.sock");
     let unix = listen_unix(&socket, 0o600);
@@ -123,7 +123,7 @@ fn inherited_sockets_are_served_and_left_in_place() {
 
 #[test]
 fn sockets_meant_for_another_process_are_ignored() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let mut server = start(&place, &[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]);
     place.ok(&["ping", "--wait", "4m"]);
     let listen = &place.await_frames("xs.start", 1)[0]["meta"]["listen"];
@@ -134,7 +134,7 @@ fn sockets_meant_for_another_process_are_ignored() {
 
 #[test]
 fn inherited_sockets_open_to_others_are_refused() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let refused = |sockets: Vec<OwnedFd>, said: &str| {
         let child = activated(&place, sockets, "").spawn().unwrap();
         let run = Run::from(output_within(child, PATIENCE));

@@ -9,7 +9,7 @@ use xs_engine::{Bound, FrameId, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{Place, Server, eventually};
+use crate::support::{Sandbox, Server, eventually};
 
 /// Modules beside the one that takes all it can.
 const MODULES: usize = 63;
@@ -24,7 +24,7 @@ const KEPT_BYTES: u64 = 2 * 1024 * 1024;
 
 #[test]
 fn one_busy_module_does_not_starve_the_others() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let healthy = "export default { topics: 'in', state: 0, run(frame, ctx) { return { n: ++ctx.state }; } };";
     for n in 0..MODULES {
         place.write(&format!("modules/handlers/m{n}.js"), healthy);
@@ -61,7 +61,7 @@ fn holds(server: &Server) -> Option<[u64; 3]> {
 #[test]
 fn restarting_modules_leaks_nothing() {
     let cycles = if std::env::var_os("XS_TEST_LONG").is_some() { CYCLES_LONG } else { CYCLES };
-    let place = Place::new();
+    let place = Sandbox::new();
     fs::create_dir(place.path("modules")).unwrap();
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
     let (mut before, mut most) = ([0; 3], 0);
@@ -148,7 +148,7 @@ fn threads(server: &Server, prefix: &str) -> Vec<(String, String)> {
 /// takes its place.
 #[test]
 fn an_isolate_is_ready_for_what_starts_next() {
-    let place = Place::new();
+    let place = Sandbox::new();
     fs::create_dir(place.path("modules")).unwrap();
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
     let ready = || match &threads(&server, "js-blank")[..] {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 
-use crate::support::{Place, eventually, text};
+use crate::support::{Sandbox, eventually, text};
 
 const MODULE: &str = r#"
 import { generator } from "xs";
@@ -58,7 +58,7 @@ const FAMILIES: &[(&str, &str)] = &[
 ];
 
 /// Where a server answers HTTP.
-pub(crate) fn address(place: &Place) -> String {
+pub(crate) fn address(place: &Sandbox) -> String {
     eventually(|| {
         let log = place.log();
         let line = log.lines().find(|line| line.contains("metrics address="))?.to_owned();
@@ -187,7 +187,7 @@ fn syncs(families: &BTreeMap<String, Family>) -> f64 {
 
 #[test]
 fn metrics_are_well_formed_and_correct() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/tick.ts", MODULE);
     let server = place.serve(&["--metrics", ":0", "--listen", ":0", "--modules", "modules"]);
     let address = address(&place);
@@ -224,7 +224,7 @@ fn metrics_are_well_formed_and_correct() {
 
 #[test]
 fn readyz_and_healthz_report_the_state_of_a_server() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--metrics", "127.0.0.1:0"]);
     let address = address(&place);
     assert_eq!(get(&address, "/healthz"), (200, "ok alive\n".to_owned()));
@@ -241,7 +241,7 @@ fn readyz_and_healthz_report_the_state_of_a_server() {
 
 #[test]
 fn messages_are_json_when_asked_for() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--log", "json", "--log-level", "debug"]);
     place.ok(&["append", "t", "x"]);
     assert!(server.stop().success());

@@ -3,11 +3,11 @@
 
 use std::fs;
 
-use crate::support::{Place, eventually, text};
+use crate::support::{Sandbox, eventually, text};
 
 #[test]
 fn an_address_is_not_taken_for_a_directory() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for body in ["one", "two"] {
         place.ok(&["append", "./old", "t", body]);
     }
@@ -45,7 +45,7 @@ fn an_address_is_not_taken_for_a_directory() {
 
 #[test]
 fn nothing_is_exported_into_a_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     place.ok(&["append", "./other", "t", "x"]);
     let run = place.xs(&["export", "./other"]);
@@ -58,7 +58,7 @@ fn nothing_is_exported_into_a_store() {
 
 #[test]
 fn input_without_events_creates_no_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("bad/frames.jsonl", "no\n{\"topic\":\"9\"}\n");
     place.write("cut.tar.zst", "nothing of the kind");
     fs::create_dir_all(place.path("empty")).unwrap();
@@ -76,7 +76,7 @@ fn input_without_events_creates_no_store() {
 
 #[test]
 fn segments_without_a_manifest_are_repaired_and_not_overlooked() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     for name in ["super.a", "super.b"] {
         fs::remove_file(place.store().join(name)).unwrap();
@@ -94,7 +94,7 @@ fn segments_without_a_manifest_are_repaired_and_not_overlooked() {
 
 #[test]
 fn module_names_are_unique_across_kinds() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for name in ["disk.usage", "mail"] {
         place.ok(&["modules", "new", "handler", name]);
     }
@@ -113,7 +113,7 @@ fn module_names_are_unique_across_kinds() {
 
 #[test]
 fn check_reports_a_directory_without_modules() {
-    let place = Place::new();
+    let place = Sandbox::new();
     fs::create_dir_all(place.path("docs")).unwrap();
     let run = place.xs(&["modules", "check", "docs"]);
     assert_eq!((run.code, run.err.contains("holds no module")), (3, true), "{}", run.err);
@@ -131,7 +131,7 @@ fn check_reports_a_directory_without_modules() {
 
 #[test]
 fn internal_subcommands_are_not_suggested() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for shell in ["bash", "fish", "zsh"] {
         let script = place.ok(&["completions", shell]).text();
         assert!(script.contains("import") && script.contains("addr"), "{shell}");
@@ -145,7 +145,7 @@ fn internal_subcommands_are_not_suggested() {
 /// No change is acted on while the file is broken; who asks how the modules are is told.
 #[test]
 fn an_invalid_xs_toml_is_reported_while_modules_keep_running() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
     place.write("modules/handlers/h.ts", source);
     place.write("modules/handlers/apart.ts", source);

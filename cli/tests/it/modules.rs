@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Place, Server, eventually, signal_pid};
+use crate::support::{Sandbox, Server, eventually, signal_pid};
 
 const SUM: &str = r#"
 import { handler, Park } from "xs";
@@ -21,19 +21,19 @@ export default handler({
 });
 "#;
 
-fn served() -> (Place, Server) {
-    let place = Place::new();
+fn served() -> (Sandbox, Server) {
+    let place = Sandbox::new();
     place.write("modules/handlers/sum.ts", SUM);
     let server = place.serve(&["--modules", "modules", "--sync", "none"]);
     place.await_frames("xs.handler.sum.active", 1);
     (place, server)
 }
 
-fn add(place: &Place, n: i64) {
+fn add(place: &Sandbox, n: i64) {
     place.ok(&["append", "in", "-n", "--meta", &json!({ "n": n }).to_string()]);
 }
 
-fn state_of(place: &Place, name: &str) -> Value {
+fn state_of(place: &Sandbox, name: &str) -> Value {
     let listed = place.ok(&["modules", "list", "--all"]).json();
     listed.iter().find(|module| module["name"] == name).unwrap()["state"].clone()
 }
@@ -150,7 +150,7 @@ fn failed_modules_are_shown_and_set_the_exit_code() {
 /// runs again.
 #[test]
 fn a_generator_that_fails_is_seen_by_the_operator() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/generators/late.ts",
         "export default { async *run(ctx) {
@@ -190,7 +190,7 @@ fn a_generator_that_fails_is_seen_by_the_operator() {
 /// What is shown is what holds, and what is advised is what helps.
 #[test]
 fn modules_show_suggests_similar_names() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/commands/count.ts",
         "export default { config: { from: 1, step: 1 }, run: (call, ctx) => ctx.config };",
@@ -225,7 +225,7 @@ fn modules_show_suggests_similar_names() {
 /// That an older version runs again in the next life of the server does not mend the newest.
 #[test]
 fn an_invalid_newest_version_is_reported_until_fixed() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let source = "export default { topics: 'in', run: (frame) => ({ n: 1 }) };";
     place.write("modules/handlers/h.ts", source);
     let serve = || place.serve(&["--modules", "modules", "--sync", "none"]);
@@ -297,7 +297,7 @@ fn parked_inputs_are_retried_or_discarded() {
 /// Also what the engine prints of a module that is terminated, past the log.
 #[test]
 fn a_log_of_json_has_no_other_line() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/sync.ts", "for (;;); export default { async *run() {} };");
     place.write("modules/generators/late.ts", "await 0; for (;;); export default { run() {} };");
     place.write(
@@ -367,7 +367,7 @@ fn a_killed_servers_modules_are_not_called_active() {
 
 #[test]
 fn modules_are_made_and_checked_without_a_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for kind in ["generator", "handler", "command"] {
         let name = format!("a.{kind}");
         let made = place.ok(&["modules", "new", kind, &name, "--dir", "m"]).text();
@@ -401,7 +401,7 @@ fn modules_are_made_and_checked_without_a_store() {
 
 #[test]
 fn tests_of_modules_are_run_and_counted_by_their_exit_code() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("m/handlers/sum.ts", SUM);
     let test = r#"
 import { assertEquals, test, trial } from "xs/test";
@@ -431,7 +431,7 @@ test("it adds", async () => {
 #[test]
 fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     use std::io::{BufRead as _, BufReader};
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("m/handlers/sum.ts", SUM);
     place.write("secrets.env", "LIMIT='from-the-file'\n");
     place.write(
@@ -469,7 +469,7 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
 /// What was parked and handled again is handled once when all of it is handled anew.
 #[test]
 fn a_reset_module_handles_each_input_once() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let source = |bad: u32| {
         format!(
             "export default {{ topics: 'job', start: 'first', onError: 'park', state: {{ seen: [] }}, \

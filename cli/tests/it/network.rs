@@ -8,17 +8,17 @@ use std::process::Stdio;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::support::{
-    PATIENCE, Place, Run, Server, eventually, output_within, signal_pid, text, wait_within,
+    PATIENCE, Run, Sandbox, Server, eventually, output_within, signal_pid, text, wait_within,
 };
 
 /// Where a server listens beside its socket.
-pub(crate) fn listening(place: &Place) -> String {
+pub(crate) fn listening(place: &Sandbox) -> String {
     // A server answers before it has told.
     let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().to_owned()
 }
 
-fn create(place: &Place, args: &[&str]) -> String {
+fn create(place: &Sandbox, args: &[&str]) -> String {
     let mut all = vec!["token", "create"];
     all.extend(args);
     let made = place.ok(&all).text();
@@ -28,13 +28,13 @@ fn create(place: &Place, args: &[&str]) -> String {
 }
 
 /// Runs the binary with a token.
-fn with_token(place: &Place, token: &str, args: &[&str]) -> Run {
+fn with_token(place: &Sandbox, token: &str, args: &[&str]) -> Run {
     Run::from(place.command(args).env("XS_TOKEN", token).output().unwrap())
 }
 
 #[test]
 fn tokens_limit_their_clients_and_are_never_logged() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "b.hidden", "x"]);
     let early = create(&place, &["early", "--role", "append", "--topics", "a.*"]);
     let server = place.serve(&["--listen", ":0", "--log-level", "trace"]);
@@ -88,7 +88,7 @@ fn tokens_limit_their_clients_and_are_never_logged() {
 /// What it waits for is told that the connection ended, and the connection why.
 #[test]
 fn a_token_that_is_revoked_ends_what_it_appends() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let token = create(&place, &["feed", "--role", "append"]);
     let server = place.serve(&["--listen", ":0"]);
     let addr = listening(&place);
@@ -133,7 +133,7 @@ fn a_server_whose_log_cannot_be_written_works() {
 
 #[test]
 fn a_malformed_token_is_refused() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "a", "x"]);
     for token in ["with space", "\u{e4}"] {
         assert_eq!(with_token(&place, token, &["cat"]).code, 2, "{token}");
@@ -156,7 +156,7 @@ fn a_malformed_token_is_refused() {
 }
 
 /// A CA, and a server's certificate from it, in files.
-pub(crate) fn certify(place: &Place, host: &str) -> [String; 3] {
+pub(crate) fn certify(place: &Sandbox, host: &str) -> [String; 3] {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
@@ -176,13 +176,13 @@ pub(crate) fn certify(place: &Place, host: &str) -> [String; 3] {
     [put("ca.pem", &ca), put("cert.pem", &cert), put("key.pem", &key.serialize_pem())]
 }
 
-pub(crate) fn serve_tls(place: &Place, cert: &str, key: &str) -> Server {
+pub(crate) fn serve_tls(place: &Sandbox, cert: &str, key: &str) -> Server {
     place.serve(&["--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key])
 }
 
 #[test]
 fn other_machines_need_tls_and_a_token() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "a", "x"]);
     let [ca, cert, key] = certify(&place, "127.0.0.1");
     let store = place.store();

@@ -6,11 +6,11 @@ use std::fs::File;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Place, eventually};
+use crate::support::{Sandbox, eventually};
 
 #[test]
 fn a_mistyped_address_creates_no_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for (args, code, said) in [
         (&["append", "sensors/temp", "21"][..], 5, "dots instead of slashes: sensors.temp"),
         (&["append", "sensors/temp", "t", "x"], 5, "write ./sensors/temp"),
@@ -36,7 +36,7 @@ fn a_mistyped_address_creates_no_store() {
 
 #[test]
 fn no_store_is_created_in_a_directory_with_other_files() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for name in ["src/main.rs", "a.txt", "b.txt", "c.txt", "d.txt"] {
         place.write(&format!("project/{name}"), "x");
     }
@@ -72,7 +72,7 @@ fn a_compiler_may_be_several_words() {
 
 #[test]
 fn tail_starts_at_since_and_stops_at_limit() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for n in ["1", "2", "3"] {
         place.ok(&["append", "t", n]);
     }
@@ -86,7 +86,7 @@ fn tail_starts_at_since_and_stops_at_limit() {
 
 #[test]
 fn a_body_too_long_for_a_line_does_not_stop_the_read() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let stored = place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]);
     assert_eq!(stored.code, 0, "{}", stored.err);
     place.ok(&["append", "t", "small"]);
@@ -99,7 +99,7 @@ fn a_body_too_long_for_a_line_does_not_stop_the_read() {
 
 #[test]
 fn an_output_error_is_not_blamed_on_the_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     for args in [&["cat"][..], &["topics"], &["cat", "-b"], &["help", "patterns"]] {
         let full = File::options().write(true).open("/dev/full").unwrap();
@@ -114,7 +114,7 @@ fn an_output_error_is_not_blamed_on_the_store() {
 /// second wish it ended the server as kill -9 does.
 #[test]
 fn two_signals_at_once_count_as_one() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/generators/slow.ts",
         "export default { async *run(ctx) {\n\
@@ -134,7 +134,7 @@ fn two_signals_at_once_count_as_one() {
 
 #[test]
 fn check_names_misplaced_files() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let module = "import { handler } from \"xs\";\n\
                   export default handler({ topics: \"a\", run() {} });";
     for file in ["handlers/good.ts", "lost.ts", "handler/lost.ts", "handlers/9.ts"] {
@@ -169,7 +169,7 @@ fn check_names_misplaced_files() {
 
 #[test]
 fn an_answer_without_text_is_an_empty_line() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/commands/empty.ts", "export default { run: () => \"\" };");
     place.write("modules/generators/once.ts", "export default { run: () => ({ a: 1 }) };");
     let _server = place.serve(&["--modules", "modules"]);
@@ -183,7 +183,7 @@ fn an_answer_without_text_is_an_empty_line() {
 
 #[test]
 fn modules_new_does_not_overwrite_files() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["modules", "new", "handler", "disk/usage", "--dir", "modules"]);
     let text = std::fs::read_to_string(place.path("modules/handlers/disk.usage.ts")).unwrap();
     assert!(text.contains("disk.usage.out"), "{text}");

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Place, signal_pid};
+use crate::support::{Sandbox, signal_pid};
 
 /// A store of which the middle one of three frames is damaged.
-fn damaged() -> Place {
-    let place = Place::new();
+fn damaged() -> Sandbox {
+    let place = Sandbox::new();
     for n in ["{\"n\":1}", "{\"n\":\"the second\"}", "{\"n\":3}"] {
         place.ok(&["append", "t", "--meta", n, "-n"]);
     }
@@ -21,7 +21,7 @@ fn damaged() -> Place {
 }
 
 /// Changes a byte of the frame that says that it is the second, under the eyes of a server if any.
-fn damage(place: &Place) {
+fn damage(place: &Sandbox) {
     let files = fs::read_dir(place.store().join("log")).unwrap();
     let hit = files.map(|file| file.unwrap().path()).any(|path| {
         let bytes = fs::read(&path).unwrap();
@@ -63,7 +63,7 @@ fn damage_sets_the_exit_code() {
         let told = run.err.contains("frame 1 cannot be read: skipped");
         assert_eq!(told, code == 1, "{line:?}: {}", run.err);
     }
-    let bad = |place: &Place| {
+    let bad = |place: &Sandbox| {
         let run = place.xs(&["doctor"]);
         let store = run.json().into_iter().find(|check| check["check"] == "store").unwrap();
         assert_eq!((run.code, &store["state"]), (1, &json!("bad")), "{store}");
@@ -76,7 +76,7 @@ fn damage_sets_the_exit_code() {
 
 #[test]
 fn where_reports_errors_with_last_too() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for n in 0..4 {
         place.ok(&["append", "t", "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
     }
@@ -101,7 +101,7 @@ const SUM: &str = "import { handler } from \"xs\";\n\
 
 #[test]
 fn the_cursor_of_a_module_is_its_own() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/sum.ts", SUM);
     place.ok(&["append", "in", "-n"]);
     let _server = place.serve(&["--modules", "modules"]);
@@ -126,7 +126,7 @@ fn the_cursor_of_a_module_is_its_own() {
 
 #[test]
 fn a_module_that_cannot_start_reports_the_reason() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/sum.ts", SUM);
     let _server = place.serve(&["--modules", "modules"]);
     place.await_frames("xs.handler.sum.active", 1);
@@ -143,7 +143,7 @@ fn a_module_that_cannot_start_reports_the_reason() {
 
 #[test]
 fn a_forbidden_operation_is_an_error_of_the_module() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/commands/reads.ts",
         "export default { run: (call, ctx) => ctx.fs.text('/etc/hostname') };",
@@ -156,7 +156,7 @@ fn a_forbidden_operation_is_an_error_of_the_module() {
 
 #[test]
 fn ping_and_call_give_up_on_a_stalled_server_in_time() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     signal_pid(server.pid(), Signal::STOP);
     for line in [&["ping", "--wait", "1s"][..], &["call", "a", "--timeout", "1s"]] {
@@ -175,7 +175,7 @@ fn ping_and_call_give_up_on_a_stalled_server_in_time() {
 
 #[test]
 fn file_minus_is_standard_input() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let run = place.xs_with(&["append", "t", "--file", "-"], b"piped");
     assert_eq!(run.code, 0, "{}", run.err);
     assert_eq!(place.ok(&["last", "t", "-b"]).text(), "piped");
@@ -187,7 +187,7 @@ fn file_minus_is_standard_input() {
 /// The newest of a topic cannot be read: those before it are what there is.
 #[test]
 fn last_per_topic_works_on_a_damaged_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     for (topic, n) in [("a", "1"), ("b", "2"), ("a", "\"the second\""), ("c", "3")] {
         place.ok(&["append", topic, "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
@@ -204,7 +204,7 @@ fn last_per_topic_works_on_a_damaged_store() {
 /// Ids go on from a clock that was ahead, until the clock has come to them.
 #[test]
 fn a_clock_that_was_ahead_is_reported() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     place.ok(&["export", "now"]);
     let clock = |store: &str| {

@@ -7,11 +7,11 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, wait_within};
+use crate::support::{PATIENCE, Run, Sandbox, eventually, output_within, signal, wait_within};
 
 #[test]
 fn a_closed_output_pipe_is_not_an_error() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "t", "--lines"], many.as_bytes());
     let mut cat =
@@ -26,7 +26,7 @@ fn a_closed_output_pipe_is_not_an_error() {
 
 #[test]
 fn an_idle_follower_notices_that_its_reader_has_gone() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     let mut tail = place.command(&["tail", "nothing"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(tail.stdout.take());
@@ -35,7 +35,7 @@ fn an_idle_follower_notices_that_its_reader_has_gone() {
 
 #[test]
 fn lines_are_stored_while_the_pipe_stays_open() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     let mut append = place
         .command(&["append", "t", "--lines"])
@@ -65,7 +65,7 @@ fn an_idle_input_does_not_outlive_its_server() {
         (&["append", "t", "--lines"], b"one\ntwo"),
         (&["cas", "put"], b"begun"),
     ] {
-        let place = Place::new();
+        let place = Sandbox::new();
         let server = place.serve(&[]);
         let mut command = place.command(line);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -86,7 +86,7 @@ fn an_idle_input_does_not_outlive_its_server() {
 
 #[test]
 fn lines_before_an_error_of_the_input_are_stored() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(b"one\ntwo\nthr").unwrap();
     // It goes without reading this: who reads what it has sent is told of a reset behind it.
@@ -101,7 +101,7 @@ fn lines_before_an_error_of_the_input_are_stored() {
 
 #[test]
 fn lines_without_a_server_let_others_in() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let mut append = place
         .command(&["append", "t", "--lines"])
         .stdin(Stdio::piped())
@@ -124,7 +124,7 @@ fn lines_without_a_server_let_others_in() {
 /// While they are fed, slowly, they have not opened the store.
 #[test]
 fn bodies_without_a_server_let_others_in() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "other", "one"]);
     assert!(place.shell("mkfifo pipe").status().unwrap().success());
     for line in [
@@ -162,7 +162,7 @@ fn bodies_without_a_server_let_others_in() {
 /// One that is longer than fits in memory needs the store, and shares it.
 #[test]
 fn a_long_body_without_a_server_lets_others_in() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let mut append = place
         .command(&["append", "t"])
         .stdin(Stdio::piped())
@@ -183,7 +183,7 @@ fn a_long_body_without_a_server_lets_others_in() {
 
 #[test]
 fn a_follower_sees_history_then_what_comes() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     place.ok(&["append", "t", "1"]);
     place.ok(&["append", "t", "2"]);
@@ -203,7 +203,7 @@ fn a_follower_sees_history_then_what_comes() {
 
 #[test]
 fn a_follower_without_a_server_lets_others_in() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "1"]);
     let mut tail = place.command(&["tail", "t"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
@@ -220,7 +220,7 @@ fn a_follower_without_a_server_lets_others_in() {
 /// As under ssh, or in the loop of a script whose input it takes.
 #[test]
 fn append_says_that_it_reads_standard_input() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let mut command = place.command(&["append", "t"]);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut append = command.spawn().unwrap();

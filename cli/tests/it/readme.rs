@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::Place;
+use crate::support::Sandbox;
 use crate::tutorial::{run, script};
 
 /// Copies a directory and what is below it.
@@ -23,7 +23,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn the_readme_session_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let place = Place::new();
+    let place = Sandbox::new();
     copy(&root.join("examples/modules"), &place.path("examples/modules"));
     let (script, commands) = script(&fs::read_to_string(root.join("README.md")).unwrap());
     assert!(commands > 10, "the page was read");

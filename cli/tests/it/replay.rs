@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Place, Run, text};
+use crate::support::{Run, Sandbox, text};
 
 /// Sums up; says so when the sum is over a limit.
 const SUM: &str = r#"
@@ -20,8 +20,8 @@ export default handler({
 "#;
 
 /// A store in which the handler has handled 1, 2, -1, 3, 4.
-fn handled() -> Place {
-    let place = Place::new();
+fn handled() -> Sandbox {
+    let place = Sandbox::new();
     place.write("modules/handlers/sum.ts", SUM);
     for n in [1, 2, -1, 3, 4] {
         let body = format!("body {n}");
@@ -161,7 +161,7 @@ fn replay_explains_what_it_cannot_run() {
 /// Reads of the store see it as it was when the frame came, whatever was appended since.
 #[test]
 fn replay_reads_the_store_as_it_was() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for n in 0..4 {
         let meta = json!({ "n": n }).to_string();
         place.ok(&["append", "other", "-n", "--meta", &meta]);
@@ -206,7 +206,7 @@ fn replay_reads_the_store_as_it_was() {
 /// A handler is offered what it would be offered in a server.
 #[test]
 fn variables_are_those_of_the_environment_and_of_a_file() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let source = "import { handler } from \"xs\";\n\
         export default handler({ topics: \"in\", start: \"first\", state: \"\",\n\
         permissions: { env: [\"LEVEL\", \"REGION\"] },\n\
@@ -239,7 +239,7 @@ fn variables_are_those_of_the_environment_and_of_a_file() {
 /// A state is that of the history in which its frame was handled.
 #[test]
 fn a_state_begins_with_the_reset_before_it() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let source = "export default { topics: 'in', state: { n: 0 }, run: (f, ctx) => ({ n: ++ctx.state.n }) };";
     place.write("modules/handlers/count.ts", source);
     let server = place.serve(&["--modules", "modules", "--sync", "none"]);
@@ -264,7 +264,7 @@ fn a_state_begins_with_the_reset_before_it() {
 /// Nor has what came before the first version that could run.
 #[test]
 fn a_state_begins_with_the_first_version_that_was_none_of_a_broken_file() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/count.ts", "export default { topics: 'in', run( };");
     let server = place.serve(&["--modules", "modules", "--sync", "none"]);
     place.await_frames("xs.handler.count.invalid", 1);

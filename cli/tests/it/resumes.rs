@@ -10,7 +10,7 @@ use xs_engine::ReadOptions;
 use xs_protocol::{Address, AppendRequest, Class, Follow, FollowEvent, FollowOptions};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place, Run, output_within};
+use crate::support::{PATIENCE, Run, Sandbox, output_within};
 
 /// Appended before each kill.
 const FRAMES: u64 = 500;
@@ -37,7 +37,7 @@ async fn take(follow: &mut Follow, next: &mut u64, end: u64) -> u64 {
 
 #[test]
 fn followers_miss_and_repeat_nothing_over_killed_servers() {
-    let place = Place::new();
+    let place = Sandbox::new();
     runtime().block_on(async {
         let mut server = place.serve(&[]);
         let topics = xs_engine::TopicPatterns::parse("t").unwrap();
@@ -76,14 +76,14 @@ fn printed(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 }
 
 /// Appends numbers.
-fn append(place: &Place, numbers: Range<u64>) {
+fn append(place: &Sandbox, numbers: Range<u64>) {
     let lines: String = numbers.map(|n| format!("{n}\n")).collect();
     let run = place.xs_with(&["append", "t", "--lines"], lines.as_bytes());
     assert_eq!(run.code, 0, "{}", run.err);
 }
 
 /// Reads on over servers that are killed, over one that is stopped in order, and to the end.
-fn check_waits(place: &Place, args: &[&str]) {
+fn check_waits(place: &Sandbox, args: &[&str]) {
     let mut server = Some(place.serve(&[]));
     append(place, 0..20);
     let mut command = place.command(args);
@@ -121,15 +121,15 @@ fn check_waits(place: &Place, args: &[&str]) {
 #[test]
 fn reconnect_waits_for_the_server() {
     let cat = ["cat", "-F", "t", "--limit", "40", "--format", "{body}"];
-    check_waits(&Place::new(), &cat);
-    let place = Place::new();
+    check_waits(&Sandbox::new(), &cat);
+    let place = Sandbox::new();
     check_waits(&place, &[&cat[..], &["--cursor", "c"]].concat());
     assert_eq!(place.ok(&["cat", "t", "--cursor", "c", "--format", "{body}"]).text(), "40\n");
     check_waits(
-        &Place::new(),
+        &Sandbox::new(),
         &["tail", "-F", "-n", "20", "t", "--limit", "40", "--format", "{body}"],
     );
-    let place = Place::new();
+    let place = Sandbox::new();
     let each = ["each", "-F", "t", "--limit", "40", "--cursor", "c"];
     check_waits(&place, &[&each[..], &["--", "sh", "-c", "cat; echo"]].concat());
     assert_eq!(place.ok(&["cat", "t", "--cursor", "c", "--format", "{body}"]).text(), "40\n");
@@ -137,7 +137,7 @@ fn reconnect_waits_for_the_server() {
 
 #[test]
 fn reconnect_refuses_a_different_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     append(&place, 0..1);
     let mut command = place.command(&["tail", "-F", "t", "--format", "{body}"]);

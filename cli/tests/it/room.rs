@@ -5,11 +5,11 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use crate::metrics::{address, get};
-use crate::support::{Place, Server, eventually, text};
+use crate::support::{Sandbox, Server, eventually, text};
 
 /// Serves from a filesystem in memory of a few MiB, which only the server sees; nothing when this
 /// process may not mount any.
-fn serve_in(place: &Place, mib: u32) -> Option<Server> {
+fn serve_in(place: &Sandbox, mib: u32) -> Option<Server> {
     let mut mount = Command::new("unshare");
     mount.args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).stderr(Stdio::null());
     if !mount.status().is_ok_and(|status| status.success()) {
@@ -37,7 +37,7 @@ fn serve_in(place: &Place, mib: u32) -> Option<Server> {
 
 #[test]
 fn a_full_disk_is_reported_until_a_blob_is_stored() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let Some(server) = serve_in(&place, 160) else { return };
     let (log, http) = (|| place.log(), address(&place));
     let addr = eventually(|| {

@@ -1,6 +1,6 @@
 //! `--env-file`: variables for modules and scripts, and what becomes of their values.
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 const COMMAND: &str = r#"
 import { command } from "xs";
@@ -18,7 +18,7 @@ const FILE: &str = "# for the API\nexport API_TOKEN='s3cr3t-t0k3n'\nPLAIN=\"two 
 
 #[test]
 fn modules_get_the_variables_they_name_and_secrets_are_masked() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/commands/ask.ts", COMMAND);
     place.write("secrets.env", FILE);
     let server =
@@ -37,7 +37,7 @@ fn modules_get_the_variables_they_name_and_secrets_are_masked() {
 
 #[test]
 fn a_bad_env_file_is_refused_with_its_line() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("bad.env", "A=1\n\nB=$HOME/x\n");
     place.write("modules/a.test.ts", "");
     for args in [
@@ -53,7 +53,7 @@ fn a_bad_env_file_is_refused_with_its_line() {
 
 #[test]
 fn eval_and_test_get_the_variables_of_env_file() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("secrets.env", FILE);
     place.ok(&["append", "a", "-n"]);
     let eval = |code: &str| place.xs(&["eval", "--env-file", "secrets.env", code]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use xs_engine::{Store, StoreOptions};
 
-use crate::support::{Place, eventually, is_running};
+use crate::support::{Sandbox, eventually, is_running};
 
 const TICK: &str = r#"
 import { generator } from "xs";
@@ -16,7 +16,7 @@ export default generator({ async *run(ctx) {
 
 #[test]
 fn a_start_after_kill_reports_recovery() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let said = "the store was not closed cleanly; recovering it";
     let server = place.serve(&[]);
     place.ok(&["append", "t", "x"]);
@@ -32,7 +32,7 @@ fn a_start_after_kill_reports_recovery() {
 
 #[test]
 fn sigterm_leaves_neither_child_nor_socket() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/tick.ts", TICK);
     let server = place.serve(&["--modules", "modules"]);
     let socket = place.store().join("xs.sock");
@@ -58,7 +58,7 @@ fn sigterm_leaves_neither_child_nor_socket() {
 /// A subcommand that needs no server has the store for a moment only.
 #[test]
 fn serve_waits_for_a_process_that_briefly_holds_the_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let held = Store::open(place.store(), StoreOptions::default()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -87,7 +87,7 @@ fn fields(stat: &str) -> Vec<&str> {
 /// that and all of its threads are nicer.
 #[test]
 fn the_host_runs_at_a_lower_priority() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/tick.ts", TICK);
     let server = place.serve(&["--modules", "modules"]);
     place.await_frames("tick.recv", 1);
@@ -115,7 +115,7 @@ fn the_host_runs_at_a_lower_priority() {
 /// started in the right way.
 #[test]
 fn modules_leave_nothing_in_the_home_of_the_user() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/tick.ts", TICK);
     let server = place.serve(&["--modules", "modules"]);
     place.await_frames("tick.recv", 1);
@@ -130,7 +130,7 @@ fn modules_leave_nothing_in_the_home_of_the_user() {
 
 #[test]
 fn a_killed_server_leaves_no_host_behind_and_starts_again() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/generators/tick.ts", TICK);
     let server = place.serve(&["--modules", "modules"]);
     place.await_frames("tick.recv", 3);
@@ -147,7 +147,7 @@ fn a_killed_server_leaves_no_host_behind_and_starts_again() {
 
 #[test]
 fn a_stopped_server_keeps_the_store_for_subcommands() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&["--sync", "none"]);
     place.ok(&["append", "t", "x"]);
     assert!(server.stop().success());

@@ -9,7 +9,9 @@ use std::process::{Child, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text, wait_within};
+use crate::support::{
+    PATIENCE, Run, Sandbox, eventually, output_within, signal, text, wait_within,
+};
 
 /// Waits until a process handles a signal itself.
 fn await_heeded(child: &Child, signal: Signal) {
@@ -24,7 +26,7 @@ fn await_heeded(child: &Child, signal: Signal) {
 
 #[test]
 fn a_signal_ends_the_wait_for_a_silent_server() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = format!(":{}", listener.local_addr().unwrap().port());
     for one in [Signal::INT, Signal::TERM] {
@@ -39,7 +41,7 @@ fn a_signal_ends_the_wait_for_a_silent_server() {
 /// One of the store's files is a pipe here, which takes for ever to be opened.
 #[test]
 fn opening_a_slow_store_can_be_interrupted() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "t", "x"]);
     for name in ["super.a", "super.b"] {
         fs::remove_file(place.store().join(name)).unwrap();
@@ -57,7 +59,7 @@ fn opening_a_slow_store_can_be_interrupted() {
 
 #[test]
 fn subcommands_waiting_for_input_can_be_interrupted() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     assert!(place.shell("mkfifo never").status().unwrap().success());
     for line in [
@@ -91,7 +93,7 @@ fn subcommands_waiting_for_input_can_be_interrupted() {
 /// With one signal after the time that its reader has, with a second one at once.
 #[test]
 fn blocked_output_does_not_keep_a_stopped_subcommand() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let many: String = (0..20_000).map(|n| format!("{n}\n")).collect();
     place.xs_with(&["append", "t", "--lines"], many.as_bytes());
     let _server = place.serve(&[]);
@@ -118,7 +120,7 @@ fn blocked_output_does_not_keep_a_stopped_subcommand() {
 
 #[test]
 fn lines_that_were_read_are_stored_before_the_end() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&["--sync", "none"]);
     for one in [Signal::INT, Signal::TERM] {
         let topic = format!("lines.{}", one.as_raw());
@@ -145,7 +147,7 @@ fn lines_that_were_read_are_stored_before_the_end() {
 /// The signal that ends the command is the reader's too.
 #[test]
 fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skipped() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     place.ok(&["append", "t", "x"]);
     let each = ["each", "t", "--cursor", "c", "--park", "p", "--", "sh", "-c"];
@@ -160,7 +162,7 @@ fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skip
 
 #[test]
 fn dev_stops_in_order_when_its_reader_goes() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("m/handlers/.keep", "");
     let mut command = place.command(&["dev", "m"]);
     let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

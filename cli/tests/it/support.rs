@@ -15,11 +15,11 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A directory with a store in it.
-pub(crate) struct Place {
+pub(crate) struct Sandbox {
     dir: TempDir,
 }
 
-impl Place {
+impl Sandbox {
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }

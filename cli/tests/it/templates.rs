@@ -1,10 +1,10 @@
 //! `--format`: lines of one's own from every subcommand that prints events.
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 #[test]
 fn format_prints_events_with_a_template() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "m.cpu", "--meta", r#"{"value":0.5,"of":{"host":"a"}}"#, "one\n"]);
     place.ok(&["append", "m.disk", "--meta", r#"{"value":12}"#, "two"]);
     let template = "{topic:<7}|{meta.value:>5}|{meta.of.host}|{body}|{{{offset}}}";
@@ -25,7 +25,7 @@ fn format_prints_events_with_a_template() {
 
 #[test]
 fn an_invalid_template_is_a_usage_error() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for (template, said) in [
         ("{topic} {colour}", "column 9: unknown field \"colour\"; the fields are time, topic"),
         ("{topic", "column 1: this brace is not closed"),

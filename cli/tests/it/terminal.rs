@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use rustix::process::Signal;
 
-use crate::support::{PATIENCE, Place, eventually, signal_pid, wait_within};
+use crate::support::{PATIENCE, Sandbox, eventually, signal_pid, wait_within};
 
 const COLUMNS: usize = 90;
 const ENTER_SCREEN: &str = "\u{1b}[?1049h";
@@ -51,11 +51,11 @@ fn quoted(word: &str) -> String {
 }
 
 impl Terminal {
-    fn run(place: &Place, args: &[&str]) -> Self {
+    fn run(place: &Sandbox, args: &[&str]) -> Self {
         Self::run_with(place, args, &[])
     }
 
-    fn run_with(place: &Place, args: &[&str], envs: &[(&str, &str)]) -> Self {
+    fn run_with(place: &Sandbox, args: &[&str], envs: &[(&str, &str)]) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let notes = place.path(&format!("notes-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&notes).unwrap();
@@ -129,8 +129,8 @@ fn plain(text: &str) -> String {
     plain + rest
 }
 
-fn filled() -> Place {
-    let place = Place::new();
+fn filled() -> Sandbox {
+    let place = Sandbox::new();
     let long = format!("{{\"cpu\":0.5,\"note\":\"{}\"}}", "x".repeat(200));
     place.ok(&["append", "metrics.recv", "--meta", &long, "body"]);
     place.ok(&["append", "t", "bell \u{7} and \u{1b}[31mred"]);
@@ -180,7 +180,7 @@ fn bodies_on_a_terminal_are_text_and_end_their_lines() {
 
 #[test]
 fn a_missing_topic_suggests_a_similar_one() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "notes", "x"]);
     let ended = Terminal::run(&place, &["cat", "note"]).end();
     let said = "no matching frames in note; did you mean notes?\r\n";
@@ -191,7 +191,7 @@ fn a_missing_topic_suggests_a_similar_one() {
 
 #[test]
 fn append_on_a_terminal_does_not_wait_for_a_body() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let ended = Terminal::run(&place, &["append", "t"]).end();
     assert_eq!(ended.code, 0, "{}", ended.shown);
     let frames = place.frames("t");
@@ -372,7 +372,7 @@ fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
 /// What becomes of a save is said once, also while `xs.toml` keeps all of them from being taken.
 #[test]
 fn dev_reports_each_failure_once() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let good = "export default { topics: 'in', run() { throw new Error('kaboom'); } };";
     place.write("m/handlers/h.ts", good);
     let mut dev = Terminal::run(&place, &["dev", "m"]);

@@ -10,7 +10,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::between::Between;
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, text, wait_within};
+use crate::support::{
+    PATIENCE, Run, Sandbox, eventually, output_within, signal, text, wait_within,
+};
 
 /// What a frame says, without its offset, which an import does not keep.
 fn content(frames: &[Value]) -> Vec<Value> {
@@ -22,11 +24,11 @@ fn content(frames: &[Value]) -> Vec<Value> {
     frames.iter().map(without).collect()
 }
 
-fn all(place: &Place, store: &str) -> Vec<Value> {
+fn all(place: &Sandbox, store: &str) -> Vec<Value> {
     content(&place.ok(&["cat", store, "--with-body"]).json())
 }
 
-fn filled(place: &Place) {
+fn filled(place: &Sandbox) {
     place.ok(&["append", "a", "--meta", "{ \"n\": 1.0 }", "one"]);
     place.ok(&["append", "b", "--ttl", "last:2", "-n"]);
     place.xs_with(&["append", "a.bytes"], b"\xff\x00");
@@ -36,7 +38,7 @@ fn filled(place: &Place) {
 
 #[test]
 fn an_export_becomes_the_same_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     let told = &place.ok(&["export", "dump"]).json()[0];
     assert_eq!(told["exported"], 4);
@@ -60,7 +62,7 @@ fn an_export_becomes_the_same_store() {
 
 #[test]
 fn import_takes_bodies_inside_lines() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     let first = all(&place, "./store");
     let lines = place.ok(&["cat", "--with-body"]).text();
@@ -93,7 +95,7 @@ fn import_takes_bodies_inside_lines() {
 /// What JSON has to escape makes a line six times as long as the body.
 #[test]
 fn import_takes_the_longest_lines_that_cat_prints() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for body in [vec![1; 24 << 20], vec![0xff; 63 << 20]] {
         assert_eq!(place.xs_with(&["append", "t"], &body).code, 0);
     }
@@ -106,7 +108,7 @@ fn import_takes_the_longest_lines_that_cat_prints() {
     let hashes = |store| place.ok(&["cat", store, "--format", "{hash}"]).text();
     assert_eq!(hashes("./copy"), hashes("./store"));
     // One that is longer is left out, and both say where it is to be had.
-    let place = Place::new();
+    let place = Sandbox::new();
     assert_eq!(place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]).code, 0);
     let cat = place.ok(&["cat", "--with-body"]);
     assert!(cat.err.contains("xs export"), "{}", cat.err);
@@ -117,7 +119,7 @@ fn import_takes_the_longest_lines_that_cat_prints() {
 
 #[test]
 fn the_import_script_of_the_docs_keeps_times() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let page = include_str!("../../../docs/operations.md");
     let script: String = page
         .lines()
@@ -144,7 +146,7 @@ fn the_import_script_of_the_docs_keeps_times() {
 /// An import that is run again neither brings back what nobody sees any more nor stops at it.
 #[test]
 fn importing_twice_changes_nothing() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let lines = [
         line("03g4a5lk7bc9ucnxswp2nn1g0", "a", "last:1", 1),
         line("03g4a5lk7bc9ucnxswp2nn1g1", "a", "last:1", 2),
@@ -177,7 +179,7 @@ fn line(id: &str, topic: &str, ttl: &str, meta: u64) -> String {
 
 #[test]
 fn an_interrupted_export_resumes() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     place.ok(&["export", "dump"]);
     let whole = fs::read(place.path("dump/frames.jsonl")).unwrap();
@@ -201,7 +203,7 @@ fn an_interrupted_export_resumes() {
 /// Each body is a file. What takes long is not to keep whoever stops it waiting.
 #[test]
 fn an_export_stops_at_once_on_a_signal_and_resumes() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let many: String = (0..20_000).map(|n| format!("the body {n}\n")).collect();
     assert_eq!(place.xs_with(&["append", "t", "--lines"], many.as_bytes()).code, 0);
     let files = || fs::read_dir(place.path("dump/cas")).map_or(0, Iterator::count);
@@ -228,7 +230,7 @@ fn an_export_stops_at_once_on_a_signal_and_resumes() {
 
 #[test]
 fn import_names_refused_lines_and_takes_the_rest() {
-    let place = Place::new();
+    let place = Sandbox::new();
     // As cross.stream writes it: no offset, no origin, keys of its own.
     let ids =
         ["03g4a5lk7bc9ucnxswp2nn1gj", "03g4a5lk7bc9ucnxswp2nn1gk", "03g4a5lk7bc9ucnxswp2nn1gl"];
@@ -264,7 +266,7 @@ fn import_names_refused_lines_and_takes_the_rest() {
 /// It said nothing of what it had done, nor how to go on.
 #[test]
 fn an_import_that_ends_early_says_how_far_it_came() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let many: String = (0..20_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let append = ["append", "t", "-a", "./from", "--lines", "--json"];
     assert_eq!(place.xs_with(&append, many.as_bytes()).code, 0);
@@ -298,7 +300,7 @@ fn an_import_that_ends_early_says_how_far_it_came() {
 
 #[test]
 fn removed_events_are_gone() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     assert_eq!(place.xs(&["remove", "0"]).code, 2, "it asks first");
     assert_eq!(place.ok(&["remove", "0", "--dry-run"]).json()[0]["topic"], "a");
@@ -320,7 +322,7 @@ fn removed_events_are_gone() {
 /// More than one batch takes, as xargs gives it.
 #[test]
 fn many_events_are_removed_in_several_steps() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let many: String = (0..5000).map(|n| format!("{n}\n")).collect();
     assert_eq!(place.xs_with(&["append", "spam", "--lines"], many.as_bytes()).code, 0);
     place.ok(&["append", "t", "kept"]);
@@ -336,7 +338,7 @@ fn many_events_are_removed_in_several_steps() {
 /// Offset and id of one event are one event, and so is either of them twice.
 #[test]
 fn removing_an_event_twice_in_one_call_counts_once() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     let id = place.ok(&["get", "1"]).json()[0]["id"].as_str().unwrap().to_owned();
     let run = place.xs(&["remove", "1", &id, "1", "--dry-run"]);
@@ -352,7 +354,7 @@ fn removing_an_event_twice_in_one_call_counts_once() {
 /// What is wrong with the words is said before any store is looked for.
 #[test]
 fn export_explains_a_store_given_before_the_directory() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok(&["append", "./s", "t", "x", "--ttl", "time:3d"]);
     assert_eq!(place.ok(&["cat", "./s"]).json()[0]["ttl"], "time:259200000");
     let run = place.xs(&["export", "./s", "./ex"]);
@@ -367,7 +369,7 @@ fn export_explains_a_store_given_before_the_directory() {
 
 #[test]
 fn an_archive_becomes_the_same_store_and_is_the_same_again() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     place.ok(&["append", "c", "one"]);
     let first = all(&place, "./store");
@@ -399,7 +401,7 @@ fn an_archive_becomes_the_same_store_and_is_the_same_again() {
 
 #[test]
 fn an_archive_that_is_damaged_or_none_makes_no_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     filled(&place);
     place.ok(&["export", "--archive", "all.tar.zst"]);
     let mut bytes = fs::read(place.path("all.tar.zst")).unwrap();
@@ -425,7 +427,7 @@ fn an_archive_that_is_damaged_or_none_makes_no_store() {
 
 #[test]
 fn importing_nothing_creates_no_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("empty/readme.txt", "");
     for from in ["none", "empty"] {
         let run = place.xs(&["import", from, "./new"]);

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::Place;
+use crate::support::Sandbox;
 
 #[test]
 fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/handlers/loud.ts",
         "export default { topics: 'in', run(f, ctx) { console.log('seen', f.topic); } };",
@@ -55,7 +55,7 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
 /// Such a loop cannot be left but by ending all that runs beside it.
 #[test]
 fn a_test_with_an_endless_loop_does_not_hide_others() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write(
         "modules/a.test.ts",
         "import { test } from \"xs/test\";\n\

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use crate::support::{PATIENCE, Place, output_within};
+use crate::support::{PATIENCE, Sandbox, output_within};
 
 /// A page as a script, and how many lines of commands are in it. Blocks `sh` are run, blocks with a
 /// file's name are saved, others are what was printed when the page was written.
@@ -41,7 +41,7 @@ pub(crate) fn script(page: &str) -> (String, usize) {
 }
 
 /// A shell in a place that runs a script with the binary on its path; its jobs end with it.
-pub(crate) fn run(place: &Place, script: &str) -> Output {
+pub(crate) fn run(place: &Sandbox, script: &str) -> Output {
     let binaries = Path::new(env!("CARGO_BIN_EXE_xs")).parent().unwrap();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
     let mut shell = place.shell(&format!("trap 'kill $server 2>/dev/null || :' EXIT\n{script}"));
@@ -53,7 +53,7 @@ pub(crate) fn run(place: &Place, script: &str) -> Output {
 #[test]
 fn the_tutorial_works() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tutorial.md");
-    let place = Place::new();
+    let place = Sandbox::new();
     let (script, commands) = script(&fs::read_to_string(page).unwrap());
     assert!(commands > 30, "the page was read");
     let output = run(&place, &script);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::between::Between;
-use crate::support::{PATIENCE, Place, Run, eventually, output_within, signal, signal_pid, text};
+use crate::support::{PATIENCE, Run, Sandbox, eventually, output_within, signal, signal_pid, text};
 
 /// Frames that are searched: more bytes than a server sends ahead.
 const FRAMES: u64 = 2_500;
@@ -21,7 +21,7 @@ const EVERY: u64 = 1_000;
 /// Bytes of the search after which it stands still.
 const HELD_AFTER: u64 = 1024 * 1024;
 
-fn start(place: &Place, args: &[&str], addr: &str) -> Child {
+fn start(place: &Sandbox, args: &[&str], addr: &str) -> Child {
     let mut command = place.command(args);
     command.env("XS_ADDR", addr).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -31,7 +31,7 @@ fn said(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap)
 }
 
-fn append(place: &Place, numbers: Range<u64>) {
+fn append(place: &Sandbox, numbers: Range<u64>) {
     let filler = "x".repeat(META_BYTES);
     let lines = numbers.map(|n| json!({ "n": n, "filler": filler }).to_string() + "\n");
     let lines: String = lines.collect();
@@ -48,7 +48,7 @@ fn a_search_for_the_newest_outlives_a_server_that_stops() {
     let every = |end: u64| (0..end).map(|n| format!("{}\n", n * EVERY)).collect::<String>();
     // With it, all since the start is printed, and without it there is an error.
     for (more, expected) in [(&["-F", "--limit", "5"][..], every(5)), (&[], String::new())] {
-        let place = Place::new();
+        let place = Sandbox::new();
         append(&place, 0..1_999);
         let server = place.serve(&[]);
         let between = Between::new(&place, HELD_AFTER);
@@ -71,7 +71,7 @@ fn a_search_for_the_newest_outlives_a_server_that_stops() {
 /// What was printed of a body when its connection was lost was printed again before the rest.
 #[test]
 fn a_body_that_is_cut_off_goes_on_where_it_was() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let body: Vec<u8> = (0..18_u32 << 20).flat_map(|n| (n * 7).to_le_bytes()).collect();
     let server = place.serve(&[]);
     assert_eq!(place.xs_with(&["append", "t"], &body).code, 0);
@@ -97,7 +97,7 @@ fn a_reader_of_what_the_store_has_lost_is_told_so() {
         (&[&cat[..], &["--cursor", "c"]].concat(), "cursor c was set back"),
         (&["each", "-F", "t", "--", "sh", "-c", "cat; echo"], "begin there: --from "),
     ] {
-        let place = Place::new();
+        let place = Sandbox::new();
         let append = |body: &str| drop(place.ok(&["append", "t", body]));
         ["0", "1", "2", "3", "4"].into_iter().for_each(append);
         assert!(place.shell("cp -a store before").status().unwrap().success());
@@ -125,7 +125,7 @@ fn a_reader_of_what_the_store_has_lost_is_told_so() {
 
 #[test]
 fn a_cursor_is_no_place_to_begin_at() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let run = place.xs(&["cat", "-F", "--from", "mailer"]);
     assert_eq!((run.code, run.err.contains("use --cursor mailer")), (2, true), "{}", run.err);
 }
@@ -139,7 +139,7 @@ fn reconnect_leaves_a_store_to_its_server() {
             &["cat", "-F", "t", "--limit", "2", "--format", "{body}"],
             &["each", "-F", "t", "--limit", "2", "--", "sh", "-c", "cat; echo"],
         ] {
-            let place = Place::new();
+            let place = Sandbox::new();
             if exists {
                 place.ok(&["append", "u", "x"]);
             }
@@ -162,7 +162,7 @@ fn reconnect_leaves_a_store_to_its_server() {
 
 #[test]
 fn reconnect_waits_for_an_address_and_not_for_what_is_wrong_with_it() {
-    let place = Place::new();
+    let place = Sandbox::new();
     // The port is taken, and nobody listens.
     let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&port, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

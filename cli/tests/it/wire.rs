@@ -10,7 +10,7 @@ use xs_protocol::{
 };
 
 use crate::client::{connect, frame, runtime};
-use crate::support::Place;
+use crate::support::Sandbox;
 
 async fn refused(client: &Client, batch: &AppendRequest) -> Refusal {
     match client.append(batch).await {
@@ -25,7 +25,7 @@ fn one(topic: &str) -> AppendRequest {
 
 #[test]
 fn conditions_and_keys_reach_the_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -82,7 +82,7 @@ async fn import(from: &Client, to: &Client, ids: ImportIds) -> (usize, usize, us
 
 #[test]
 fn frames_move_between_stores_under_old_and_new_ids() {
-    let (place, fresh, used) = (Place::new(), Place::new(), Place::new());
+    let (place, fresh, used) = (Sandbox::new(), Sandbox::new(), Sandbox::new());
     let servers = [&place, &fresh, &used].map(|place| place.serve(&["--sync", "none"]));
     runtime().block_on(async {
         let source = connect(&place.store()).await;
@@ -119,7 +119,7 @@ fn frames_move_between_stores_under_old_and_new_ids() {
 /// Also while an import of the same frame is on its way, and again once it was removed.
 #[test]
 fn concurrent_imports_store_each_frame_once() {
-    let (place, used) = (Place::new(), Place::new());
+    let (place, used) = (Sandbox::new(), Sandbox::new());
     let servers = [&place, &used].map(|place| place.serve(&[]));
     runtime().block_on(async {
         let source = connect(&place.store()).await;
@@ -154,7 +154,7 @@ fn concurrent_imports_store_each_frame_once() {
 /// Whether or not one of them waits for frames that are on their way.
 #[test]
 fn imports_of_a_connection_keep_their_order() {
-    let (place, kept, new) = (Place::new(), Place::new(), Place::new());
+    let (place, kept, new) = (Sandbox::new(), Sandbox::new(), Sandbox::new());
     let servers = [&place, &kept, &new].map(|place| place.serve(&[]));
     runtime().block_on(async {
         let (kept, new) = (connect(&kept.store()).await, connect(&new.store()).await);
@@ -192,7 +192,7 @@ async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
 /// Where nothing is stored because of what is there already.
 #[test]
 fn an_import_answer_is_durable_only_when_the_counted_frames_are() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&["--sync", "none"]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -226,7 +226,7 @@ fn an_import_answer_is_durable_only_when_the_counted_frames_are() {
 
 #[test]
 fn a_bad_copy_destination_is_not_blamed_on_the_store() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -246,7 +246,7 @@ fn a_bad_copy_destination_is_not_blamed_on_the_store() {
 
 #[test]
 fn removals_by_id_and_offset_reach_the_files() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -289,7 +289,7 @@ fn removals_by_id_and_offset_reach_the_files() {
 
 #[test]
 fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&[]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -318,7 +318,7 @@ fn a_keyed_batch_that_removes_frames_can_be_sent_again() {
 
 #[test]
 fn resume_points_are_bound_to_their_store_and_epoch() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let server = place.serve(&[]);
     let (before, head) = runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -352,7 +352,7 @@ fn resume_points_are_bound_to_their_store_and_epoch() {
 
 #[test]
 fn ephemeral_frames_beyond_the_ring_are_a_gap() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let _server = place.serve(&["--sync", "none"]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;

@@ -39,7 +39,7 @@ use xs_engine::{Frame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions, Subscription};
 
 use crate::client::{connect, frame, runtime};
-use crate::support::{PATIENCE, Place};
+use crate::support::{PATIENCE, Sandbox};
 
 const HEALTHY: &str =
     "export default { topics: 'in', state: 0, run(frame, ctx) { return { n: ++ctx.state }; } };";
@@ -213,7 +213,7 @@ const MODULES: &[(&str, &str)] = &[
 
 #[test]
 fn hostile_modules_do_not_harm_others() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/healthy.js", HEALTHY);
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
     place.await_frames("xs.handler.healthy.active", 1);
@@ -260,7 +260,7 @@ fn hostile_modules_do_not_harm_others() {
 /// Replaced or deleted while it does its worst, a module is gone, and the next version goes on.
 #[test]
 fn a_replaced_busy_module_ends() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.write("modules/handlers/healthy.js", HEALTHY);
     let server = place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "error"]);
     place.await_frames("xs.handler.healthy.active", 1);
@@ -357,7 +357,7 @@ struct Beside {
 }
 
 impl Beside {
-    async fn start(place: &Place) -> Self {
+    async fn start(place: &Sandbox) -> Self {
         let client = connect(&place.store()).await;
         let (appended, handled) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (appender, count) = (client.clone(), Arc::clone(&appended));
