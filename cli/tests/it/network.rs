@@ -113,7 +113,7 @@ fn a_server_whose_log_cannot_be_written_works() {
     drop(reader);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     for log in [Stdio::from(pipe), Stdio::from(full)] {
-        let place = Place::new();
+        let place = Sandbox::new();
         let token = create(&place, &["feed", "--role", "append"]);
         let server = place.serve_to(&["--log-level", "trace", "--listen", ":0"], log);
         let addr = listening(&place);
