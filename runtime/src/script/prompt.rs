@@ -17,8 +17,9 @@ use crate::loader::ModuleGraph;
 const CANCELLED: &str = "cancelled";
 /// Time for a cancelled line to come to rest.
 const GRACE: Duration = Duration::from_secs(1);
-/// It is at rest when none of its code has run for this long.
-const REST: Duration = Duration::from_millis(100);
+/// It is at rest when none of its code has run for this long: longer than a commit of a busy store
+/// takes, as a loop that appends waits for one.
+const REST: Duration = Duration::from_millis(300);
 
 /// The result of a line.
 #[derive(Debug)]
