@@ -2,7 +2,8 @@
 (function () {
 const { core } = __bootstrap;
 const {
-  op_xs_socket, op_xs_socket_bytes, op_xs_socket_close, op_xs_socket_drop, op_xs_socket_next, op_xs_socket_text,
+  op_xs_socket, op_xs_socket_bytes, op_xs_socket_close, op_xs_socket_drop, op_xs_socket_leave, op_xs_socket_next,
+  op_xs_socket_text,
 } = core.ops;
 const { parse, stringify } = JSON;
 const { CloseEvent, ErrorEvent, Event, EventTarget, MessageEvent, defineEventHandler } = core.loadExtScript("ext:deno_web/02_event.js");
@@ -10,8 +11,12 @@ const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
 const { left, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
+const { setTimeout, clearTimeout } = core.loadExtScript("ext:deno_web/02_timers.js");
 
 const TEXT = 0, BINARY = 1;
+// Time for each message that is still to be sent before a close: a peer that takes none of them must
+// not keep the socket open.
+const SEND_MS_MAX = 10_000;
 const CLEAN = new Set([1000, 1001, 1005]);
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 
@@ -65,6 +70,9 @@ class WebSocket extends EventTarget {
   #binaryType = "blob";
   #buffered = 0;
   #sending = Promise.resolve();
+  // The number of messages that were sent, and the timer of those that precede a close.
+  #sent = 0;
+  #late = null;
   #closing = null;
   #forget = null;
   constructor(url, protocols = []) {
@@ -130,6 +138,7 @@ class WebSocket extends EventTarget {
       this.dispatchEvent(new ErrorEvent("error", { error: new Error(end.reason), message: end.reason }));
     }
     this.#state = 3;
+    clearTimeout(this.#late);
     this.#forget?.();
     this.dispatchEvent(new CloseEvent("close", { wasClean, code: end.code, reason: end.reason }));
   }
@@ -161,7 +170,15 @@ class WebSocket extends EventTarget {
     this.#sending = this.#sending
       .then(() => send(this.#id, message))
       .catch(() => {})
-      .then(() => void (this.#buffered -= size));
+      .then(() => {
+        this.#buffered -= size;
+        this.#sent++;
+      });
+  }
+  // Drops the socket when none of what is to be sent before its close gets through in time.
+  #press() {
+    const sent = this.#sent;
+    this.#late = setTimeout(() => (sent === this.#sent ? this.#drop() : this.#press()), SEND_MS_MAX);
   }
   close(code = 0, reason = "") {
     if (code !== 0 && code !== 1000 && !(code >= 3000 && code <= 4999)) {
@@ -173,7 +190,12 @@ class WebSocket extends EventTarget {
     if (this.#state > 1) return;
     this.#closing = { code, reason };
     this.#state = 2;
-    if (this.#id !== null) void this.#sending.then(() => op_xs_socket_close(this.#id, code, String(reason)));
+    if (this.#id === null) return;
+    if (this.#buffered > 0) this.#press();
+    void this.#sending.then(() => {
+      clearTimeout(this.#late);
+      return op_xs_socket_close(this.#id, code, String(reason));
+    });
   }
 }
 for (const name of ["open", "message", "error", "close"]) defineEventHandler(WebSocket.prototype, name);
@@ -185,10 +207,11 @@ function iteratorOf(source) {
 }
 
 // The messages one by one; sends what `send` yields, whose end does not close the socket. Ends on a
-// clean close and throws on any other.
-async function* messages(scope, url, options = {}) {
+// clean close and throws on any other. `held` is what whoever leaves the loop has to close.
+async function* received(scope, url, options, held) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);
+  held.id = id;
   const drop = () => op_xs_socket_drop(id);
   const forget = scope.onEnd(drop);
   let failure = null, outgoing = null;
@@ -201,6 +224,7 @@ async function* messages(scope, url, options = {}) {
     }
   };
   try {
+    if (held.left) return;
     if (options.send !== undefined) {
       outgoing = iteratorOf(options.send);
       sending().catch((error) => {
@@ -210,6 +234,7 @@ async function* messages(scope, url, options = {}) {
     }
     for (;;) {
       const message = await next(id);
+      if (held.left) return;
       if (message.code === undefined) {
         yield message.data;
         continue;
@@ -220,9 +245,31 @@ async function* messages(scope, url, options = {}) {
     }
   } finally {
     forget();
-    void op_xs_socket_close(id, 1000, "");
+    op_xs_socket_leave(id);
     void left(outgoing);
   }
+}
+
+// As above; whoever leaves closes the socket, even while a next() is pending: what a generator has to
+// do at its end would wait for that.
+function messages(scope, url, options = {}) {
+  const held = { id: null, left: false };
+  const source = received(scope, url, options, held);
+  const leave = () => {
+    held.left = true;
+    if (held.id !== null) op_xs_socket_leave(held.id);
+  };
+  return {
+    next: () => source.next(),
+    return(value) {
+      leave();
+      return source.return(value);
+    },
+    throw(error) {
+      leave();
+      return source.throw(error);
+    },
+  };
 }
 
 return { WebSocket, messages };

@@ -3,7 +3,7 @@
 //! not read applies backpressure to the peer.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +37,9 @@ use crate::permissions::{self, Denial};
 
 /// Concurrent sockets of one module.
 const SOCKETS_MAX: usize = 64;
+/// Sockets whose loop was left and whose peer has not ended them yet: of more the oldest is
+/// dropped.
+const LEAVING_MAX: usize = 64;
 /// Maximum bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time limit for connecting.
@@ -62,6 +65,9 @@ pub(super) struct Sockets {
     open: RefCell<HashMap<u32, Rc<Socket>>>,
     /// Sockets that are still connecting.
     connecting: Rc<Cell<usize>>,
+    /// Fires for each socket whose loop was left, oldest first; those that have ended stay in it
+    /// until the next one is left.
+    leaving: RefCell<VecDeque<CancellationToken>>,
     next: Cell<u32>,
 }
 
@@ -79,6 +85,16 @@ impl Sockets {
         self.connecting.set(taken + 1);
         Ok(Connecting(Rc::clone(&self.connecting)))
     }
+
+    /// Makes room for another socket that is being left.
+    fn leave(&self, given_up: CancellationToken) {
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.retain(|other| !other.is_cancelled());
+        while leaving.len() >= LEAVING_MAX {
+            leaving.pop_front().inspect(CancellationToken::cancel);
+        }
+        leaving.push_back(given_up);
+    }
 }
 
 impl Drop for Connecting {
@@ -92,6 +108,8 @@ struct Socket {
     receiver: tokio::sync::Mutex<SplitStream<Stream>>,
     /// Fires when the peer did not answer a close in time, or the module dropped the socket.
     given_up: CancellationToken,
+    /// Fires when the module reads no more of it.
+    left: CancellationToken,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +147,7 @@ pub(super) async fn op_xs_socket(
         sender: tokio::sync::Mutex::new(sender),
         receiver: tokio::sync::Mutex::new(receiver),
         given_up: CancellationToken::new(),
+        left: CancellationToken::new(),
     };
     let number = bridge.sockets.next.get();
     bridge.sockets.next.set(number.wrapping_add(1));
@@ -241,6 +260,7 @@ impl Socket {
             let message = tokio::select! {
                 biased;
                 () = self.given_up.cancelled() => return closed(BROKEN, "closed"),
+                () = self.left.cancelled() => return closed(BROKEN, "left"),
                 message = receiver.next() => message,
             };
             match message {
@@ -267,6 +287,7 @@ impl Socket {
         let ended = async { while let Some(Ok(_)) = receiver.next().await {} };
         tokio::select! {
             () = self.given_up.cancelled() => {}
+            () = self.left.cancelled() => {}
             // Either way the socket is done.
             _ = tokio::time::timeout(CLOSE_MAX, ended) => {}
         }
@@ -342,6 +363,31 @@ pub(super) async fn op_xs_socket_close(
     }));
     // A lost connection needs no close.
     let _ = socket.send(Message::Close(frame)).await;
+}
+
+/// Ends a socket of which the module reads no more: its number is free at once, and the connection
+/// is gone when the peer has answered the close, or had the time for it.
+#[op2(fast)]
+pub(super) fn op_xs_socket_leave(state: &mut OpState, number: u32) {
+    let bridge = state.borrow::<Rc<super::bridge::Bridge>>();
+    let Some(socket) = bridge.sockets.open.borrow_mut().remove(&number) else { return };
+    bridge.sockets.leave(socket.given_up.clone());
+    socket.left.cancel();
+    drop(deno_core::unsync::spawn(async move {
+        let ended = async {
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            // A lost connection needs no close.
+            let _ = socket.send(Message::Close(Some(frame))).await;
+            let mut receiver = socket.receiver.lock().await;
+            while let Some(Ok(_)) = receiver.next().await {}
+        };
+        tokio::select! {
+            () = socket.given_up.cancelled() => {}
+            // Either way the socket is done.
+            _ = tokio::time::timeout(CLOSE_MAX, ended) => {}
+        }
+        socket.given_up.cancel();
+    }));
 }
 
 /// Drops a socket without a close.
