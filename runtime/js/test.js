@@ -5,7 +5,7 @@ const { core } = __bootstrap;
 const { op_xs_trial, op_xs_trial_answer, op_xs_trial_asked, op_xs_trial_ended } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { describe, nameOf, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
+const { describe, nameOf, optionsText, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
 
 // Time limit of one test.
 const TEST_MS = 30_000;
@@ -107,7 +107,7 @@ async function trial(module, options = {}) {
   const { fetch: fake, frames: before = [], now, ...rest } = options;
   const request = { ...rest, file, frames: await Promise.all(before.map(given)) };
   if (now !== undefined) request.now = new Date(now).getTime();
-  const number = op_xs_trial(stringify(request));
+  const number = op_xs_trial(optionsText(request, "trial()"));
   void asked(number, fake);
   const text = await op_xs_trial_ended(number);
   const end = text.indexOf("\n");

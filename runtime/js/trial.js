@@ -2,16 +2,54 @@
 // it is waited for.
 (function () {
 const { core } = __bootstrap;
-const { op_xs_ask } = core.ops;
+const { op_xs_ask, op_xs_trial_now } = core.ops;
+const { setTimeout: soon, clearTimeout: notSoon } = core.loadExtScript("ext:deno_web/02_timers.js");
 const { parse, stringify } = JSON;
 const NO_BODY = new Set([101, 204, 205, 304]);
+// How long the clock stands still for an answer: a test may mean to give none.
+const ANSWER_MS_MAX = 1_000;
+// What answers from outside of the module and has an end, so that time stands still meanwhile.
+const ANSWERING = [
+  "op_xs_fs_text", "op_xs_fs_bytes", "op_xs_fs_list", "op_xs_fs_stat", "op_xs_append", "op_xs_append_bytes",
+  "op_xs_append_stored", "op_xs_append_if", "op_xs_remove", "op_xs_get", "op_xs_last", "op_xs_last_per_topic",
+  "op_xs_topics", "op_xs_blob_put", "op_xs_blob_text", "op_xs_blob_bytes", "op_xs_blob_open", "op_xs_bytes_next",
+  "op_xs_upload_write", "op_xs_upload_end", "op_xs_drained",
+];
+
+// How many answers are under way, and what to do when there are none.
+let answering = 0, resume = () => {};
+
+// Has the clock wait for an answer.
+function held(answer) {
+  let timer = null;
+  const end = () => {
+    if (timer === null) return;
+    notSoon(timer);
+    timer = null;
+    if (--answering === 0) resume();
+  };
+  answering++;
+  timer = soon(end, ANSWER_MS_MAX);
+  answer.then(end, end);
+  return answer;
+}
+
+// Before the scripts that use these ops are loaded.
+function prepare() {
+  for (const name of ANSWERING) {
+    const op = core.ops[name];
+    core.ops[name] = (...args) => held(op(...args));
+  }
+}
 
 async function fetch(input, init = undefined) {
   const request = new Request(input, init);
   request.signal.throwIfAborted();
   const { url, method, signal } = request;
+  // Nothing else reaches the network.
+  if (!/^https?:/.test(url)) return core.loadExtScript("ext:xs_runtime/fetch.js").fetch(request);
   const bytes = request.body === null ? new Uint8Array(0) : await request.bytes();
-  const asked = op_xs_ask(stringify({ url, method, headers: [...request.headers] }), bytes);
+  const asked = held(op_xs_ask(stringify({ url, method, headers: [...request.headers] }), url, bytes));
   const { head, body } = parse(await unlessAborted(asked, signal));
   const { status, statusText, headers } = parse(head);
   const content = NO_BODY.has(status) ? null : Uint8Array.fromBase64(body);
@@ -28,48 +66,69 @@ function unlessAborted(answer, signal) {
   });
 }
 
-// Timers fire in order, one after the other, at the time they were set for.
-function clock(globalThis, start) {
-  const { setTimeout: soon, Date: RealDate } = globalThis;
+// Timers fire in order, one after the other, at the time they were set for, and none while an answer
+// is under way.
+function timersOf(start) {
   const timers = new Map();
   let now = start, next = 1, pumping = false;
-  const pump = () => {
-    pumping = true;
-    soon(() => {
-      let first = null;
-      for (const [id, timer] of timers) if (first === null || timer.at < timers.get(first).at) first = id;
-      pumping = false;
-      if (first === null) return;
-      const timer = timers.get(first);
-      timers.delete(first);
-      now = Math.max(now, timer.at);
-      if (timer.every !== null) timers.set(first, { ...timer, at: now + timer.every });
-      if (timers.size > 0) pump();
-      timer.run();
-    }, 0);
+  const fire = () => {
+    pumping = false;
+    if (answering > 0) return;
+    let first = null;
+    for (const [id, timer] of timers) if (first === null || timer.at < timers.get(first).at) first = id;
+    if (first === null) return;
+    const timer = timers.get(first);
+    timers.delete(first);
+    now = Math.max(now, timer.at);
+    op_xs_trial_now(now);
+    if (timer.every !== null) timers.set(first, { ...timer, at: now + timer.every });
+    pump();
+    timer.run();
   };
+  const pump = () => {
+    if (pumping || answering > 0 || timers.size === 0) return;
+    pumping = true;
+    soon(fire, 0);
+  };
+  resume = pump;
   const set = (repeat) => (run, ms = 0, ...args) => {
     const wait = Math.max(0, Number(ms) || 0);
     timers.set(next, { at: now + wait, every: repeat ? Math.max(1, wait) : null, run: () => run(...args) });
-    if (!pumping) pump();
+    pump();
     return next++;
   };
-  const clear = (id) => void timers.delete(id);
+  return { now: () => now, set, clear: (id) => void timers.delete(id) };
+}
+
+function clock(globalThis, start) {
+  const { Date: RealDate, performance } = globalThis;
+  const { now, set, clear } = timersOf(start);
   globalThis.setTimeout = set(false);
   globalThis.setInterval = set(true);
   globalThis.clearTimeout = globalThis.clearInterval = clear;
   // A function and not a class: called without `new` it gives the time as text.
   const Date = function Date(...args) {
-    if (new.target === undefined) return new RealDate(now).toString();
-    return Reflect.construct(RealDate, args.length === 0 ? [now] : args, new.target);
+    if (new.target === undefined) return new RealDate(now()).toString();
+    return Reflect.construct(RealDate, args.length === 0 ? [now()] : args, new.target);
   };
   Date.prototype = RealDate.prototype;
   Date.prototype.constructor = Date;
-  Date.now = () => now;
+  Date.now = now;
   Date.parse = RealDate.parse;
   Date.UTC = RealDate.UTC;
   globalThis.Date = Date;
-  Object.defineProperty(globalThis.performance, "now", { value: () => now - start, configurable: true });
+  const own = (object, name, value) => Object.defineProperty(object, name, { value, configurable: true, writable: true });
+  own(performance, "now", () => now() - start);
+  own(performance, "timeOrigin", start);
+  const { AbortSignal, setTimeout } = globalThis, { timeout } = AbortSignal;
+  own(AbortSignal, "timeout", (ms) => {
+    // Refuses what is no time, and is garbage from then on.
+    timeout.call(AbortSignal, ms);
+    const giving = new AbortController();
+    const over = () => giving.abort(new DOMException("The operation was aborted due to timeout", "TimeoutError"));
+    setTimeout(over, ms);
+    return giving.signal;
+  });
 }
 
 function install(globalThis, start) {
@@ -78,5 +137,5 @@ function install(globalThis, start) {
   core.loadExtScript("ext:xs_runtime/direct.js").inTrial();
 }
 
-return { install };
+return { install, prepare };
 })();

@@ -11,7 +11,7 @@ test("changes add up to the user as it is", async () => {
   });
   assertEquals(out[0]?.topic, "users.ada");
   assertEquals(out[0]?.ttl, "last:1");
-  assertEquals(out[0]?.meta, { name: "Ada", mail: "ada@example.com", at: "2026-01-01T00:00:00.001Z" });
+  assertEquals(out[0]?.meta, { name: "Ada", mail: "ada@example.com", at: "2026-01-01T00:00:00.000Z" });
 });
 
 test("an id that cannot be a topic is an error", async () => {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use deno_core::url::Url;
 use deno_core::{JsBuffer, OpState, op2};
 use deno_error::JsErrorBox;
 use serde_json::json;
@@ -14,10 +15,23 @@ use tokio::sync::oneshot;
 
 use super::bridge::{Bridge, bridge, type_error};
 use super::frames;
+use crate::permissions::{self, Denial};
 use crate::trial::Ask;
 
 /// Requests that wait for a test's answer.
 pub(super) type Answers = RefCell<HashMap<u32, oneshot::Sender<Result<(String, Bytes), String>>>>;
+
+/// Refuses a request to what the definition does not name.
+fn may_reach(bridge: &Bridge, url: &str) -> Result<(), JsErrorBox> {
+    let url = Url::parse(url).map_err(type_error)?;
+    let named = bridge.named_net.borrow().clone();
+    let mut named = named.unwrap_or_else(permissions::nothing);
+    named.check_net_url(&url, "fetch()").map_err(|_| {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().map_or_else(String::new, |port| format!(":{port}"));
+        bridge.denied(&Denial::Network(format!("{host}{port}")))
+    })
+}
 
 fn no_trials() -> JsErrorBox {
     type_error("trial() is for *.test.ts files, which `xs test` runs")
@@ -80,16 +94,27 @@ pub(super) async fn op_xs_trial_ended(
     Ok(format!("{result}\n{}", frames::encode(out.iter(), &*bridge.backend)))
 }
 
+/// The clock of a module under trial has come to this time, in milliseconds since the Unix epoch.
+#[op2(fast)]
+pub(super) fn op_xs_trial_now(state: &mut OpState, now_ms: f64) {
+    if let Some(trial) = &state.borrow::<Rc<Bridge>>().spec.trial {
+        // A time before the epoch is taken as the epoch.
+        trial.clock.set(now_ms as u64);
+    }
+}
+
 /// Sends a request to the test instead of the network and returns head and body of the answer as
-/// JSON.
+/// JSON. What the definition does not name is denied, as on the network.
 #[op2]
 #[string]
 pub(super) async fn op_xs_ask(
     state: Rc<RefCell<OpState>>,
     #[string] request: String,
+    #[string] url: String,
     #[buffer] body: JsBuffer,
 ) -> Result<String, JsErrorBox> {
     let bridge = bridge(&state);
+    may_reach(&bridge, &url)?;
     let (answer, answered) = oneshot::channel();
     let ask = Ask { request, body: Bytes::copy_from_slice(&body), answer };
     let asked = bridge.spec.trial.as_ref().is_some_and(|trial| trial.asks.send(ask).is_ok());

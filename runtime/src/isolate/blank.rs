@@ -47,7 +47,7 @@ impl Mould {
 
     /// For the runtime that a module needs.
     pub(crate) fn of(spec: &IsolateSpec) -> Self {
-        let trial_ms = spec.trial.as_ref().map(|trial| trial.now_ms);
+        let trial_ms = spec.trial.as_ref().map(|trial| trial.clock.now_ms());
         Self { heap_bytes: spec.limits.heap_bytes, trial_ms }
     }
 }

@@ -277,6 +277,11 @@ impl Granted {
         (is_it && !is_denied).then_some(file)
     }
 
+    /// Where a path of the module is, before any link is followed.
+    pub(crate) fn place(&self, path: &str) -> PathBuf {
+        self.at(&self.base.join(path))
+    }
+
     /// The real location of a path of the module.
     fn at(&self, path: &Path) -> PathBuf {
         match &self.root {

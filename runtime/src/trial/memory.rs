@@ -14,7 +14,7 @@ use xs_engine::{
     TopicPatterns, Ttl,
 };
 
-use super::Watch;
+use super::{Clock, Watch};
 use crate::isolate::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
@@ -52,7 +52,7 @@ type Keyed = (Vec<NewFrame>, Vec<Frame>);
 /// The store of one trial, or of the test file itself.
 pub(super) struct Store {
     name: String,
-    now_ms: u64,
+    clock: Arc<Clock>,
     blobs: Arc<Blobs>,
     frames: Arc<Mutex<Vec<Frame>>>,
     removed: Mutex<HashSet<FrameId>>,
@@ -63,16 +63,16 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// An empty store for the processor `name`, whose first frame has the time `now_ms`.
+    /// An empty store for the processor `name`, whose frames have the times of this clock.
     pub(super) fn new(
         name: &str,
-        now_ms: u64,
+        clock: Arc<Clock>,
         blobs: Arc<Blobs>,
         watch: Arc<dyn Watch>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
-            now_ms,
+            clock,
             blobs,
             frames: Arc::default(),
             removed: Mutex::default(),
@@ -108,7 +108,8 @@ impl Store {
             let text = format!("a trial has at most {FRAMES_MAX} frames");
             return Err(BackendError::new(BackendCode::Unavailable, text));
         }
-        let id = FrameId::first_of_ms(self.now_ms + offset);
+        let now = FrameId::first_of_ms(self.clock.now_ms());
+        let id = frames.last().map_or(now, |last| now.max(last.id().next()));
         let stored = (new.ttl != Ttl::Ephemeral).then_some(offset);
         let frame = Frame::assemble(new, id, stored, body)
             .map_err(|error| BackendError::new(BackendCode::Refused, error.to_string()))?;

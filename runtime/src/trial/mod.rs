@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -55,8 +55,29 @@ pub struct Trial {
     pub(crate) asks: mpsc::UnboundedSender<Ask>,
     /// The directory that serves as root of its files.
     pub(crate) files: PathBuf,
-    /// The start time of its clock, in milliseconds since the Unix epoch.
-    pub(crate) now_ms: u64,
+    /// Its clock, which begins at the time that the test names.
+    pub(crate) clock: Arc<Clock>,
+}
+
+/// The clock of a trial: its module has it advance, and its store looks at it.
+#[derive(Debug)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    /// A clock at a time, in milliseconds since the Unix epoch.
+    pub(crate) fn at(now_ms: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(now_ms)))
+    }
+
+    /// The time, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Advances to a time, in milliseconds since the Unix epoch.
+    pub(crate) fn set(&self, now_ms: u64) {
+        self.0.store(now_ms, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Ask {
@@ -219,7 +240,7 @@ async fn run_tests(
         next: AtomicU32::new(0),
         open: Mutex::default(),
     };
-    let store = Store::new(NAME, 0, blobs, Arc::clone(watch));
+    let store = Store::new(NAME, Clock::at(0), blobs, Arc::clone(watch));
     let spec = IsolateSpec {
         name: NAME.to_owned(),
         kind: Kind::Command,

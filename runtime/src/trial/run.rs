@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Body, Frame, FrameId, Meta, NewFrame, Topic, Ttl};
 
 use super::memory::{Blobs, Store};
-use super::{Ask, Trial, Watch};
+use super::{Ask, Clock, Trial, Watch};
 use crate::host::files::module_name;
 use crate::isolate::{
     Call, Definition, FailureKind, Input, Isolate, IsolateSpec, Limits, ModuleError,
@@ -100,8 +100,9 @@ pub(super) async fn run(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = request.now.unwrap_or_else(|| u64::try_from(now.as_millis()).unwrap_or_default());
     let files = files(dir, &request.files).map_err(|error| wrong(format!("files: {error}")))?;
-    let trial = Trial { asks, files: files.0.clone(), now_ms };
-    let store = Store::new(name.as_str(), now_ms, blobs, watch);
+    let clock = Clock::at(now_ms);
+    let trial = Trial { asks, files: files.0.clone(), clock: Arc::clone(&clock) };
+    let store = Store::new(name.as_str(), clock, blobs, watch);
     let spec = IsolateSpec {
         name: name.as_str().to_owned(),
         kind,

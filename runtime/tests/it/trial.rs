@@ -378,3 +378,114 @@ async fn a_trial_answers_as_a_server_does() {
     let errors: Vec<String> = errors(&tested).into_iter().filter(|e| !e.is_empty()).collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
+
+/// The timer of a request that is answered came first, as there was nothing else to wait for.
+const CLOCK: &str = r#"import { command, generator } from "xs";
+const ask = async (ms: number, signal?: AbortSignal) => {
+  const gone = new AbortController();
+  const timer = setTimeout(() => gone.abort(new Error("too late")), ms);
+  const answer = await fetch("https://x.y/z", { signal: signal ?? gone.signal });
+  clearTimeout(timer);
+  return await answer.text();
+};
+const cases: Record<string, (ctx: any) => Promise<unknown>> = {
+  async answered() {
+    return [await ask(10_000), await ask(10_000), Date.now() - performance.timeOrigin];
+  },
+  async signal() {
+    const told = await ask(1e9, AbortSignal.timeout(10_000));
+    const begun = Date.now(), signal = AbortSignal.timeout(86_400_000);
+    const reason: any = await new Promise((done) => signal.addEventListener("abort", () => done(signal.reason)));
+    return [told, Date.now() - begun, reason.name, reason instanceof DOMException];
+  },
+  async never() {
+    return await ask(10_000).catch((error) => [error.message, Date.now() - performance.timeOrigin]);
+  },
+  async files(ctx) {
+    let late = 0;
+    setTimeout(() => late++, 1);
+    const texts = await Promise.all(Array.from({ length: 50 }, () => ctx.fs.text("/etc/hostname")));
+    return [texts.length, late];
+  },
+  async appended(ctx) {
+    const first = await ctx.append("a", {});
+    await new Promise((done) => setTimeout(done, 3_600_000));
+    const second = await ctx.append("a", {}), third = await ctx.append("a", {});
+    const recent = await Array.fromAsync(ctx.read({ topics: "a", since: "10m" }), (frame: any) => frame.id);
+    return [second.time - first.time, +third.time - Date.now(), first.id < second.id && second.id < third.id,
+      recent.length === 2 && recent[0] === second.id];
+  },
+  async deadline(ctx) {
+    return [ctx.deadline - Date.now(), Temporal.Now.instant().epochMilliseconds - Date.now()];
+  },
+};
+export default command({
+  args: { what: "string" }, timeout: "5m", permissions: { net: ["x.y"], read: ["/etc"] },
+  async *run(call, ctx) {
+    const told = await cases[call.args.what](ctx);
+    yield { told };
+  },
+});
+"#;
+
+const CLOCKED: &str = r#"import { assertEquals, test, trial } from "xs/test";
+import c from "./c.ts";
+const told = async (what: string, fetch?: any) => {
+  const options = { args: { what }, fetch, files: { "/etc/hostname": "h" }, now: "2020-01-01T00:00:00Z" };
+  const { out, error } = await trial(c, options);
+  assertEquals(error, undefined);
+  const frame = out.find((frame) => frame.topic === "c.recv");
+  return [frame?.meta.told, frame?.time.getUTCFullYear()];
+};
+const slowly = async () => {
+  await new Promise((done) => setTimeout(done, 100));
+  return new Response("answer");
+};
+test("an answer that takes its time comes before a later timer", async () =>
+  assertEquals(await told("answered", slowly), [["answer", "answer", 0], 2020]));
+test("a signal has the time of the test", async () =>
+  assertEquals(await told("signal", slowly), [["answer", 86_400_000, "TimeoutError", true], 2020]));
+test("no answer ends by the timer", async () =>
+  assertEquals(await told("never", () => new Promise(() => {})), [["too late", 10_000], 2020]));
+test("files are read before time passes", async () => assertEquals(await told("files"), [[50, 0], 2020]));
+test("frames have the time at which they are made", async () =>
+  assertEquals(await told("appended"), [[3_600_000, 0, true, true], 2020]));
+test("a deadline is of the same clock", async () => assertEquals(await told("deadline"), [[300_000, 0], 2020]));
+"#;
+
+#[tokio::test]
+async fn all_times_of_a_trial_are_of_one_clock() {
+    let tested = tested(&[("commands/c.test.ts", CLOCKED), ("commands/c.ts", CLOCK)]).await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    assert_eq!(errors(&tested), [""; 6], "{tested:?}");
+}
+
+/// A test that passed told nothing of what the server would refuse.
+#[tokio::test]
+async fn a_request_needs_the_permission_that_it_needs_on_a_server() {
+    let test = r#"import { assertEquals, test, trial } from "xs/test";
+import c from "./c.ts";
+const fetch = (url: string) => new Response(`of ${url}`);
+for (const [url, told] of [
+  ["https://x.y/z", "of https://x.y/z"],
+  ["https://x.y:444/z", 'NotCapable: network access to x.y:444 is not allowed; add permissions: { net: ["x.y:444"] } to the definition'],
+  ["http://a.x.y/", 'NotCapable: network access to a.x.y:80 is not allowed; add permissions: { net: ["a.x.y:80"] } to the definition'],
+  ["http://127.0.0.1:9000/hook", "of http://127.0.0.1:9000/hook"],
+  ["data:text/plain,at%20hand", "at hand"],
+]) test(url, async () => {
+  const { out, error } = await trial(c, { args: { url }, fetch });
+  assertEquals([out[0]?.meta.told, error], [told, undefined]);
+});
+"#;
+    let source = r#"import { command } from "xs";
+export default command({
+  args: { url: "string" }, permissions: { net: ["x.y:443", "127.0.0.1"] },
+  async *run(call) {
+    yield { told: await fetch(call.args.url).then((answer) => answer.text(), (error) => `${error.name}: ${error.message}`) };
+  },
+});
+"#;
+    let tested = tested(&[("commands/c.test.ts", test), ("commands/c.ts", source)]).await;
+    assert!(tested.error.is_none(), "{tested:?}");
+    assert_eq!(errors(&tested), [""; 5], "{tested:?}");
+}
