@@ -1,6 +1,9 @@
 //! Changes of files as they happen, under the watched path: a file or directory that takes the
-//! place of the watched one is watched too, one that is moved away no longer is. Several changes
-//! between two reads of the module are reported as one.
+//! place of the watched one is watched too, also where a directory or a link on the way there is
+//! replaced; one that is moved away no longer is. Several changes between two reads of the module
+//! are reported as one.
+
+mod way;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use self::way::{Identity, Way};
 use super::bridge::bridge;
 use super::files::unreadable;
 use super::streams::Source;
@@ -25,23 +29,36 @@ use crate::permissions::{Granted, ReadDenied};
 
 /// Maximum number of changed files waiting for the module.
 const WAITING_MAX: usize = 10_000;
+/// How often a way is looked at anew because it changed while it was looked at; after that its next
+/// change is waited for.
+const LOOKS_MAX: usize = 16;
 
 /// Changes reported by the kernel that the module has not read yet.
+#[derive(Default)]
 struct Told {
-    /// The watched path, resolved.
-    real: PathBuf,
     changes: Mutex<Changes>,
     more: Notify,
 }
 
 #[derive(Default)]
 struct Changes {
+    /// Below the watched path, which itself is the empty path.
     waiting: BTreeMap<PathBuf, &'static str>,
     failed: Option<String>,
+    /// The watched path, resolved: where it was last, when it is away.
+    real: PathBuf,
+    /// How it leads there.
+    way: Way,
+    /// What is there.
+    identity: Option<Identity>,
+    /// The number of the watcher that is listened to.
+    listened: u64,
     /// The watched path does not exist now: events below it concern another place.
     is_away: bool,
     /// There may be a new file or directory in its place, which must be watched.
     is_new: bool,
+    /// The path may lead elsewhere now.
+    is_moved: bool,
     /// Its return cannot be noticed.
     is_lost: bool,
 }
@@ -51,7 +68,7 @@ struct Watch {
     granted: Granted,
     /// The module's name for the watched path.
     path: String,
-    watcher: Arc<Mutex<RecommendedWatcher>>,
+    watcher: Arc<Mutex<Option<RecommendedWatcher>>>,
 }
 
 /// Opens a watch of a file, or of a directory and everything below it; returns its stream's number.
@@ -62,59 +79,151 @@ pub(super) async fn op_xs_watch(
 ) -> Result<u32, JsErrorBox> {
     let bridge = bridge(&state);
     let granted = bridge.granted();
-    let begun = tokio::task::spawn_blocking(move || match granted.readable(&path) {
-        Ok(real) => begin(real)
-            .map(|(told, watcher)| Ok(Watch { told, granted, watcher, path: path.clone() }))
-            .map_err(|error| JsErrorBox::generic(format!("cannot watch {path:?}: {error}"))),
-        Err(error) => Ok(Err(error)),
+    let begun = tokio::task::spawn_blocking(move || {
+        // What is not there, or may not be read, is refused here; later it is waited for.
+        granted.readable(&path)?;
+        let (told, watcher) = (Arc::default(), Arc::default());
+        let watch = Watch { told, granted, path, watcher };
+        let begun = watch.told.look(&watch.granted, &watch.path, &watch.watcher);
+        // It was there already.
+        watch.told.changes.lock().waiting.clear();
+        Ok(match begun {
+            Ok(()) => Ok(watch),
+            Err(error) => Err(format!("cannot watch {:?}: {error}", watch.path)),
+        })
     });
-    let begun = begun.await.map_err(|_| JsErrorBox::generic("watching failed"))??;
+    let begun = begun.await.map_err(|_| JsErrorBox::generic("watching failed"))?;
     let watch = begun.map_err(|error| unreadable(&bridge, error))?;
-    bridge.streams.open(Box::new(watch))
-}
-
-type Begun = (Arc<Told>, Arc<Mutex<RecommendedWatcher>>);
-
-/// Watches a resolved path. Its parent directory reports that it is replaced, and also reports
-/// changes of a file; if the parent cannot be watched, a replaced path is lost.
-fn begin(real: PathBuf) -> notify::Result<Begun> {
-    let told = Told { real, changes: Mutex::default(), more: Notify::new() };
-    let told = Arc::new(told);
-    let telling = Arc::clone(&told);
-    let notice = move |event| telling.take(event);
-    // A link may lead to files that may not be read, or to the whole machine.
-    let config = Config::default().with_follow_symlinks(false);
-    let mut watcher = RecommendedWatcher::new(notice, config)?;
-    let is_told = told
-        .around()
-        .is_some_and(|around| watcher.watch(around, RecursiveMode::NonRecursive).is_ok());
-    if !is_told || told.real.is_dir() {
-        watcher.watch(&told.real, RecursiveMode::Recursive)?;
-    }
-    told.changes.lock().is_lost = !is_told;
-    Ok((told, Arc::new(Mutex::new(watcher))))
+    bridge.streams.open(Box::new(watch.map_err(JsErrorBox::generic)?))
 }
 
 impl Told {
-    /// The parent directory of the watched path.
-    fn around(&self) -> Option<&Path> {
-        self.real.parent()
-    }
-
-    fn take(&self, event: notify::Result<notify::Event>) {
+    fn take(&self, number: u64, event: notify::Result<notify::Event>) {
         let mut changes = self.changes.lock();
+        if changes.listened != number {
+            return;
+        }
         match event {
             Ok(event) if event.need_rescan() => {
                 changes.failed = Some("changes were missed; read the directory anew".to_owned());
             }
-            Ok(event) => self.add(&mut changes, event),
+            Ok(event) => changes.event(event),
             Err(error) => changes.failed = Some(error.to_string()),
         }
-        drop(changes);
-        self.more.notify_one();
+        let is_more = changes.is_new || changes.is_moved || changes.failed.is_some();
+        if is_more || changes.is_away || !changes.waiting.is_empty() {
+            self.more.notify_one();
+        }
     }
 
-    fn add(&self, changes: &mut Changes, event: notify::Event) {
+    /// Watches all that a way consists of, and what it leads to; tells whether changes of its end
+    /// are noticed. What lies above may be closed to this process, and then its changes are not.
+    fn watch(
+        self: &Arc<Self>,
+        number: u64,
+        way: &Way,
+        real: Option<&Path>,
+    ) -> notify::Result<(RecommendedWatcher, bool)> {
+        let telling = Arc::clone(self);
+        let notice = move |event| telling.take(number, event);
+        // A link may lead to files that may not be read, or to the whole machine.
+        let config = Config::default().with_follow_symlinks(false);
+        let mut watcher = RecommendedWatcher::new(notice, config)?;
+        let mut is_noticed = false;
+        for dir in way.dirs() {
+            let is_watched = watcher.watch(dir, RecursiveMode::NonRecursive).is_ok();
+            is_noticed |= is_watched && way.around() == Some(dir);
+        }
+        if let Some(real) = real.filter(|real| !is_noticed || real.is_dir()) {
+            match watcher.watch(real, RecursiveMode::Recursive) {
+                Err(error) if !matches!(error.kind, notify::ErrorKind::PathNotFound) => {
+                    return Err(error);
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok((watcher, is_noticed))
+    }
+
+    /// Looks where the path leads now, and watches that from here on.
+    fn look(
+        self: &Arc<Self>,
+        granted: &Granted,
+        path: &str,
+        watcher: &Mutex<Option<RecommendedWatcher>>,
+    ) -> notify::Result<()> {
+        let mut watcher = watcher.lock();
+        let place = granted.place(path);
+        for _ in 0..LOOKS_MAX {
+            let way = Way::to(&place);
+            let real = match granted.readable(path) {
+                Ok(real) => Some(real),
+                Err(ReadDenied::Io { .. }) => None,
+                // It leads to what may not be read.
+                Err(ReadDenied::Denied(_)) => {
+                    let mut changes = self.changes.lock();
+                    (changes.is_away, changes.is_lost) = (true, true);
+                    return Ok(());
+                }
+            };
+            let number = self.changes.lock().listened + 1;
+            let (made, is_noticed) = self.watch(number, &way, real.as_deref())?;
+            let identity = real.as_deref().and_then(Identity::of);
+            let is_same = Way::to(&place) == way && granted.readable(path).ok() == real;
+            // Both listen for a moment, so that nothing is missed of what stays where it is.
+            let mut changes = self.changes.lock();
+            changes.listened = number;
+            changes.lead(way, real, identity);
+            changes.is_lost = !is_noticed;
+            drop(changes);
+            *watcher = Some(made);
+            if is_same {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Continues with whatever took the place of the watched path at the end of the same way.
+    fn go_on(
+        self: &Arc<Self>,
+        granted: &Granted,
+        path: &str,
+        watcher: &Mutex<Option<RecommendedWatcher>>,
+    ) -> notify::Result<()> {
+        let real = self.changes.lock().real.clone();
+        match granted.readable(path) {
+            Ok(found) if found == real => {}
+            // Nothing is there yet, or no longer, which is reported.
+            Err(ReadDenied::Io { .. }) => return Ok(()),
+            // The path leads to another place now.
+            Ok(_) | Err(ReadDenied::Denied(_)) => return self.look(granted, path, watcher),
+        }
+        let identity = Identity::of(&real);
+        self.changes.lock().is_away = false;
+        if real.is_dir()
+            && let Some(watcher) = watcher.lock().as_mut()
+        {
+            // Usually it is unregistered already.
+            let _ = watcher.unwatch(&real);
+            match watcher.watch(&real, RecursiveMode::Recursive) {
+                Err(error) if !matches!(error.kind, notify::ErrorKind::PathNotFound) => {
+                    return Err(error);
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let mut changes = self.changes.lock();
+        if !changes.is_away {
+            changes.identity = identity;
+            changes.add(PathBuf::new(), "create");
+        }
+        Ok(())
+    }
+}
+
+impl Changes {
+    fn event(&mut self, event: notify::Event) {
         let kind = match event.kind {
             EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => "create",
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
@@ -127,74 +236,54 @@ impl Told {
         };
         for path in event.paths {
             if path == self.real {
-                let is_new = changes.is_new;
-                changes.is_new |= kind != "change";
+                let is_new = self.is_new;
+                self.is_new |= kind != "change";
                 match kind {
                     // Reported once it is watched: what is created in it from then on is reported
                     // too.
                     "create" => continue,
                     // For a directory this may arrive after the event of its replacement.
-                    "remove" => changes.is_away = true,
+                    "remove" => self.is_away = true,
                     // A write after a creation still counts as a creation.
                     _ if is_new => continue,
                     _ => {}
                 }
-            } else if path.starts_with(&self.real) {
-                if changes.is_away {
-                    continue;
+            } else if !path.starts_with(&self.real) {
+                // Another entry of a directory on the way concerns nobody.
+                if self.way.has(&path) && kind != "change" {
+                    self.is_moved = true;
+                    if kind == "remove" {
+                        self.gone();
+                    }
                 }
-            } else {
-                if kind == "remove" && self.around() == Some(&path) {
-                    changes.is_lost = true;
-                    changes.is_away = true;
-                    changes.add(self.real.clone(), kind);
-                }
-                // Another entry of the parent directory.
+                continue;
+            } else if self.is_away {
                 continue;
             }
-            changes.add(path, kind);
+            let below = path.strip_prefix(&self.real).unwrap_or(&path).to_owned();
+            self.add(below, kind);
         }
     }
 
-    /// Continues with whatever took the place of the watched path.
-    fn go_on(
-        &self,
-        granted: &Granted,
-        path: &str,
-        watcher: &Mutex<RecommendedWatcher>,
-    ) -> notify::Result<()> {
-        match granted.readable(path) {
-            Ok(real) if real == self.real => {}
-            // Nothing is there yet, or no longer, which is reported.
-            Err(ReadDenied::Io { .. }) => return Ok(()),
-            // The path resolves to another place now.
-            Ok(_) | Err(ReadDenied::Denied(_)) => {
-                let mut changes = self.changes.lock();
-                (changes.is_away, changes.is_lost) = (true, true);
-                return Ok(());
-            }
+    /// What is watched is away.
+    fn gone(&mut self) {
+        if !std::mem::replace(&mut self.is_away, true) {
+            self.add(PathBuf::new(), "remove");
         }
-        self.changes.lock().is_away = false;
-        if self.real.is_dir() {
-            let mut watcher = watcher.lock();
-            // Usually it is unregistered already.
-            let _ = watcher.unwatch(&self.real);
-            match watcher.watch(&self.real, RecursiveMode::Recursive) {
-                Err(error) if !matches!(error.kind, notify::ErrorKind::PathNotFound) => {
-                    return Err(error);
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        let mut changes = self.changes.lock();
-        if !changes.is_away {
-            changes.add(self.real.clone(), "create");
-        }
-        Ok(())
     }
-}
 
-impl Changes {
+    /// The path leads to this from now on, or to nothing.
+    fn lead(&mut self, way: Way, real: Option<PathBuf>, identity: Option<Identity>) {
+        self.way = way;
+        (self.is_new, self.is_moved) = (false, false);
+        let Some(real) = real else { return self.gone() };
+        let is_same = !self.is_away && self.real == real && self.identity == identity;
+        (self.real, self.identity, self.is_away) = (real, identity, false);
+        if !is_same {
+            self.add(PathBuf::new(), "create");
+        }
+    }
+
     fn add(&mut self, path: PathBuf, kind: &'static str) {
         if self.waiting.len() >= WAITING_MAX {
             let text = format!("more than {WAITING_MAX} files changed; read them anew");
@@ -212,12 +301,14 @@ impl Source<String> for Watch {
     fn next(&mut self) -> LocalBoxFuture<'_, Result<Option<String>, JsErrorBox>> {
         async move {
             loop {
-                let (waiting, failed, is_new, is_lost) = {
+                let (waiting, failed, is_new, is_moved, is_lost) = {
                     let mut changes = self.told.changes.lock();
                     let waiting = std::mem::take(&mut changes.waiting);
-                    let is_new = waiting.is_empty() && std::mem::take(&mut changes.is_new);
+                    let is_empty = waiting.is_empty();
+                    let is_moved = is_empty && std::mem::take(&mut changes.is_moved);
+                    let is_new = is_empty && std::mem::take(&mut changes.is_new);
                     let is_lost = changes.is_lost && changes.is_away;
-                    (waiting, changes.failed.take(), is_new, is_lost)
+                    (waiting, changes.failed.take(), is_new, is_moved, is_lost)
                 };
                 if let Some(error) = failed {
                     return Err(self.failed(&error));
@@ -228,11 +319,11 @@ impl Source<String> for Watch {
                         .map(|(path, kind)| json!({ "path": self.shown(&path), "kind": kind }));
                     return Ok(Some(Value::Array(shown.collect()).to_string()));
                 }
-                if is_lost {
+                if is_lost && !is_moved {
                     return Err(self.failed(&"what was watched is gone"));
                 }
-                if is_new {
-                    self.go_on().await?;
+                if is_new || is_moved {
+                    self.go_on(is_moved).await?;
                 } else {
                     self.told.more.notified().await;
                 }
@@ -243,11 +334,14 @@ impl Source<String> for Watch {
 }
 
 impl Watch {
-    /// Watches whatever took the place of the watched path.
-    async fn go_on(&self) -> Result<(), JsErrorBox> {
+    /// Watches whatever took the place of the watched path, at the end of its way or of another.
+    async fn go_on(&self, is_moved: bool) -> Result<(), JsErrorBox> {
         let (told, watcher) = (Arc::clone(&self.told), Arc::clone(&self.watcher));
         let (granted, path) = (self.granted.clone(), self.path.clone());
-        let work = tokio::task::spawn_blocking(move || told.go_on(&granted, &path, &watcher));
+        let work = tokio::task::spawn_blocking(move || match is_moved {
+            true => told.look(&granted, &path, &watcher),
+            false => told.go_on(&granted, &path, &watcher),
+        });
         let done = work.await.map_err(|_| JsErrorBox::generic("watching failed"))?;
         done.map_err(|error| self.failed(&error))
     }
@@ -256,12 +350,11 @@ impl Watch {
         JsErrorBox::generic(format!("watching {:?}: {error}", self.path))
     }
 
-    /// A path as the module would write it.
-    fn shown(&self, path: &Path) -> String {
-        match path.strip_prefix(&self.told.real) {
-            Ok(below) if below.as_os_str().is_empty() => self.path.clone(),
-            Ok(below) => Path::new(&self.path).join(below).to_string_lossy().into_owned(),
-            Err(_) => path.to_string_lossy().into_owned(),
+    /// A path below the watched one as the module would write it.
+    fn shown(&self, below: &Path) -> String {
+        match below.as_os_str().is_empty() {
+            true => self.path.clone(),
+            false => Path::new(&self.path).join(below).to_string_lossy().into_owned(),
         }
     }
 }

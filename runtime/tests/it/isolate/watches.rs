@@ -128,17 +128,85 @@ async fn a_directory_that_is_moved_away_is_not_watched_any_more() {
     assert!(!seen.iter().any(|(path, _)| path.ends_with("gone")), "{seen:?}");
 }
 
-/// Nothing tells when it comes back: the generator is to run again.
+/// The watch ended when the directory around it was gone, and saw nothing of one further above.
 #[tokio::test]
-async fn what_is_gone_with_all_around_it_ends_the_watch() {
-    let make = |dir: &Path| fs::create_dir_all(dir.join("around/in")).unwrap();
-    let watching = Watching::start("around/in", make).await;
-    watching.written("around/in/a").await;
-    fs::rename(watching.at("around"), watching.at("other")).unwrap();
-    let Watching { run, memory, .. } = watching;
-    let error = soon(run).await.unwrap().unwrap_err();
+async fn what_comes_back_with_all_around_it_is_watched_on() {
+    let make = |dir: &Path| fs::create_dir_all(dir.join("above/around/in")).unwrap();
+    for moved in ["above/around", "above"] {
+        let watching = Watching::start("above/around/in", make).await;
+        watching.written("above/around/in/a").await;
+        fs::rename(watching.at(moved), watching.at("other")).unwrap();
+        watching.told("above/around/in", "remove", 0).await;
+        make(watching.dir.path());
+        watching.told("above/around/in", "create", 0).await;
+        watching.written("above/around/in/b").await;
+        // All at once.
+        fs::rename(watching.at(moved), watching.at("another")).unwrap();
+        make(watching.dir.path());
+        watching.told("above/around/in", "create", 1).await;
+        watching.written("above/around/in/c").await;
+        fs::remove_dir_all(watching.at("above")).unwrap();
+        make(watching.dir.path());
+        watching.told("above/around/in", "create", 2).await;
+        watching.written("above/around/in/d").await;
+    }
+}
+
+/// A config map has its files behind a link to a directory, and changes them all by another link that
+/// takes the place of that one.
+#[tokio::test]
+async fn a_link_that_is_swapped_leads_to_what_is_watched() {
+    let make = |dir: &Path| {
+        fs::create_dir(dir.join("v0")).unwrap();
+        fs::write(dir.join("v0/key"), "0").unwrap();
+        std::os::unix::fs::symlink("v0", dir.join("data")).unwrap();
+        std::os::unix::fs::symlink("data/key", dir.join("key")).unwrap();
+    };
+    let watching = Watching::start("key", make).await;
+    for n in 1..4 {
+        fs::create_dir(watching.at(&format!("v{n}"))).unwrap();
+        fs::write(watching.at(&format!("v{n}/key")), n.to_string()).unwrap();
+        // The watch may begin after the first times.
+        let before = watching.count("key", "create");
+        soon(async {
+            while watching.count("key", "create") == before {
+                for to in [n - 1, n] {
+                    let next = watching.at("next");
+                    std::os::unix::fs::symlink(format!("v{to}"), &next).unwrap();
+                    fs::rename(&next, watching.at("data")).unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        fs::remove_dir_all(watching.at(&format!("v{}", n - 1))).unwrap();
+        let before = watching.seen().len();
+        soon(async {
+            while watching.seen().len() == before {
+                fs::write(watching.at(&format!("v{n}/key")), "more").unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    let seen = watching.seen();
+    assert!(seen.iter().all(|(path, _)| path == "key"), "{seen:?}");
+}
+
+/// As where it is asked for at first.
+#[tokio::test]
+async fn a_link_that_leads_out_of_what_may_be_read_ends_the_watch() {
+    let outside = TempDir::new().unwrap();
+    let make = |dir: &Path| {
+        fs::create_dir(dir.join("v0")).unwrap();
+        std::os::unix::fs::symlink("v0", dir.join("in")).unwrap();
+    };
+    let watching = Watching::start("in", make).await;
+    watching.written("in/a").await;
+    std::os::unix::fs::symlink(outside.path(), watching.at("next")).unwrap();
+    fs::rename(watching.at("next"), watching.at("in")).unwrap();
+    let error = soon(watching.run).await.unwrap().unwrap_err();
     assert!(error.message.contains("what was watched is gone"), "{error}");
-    assert_eq!(stored_meta(memory.topic("it.recv").last().unwrap())["kind"], "remove");
 }
 
 /// It may lead to what must not be read, or to all of the machine.
