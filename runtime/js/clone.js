@@ -5,7 +5,8 @@ const { core } = __bootstrap;
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { brand } = core.loadExtScript("ext:deno_webidl/00_webidl.js");
 const { nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
-const { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, keys } = Object;
+const { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, hasOwn, keys, prototype: objectPrototype } = Object;
+const { apply } = Reflect;
 const { isView } = ArrayBuffer;
 
 const VIEWS = {
@@ -13,7 +14,11 @@ const VIEWS = {
   Uint32Array, Uint8Array, Uint8ClampedArray,
 };
 const viewKind = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag).get;
+// What has its content in slots, though nothing else in here knows it, by how it is told as text.
+const OPAQUE = /^\[object (?:(?:Async)?Generator|.+ Iterator|Iterator .+|Temporal\..+|FinalizationRegistry|(?:Async)?DisposableStack)\]$/;
 const ERRORS = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
+
+const webEvents = () => core.loadExtScript("ext:deno_web/02_event.js");
 
 const refused = (value, why = "cannot be cloned") => {
   const name = typeof value === "symbol" ? String(value) : nameOf(value);
@@ -47,69 +52,99 @@ function buffer(value) {
   return made;
 }
 
-// Clones a value. What is in `known` stands for its key. `places` has where in their buffers views
-// lie: one whose buffer was handed over does not know any more. `todo` has what is to be filled:
-// nested as deep as it may be, it is no recursion.
-function clone(value, known, places = new Map()) {
-  const todo = [];
-  const copy = (value) => {
+// The kinds of what is filled in later.
+const OWN = 0, MAP = 1, SET = 2, CAUSE = 3;
+
+// Whether an object is of a class whose content cannot be cloned.
+function isOpaque(value) {
+  if (core.isPromise(value) || core.isWeakMap(value) || core.isWeakSet(value) || value instanceof WeakRef) return true;
+  if (core.isSymbolObject(value) || core.isModuleNamespaceObject(value)) return true;
+  return OPAQUE.test(apply(objectPrototype.toString, value, []));
+}
+
+// Clones values. What is in `known` stands for its key. `places` has where in their buffers views
+// lie: one whose buffer was handed over does not know any more.
+class Cloning {
+  #known;
+  #places;
+  // What is to be filled, in threes: how, the clone, and what it is the clone of. Nested as deep as it may
+  // be, this is no recursion; and an object takes no more here than its place.
+  #todo = [];
+  constructor(known, places) {
+    this.#known = known;
+    this.#places = places;
+  }
+  all(value) {
+    const made = this.#copy(value), todo = this.#todo;
+    while (todo.length > 0) {
+      const from = todo.pop(), into = todo.pop();
+      this.#fill(todo.pop(), into, from);
+    }
+    return made;
+  }
+  #copy(value) {
     if (typeof value === "symbol" || typeof value === "function") throw refused(value);
     if (typeof value !== "object" || value === null) return value;
-    if (known.has(value)) return known.get(value);
-    const made = begin(value);
-    known.set(value, made);
+    const before = this.#known.get(value);
+    if (before !== undefined) return before;
+    const made = this.#begin(value);
+    this.#known.set(value, made);
     return made;
-  };
-  // An object and what is filled in later.
-  const filled = (made, fill) => (todo.push(fill), made);
-  const own = (made, value) => filled(made, () => {
-    for (const key of keys(value)) {
-      if (key === "__proto__") put(made, key, copy(value[key]));
-      else made[key] = copy(value[key]);
+  }
+  #later(how, made, value) {
+    this.#todo.push(how, made, value);
+    return made;
+  }
+  #fill(how, made, value) {
+    switch (how) {
+      case OWN:
+        for (const key of keys(value)) {
+          if (key === "__proto__") put(made, key, this.#copy(value[key]));
+          else made[key] = this.#copy(value[key]);
+        }
+        break;
+      case MAP:
+        for (const [key, item] of [...value]) made.set(this.#copy(key), this.#copy(item));
+        break;
+      case SET:
+        for (const item of [...value]) made.add(this.#copy(item));
+        break;
+      case CAUSE:
+        put(made, "cause", this.#copy(value.cause), false);
     }
-  });
-  const error = (value) => {
-    const made = new (Object.hasOwn(ERRORS, value.name) ? ERRORS[value.name] : Error)();
+  }
+  #error(value) {
+    const made = new (hasOwn(ERRORS, value.name) ? ERRORS[value.name] : Error)();
     const message = getOwnPropertyDescriptor(value, "message")?.value;
     if (message !== undefined) put(made, "message", String(message), false);
     if (typeof value.stack === "string") put(made, "stack", value.stack, false);
-    return filled(made, () => {
-      if (Object.hasOwn(value, "cause")) put(made, "cause", copy(value.cause), false);
-    });
-  };
-  const view = (value) => {
+    return hasOwn(value, "cause") ? this.#later(CAUSE, made, value) : made;
+  }
+  #view(value) {
     const isData = core.isDataView(value);
-    const place = places.get(value) ?? [value.byteOffset, isData ? value.byteLength : value.length];
-    places.set(value, place);
-    const made = copy(value.buffer);
+    const place = this.#places.get(value) ?? [value.byteOffset, isData ? value.byteLength : value.length];
+    this.#places.set(value, place);
+    const made = this.#copy(value.buffer);
     return isData ? new DataView(made, ...place) : new VIEWS[viewKind.call(value)](made, ...place);
-  };
-  const begin = (value) => {
+  }
+  #begin(value) {
     if (core.isProxy(value)) throw refused(value);
-    if (Array.isArray(value)) return own(new Array(value.length), value);
-    if (getPrototypeOf(value) === Object.prototype) return own({}, value);
-    if (core.isPromise(value) || core.isWeakMap(value) || core.isWeakSet(value)) throw refused(value);
-    if (core.isSymbolObject(value) || value instanceof WeakRef) throw refused(value);
-    if (core.isBoxedPrimitive(value)) return Object(value.valueOf());
+    if (Array.isArray(value)) return this.#later(OWN, new Array(value.length), value);
+    if (getPrototypeOf(value) === objectPrototype) return this.#later(OWN, {}, value);
     if (core.isDate(value)) return new Date(value.getTime());
     if (core.isRegExp(value)) return new RegExp(value.source, value.flags);
     if (core.isArrayBuffer(value)) return buffer(value);
-    if (isView(value)) return view(value);
-    if (core.isMap(value)) {
-      const made = new Map(), entries = [...value];
-      return filled(made, () => entries.forEach(([key, item]) => made.set(copy(key), copy(item))));
-    }
-    if (core.isSet(value)) {
-      const made = new Set(), items = [...value];
-      return filled(made, () => items.forEach((item) => made.add(copy(item))));
-    }
-    if (value instanceof DOMException || value[brand] === brand) return ofTheWeb(value);
-    return core.isNativeError(value) ? error(value) : own({}, value);
-  };
-  const made = copy(value);
-  while (todo.length > 0) todo.pop()();
-  return made;
+    if (isView(value)) return this.#view(value);
+    if (core.isMap(value)) return this.#later(MAP, new Map(), value);
+    if (core.isSet(value)) return this.#later(SET, new Set(), value);
+    if (isOpaque(value)) throw refused(value);
+    if (core.isBoxedPrimitive(value)) return Object(value.valueOf());
+    if (value instanceof DOMException || value[brand] === brand || value instanceof webEvents().Event) return ofTheWeb(value);
+    return core.isNativeError(value) ? this.#error(value) : this.#later(OWN, {}, value);
+  }
 }
+
+const clone = (value, known, places = new Map()) => new Cloning(known, places).all(value);
 
 // What takes the place of what is handed over, which is of no use any more from then on.
 function handOver(value) {

@@ -110,6 +110,11 @@ async fn a_clone_is_the_standards() {
             json!([true, "m"]),
         ),
         (
+            "new AggregateError([new Error('one')], 'all')",
+            "[c.constructor === Error, c.name, c.message, c.errors === undefined]",
+            json!([true, "Error", "all", true]),
+        ),
+        (
             "new DOMException('gone', 'AbortError')",
             "[c instanceof DOMException, c.name, c.message, c.code]",
             json!([true, "AbortError", "gone", 20]),
@@ -181,11 +186,45 @@ async fn a_clone_is_the_standards() {
         "new Proxy({}, {})",
         "{ url: new URL('http://a') }",
         "[new Response('x')]",
+        "(function* () {})()",
+        "(async function* () {})()",
+        "{ at: [1].values() }",
+        "new Map().entries()",
+        "[1].values().map((n) => n)",
+        "new FinalizationRegistry(() => {})",
+        "new DisposableStack()",
+        "Temporal.Now.instant()",
+        "[Temporal.PlainDate.from('2026-01-01')]",
+        "Temporal.Duration.from('PT1H')",
+        "new Proxy(() => 1, {})",
+        "new WeakRef({})",
+        "Object(Symbol('s'))",
+        "new Event('a')",
+        "new MessageChannel().port1",
     ] {
         let body = format!(
             "try {{ structuredClone({given}); }} catch (e) {{ return {{ v: [e instanceof DOMException, e.name] }} }}"
         );
         assert_eq!(eval(&body).await, json!({ "v": [true, "DataCloneError"] }), "{given}");
+    }
+}
+
+/// It took several times what it was to clone, and the heap was full.
+#[tokio::test]
+async fn a_clone_takes_little_more_than_what_it_is_of() {
+    for (made, kept) in [
+        ("Array.from({ length: 100_000 }, (_, n) => ({ n }))", "c[99_999].n === 99_999"),
+        (
+            "Array.from({ length: 50_000 }, (_, n) => ({ n, some: [n] }))",
+            "c[49_999].some[0] === 49_999",
+        ),
+        (
+            "new Map(Array.from({ length: 50_000 }, (_, n) => [n, { n }]))",
+            "c.get(49_999).n === 49_999",
+        ),
+    ] {
+        let body = format!("const v = {made}, c = structuredClone(v); return {{ v: {kept} }};");
+        assert_eq!(eval(&body).await, json!({ "v": true }), "{made}");
     }
 }
 
