@@ -46,7 +46,11 @@ async function* unified(texts) {
 
 // Parses server-sent events as the HTML standard does.
 async function* sse(response) {
-  if (!response.ok) throw new Error(`sse: the server answered ${response.status} ${response.statusText}`.trim());
+  if (!response.ok) {
+    // What nobody reads would hold its connection.
+    await response.body?.cancel().catch(() => {});
+    throw new Error(`sse: the server answered ${response.status} ${response.statusText}`.trim());
+  }
   if (response.body === null) return;
   let event = "", data = [], id = "";
   for await (const line of linesOf(unified(chunks(response.body)))) {

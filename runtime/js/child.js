@@ -5,9 +5,9 @@ const {
   op_xs_child_close, op_xs_child_kill, op_xs_child_output, op_xs_child_status, op_xs_child_unwanted, op_xs_child_write,
   op_xs_spawn,
 } = core.ops;
-const { parse, stringify } = JSON;
+const { parse } = JSON;
 const { byteStream } = core.loadExtScript("ext:xs_runtime/bytes.js");
-const { viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { optionsText, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
 function bytesOf(chunk) {
   if (typeof chunk === "string") return new TextEncoder().encode(chunk);
@@ -20,7 +20,7 @@ function bytesOf(chunk) {
 function spawn(scope, command, args = [], options = {}) {
   const { cwd, env, stdin: input } = options;
   const request = { command: String(command), args: [...args].map(String), cwd, env };
-  const child = op_xs_spawn(stringify(request));
+  const child = op_xs_spawn(optionsText(request, "spawn()"));
   const forget = scope.onEnd(() => op_xs_child_kill(child, "SIGKILL"));
   const status = op_xs_child_status(child).then((text) => {
     forget();

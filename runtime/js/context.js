@@ -9,13 +9,19 @@ const {
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { buffer, emit, checkContent, duration, isLarge, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, emit, checkContent, duration, isLarge, optionsText, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+
+// What the code of a call keeps in mind of it. Holds nothing: what waits may live longer than the call, and
+// what a call holds may hold what waits.
+class Mark {
+  // Whether it was cut off from outside.
+  cut = false;
+}
 
 class Scope {
   run;
   over = false;
-  // Whether it was cut off from outside.
-  cut = false;
+  mark = new Mark();
   #controller = null;
   #why = null;
   #closers = new Set();
@@ -46,7 +52,7 @@ class Scope {
     this.#closers.clear();
     if (this.#controller === null) return;
     const reason = this.#reason();
-    if (this.cut) excuse(reason);
+    if (this.mark.cut) excuse(reason);
     this.#controller.abort(reason);
   }
   onEnd(close) {
@@ -95,7 +101,7 @@ function newList(event) {
   let left = calls.size, cut = false;
   for (const call of calls) {
     made.forgets.push(call[event](() => {
-      cut ||= call.cut;
+      cut ||= call.mark.cut;
       if (--left > 0) return;
       for (const back of made.backs) back(cut);
     }));
@@ -118,8 +124,9 @@ function letGo(list) {
   for (const forget of list.forgets) forget();
 }
 
-// Calls back once all currently open calls have ended, saying whether one of them was cut off.
-// Returns a function that cancels this, or null when no call is open.
+// Calls back once all currently open calls have ended: others may wait for what one of them began. Says
+// whether the call that asks was cut off or, where that is unknown, whether one of them was. Returns a
+// function that cancels this, or null when no call is open.
 function whenCallsEnd(back) {
   return join("onEnd", back);
 }
@@ -132,11 +139,31 @@ function whenCallsLeave(back) {
 function join(event, back) {
   if (calls.size === 0) return null;
   const list = lists[event] ??= newList(event);
-  list.backs.add(back);
+  const owner = caller();
+  const told = owner === null ? back : () => back(owner.cut);
+  list.backs.add(told);
   return () => {
-    list.backs.delete(back);
+    list.backs.delete(told);
     letGo(list);
   };
+}
+
+// The call whose code runs now: what it awaits, and the timers that it sets, keep it in mind. Code that
+// something else calls, a message of a socket for example, may be nobody's.
+function caller() {
+  const mark = core.getAsyncContext();
+  return mark instanceof Mark ? mark : null;
+}
+
+// Begins code that belongs to a call.
+function within(scope, begin) {
+  const before = core.getAsyncContext();
+  core.setAsyncContext(scope.mark);
+  try {
+    begin();
+  } finally {
+    core.setAsyncContext(before);
+  }
 }
 
 function topicsText(topics, what) {
@@ -155,7 +182,7 @@ function readText(options = {}) {
   if (options.topics !== undefined) request.topics = topicsText(options.topics, "read({ topics })");
   if (options.since !== undefined) request.since = time(options.since, "since");
   if (options.until !== undefined) request.until = time(options.until, "until");
-  return stringify(request);
+  return optionsText(request, "read()");
 }
 
 // Makes an iterator usable with `for await` and `await using`.
@@ -326,7 +353,7 @@ function base(scope, definition, ready) {
     call: (name, options = {}) => {
       const input = scope.input();
       return results(String(name), stream(scope, async () => {
-        const args = stringify(options.args ?? {});
+        const args = optionsText(options.args ?? {}, "call()", "args");
         const body = options.body === undefined ? new Uint8Array(0) : await collect(options.body, "call({ body })");
         const timeout = options.timeout === undefined ? -1 : duration(options.timeout, "call({ timeout })");
         await ready();
@@ -383,5 +410,8 @@ function handlerContext(scope, definition, call) {
   }));
 }
 
-return { Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd, whenCallsLeave };
+return {
+  Scope, base, bytesOf, callBegan, checkAppend, excuse, handlerContext, iterable, stream, topicsText, whenCallsEnd,
+  whenCallsLeave, within,
+};
 })();

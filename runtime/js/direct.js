@@ -5,9 +5,9 @@ const {
   op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_put, op_xs_cron_next, op_xs_input,
   op_xs_left, op_xs_remove, op_xs_tail, op_xs_watch,
 } = core.ops;
-const { parse, stringify } = JSON;
+const { parse } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { APPEND_KEYS, checkBody, duration, isLarge, jsonText, metaText } = core.loadExtScript("ext:xs_runtime/values.js");
+const { APPEND_KEYS, checkBody, duration, isLarge, jsonText, metaText, optionsText } = core.loadExtScript("ext:xs_runtime/values.js");
 const { base, bytesOf, checkAppend, excuse, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
@@ -25,7 +25,7 @@ async function append(scope, topic, options) {
     const hash = body === "" ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(bytesOf(body, "append({ body })"));
     const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
     const terms = { expect: of === undefined ? expect : { ...expect, of }, key: key === undefined ? undefined : String(key) };
-    const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, stringify(terms));
+    const text = await op_xs_append_if(scope.run, topic, meta, ttl, hash, optionsText(terms, "append()"));
     if (text.startsWith("!")) throw Object.assign(new Error(text.slice(1)), { name: "Conflict" });
     return frames(text)[0];
   }

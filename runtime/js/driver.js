@@ -5,7 +5,7 @@ const { core } = __bootstrap;
 const { op_xs_control, op_xs_finish, op_xs_next, op_xs_places } = core.ops;
 const { parse, stringify } = JSON;
 const { Batch } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { stateText, duration, nameOf, report } = core.loadExtScript("ext:xs_runtime/values.js");
+const { stateText, duration, nameOf, optionsText, report } = core.loadExtScript("ext:xs_runtime/values.js");
 const { HandlerLoop } = core.loadExtScript("ext:xs_runtime/handler.js");
 
 const HANDLER = 0;
@@ -59,7 +59,7 @@ function define(namespace, kind, name) {
   module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
   // JSON would leave out an option that is a function, and it would be without effect and a word.
   for (const key of Object.keys(plain)) if (typeof plain[key] === "function") plain[key] = "a function";
-  return stringify({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
+  return optionsText({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
 // What waits for work, and whether none will come: all that runs was told to end.
@@ -76,7 +76,7 @@ async function control() {
     }
     for (const [key, scope] of id === -1 ? [...scopes] : [[id, scopes.get(id)]]) {
       if (scope === undefined) continue;
-      scope.cut = true;
+      scope.mark.cut = true;
       scope.end(message, name);
       if (name !== LEFT) continue;
       scopes.delete(key);

@@ -96,9 +96,8 @@ function cut(request) {
   request.abort(reason);
 }
 
-// A request ends with the call that made it. With several open calls that one is unknown, so it
-// ends with the last of them. It ends at once when one of them was cut off; after calls that end by
-// themselves it has some time left.
+// A request ends with the last of the calls that were open when it was made: others may wait for it, too.
+// It ends at once when the call that made it was cut off; otherwise it has some time left.
 function untilCallsEnd(request) {
   let timer = null;
   const forget = whenCallsEnd((wasCut) => {

@@ -7,6 +7,7 @@ const { core } = __bootstrap;
 const { op_xs_log } = core.ops;
 const load = core.loadExtScript;
 
+const PERFORMANCE = "ext:deno_web/15_performance.js";
 const WEB = {
   "ext:deno_web/00_url.js": ["URL", "URLSearchParams"],
   "ext:deno_web/01_dom_exception.js": ["DOMException", "QuotaExceededError"],
@@ -24,7 +25,7 @@ const WEB = {
   "ext:deno_web/09_file.js": ["Blob", "File"],
   "ext:deno_web/13_message_port.js": ["MessageChannel", "MessagePort"],
   "ext:deno_web/14_compression.js": ["CompressionStream", "DecompressionStream"],
-  "ext:deno_web/15_performance.js": ["Performance", "PerformanceEntry", "PerformanceMark", "PerformanceMeasure", "performance"],
+  [PERFORMANCE]: ["Performance", "PerformanceEntry", "PerformanceMark", "PerformanceMeasure", "performance"],
   "ext:deno_fetch/20_headers.js": ["Headers"],
   "ext:deno_fetch/21_formdata.js": ["FormData"],
   "ext:deno_fetch/23_request.js": ["Request"],
@@ -63,11 +64,19 @@ const heed = () => {
 // Scripts without events.
 const QUIET = ["00_url", "01_dom_exception", "01_urlpattern", "timers", "05_base64", "08_text_encoding"];
 
+// The clock of `performance` begins with the module, and has to be told so.
+let isTimed = false;
+const time = () => {
+  if (!isTimed) load(PERFORMANCE).setTimeOrigin();
+  isTimed = true;
+};
+
 for (const [script, names] of Object.entries(WEB)) {
   const isQuiet = QUIET.some((name) => script.includes(name));
   for (const name of names) {
     lazily(name, () => {
       if (!isQuiet) heed();
+      if (script === PERFORMANCE) time();
       return load(script)[name];
     });
   }
@@ -120,8 +129,10 @@ defineProperty(globalThis, "self", { value: globalThis, configurable: true, enum
 // module under trial.
 globalThis.__xs_boot = (list, trial) => {
   const allowed = new Set(list.split("\n").filter((name) => name !== ""));
+  if (trial !== null) load("ext:xs_runtime/trial.js").prepare();
   const driver = load("ext:xs_runtime/driver.js");
   load("ext:xs_runtime/locales.js").install(globalThis);
+  load("ext:xs_runtime/dates.js").install(globalThis);
   for (const key of Reflect.ownKeys(globalThis)) {
     if (!allowed.has(typeof key === "symbol" ? key.toString() : key)) delete globalThis[key];
   }

@@ -4,7 +4,7 @@ const { core } = __bootstrap;
 const { op_xs_drained, op_xs_finish, op_xs_full } = core.ops;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { emit, isLarge, isThenable, left, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
-const { callBegan, Scope } = core.loadExtScript("ext:xs_runtime/context.js");
+const { callBegan, Scope, within } = core.loadExtScript("ext:xs_runtime/context.js");
 const { generatorContext, commandContext } = core.loadExtScript("ext:xs_runtime/direct.js");
 
 let definition = null;
@@ -100,7 +100,7 @@ function call(work) {
   Object.defineProperty(input, "args", { value: args, enumerable: true });
   callBegan(scope);
   const context = commandContext(scope, about, work.deadline);
-  void run(scope, () => definition.run(input, context));
+  within(scope, () => void run(scope, () => definition.run(input, context)));
 }
 
 const WORDS = { true: true, false: false };

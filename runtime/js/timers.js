@@ -13,9 +13,9 @@ function forget(id) {
   kept.delete(id);
 }
 
-// The timer ends once no code of the currently open calls runs any more, if one of them was cut off:
-// code that waits for it then reaches its finally blocks. A timer left behind by calls that end by
-// themselves keeps running.
+// The timer ends once no code of the currently open calls runs any more, if the one that set it was cut
+// off: code that waits for it then reaches its finally blocks. A timer left behind by a call that ends by
+// itself keeps running.
 function keep(id) {
   const forgotten = whenCallsLeave((wasCut) => {
     kept.delete(id);

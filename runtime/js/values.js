@@ -142,6 +142,21 @@ function jsonText(value, where) {
   return text;
 }
 
+// Options as JSON, in which nothing may be a function: JSON would leave it out, and it would be without
+// effect and a word. `root` is how the author would write the options themselves.
+function optionsText(options, where = "", root = "") {
+  const paths = new Map();
+  return stringify(options, function (key, value) {
+    const outer = paths.get(this);
+    const path = outer === undefined ? root : Array.isArray(this) ? `${outer}[${key}]` : outer && `${outer}.${key}` || key;
+    if (typeof value === "function" || typeof value === "symbol") {
+      throw new TypeError(`${where}${where && ": "}${path} is ${nameOf(value)}; give what it returns`);
+    }
+    if (typeof value === "object" && value !== null) paths.set(value, path);
+    return value;
+  });
+}
+
 // `large`: whether a body that is stored in chunks is allowed.
 function checkBody(body, where, large = false) {
   if (typeof body === "string" || isBytes(body) || (large && isLarge(body))) return;
@@ -343,6 +358,6 @@ function brief(value) {
 
 return {
   APPEND_KEYS, Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkBody, checkContent, stateText, duration, describe,
-  isLarge, isThenable, jsonText, left, metaText, report, viewBytes, nameOf,
+  isLarge, isThenable, jsonText, left, metaText, optionsText, report, viewBytes, nameOf,
 };
 })();

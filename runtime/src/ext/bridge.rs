@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deno_core::OpState;
 use deno_error::JsErrorBox;
+use deno_permissions::PermissionsContainer;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::DropGuard;
@@ -18,6 +19,7 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
+use super::driver::now_ms;
 use super::held::Held;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
@@ -53,6 +55,8 @@ pub(crate) struct Bridge {
     /// The topic of results that name none, computed on first use.
     pub(super) results: OnceCell<Topic>,
     granted: RefCell<Granted>,
+    /// The hosts that a module under trial names: its requests go to the test, and only these.
+    pub(super) named_net: RefCell<Option<PermissionsContainer>>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
     pub(super) held: Held,
@@ -128,6 +132,7 @@ impl Bridge {
             definition: RefCell::default(),
             results: OnceCell::new(),
             granted: RefCell::default(),
+            named_net: RefCell::default(),
             secrets: RefCell::default(),
             batch: RefCell::default(),
             held: Held::default(),
@@ -152,6 +157,16 @@ impl Bridge {
         *self.secrets.borrow_mut() = self.spec.secrets(&definition);
         *self.definition.borrow_mut() = Some(definition);
         *self.granted.borrow_mut() = granted;
+    }
+
+    /// Stores which hosts a module under trial names.
+    pub(crate) fn name_net(&self, named: PermissionsContainer) {
+        *self.named_net.borrow_mut() = Some(named);
+    }
+
+    /// The time by the module's clock, in milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.spec.trial.as_ref().map_or_else(now_ms, |trial| trial.clock.now_ms())
     }
 
     /// A text of the module with its secrets masked.

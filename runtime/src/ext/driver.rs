@@ -76,10 +76,9 @@ fn begin_call(
         finished: false,
         _alive: Some(over.clone().drop_guard()),
     });
-    let now = now_ms();
     let idle = bridge.timeout();
     let deadline = call.deadline_ms;
-    let shown = deadline.unwrap_or_else(|| now.saturating_add(millis(idle)));
+    let shown = deadline.unwrap_or_else(|| bridge.now_ms().saturating_add(millis(idle)));
     let text = frames::encode(std::iter::once(&frame), &*bridge.backend);
     let work = json!({ "run": run, "frame": text, "deadline": shown });
     let bridge = Rc::clone(bridge);

@@ -339,6 +339,37 @@ async fn a_file_may_have_any_name() {
     assert!(stack.contains("handlers/not well.ts:1:"), "{stack}");
 }
 
+/// It was left out, and had no effect.
+#[tokio::test]
+async fn a_function_inside_of_options_is_refused() {
+    for (fields, path) in [
+        ("permissions: { net: [() => 'a'] },", "permissions.net[0]"),
+        ("config: { rates: { eur: (x) => x } },", "config.rates.eur"),
+        ("onError: { retry: () => 3 },", "onError.retry"),
+        ("output: { ttl() {} },", "output.ttl"),
+    ] {
+        let source = format!("export default {{ topics: 'in', {fields} run() {{}} }};");
+        let error = start("handlers/it.js", &source).await.err().unwrap();
+        assert_eq!(error.kind, FailureKind::Definition, "{error:?}");
+        assert!(error.message.contains(&format!("{path} is a function; give what")), "{error}");
+    }
+    for (call, path) in [
+        ("ctx.read({ limit: () => 1 }).next()", "read(): limit"),
+        ("ctx.read({ topics: ['a'], own: { of: [Symbol('s')] } }).next()", "read(): own.of[0]"),
+        ("ctx.call('c', { args: { of: [1, { f() {} }] } }).next()", "call(): args.of[1].f"),
+    ] {
+        let failed = super::web::eval(&format!("await {call}; return {{}};")).await;
+        let failed = failed["failed"].as_str().unwrap();
+        assert!(failed.contains("TypeError") && failed.contains(path), "{failed}");
+    }
+    let body = "try { await ctx.append('a', { expect: { last() {} } }); } catch (error) { yield { a: error.message }; } \
+        try { ctx.spawn('a', [], { env: { A: () => 1 } }); } catch (error) { yield { b: error.message }; }";
+    let seen = super::reach::generate(body, "", |_| {}).await;
+    let text = "is a function; give what it returns";
+    assert_eq!(seen[0]["a"], format!("append(): expect.last {text}"));
+    assert_eq!(seen[1]["b"], format!("spawn(): env.A {text}"));
+}
+
 /// JSON that is none is refused where it is wrong.
 #[test]
 fn wrong_json_is_shown() {

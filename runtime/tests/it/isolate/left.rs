@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::commands::call;
 use super::connections::Server;
-use super::reach::echo_server;
+use super::reach::{echo_server, generate};
 use super::web::eval_with;
 use super::*;
 
@@ -167,6 +167,46 @@ async fn timers_end_with_a_call_that_is_cut_off() {
     assert!(more > 0);
 }
 
+/// The beat of a call that came to its end stopped because another call beside it was cut off.
+#[tokio::test]
+async fn a_timer_does_not_end_with_the_call_of_another() {
+    let body = "if (call.args.stays) { setInterval(() => cut++, 2); await new Promise(() => {}); } \
+         if (call.args.beats) { await null; await ctx.last('none'); setInterval(() => n++, 2); \
+           await new Promise((done) => setTimeout(done, 1)); await ctx.append('set', {}); \
+           await new Promise((done) => go = done); return {}; } \
+         if (call.args.go) return void go(); \
+         const before = { n, cut }; await new Promise((done) => setTimeout(done, 100)); \
+         return { beats: n > before.n, cut: cut > before.cut };";
+    let source = format!(
+        "let n = 0, cut = 0, go; export default {{ timeout: '5m', async run(call, ctx) {{ {body} }} }};"
+    );
+    // The code of a call that was cut off has this long.
+    let short = |spec: &mut IsolateSpec| spec.limits.stop = Duration::from_millis(50);
+    let (isolate, _, memory) = start_with("commands/it.js", &source, short).await.unwrap();
+    let cut = call(&memory, &json!({ "stays": true }));
+    let cancel = cut.cancel.clone();
+    let (cut, beats) = (isolate.call(cut), isolate.call(call(&memory, &json!({ "beats": true }))));
+    let steps = async {
+        memory.wait("set", 1).await;
+        cancel.cancel();
+        isolate.call(call(&memory, &json!({ "go": true }))).await.unwrap();
+    };
+    let (cut, beats, ()) = soon(async { tokio::join!(cut, beats, steps) }).await;
+    cut.unwrap_err();
+    beats.unwrap();
+    let quiet = async {
+        loop {
+            let (seen, before) = (call(&memory, &json!({})), memory.topic("it.recv").len());
+            isolate.call(seen).await.unwrap();
+            let seen = stored_meta(&memory.topic("it.recv")[before]);
+            if seen["cut"] == false {
+                return seen;
+            }
+        }
+    };
+    assert_eq!(soon(quiet).await, json!({ "beats": true, "cut": false }));
+}
+
 /// As of any signal that is waited for by nobody.
 #[tokio::test]
 async fn what_a_cut_call_let_go_of_is_nobodys_failure() {
@@ -270,4 +310,37 @@ async fn what_waits_for_nothing_ends_with_a_stop() {
         }
         soon(isolate.stop()).await.unwrap();
     }
+}
+
+/// Of each a module may have 256 at most, of some fewer.
+#[tokio::test]
+async fn a_loop_that_is_left_closes_what_it_reads() {
+    let (server, dir) = (Server::start(0), TempDir::new().unwrap());
+    // A tail goes on behind the last line that was taken.
+    std::fs::write(dir.path().join("log"), "line\n".repeat(300)).unwrap();
+    let fields = format!(
+        "permissions: {{ net: ['127.0.0.1'], read: ['{}'], run: ['yes'] }},",
+        dir.path().display()
+    );
+    for source in [
+        "(await fetch('http://127.0.0.1:PORT/stream')).body",
+        "lines((await fetch('http://127.0.0.1:PORT/stream')).body)",
+        "sse(await fetch('http://127.0.0.1:PORT/stream'))",
+        "lines(ctx.spawn('yes').stdout)",
+        "ctx.read({ topics: 'a', follow: true })",
+        "ctx.tail('DIR/log', { first: 'start' })",
+        "ctx.every('1ms')",
+        "ctx.blob.stream((await ctx.last('b')).hash)",
+    ] {
+        let body = format!(
+            "const {{ lines, sse }} = await import('xs'); let n = 0; \
+             await ctx.append('a', {{}}); await ctx.append('b', {{ body: 'of some length' }}); \
+             for (let times = 0; times < 300; times++) for await (const _ of {source}) {{ n++; break; }} yield {{ n }};"
+        );
+        let body = body.replace("PORT", &server.port.to_string());
+        let body = body.replace("DIR", &dir.path().display().to_string());
+        let run = |spec: &mut IsolateSpec| spec.allow.run = true;
+        assert_eq!(generate(&body, &fields, run).await, [json!({ "n": 300 })], "{source}");
+    }
+    server.all_ended(900).await;
 }

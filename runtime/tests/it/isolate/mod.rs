@@ -3,6 +3,7 @@
 mod commands;
 mod connections;
 mod contents;
+mod dates;
 mod definitions;
 mod escapes;
 mod exhausted;
@@ -17,6 +18,7 @@ mod memory;
 mod reach;
 mod remove;
 mod secrets;
+mod sockets;
 mod tails;
 mod types;
 mod watches;

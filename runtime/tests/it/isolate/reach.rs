@@ -12,7 +12,11 @@ use super::web::{eval, eval_with};
 use super::*;
 
 /// Runs the body of a generator and gives the metas of what it yielded.
-async fn generate(body: &str, fields: &str, change: impl FnOnce(&mut IsolateSpec)) -> Vec<Value> {
+pub(super) async fn generate(
+    body: &str,
+    fields: &str,
+    change: impl FnOnce(&mut IsolateSpec),
+) -> Vec<Value> {
     let source = format!("export default {{ {fields} async *run(ctx) {{ {body} }} }};");
     let (isolate, _, memory) = start_with("generators/it.js", &source, change).await.unwrap();
     soon(isolate.run_generator()).await.unwrap();

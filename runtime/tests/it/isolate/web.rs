@@ -161,6 +161,18 @@ async fn the_web_platform_works_without_imports() {
 
 /// What an op throws that the language has no class for was `undefined` to whoever caught it.
 #[tokio::test]
+async fn the_clock_of_performance_has_an_origin() {
+    let body = "const { timeOrigin } = performance, now = performance.now(), at = Date.now(); \
+        return { near: Math.abs(timeOrigin + now - at) < 60_000, json: performance.toJSON().timeOrigin === timeOrigin, \
+          of: new Date(timeOrigin).getFullYear() >= 2024, same: performance.timeOrigin === timeOrigin };";
+    let want = json!({ "near": true, "json": true, "of": true, "same": true });
+    assert_eq!(eval(body).await, want);
+    // Also where something else of it is asked for first.
+    let body = "performance.mark('a'); return { v: typeof Performance.prototype.toJSON.call(performance).timeOrigin };";
+    assert_eq!(eval(body).await, json!({ "v": "number" }));
+}
+
+#[tokio::test]
 async fn what_the_web_throws_is_a_dom_exception() {
     for (call, name) in [
         ("atob('a')", "InvalidCharacterError"),
