@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import os
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -84,6 +85,9 @@ class _Loop:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
+        if sys.is_finalizing():
+            # A thread that is started now never says that it has.
+            raise ClientClosed("the interpreter is ending")
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -101,13 +105,17 @@ class _Loop:
     @property
     def is_here(self) -> bool:
         """Whether it runs in this process: a fork has its memory but not its thread, and locks
-        that nobody gives back."""
-        return self._process == os.getpid()
+        that nobody gives back. It is the same when the interpreter ends: of all threads only the
+        main one goes on then, which runs what `__del__` and generators that were left still do."""
+        return self._process == os.getpid() and not sys.is_finalizing()
 
     def check(self) -> None:
-        """Raises ClientClosed in a process that was forked from the one it runs in."""
-        if not self.is_here:
+        """Raises ClientClosed where its thread does not run: in a process that was forked from its
+        own, and at the end of the interpreter."""
+        if self._process != os.getpid():
             raise ClientClosed("the client belongs to the process that this one was forked from")
+        if sys.is_finalizing():
+            raise ClientClosed("the interpreter is ending")
 
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
         """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
