@@ -111,3 +111,66 @@ late = Late()
 """
         ending = "the interpreter is ending\n"
         self.assertEqual(self.printed(program), "frame\n" + 3 * ending)
+
+
+class Interrupted(Processes):
+    """A signal's handler runs in the main thread, between any two steps of what that does: it then
+    waited for a lock that its own thread held, or for an end that it held up itself."""
+
+    INTERRUPT = """
+import signal, threading
+from contextlib import suppress
+
+def interrupt(xs, at):
+    "Raises SIGTERM before the main thread gives the loop something for the so-manieth time."
+    loop, main = xs._loop._loop, threading.main_thread()
+    give, left = loop.call_soon_threadsafe, [at]
+
+    def giving(*args, **options):
+        if threading.current_thread() is main:
+            left[0] -= 1
+            if left[0] == 0:
+                signal.raise_signal(signal.SIGTERM)
+        return give(*args, **options)
+
+    loop.call_soon_threadsafe = giving
+"""
+
+    def test_a_handler_appends_closes_and_exits(self) -> None:
+        program = """
+def stop(*_):
+    print(xs.append("log", "stopping").offset > 0)
+    xs.close()
+    sys.exit(0)
+
+xs = xs_stream.connect(STORE)
+signal.signal(signal.SIGTERM, stop)
+interrupt(xs, 3)
+while True:
+    xs.append("log")
+"""
+        self.assertEqual(self.printed(self.INTERRUPT + program), "True\n")
+
+    def test_a_handler_closes_in_the_middle_of_anything(self) -> None:
+        program = """
+def stop(*_):
+    told.append("stopped")
+    with suppress(xs_stream.ClientClosed):
+        xs.append("log", "stopping")
+    xs.close()
+
+signal.signal(signal.SIGTERM, stop)
+for at in range(1, 4):
+    told = []
+    xs = xs_stream.connect(STORE)
+    interrupt(xs, at)
+    try:
+        xs.append("log")
+        told.append("appended")
+    except xs_stream.ClientClosed as error:
+        told.append(str(error))
+    xs.close()
+    print(threading.active_count(), *told)
+"""
+        closed, rest = "1 stopped the client was closed\n", "1 appended stopped\n"
+        self.assertEqual(self.printed(self.INTERRUPT + program), closed + 2 * rest)

@@ -90,7 +90,9 @@ class _Loop:
             raise ClientClosed("the interpreter is ending")
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        # A signal's handler, or a `__del__`, may use the client in the middle of what its thread
+        # does with it here.
+        self._lock = threading.RLock()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
         self._thread.start()
@@ -129,7 +131,19 @@ class _Loop:
                 work.close()
                 raise ClientClosed("the client was closed")
             bounded = work if timeout is None else _within(work, timeout)
-            future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
+            try:
+                future = asyncio.run_coroutine_threadsafe(bounded, self._loop)
+            except BaseException as error:
+                if not self._loop.is_closed():
+                    raise
+                # A handler has stopped it just now, and the work was never begun.
+                bounded.close()
+                work.close()
+                if not isinstance(error, RuntimeError):
+                    raise
+                raise ClientClosed("the client was closed") from None
+            if self._stopping:
+                future.cancel()
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -143,10 +157,10 @@ class _Loop:
         if not self.is_here:
             return
         with self._lock:
-            is_first, self._stopping = not self._stopping, True
-        if is_first:
-            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._stopping = True
+            # Each time, as a signal's handler may come before the first has got so far.
+            with contextlib.suppress(RuntimeError):  # It is closed already.
+                self._loop.call_soon_threadsafe(_end, self._loop)
         self.join()
 
     def join(self) -> None:
@@ -171,6 +185,13 @@ async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
 def _left(until: Optional[float]) -> Optional[float]:
     """The seconds up to a time."""
     return None if until is None else until - time.monotonic()
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Has a loop cancel all that runs in it, and stop."""
+    ending = loop.create_task(_cancel_others())
+    # One that another has cancelled leaves it to that.
+    ending.add_done_callback(lambda done: done.cancelled() or loop.stop())
 
 
 async def _cancel_others() -> None:
