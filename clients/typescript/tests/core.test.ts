@@ -219,6 +219,16 @@ describe("waiting", () => {
     assert.equal(longest.wait(), 1);
   });
 
+  it("nothing is tried again without a wait", () => {
+    // A wait of 0 stays 0, whatever it is multiplied by: a server that was away cost a core.
+    for (const odd of [{ firstMs: 0 }, { mostMs: 0 }, { factor: 0 }, { firstMs: 0, mostMs: 0 }]) {
+      const backoff = new Backoff({ ...RETRY, ...odd }, () => 0);
+      const waits = [1, 2, 3, 4, 5].map(() => backoff.wait());
+      backoff.reset();
+      assert(Math.min(...waits, backoff.wait()) >= 0.5, JSON.stringify(odd));
+    }
+  });
+
   it("a server can ask for a minute at most", () => {
     assert.equal(new Backoff(RETRY).wait(20_000), 20_000);
     assert.equal(new Backoff(RETRY).wait(2 ** 32 - 1), 60_000);
