@@ -12,6 +12,8 @@ import ssl
 import sys
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from typing import (
     Any,
@@ -82,7 +84,8 @@ R = TypeVar("R", Read, Follow)
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own, which does not hold it: client and streams do, and when
+    the last of them is gone without having been closed it ends."""
 
     def __init__(self) -> None:
         if sys.is_finalizing():
@@ -94,15 +97,18 @@ class _Loop:
         # does with it here.
         self._lock = threading.RLock()
         self._stopping = False
-        self._thread = threading.Thread(target=self._main, name="xs-stream", daemon=True)
+        self._thread = threading.Thread(
+            target=_main, args=(self._loop,), name="xs-stream", daemon=True
+        )
         self._thread.start()
+        self._clients: List[aio.AsyncClient] = []
+        self._dropped = weakref.finalize(self, _drop, self._loop, self._clients, self._process)
+        # Its slots are not those that typeshed names.
+        self._dropped.atexit = False  # type: ignore[misc]
 
-    def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
+    def owns(self, client: aio.AsyncClient) -> None:
+        """Has it close the client when nothing holds it any more."""
+        self._clients.append(client)
 
     @property
     def is_here(self) -> bool:
@@ -154,6 +160,7 @@ class _Loop:
 
     def stop(self) -> None:
         """Ends what still runs, and the thread. May be called twice."""
+        self._dropped.detach()
         if not self.is_here:
             return
         with self._lock:
@@ -187,14 +194,37 @@ def _left(until: Optional[float]) -> Optional[float]:
     return None if until is None else until - time.monotonic()
 
 
-def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Has a loop cancel all that runs in it, and stop."""
-    ending = loop.create_task(_cancel_others())
+def _main(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _drop(
+    loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient], process: int
+) -> None:
+    """Ends the loop of a client that nothing holds. It may run in any thread, between any two of
+    its steps, and so it waits for nothing."""
+    if process != os.getpid():
+        return
+    with contextlib.suppress(RuntimeError):  # It is closed already.
+        loop.call_soon_threadsafe(_end, loop, clients)
+    for client in clients:
+        warnings.warn(f"a client of {client.address} was not closed", ResourceWarning, stacklevel=2)
+
+
+def _end(loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient] = ()) -> None:
+    """Has a loop close clients, cancel all else that runs in it, and stop."""
+    ending = loop.create_task(_ending(clients))
     # One that another has cancelled leaves it to that.
     ending.add_done_callback(lambda done: done.cancelled() or loop.stop())
 
 
-async def _cancel_others() -> None:
+async def _ending(clients: Sequence[aio.AsyncClient]) -> None:
+    for client in clients:
+        await client.close()
     while True:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if not others:
@@ -225,6 +255,7 @@ def connect(
     except BaseException:
         loop.stop()
         raise
+    loop.owns(inner)
     return Client(loop, inner)
 
 
