@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import tempfile
@@ -12,7 +13,7 @@ import time
 import unittest
 import warnings
 from pathlib import Path
-from typing import Any, AsyncIterator, Callable, List
+from typing import Any, AsyncIterator, Callable, List, Set
 
 import xs_stream
 from xs_stream import (
@@ -239,6 +240,45 @@ class Real(unittest.TestCase):
             for thread in threads:
                 thread.join(PATIENCE)
             self.assertEqual(len(ended), 5)
+
+    def threads(self) -> Set[threading.Thread]:
+        return {one for one in threading.enumerate() if one.name == "xs-stream"}
+
+    def test_a_client_that_is_dropped_ends(self) -> None:
+        """Its thread held it, with its connection, for as long as the process lived."""
+        before, files = self.threads(), len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            with self.assertWarnsRegex(ResourceWarning, "not closed"):
+                xs_stream.connect(self.server.store).append("dropped")
+                gc.collect()
+        for thread in self.threads() - before:
+            thread.join(PATIENCE)
+        self.assertEqual(self.threads() - before, set())
+        self.assertEqual(len(os.listdir("/proc/self/fd")), files)
+        with xs_stream.connect(self.server.store) as client, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            client.ping()
+            until = time.monotonic() + PATIENCE
+            while client.stats()["server"]["connections"] > 1 and time.monotonic() < until:
+                time.sleep(0.01)
+            self.assertEqual(client.stats()["server"]["connections"], 1)
+            client.close()
+            del client
+            gc.collect()
+
+    def test_a_stream_holds_what_it_comes_over(self) -> None:
+        before = self.threads()
+        follow = xs_stream.connect(self.server.store).follow("held")
+        gc.collect()
+        with xs_stream.connect(self.server.store) as client:
+            client.append("held")
+        self.assertEqual(follow.next(PATIENCE).kind, "frame")
+        with self.assertWarnsRegex(ResourceWarning, "not closed"):
+            del follow
+            gc.collect()
+        for thread in self.threads() - before:
+            thread.join(PATIENCE)
+        self.assertEqual(self.threads() - before, set())
 
     def test_closing_ends_who_follows(self) -> None:
         async def main() -> None:

@@ -297,6 +297,22 @@ class Waiting(unittest.TestCase):
         longest.reset()
         self.assertEqual(longest.wait(), 1)
 
+    def test_nothing_is_tried_again_without_a_wait(self) -> None:
+        """A wait of 0 stays 0, whatever it is multiplied by: a server that was away cost a core."""
+        for retry in (Retry(first=0), Retry(most=0), Retry(factor=0), Retry(0, 0, 0, 0)):
+            backoff = Backoff(retry, lambda: 0.0)
+            waits = [backoff.wait() for _ in range(5)]
+            backoff.reset()
+            self.assertGreaterEqual(min(*waits, backoff.wait()), 0.0005, retry)
+
+    def test_what_is_no_way_to_retry_is_named(self) -> None:
+        wrong: List[Any] = [None, "x", -1, float("nan"), [1]]
+        for name in ("first", "most", "factor", "give_up"):
+            for value in wrong:
+                with self.assertRaisesRegex(InvalidValue, f"^{name} is"):
+                    Retry(**{name: value})
+        self.assertEqual(Retry(give_up=float("inf")).give_up, float("inf"))
+
     def test_credit_is_granted_in_halves(self) -> None:
         flow = Flow(1000)
         self.assertEqual([flow.took(n) for n in (400, 99, 1, 640, 499)], [0, 0, 500, 640, 0])
@@ -606,6 +622,10 @@ class Readings(unittest.TestCase):
         backward.began(info())
         backward.take(deliver([9], 9))
         self.assertIsNone(backward.seen_in)
+
+    def test_nothing_for_new_is_none(self) -> None:
+        nothing: Any = None
+        self.assertEqual(read_options("a", new=nothing), read_options("a"))
 
     def test_options_that_contradict_are_refused(self) -> None:
         wrong: List[Any] = [{"from_": 1, "new": True}, {"last": 1, "after": 2}]

@@ -20,7 +20,7 @@ import type { Push } from "./session.js";
 import { jsonable } from "./showing.js";
 import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
-import { check, until } from "./waiting.js";
+import { check, ignore, listen, until } from "./waiting.js";
 
 /** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
@@ -42,6 +42,8 @@ export class BlobWriter {
   #heldBytes = 0;
   /** What ended it before `finish`. */
   #failure: unknown;
+  /** The signal has ended it, and nobody was told yet. */
+  #isAborted = false;
   #turn: Promise<unknown> = Promise.resolve();
   readonly #closing = new AbortController();
 
@@ -60,6 +62,7 @@ export class BlobWriter {
       const connection = await this.connect(this.signal);
       await connection.writable(this.signal);
       if (this.#isOver) throw this.#over();
+      check(this.signal);
       this.#connection = connection;
       this.#window = connection.info.uploadWindow;
       const line = (this.#line = connection.open(Op.BLOB_PUT, 1));
@@ -70,9 +73,18 @@ export class BlobWriter {
         line.fail(new ClientClosed("the upload was answered"));
       };
       this.#answer.then(answered, answered);
+      if (this.signal) listen(this.signal, this.#abort);
     }
     return { connection: this.#connection, line: this.#line };
   }
+
+  /** The signal ends the upload, whether somebody waits for it just then or not. */
+  readonly #abort = (): void => {
+    if (this.#isOver) return;
+    this.#failure = this.signal?.reason;
+    this.#isAborted = true;
+    this.close();
+  };
 
   #over(): ClientClosed {
     return new ClientClosed("the upload is over", { cause: this.#failure });
@@ -90,12 +102,13 @@ export class BlobWriter {
   write(data: Uint8Array): Promise<void> {
     return this.#inTurn(async () => {
       try {
+        if (!this.#isOver) check(this.signal);
         if (!(data instanceof Uint8Array)) throw new InvalidValue("a blob is written in bytes");
         await this.#write(asBuffer(data));
       } catch (error) {
         if (!this.#isOver) this.#failure = error;
         this.close();
-        throw error;
+        throw this.#told(error);
       }
     });
   }
@@ -153,9 +166,18 @@ export class BlobWriter {
       line.isOver = true;
       const reader = new Reader(body ?? Buffer.alloc(0));
       return jsonable({ hash: reader.hash("hash"), bytes: reader.u64("length") });
+    } catch (error) {
+      throw this.#told(error);
     } finally {
       this.close();
     }
+  }
+
+  /** What is thrown of what failed: of what a signal has ended, its reason for the first. */
+  #told(error: unknown): unknown {
+    const isFirst = this.#isAborted;
+    this.#isAborted = false;
+    return isFirst ? this.#failure : error;
   }
 
   /** Forgets an upload that was not finished. May be called twice. */
@@ -164,6 +186,7 @@ export class BlobWriter {
     this.#closing.abort(this.#over());
     this.#isOver = true;
     this.#held = [];
+    if (this.signal) ignore(this.signal, this.#abort);
     this.#line?.close();
     this.#line = undefined;
   }
@@ -188,9 +211,9 @@ export class BlobReader extends Stream<Buffer> {
     private readonly host: Host,
     private readonly blob: BlobHash | Frame,
     private readonly credit: number,
-    private readonly signal: AbortSignal | undefined,
+    signal: AbortSignal | undefined,
   ) {
-    super();
+    super(signal);
     const hash = typeof blob === "string" ? blob : blob?.hash;
     if (hash === null) throw new InvalidValue("the frame has no body");
     this.hash = hash;
@@ -212,7 +235,9 @@ export class BlobReader extends Stream<Buffer> {
       } catch (error) {
         if (this.isClosed) break;
         const isRefused = error instanceof Unavailable;
-        if (!(isRefused || error instanceof ConnectionLost) || this.host.closing.aborted) {
+        const isPassing = isRefused || error instanceof ConnectionLost;
+        // The reason of the signal may be any error.
+        if (!isPassing || this.host.closing.aborted || this.signal?.aborted) {
           this.close();
           throw error;
         }
@@ -224,7 +249,7 @@ export class BlobReader extends Stream<Buffer> {
           this.close();
           throw error;
         }
-        await this.rest(wait, this.host, this.signal);
+        await this.rest(wait, this.host);
       }
     }
     return { done: true, value: undefined };
@@ -289,7 +314,7 @@ export class BlobReader extends Stream<Buffer> {
   async #ask(connection: Connection): Promise<void> {
     const body = blobGet(this.hash, this.credit);
     const { line, parts } = await connection.askStream(Op.BLOB_GET, body, this.credit, this.signal);
-    this.line = line;
+    this.hold(line);
     this.bytes = readNumber(parts[0] ?? Buffer.alloc(0));
     if (this.isClosed) this.drop();
   }

@@ -30,9 +30,9 @@ export class Call extends Stream<Frame> {
   constructor(
     private readonly tryOnce: Try,
     private readonly request: CallRequest,
-    private readonly signal: AbortSignal | undefined,
+    signal: AbortSignal | undefined,
   ) {
-    super();
+    super(signal);
     this.#body = call(request);
   }
 
@@ -52,7 +52,7 @@ export class Call extends Stream<Frame> {
       if (this.isClosed) throw new ClientClosed("the call was closed before it was made");
       return connection.askStream(Op.CALL, this.#body, credit, this.signal);
     });
-    this.line = line;
+    this.hold(line);
     if (this.isClosed) this.drop();
     this.id = new Reader(parts[0] ?? Buffer.alloc(0)).id("id");
     return this.id;

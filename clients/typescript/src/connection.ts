@@ -41,7 +41,7 @@ export class Line {
   isOver = false;
   readonly #items: Push[] = [];
   #waiter: Settle<void> | undefined;
-  #failure: XsError | undefined;
+  #failure: { readonly why: unknown } | undefined;
   readonly #flow: Flow;
   /** Messages among the items that cost no credit. */
   #free = 0;
@@ -73,8 +73,8 @@ export class Line {
     this.#waiter?.resolve();
   }
 
-  fail(failure: XsError): void {
-    this.#failure = failure;
+  fail(why: unknown): void {
+    this.#failure = { why };
     this.#waiter?.resolve();
   }
 
@@ -86,7 +86,7 @@ export class Line {
         if (!PAID.includes(item.op)) this.#free--;
         return item;
       }
-      if (this.#failure) throw this.#failure;
+      if (this.#failure) throw this.#failure.why;
       this.#waiter = new Settle<void>();
       await until(this.#waiter.promise, signal);
     }
@@ -100,12 +100,12 @@ export class Line {
     }
   }
 
-  /** Ends the stream, from this side if need be, and wakes who waits for it. */
-  close(): void {
+  /** Ends the stream, from this side if need be, and wakes who waits for it; that throws `why`. */
+  close(why: unknown = new ClientClosed("the stream was closed")): void {
     this.connection.forget(this, !this.isOver);
     this.isOver = true;
     this.#items.length = 0;
-    this.fail(new ClientClosed("the stream was closed"));
+    this.fail(why);
   }
 }
 

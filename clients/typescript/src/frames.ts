@@ -251,6 +251,16 @@ export function readRecord(run: Buffer): { record: Buffer; delta: number } {
   return { record, delta: record.readUInt32LE(12) };
 }
 
+/**
+ * Bytes that may be kept: a view of them keeps all of what they came with, so that a frame of a few
+ * bytes would keep a message of 2 MiB. They stay where they are if they are most of it, or all of
+ * it is no more than what Node takes small buffers from.
+ */
+export function own(bytes: Buffer): Buffer {
+  const whole = bytes.buffer.byteLength;
+  return whole <= Buffer.poolSize || 2 * bytes.length >= whole ? bytes : Buffer.from(bytes);
+}
+
 /** Reads a frame list to the end of a body. @throws {ProtocolError} */
 export function readFrameList(reader: Reader): FrameList {
   const scannedTo = reader.u64("scanned_to");
@@ -265,7 +275,7 @@ export function readFrameList(reader: Reader): FrameList {
     reader.take((8 - (length % 8)) % 8, "body");
     const frame = frames[place];
     if (!frame) throw new ProtocolError("a body belongs to no frame");
-    frame.give(bytes);
+    frame.give(own(bytes));
   }
   reader.end("frame list");
   return { frames, scannedTo };
@@ -281,7 +291,7 @@ function readRun(reader: Reader, frames: Frame[]): void {
   }
   for (let at = 0; at < count; at++) {
     const { record, delta } = readRecord(left);
-    frames.push(new Frame(record, base === NO_OFFSET ? null : base + BigInt(delta)));
+    frames.push(new Frame(own(record), base === NO_OFFSET ? null : base + BigInt(delta)));
     left = left.subarray((record.length + 7) & ~7);
   }
   if (left.length > 0) throw new ProtocolError("bytes follow the records of a run");

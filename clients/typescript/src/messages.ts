@@ -13,7 +13,7 @@ import {
 } from "./checking.js";
 import { Op, Reader, readExtensions, Writer } from "./coding.js";
 import { InvalidValue, ProtocolError, refusalOf, type Details, type Refusal } from "./errors.js";
-import { Frame, putFrameList, readFrameList, type FrameList } from "./frames.js";
+import { Frame, own, putFrameList, readFrameList, type FrameList } from "./frames.js";
 import * as limits from "./limits.js";
 import { Appended, jsonable, Stamp } from "./showing.js";
 import {
@@ -716,7 +716,7 @@ export function readCursor(name: string, body: Buffer): Cursor | undefined {
   const epoch = reader.u64("epoch");
   const offset = reader.u64("offset");
   const timeMs = reader.u64("time");
-  return jsonable({ name, revision, epoch, offset, timeMs, state: reader.rest() });
+  return jsonable({ name, revision, epoch, offset, timeMs, state: own(reader.rest()) });
 }
 
 export function readCursors(body: Buffer): CursorSummary[] {

@@ -16,6 +16,7 @@ export type Item = Frame | CaughtUp | Gap | Pulse | Resumed;
  * How a client goes on when the server is away or busy: it waits `firstMs`, then `factor` times
  * as long, up to `mostMs`, each time between half of it and all of it by chance. A request gives
  * up after `giveUpMs`, a read or a download after so long without anything new; followers never do.
+ * `firstMs` and `mostMs` count as 1 at least.
  */
 export interface Retry {
   readonly firstMs: number;
@@ -29,6 +30,12 @@ export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30
 /** How long a server can make a client wait, whatever it asks for. */
 const RETRY_AFTER_MAX_MS = 60_000;
 
+/**
+ * How long an attempt waits after the one before, of which chance may take a half: without any a
+ * server that is away would be asked in a busy loop.
+ */
+const WAIT_MIN_MS = 1;
+
 /** The waiting times of one attempt after another. */
 export class Backoff {
   #next: number;
@@ -38,12 +45,12 @@ export class Backoff {
     private readonly retry: Retry,
     private readonly chance: () => number = Math.random,
   ) {
-    this.#next = retry.firstMs;
+    this.#next = Math.max(WAIT_MIN_MS, retry.firstMs);
   }
 
   /** What was tried has worked. */
   reset(): void {
-    this.#next = this.retry.firstMs;
+    this.#next = Math.max(WAIT_MIN_MS, this.retry.firstMs);
     this.#isFirst = true;
   }
 
@@ -60,7 +67,8 @@ export class Backoff {
   /** Milliseconds to wait before the next attempt. */
   wait(atLeastMs = 0): number {
     const wait = this.#next * (0.5 + 0.5 * this.chance());
-    this.#next = Math.min(this.#next * this.retry.factor, this.retry.mostMs);
+    const next = Math.min(this.#next * this.retry.factor, this.retry.mostMs);
+    this.#next = Math.max(WAIT_MIN_MS, next);
     return Math.max(wait, Math.min(atLeastMs, RETRY_AFTER_MAX_MS));
   }
 }

@@ -15,7 +15,7 @@ import { subscribe, type How } from "./messages.js";
 import { Backoff, type Item, type Reading, type Retry } from "./reading.js";
 import type { Push } from "./session.js";
 import type { ResumePoint } from "./values.js";
-import { check, sleep, until } from "./waiting.js";
+import { check, ignore, listen, sleep, until } from "./waiting.js";
 
 /** What streams need of their client. */
 export interface Host {
@@ -34,6 +34,8 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
   readonly #closing = new AbortController();
   #turn: Promise<unknown> = Promise.resolve();
 
+  constructor(protected readonly signal: AbortSignal | undefined) {}
+
   abstract next(): Promise<IteratorResult<T, undefined>>;
 
   /** Ends the stream; who waits for it comes to its end. May be called twice. */
@@ -46,9 +48,23 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
     return this.#closing.signal.aborted;
   }
 
+  /**
+   * Takes the line that the server has accepted. An abort of the signal ends it, whether somebody
+   * waits for it just then or not; who waits next is told the reason.
+   */
+  protected hold(line: Line): void {
+    if (this.signal?.aborted) line.close(this.signal.reason);
+    check(this.signal);
+    this.line = line;
+    if (this.signal) listen(this.signal, this.#abort);
+  }
+
+  readonly #abort = (): void => this.line?.close(this.signal?.reason);
+
   protected drop(): void {
     const { line } = this;
     this.line = this.taken = undefined;
+    if (this.signal) ignore(this.signal, this.#abort);
     line?.close();
   }
 
@@ -65,8 +81,9 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
   }
 
   /** Waits, until the stream or the client is closed at most; who waited looks what is over. */
-  protected async rest(ms: number, host: Host, signal: AbortSignal | undefined): Promise<void> {
-    await sleep(ms, this.#closing.signal, host.closing, signal).catch(() => undefined);
+  protected async rest(ms: number, host: Host): Promise<void> {
+    const ends = [this.#closing.signal, host.closing, this.signal];
+    await sleep(ms, ...ends).catch(() => undefined);
   }
 
   [Symbol.asyncIterator](): this {
@@ -100,9 +117,9 @@ abstract class ReaderStream<T> extends Stream<T> {
     private readonly how: How,
     /** It tells of resumes, never gives up, and ends when its client is closed. */
     private readonly isEndless: boolean,
-    private readonly signal: AbortSignal | undefined,
+    signal: AbortSignal | undefined,
   ) {
-    super();
+    super(signal);
     this.#backoff = new Backoff(host.retry);
     // Encoded before anything is sent, so that a wrong argument is told by the call.
     subscribe(reading.rest, how);
@@ -196,7 +213,7 @@ abstract class ReaderStream<T> extends Stream<T> {
       if (isEnd && this.host.closing.aborted && this.isEndless && this.#isBegun) {
         return this.close();
       }
-      await this.rest(this.#lost(error), this.host, this.signal);
+      await this.rest(this.#lost(error), this.host);
     }
   }
 
@@ -207,7 +224,9 @@ abstract class ReaderStream<T> extends Stream<T> {
     if (this.line && error instanceof XsError) this.line.isOver = isRefused;
     if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
     this.drop();
-    if (!isPassing(error) || this.host.closing.aborted) {
+    // The reason of the signal may be any error.
+    const isOver = this.host.closing.aborted || this.signal?.aborted;
+    if (isOver || !isPassing(error)) {
       this.close();
       throw error;
     }
@@ -236,7 +255,7 @@ abstract class ReaderStream<T> extends Stream<T> {
     const { credit } = this.how;
     const { line } = await connection.askStream(Op.SUBSCRIBE, body, credit, this.signal);
     if (this.isClosed) return line.close();
-    this.line = line;
+    this.hold(line);
     const resumed = this.reading.began(connection.info);
     if (resumed && this.isEndless) this.#items = [resumed];
   }

@@ -25,7 +25,7 @@ const waiting = new WeakMap<AbortSignal, Waiting>();
  * Has a signal call `abort`. Node warns of a leak when a signal has more than ten listeners, and a
  * program has one signal for all that it does, so that each signal gets one listener.
  */
-function listen(signal: AbortSignal, abort: () => void): void {
+export function listen(signal: AbortSignal, abort: () => void): void {
   const found = waiting.get(signal);
   if (found) {
     found.all.add(abort);
@@ -43,7 +43,7 @@ function listen(signal: AbortSignal, abort: () => void): void {
  * Takes `abort` back. Nobody waits any more with the last one: Node keeps a signal that is made of
  * others, and all it holds, for as long as it has a listener.
  */
-function ignore(signal: AbortSignal, abort: () => void): void {
+export function ignore(signal: AbortSignal, abort: () => void): void {
   const found = waiting.get(signal);
   if (!found?.all.delete(abort) || found.all.size > 0) return;
   signal.removeEventListener("abort", found.tell);

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, it } from "node:test";
-import { header, MORE, Op, PREFACE, PUSH, RESPONSE } from "../src/coding.js";
+import { header, MORE, Op, PREFACE, PUSH, Reader, RESPONSE, Writer } from "../src/coding.js";
 import { crc32, crc32InJs } from "../src/crc.js";
 import { CODES, refusalOf } from "../src/errors.js";
 import {
@@ -26,6 +26,7 @@ import {
   type ServerInfo,
 } from "../src/index.js";
 import { isLocal } from "../src/address.js";
+import { putFrameList, readFrameList } from "../src/frames.js";
 import { PART_BYTES_MIN, PARTS_BYTES_MAX, PONGS_MAX } from "../src/limits.js";
 import { append, selection } from "../src/messages.js";
 import { Backoff, Reading, RETRY } from "../src/reading.js";
@@ -217,6 +218,16 @@ describe("waiting", () => {
     assert.equal(longest.wait(60), 60);
     longest.reset();
     assert.equal(longest.wait(), 1);
+  });
+
+  it("nothing is tried again without a wait", () => {
+    // A wait of 0 stays 0, whatever it is multiplied by: a server that was away cost a core.
+    for (const odd of [{ firstMs: 0 }, { mostMs: 0 }, { factor: 0 }, { firstMs: 0, mostMs: 0 }]) {
+      const backoff = new Backoff({ ...RETRY, ...odd }, () => 0);
+      const waits = [1, 2, 3, 4, 5].map(() => backoff.wait());
+      backoff.reset();
+      assert(Math.min(...waits, backoff.wait()) >= 0.5, JSON.stringify(odd));
+    }
   });
 
   it("a server can ask for a minute at most", () => {
@@ -569,7 +580,39 @@ describe("readings", () => {
   });
 });
 
+/** A frame with a body, as it travels. */
+function bodied(body: Buffer): Frame {
+  const one = Buffer.concat([record("a", 0).subarray(0, 32), Buffer.alloc(40), Buffer.from("a")]);
+  one.writeUInt32LE(one.length, 4);
+  one[9] = 1;
+  one.writeUInt32LE(crc32InJs(one.subarray(4)), 0);
+  return new Frame(one, 1n, body);
+}
+
 describe("frames", () => {
+  it("that are kept do not keep what they came with", () => {
+    // One frame of a few bytes kept a message of 2 MiB.
+    const list = (bodies: Buffer[]) => {
+      const out = new Writer();
+      putFrameList(out, bodies.map(bodied));
+      const message = Buffer.concat([Buffer.alloc(16), out.bytes()]);
+      return { message, frames: readFrameList(new Reader(message.subarray(16))).frames };
+    };
+    const sizes = [10, 1 << 20, 5000, 400_000];
+    const { message, frames } = list(sizes.map((bytes, at) => Buffer.alloc(bytes, at)));
+    assert.equal(frames.length, 4);
+    for (const [at, { record, body = Buffer.alloc(0) }] of frames.entries()) {
+      assert.deepEqual(body, Buffer.alloc(sizes[at] ?? 0, at));
+      for (const kept of [record, body]) {
+        assert(kept.buffer.byteLength <= Math.max(Buffer.poolSize, 2 * kept.length), `${at}`);
+      }
+    }
+    // What makes up most of a message, or of little, is not copied.
+    assert.equal(frames[1]?.body?.buffer, message.buffer);
+    const small = list([Buffer.alloc(10)]);
+    assert.equal(small.frames[0]?.body?.buffer, small.message.buffer);
+  });
+
   it("a body that did not come is told", () => {
     const frame = new Frame(record("a", 0), 1n);
     assert.deepEqual([frame.body?.length, frame.text(), frame.meta], [0, "", undefined]);

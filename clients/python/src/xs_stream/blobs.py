@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from functools import partial
 from typing import (
     IO,
     TYPE_CHECKING,
@@ -274,15 +275,15 @@ class BlobReader(Closable):
                     await self.aclose()
                     raise
                 with contextlib.suppress(ClientClosed):
-                    await self._unless_closed(self._client._sleep(wait))
+                    await self._unless_closed(partial(self._client._sleep, wait))
                 continue
             if piece:
                 return piece
         raise StopAsyncIteration
 
     async def _piece(self) -> bytes:
-        if self._line is None:
-            await self._unless_closed(self._open())
+        if self._line is None or self._work is not None:
+            await self._unless_closed(self._open)
             return b""
         if self._taken is not None:
             self._line.took(self._taken)

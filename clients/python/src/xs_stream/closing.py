@@ -4,14 +4,13 @@ who waits, and one for streams that nobody holds any more."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Coroutine, Optional, TypeVar
+import contextlib
+from typing import Any, Callable, Coroutine, Optional
 
 from .connection import Line
 from .errors import ClientClosed
 
 __all__ = ["Closable", "Turn"]
-
-T = TypeVar("T")
 
 
 class Turn:
@@ -35,18 +34,22 @@ class Closable:
     """A stream that may be closed while somebody waits for what comes next."""
 
     _line: Optional[Line] = None
+    _work: Optional["asyncio.Task[None]"] = None
+    """What opens it, or waits before the next attempt to; its result is still to be taken."""
 
     def __init__(self) -> None:
         self._taken: Any = None
         """What was handed out last, for which no credit was granted yet."""
         self._closed = False
         self._turn = Turn()
-        self._work: Optional["asyncio.Task[Any]"] = None
 
     def __del__(self) -> None:
         # Nobody can take anything from it any more: a loop that was left with `break`, say.
         if self._line is not None:
             self._line.close_from_anywhere()
+        if self._work is not None and not self._work.done():
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                self._work.get_loop().call_soon_threadsafe(self._work.cancel)
 
     async def aclose(self) -> None:
         """Ends the stream; who waits for it comes to its end. May be called twice."""
@@ -60,16 +63,17 @@ class Closable:
         if line is not None:
             line.close()
 
-    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does what `aclose` cuts short: then it raises ClientClosed."""
-        task = asyncio.ensure_future(work)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._work = task
-        try:
-            await asyncio.wait({task})
-        finally:
-            self._work = None
-            task.cancel()
-        if task.cancelled():
+    async def _unless_closed(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Does what `aclose` cuts short: then it raises ClientClosed. Whoever stops waiting leaves
+        it to the next one, who waits for its end and not for another beginning: however short the
+        waits are, it gets done."""
+        if self._work is None:
+            self._work = asyncio.ensure_future(begin())
+            self._work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        work = self._work
+        if not work.done():
+            await asyncio.wait({work})
+        self._work = None
+        if work.cancelled():
             raise ClientClosed("the stream was closed")
-        return task.result()
+        work.result()

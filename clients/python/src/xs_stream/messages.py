@@ -376,7 +376,7 @@ def read_options(
     follow: bool = False,
 ) -> ReadOptions:
     """Read options as people give them. Raises InvalidValue."""
-    if sum((from_ is not None, after is not None, last is not None, new)) > 1:
+    if sum((from_ is not None, after is not None, last is not None, bool(new))) > 1:
         raise InvalidValue("a read begins in one place: from_, after, last or new")
     if reverse and follow:
         raise InvalidValue("what is followed cannot be read backwards")

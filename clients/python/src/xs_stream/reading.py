@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Tuple, Union
+from dataclasses import dataclass, fields, replace
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 from .coding import Op
-from .errors import CorruptRange, OtherStore, ProtocolError
+from .errors import CorruptRange, InvalidValue, OtherStore, ProtocolError
 from .frames import Frame
 from .messages import (
     START_AFTER,
@@ -36,16 +36,28 @@ class Retry:
     """How a client goes on when the server is away or busy: it waits `first` seconds, then
     `factor` times as long, up to `most`, each time between half of it and all of it by chance.
     A request gives up after `give_up` seconds, a read or a download after so long without anything
-    new; followers never do."""
+    new; followers never do. `first` and `most` count as a millisecond at least. Raises
+    InvalidValue for other than numbers from 0 on."""
 
     first: float = 0.05
     most: float = 5.0
     factor: float = 2.0
     give_up: float = 30.0
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            if not (isinstance(value, (int, float)) and value >= 0):
+                raise InvalidValue(f"{field.name} is a number from 0 on, not {value!r}")
+
 
 RETRY_AFTER_MAX = 60.0
 """Seconds a server can make a client wait, whatever it asks for."""
+
+
+WAIT_MIN = 0.001
+"""Seconds that an attempt waits after the one before, of which chance may take a half: without any
+a server that is away would be asked in a busy loop."""
 
 
 class Backoff:
@@ -54,12 +66,12 @@ class Backoff:
     def __init__(self, retry: Retry, chance: Callable[[], float] = random.random) -> None:
         self._retry = retry
         self._chance = chance
-        self._next = retry.first
+        self._next = max(WAIT_MIN, retry.first)
         self._is_first = True
 
     def reset(self) -> None:
         """What was tried has worked."""
-        self._next = self._retry.first
+        self._next = max(WAIT_MIN, self._retry.first)
         self._is_first = True
 
     def wait_unsent(self) -> float:
@@ -73,7 +85,7 @@ class Backoff:
     def wait(self, at_least_ms: Optional[int] = None) -> float:
         """Seconds to wait before the next attempt."""
         wait = self._next * (0.5 + 0.5 * self._chance())
-        self._next = min(self._next * self._retry.factor, self._retry.most)
+        self._next = max(WAIT_MIN, min(self._next * self._retry.factor, self._retry.most))
         return max(wait, min((at_least_ms or 0) / 1000, RETRY_AFTER_MAX))
 
 

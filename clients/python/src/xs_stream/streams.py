@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Deque, List, Optional, TypeVar
 
 from . import messages
@@ -130,8 +131,8 @@ class _Reader(Closable):
             raise StopAsyncIteration
         self._begun = self._begun or not self._client._closed
         try:
-            if self._line is None:
-                await self._unless_closed(self._open(self._time_left()))
+            if self._line is None or self._work is not None:
+                await self._unless_closed(lambda: self._open(self._time_left()))
                 return
             if self._taken is not None:
                 self._line.took(self._taken)
@@ -159,7 +160,7 @@ class _Reader(Closable):
                 raise
             wait = self._lost(error)
         with contextlib.suppress(ClientClosed):
-            await self._unless_closed(self._client._sleep(wait))
+            await self._unless_closed(partial(self._client._sleep, wait))
 
     def _ends_with(self, error: XsError) -> bool:
         """Whether it is the end of a follower: the user has closed its client meanwhile, perhaps
