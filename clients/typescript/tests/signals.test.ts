@@ -51,7 +51,8 @@ class Accepting {
 const streams = {
   follow: (client: Client, signal: AbortSignal) => client.follow("*", { signal }),
   read: (client: Client, signal: AbortSignal) => client.read("*", { signal }),
-  getBlob: (client: Client, signal: AbortSignal) => client.getBlob(blobHash(Buffer.from("x")), { signal }),
+  getBlob: (client: Client, signal: AbortSignal) =>
+    client.getBlob(blobHash(Buffer.from("x")), { signal }),
   call: (client: Client, signal: AbortSignal) => client.call("job", {}, { signal }),
 };
 

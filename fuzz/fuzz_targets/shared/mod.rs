@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
-use xs_engine::{StoreUuid, 
-    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Removal, Topic, TopicPatterns,
+use xs_engine::{
+    BlobHash, Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Removal, StoreUuid, Topic,
+    TopicPatterns,
 };
 use xs_protocol::codec::PREFACE;
 use xs_protocol::{

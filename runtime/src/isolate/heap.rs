@@ -6,11 +6,11 @@
 //! until the engine's next check for interrupts, where the garbage is collected; only a module that
 //! still needs more than its limit is terminated. V8 collects before it reports the limit.
 //!
-//! A terminated module runs on for a moment: a native function in progress (`JSON.parse`) runs until
-//! it returns. QuickJS does not survive every failed allocation: one that fails while a stack trace
-//! is taken makes it free the same memory twice. So allocations keep succeeding up to a bound. Beyond
-//! it one fails, and the following ones get some room again: enough for the resulting error and its
-//! stack trace.
+//! A terminated module runs on for a moment: a native function in progress (`JSON.parse`) runs
+//! until it returns. QuickJS does not survive every failed allocation: one that fails while a stack
+//! trace is taken makes it free the same memory twice. So allocations keep succeeding up to a
+//! bound. Beyond it one fails, and the following ones get some room again: enough for the resulting
+//! error and its stack trace.
 
 use std::cell::RefCell;
 use std::ffi::c_void;

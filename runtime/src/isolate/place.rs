@@ -60,8 +60,8 @@ pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _d
         // Both fail only if the engine calls it from a place where it promises not to.
         let Ok(here) = here.try_borrow() else { return };
         let Some((context, stop)) = here.as_ref() else { return };
-        // SAFETY: the engine passes the isolate that runs on this thread; this value does not own it
-        // and disposes of nothing.
+        // SAFETY: the engine passes the isolate that runs on this thread; this value does not own
+        // it and disposes of nothing.
         let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
         heap::collect(&mut isolate);
         if stop.asks_where() {
