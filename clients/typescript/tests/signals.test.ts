@@ -11,6 +11,7 @@ import { Liar, take, type Peer } from "./peer.js";
 import { deliver, PATIENCE_MS } from "./support.js";
 
 const WHY = new Error("enough");
+const HASH = blobHash(Buffer.from("x"));
 
 /** Accepts a stream, sends something over it, and tells once it is taken back. */
 class Accepting {
@@ -51,8 +52,7 @@ class Accepting {
 const streams = {
   follow: (client: Client, signal: AbortSignal) => client.follow("*", { signal }),
   read: (client: Client, signal: AbortSignal) => client.read("*", { signal }),
-  getBlob: (client: Client, signal: AbortSignal) =>
-    client.getBlob(blobHash(Buffer.from("x")), { signal }),
+  getBlob: (client: Client, signal: AbortSignal) => client.getBlob(HASH, { signal }),
   call: (client: Client, signal: AbortSignal) => client.call("job", {}, { signal }),
 };
 
