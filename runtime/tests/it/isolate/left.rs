@@ -172,8 +172,9 @@ async fn timers_end_with_a_call_that_is_cut_off() {
 async fn a_timer_does_not_end_with_the_call_of_another() {
     let body = "if (call.args.stays) { setInterval(() => cut++, 2); await new Promise(() => {}); } \
          if (call.args.beats) { await null; await ctx.last('none'); setInterval(() => n++, 2); \
+           const gone = new Promise((done) => go = done); \
            await new Promise((done) => setTimeout(done, 1)); await ctx.append('set', {}); \
-           await new Promise((done) => go = done); return {}; } \
+           await gone; return {}; } \
          if (call.args.go) return void go(); \
          const before = { n, cut }; await new Promise((done) => setTimeout(done, 100)); \
          return { beats: n > before.n, cut: cut > before.cut };";
