@@ -331,6 +331,9 @@ impl Blobs {
         self.settle()?;
         let list = self.shared.packs.list();
         self.shared.env.manifest.update(|state| {
+            // The log is synced already. The copy of the manifest that is written here is the older
+            // one after the close, and must not miss the journal that is deleted then.
+            state.journal = 0;
             for pack in &list.open {
                 let line = pack.line();
                 if let Some(file) = state.files.iter_mut().find(|file| file.key() == line.key()) {

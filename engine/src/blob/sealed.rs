@@ -40,6 +40,8 @@ pub(super) struct SealedPack {
     filter: OnceLock<Option<PackFilter>>,
     used: AtomicU64,
     newest_ms: AtomicU64,
+    /// The same as the manifest has it.
+    told_ms: AtomicU64,
     /// Its entries are as they were written, and may be compressed.
     plain: AtomicBool,
     retired: AtomicBool,
@@ -181,6 +183,7 @@ impl SealedPack {
             filter: OnceLock::new(),
             used: AtomicU64::new(0),
             newest_ms: AtomicU64::new(line.newest_ms),
+            told_ms: AtomicU64::new(line.newest_ms),
             plain: AtomicBool::new(line.is_plain_pack()),
             retired: AtomicBool::new(false),
             unnamed: AtomicBool::new(false),
@@ -200,11 +203,17 @@ impl SealedPack {
 
     /// Notes that a put found its blob here; returns whether the manifest must be updated.
     pub(super) fn touch(&self, now_ms: u64) -> bool {
-        let stale = now_ms >= self.newest_ms().saturating_add(TOUCH_MS);
+        // What a full disk kept out of the manifest counts as not noted.
+        let stale = now_ms >= self.told_ms.load(Ordering::Acquire).saturating_add(TOUCH_MS);
         if stale {
             self.newest_ms.fetch_max(now_ms, Ordering::AcqRel);
         }
         stale
+    }
+
+    /// Notes that the manifest has [`Self::newest_ms`].
+    pub(super) fn told(&self) {
+        self.told_ms.fetch_max(self.newest_ms(), Ordering::AcqRel);
     }
 
     /// Notes that a put found its blob in the generation that was to replace this one.

@@ -223,7 +223,7 @@ impl Shared {
                 file.newest_ms = pack.newest_ms();
             }
         });
-        told.map_err(|error| self.not_told(error))
+        told.map(|()| pack.told()).map_err(|error| self.not_told(error))
     }
 
     fn not_told(&self, error: io::Error) -> StageError {
@@ -272,6 +272,10 @@ impl Shared {
         let stride = blob.header(0).stride();
         if !writing.has_room(stride) {
             self.roll(writing)?;
+        }
+        if !writing.has_room(stride) {
+            // The spare was made by an opening with smaller packs.
+            self.roll_to(writing, self.add_pack(self.env.options.zero_ahead)?);
         }
         let Some(active) = writing.active.clone() else {
             return Err(StageError::Refused(io::ErrorKind::NotFound.into()));
@@ -388,6 +392,11 @@ impl Shared {
                 return Err(StageError::harmless(error));
             }
         };
+        self.roll_to(writing, next);
+        Ok(())
+    }
+
+    fn roll_to(&self, writing: &mut Writing, next: Arc<OpenPack>) {
         writing.asked = false;
         // As many blobs as the previous pack had, if they are of similar size.
         let blobs = writing.slots.as_ref().map_or(0, |slots| slots.len());
@@ -395,7 +404,6 @@ impl Shared {
             full.set_full();
             self.keeper.wake();
         }
-        Ok(())
     }
 
     /// Creates a pack and enters it in the manifest; without room for the entry it is removed.

@@ -12,7 +12,7 @@ mod placed;
 mod timing;
 mod writer;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -115,20 +115,20 @@ struct Lead<'a> {
 }
 
 thread_local! {
-    /// Number of stores whose commits this thread leads.
-    static LEADS: Cell<u32> = const { Cell::new(0) };
+    /// Addresses of the stores whose commits this thread leads.
+    static LEADS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<'a> Lead<'a> {
     fn new(commits: &'a Commits, inner: &'a Inner) -> Self {
-        LEADS.set(LEADS.get() + 1);
+        LEADS.with_borrow_mut(|leads| leads.push(std::ptr::from_ref(inner).addr()));
         Self { commits, inner }
     }
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        LEADS.set(LEADS.get() - 1);
+        LEADS.with_borrow_mut(Vec::pop);
         if std::thread::panicking() {
             self.inner.poison(panicked());
             let waiting = {
@@ -250,14 +250,18 @@ impl Commits {
 
     /// Commits what is queued and waits for a leader that is already at work. Returns at once when
     /// this thread is that leader: a callback closes the store, and the leader commits the rest
-    /// when the callback returns.
+    /// when the callback returns. A callback of another store waits for no leader either, who may
+    /// wait for that one.
     pub(crate) fn drain(&self, inner: &Inner) {
-        if LEADS.get() > 0 {
+        let own = std::ptr::from_ref(inner).addr();
+        let (leads_own, leads_any) =
+            LEADS.with_borrow(|leads| (leads.contains(&own), !leads.is_empty()));
+        if leads_own {
             return;
         }
         while !self.lead(inner) {
             let mut queue = self.queue.lock();
-            if !queue.led && queue.waiting.is_empty() {
+            if leads_any || (!queue.led && queue.waiting.is_empty()) {
                 return;
             }
             while queue.led {

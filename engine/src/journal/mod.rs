@@ -25,7 +25,7 @@ use crate::names;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
 
-pub(crate) use replay::{Kept, read, replay};
+pub(crate) use replay::{Kept, Trouble, read, replay};
 
 const _: () = assert!(JOURNAL_GROUP_BYTES_MAX as usize <= ENTRY_BYTES_MAX / 2);
 /// Divisor: one group may take at most this fraction of a half.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::env::Env;
-use crate::format::file::{FILE_HEADER_LEN, FileHeader, Magic};
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::journal::{ENTRY_ALIGN, Entry, HALVES_AT, PieceAt};
 use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState, SuperState};
 use crate::limits::JOURNAL_HALF_BYTES_MAX;
@@ -20,13 +20,22 @@ use crate::planted::{Bug, is_planted};
 /// Bytes of a file that a sync of the journal made durable, by position.
 pub(crate) type Pieces = Vec<(u64, Bytes)>;
 
+/// What is wrong with a journal that acknowledged groups need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It is not what it was; the text says how.
+    Lost(&'static str),
+    /// It was written by a program with another version of the format.
+    Version(u32),
+}
+
 /// The content of the journal.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// The file exists.
     pub(crate) there: bool,
     /// The fault of the file, because of which acknowledged groups may be missing.
-    pub(crate) trouble: Option<&'static str>,
+    pub(crate) trouble: Option<Trouble>,
     /// Number of groups.
     pub(crate) groups: u64,
     /// Pieces by file, in the order in which they were written.
@@ -43,7 +52,7 @@ pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) ->
     let len = match files.len_of(&path) {
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let trouble = (named != 0).then_some("is missing");
+            let trouble = (named != 0).then_some(Trouble::Lost("is missing"));
             return Ok(Kept { trouble, ..Kept::default() });
         }
         Err(error) => return Err(error),
@@ -58,11 +67,16 @@ pub(crate) fn read(files: &dyn Files, dir: &Path, state: Option<&SuperState>) ->
         Ok(header) => {
             let is_ours = state.is_none_or(|state| state.store == header.store);
             if named != 0 && !(is_ours && header.salt == named) {
-                kept.trouble = Some("is not the file the manifest names");
+                kept.trouble = Some(Trouble::Lost("is not the file the manifest names"));
             } else if named != 0 && len < HALVES_AT.saturating_add(header.base.saturating_mul(2)) {
-                kept.trouble = Some("is shorter than it was made");
+                kept.trouble = Some(Trouble::Lost("is shorter than it was made"));
             }
             is_ours.then_some(header.salt)
+        }
+        Err(FormatError::Version { found }) => {
+            // One that the manifest does not name holds nothing that was acknowledged.
+            kept.trouble = (named != 0).then_some(Trouble::Version(found));
+            None
         }
         // If the header is damaged, the manifest has the salt, or an entry of this store.
         Err(_) if named != 0 => Some(named),

@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 
 use super::MaintainError;
 use super::finding::{Finding, Problem, Severity};
+use crate::error::OpenError;
 use crate::format::super_file::{FileKind, SuperState};
-use crate::journal::{self, Kept};
+use crate::journal::{self, Kept, Trouble};
 use crate::media::{Files, Holes, Media, is_lost, patched, tolerant};
 use crate::names::{JOURNAL, unfinished};
 use crate::recovery::is_meant;
@@ -79,6 +80,9 @@ impl ReadOnlyFiles {
         }
         let kept = journal::read(&seen, dir, state);
         let kept = kept.map_err(|error| MaintainError::io("read", &dir.join(JOURNAL), error))?;
+        if let Some(Trouble::Version(found)) = kept.trouble {
+            return Err(OpenError::Version { path: dir.join(JOURNAL), found }.into());
+        }
         Ok(Self { kept, aside, ..seen })
     }
 
@@ -95,8 +99,13 @@ impl ReadOnlyFiles {
     /// The finding for the journal of the store in `dir`.
     pub(super) fn finding(&self, dir: &Path) -> Option<Finding> {
         let path = dir.join(JOURNAL);
-        let lost = |what| Finding::new(Severity::Lost, Problem::Missing, &path, 0, what);
-        self.kept.trouble.map(lost)
+        match self.kept.trouble? {
+            Trouble::Lost(what) => {
+                Some(Finding::new(Severity::Lost, Problem::Missing, &path, 0, what))
+            }
+            // Such a store is not looked at.
+            Trouble::Version(_) => None,
+        }
     }
 
     fn seen(&self, path: &Path, media: Arc<dyn Media>) -> Arc<dyn Media> {

@@ -93,6 +93,9 @@ fn magic_of(name: &str) -> Option<Magic> {
     if names::is_manifest(name) {
         return Some(Magic::Super);
     }
+    if name == names::JOURNAL {
+        return Some(Magic::Journal);
+    }
     if name.starts_with(names::TABLE) {
         return Some(Magic::Table);
     }

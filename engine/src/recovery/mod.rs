@@ -24,7 +24,7 @@ use crate::env::Env;
 use crate::error::{OpenError, ReadOnlyReason, Shortage};
 use crate::format::super_file::{FileEntry, SuperState};
 use crate::holds::Holds;
-use crate::journal::{self, Kept};
+use crate::journal::{self, Kept, Trouble};
 use crate::log::{Active, OpenFiles, Segment, SegmentKey};
 use crate::manifest::Manifest;
 use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full, leads_away};
@@ -102,8 +102,14 @@ pub(crate) fn open_with(
     let open_files = Arc::new(OpenFiles::new(Arc::clone(&env.files)));
     let found = files::look(&env, &open_files)?;
     let backup = env.manifest.state().backup.then_some(ReadOnlyReason::Backup);
-    let lost = |what| ReadOnlyReason::Files { path: env.journal_path(), what };
-    let trouble = journal.trouble.map(lost).or_else(|| blobs.trouble().cloned()).or(backup);
+    let of_journal = |trouble| {
+        let path = env.journal_path();
+        match trouble {
+            Trouble::Lost(what) => ReadOnlyReason::Files { path, what },
+            Trouble::Version(found) => ReadOnlyReason::Version { path, found },
+        }
+    };
+    let trouble = journal.trouble.map(of_journal).or_else(|| blobs.trouble().cloned()).or(backup);
     let report = RecoveryReport { clean, journal_groups: journal.groups, ..Default::default() };
     let mut opening = Opening { env, blobs, open_files, clean, report, journal: journal.there };
     opening.report.blobs_dropped = opening.blobs.dropped().to_vec();

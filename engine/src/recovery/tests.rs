@@ -548,3 +548,64 @@ fn a_lost_copy_of_the_manifest_takes_no_frame_with_it() {
         }
     }
 }
+
+/// A store whose groups are in the journal, which it uses from the first on.
+fn with_journal(dir: &Path) -> Store {
+    let journal = crate::options::JournalOptions { after_groups: 0, ..Default::default() };
+    let options = crate::options::StoreOptions { journal, ..options(SyncPolicy::Sync) };
+    let store = Store::open(dir, options).unwrap();
+    (0..100).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
+    assert!(dir.join("journal").exists());
+    store
+}
+
+#[test]
+fn either_copy_of_the_manifest_opens_a_store_that_was_closed() {
+    let dir = fast_dir();
+    with_journal(dir.path()).close().unwrap();
+    assert!(!dir.path().join("journal").exists());
+    for name in ["super.a", "super.b"] {
+        let image = crash(dir.path());
+        edit(&image.path().join(name), |bytes| bytes[0] ^= 1);
+        let store = open(image.path(), SyncPolicy::Sync);
+        assert_eq!(
+            (numbers(&store), store.info().health),
+            (range(100), Health::Writable),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_journal_of_another_version_is_left_alone() {
+    let dir = fast_dir();
+    let store = with_journal(dir.path());
+    let image = crash(dir.path());
+    drop(store);
+    let path = image.path().join("journal");
+    edit(&path, |bytes| {
+        bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
+        bytes[60..64].copy_from_slice(&crc);
+    });
+    let before = fs::read(&path).unwrap();
+    let store = open(image.path(), SyncPolicy::Sync);
+    let reason = ReadOnlyReason::Version { path: path.clone(), found: 2 };
+    assert_eq!(store.info().health, Health::ReadOnly(reason));
+    store.close().unwrap();
+    assert!(fs::read(&path).unwrap() == before);
+    let go_on = &mut |_: &crate::Progress<'_>| ControlFlow::Continue(());
+    let into = fast_dir();
+    for refused in [
+        crate::verify(image.path(), go_on).map(drop),
+        crate::repair(image.path(), into.path(), go_on).map(drop),
+        crate::upgrade(image.path()).map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        let crate::MaintainError::Open(OpenError::Version { path: told, found: 2 }) = &refused
+        else {
+            panic!("{refused}")
+        };
+        assert_eq!(*told, path);
+    }
+}

@@ -707,3 +707,46 @@ fn close_waits_for_a_leader_unless_it_is_called_by_it() {
     drop(store);
     assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), range(5));
 }
+
+/// A spare of its size was taken for one of the present size.
+#[test]
+fn bodies_go_on_behind_packs_that_were_smaller() {
+    let dir = fast_dir();
+    let small = StoreOptions { pack_bytes: 64 * 1024, ..options(SyncPolicy::None) };
+    let store = Store::open(dir.path(), small).unwrap();
+    (0..40).for_each(|n| _ = store.blob_put(&crate::testing::noise(n, 5000)).unwrap());
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    let put = |n: u64| (n, store.blob_put(&crate::testing::noise(n, 120_000)).unwrap());
+    let hashes: Vec<_> = (100..110).map(put).collect();
+    assert_eq!(store.info().health, Health::Writable);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path(), SyncPolicy::None);
+    for (n, hash) in hashes {
+        let mut whole = Vec::new();
+        let mut blob = store.blob(&hash).unwrap().unwrap();
+        std::io::Read::read_to_end(&mut blob, &mut whole).unwrap();
+        assert!(whole == crate::testing::noise(n, 120_000), "{n}");
+    }
+    store.close().unwrap();
+    drop(store);
+    let go_on = &mut |_: &crate::Progress<'_>| ControlFlow::Continue(());
+    let report = crate::verify(dir.path(), go_on).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// One thread serves two stores, and what one has to say closes the other.
+#[test]
+fn a_callback_of_another_store_closes_this_one_whole() {
+    let (dir, other_dir) = (fast_dir(), fast_dir());
+    let store = Arc::new(open(dir.path(), SyncPolicy::None));
+    let other = open(other_dir.path(), SyncPolicy::None);
+    let closed = Arc::clone(&store);
+    drop(store.submit(frame("a", 0).into()));
+    other.submit_with(frame("a", 0).into(), move |_| closed.close().unwrap());
+    assert!(other.lead());
+    drop(store);
+    assert_eq!(numbers(&open(dir.path(), SyncPolicy::None)), [0]);
+}
