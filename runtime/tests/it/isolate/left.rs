@@ -17,7 +17,9 @@ async fn command(fields: &str, port: u16, body: &str) -> (Isolate, Arc<Memory>) 
         "let n = 0; export default {{ concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, {fields} \
            async run(call, ctx) {{ {body} }} }};"
     );
-    let (isolate, _, memory) = start("commands/it.js", &source).await.unwrap();
+    // Hundreds of requests at a time may need more than a module has.
+    let roomy = |spec: &mut IsolateSpec| spec.limits.heap_bytes = 256 << 20;
+    let (isolate, _, memory) = start_with("commands/it.js", &source, roomy).await.unwrap();
     (isolate, memory)
 }
 
