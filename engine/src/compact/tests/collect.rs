@@ -358,7 +358,8 @@ fn a_pack_that_could_not_be_deleted_goes_with_the_next_round() {
             assert!(!is_dropped(), "operation {failing}");
             assert_eq!(strays(&store, dir.path(), "blobs"), [""; 0]);
         }
-        if is_over {
+        // Where the store was faster, a collection found nothing left to do: another round.
+        if is_over && (left > 0 || failing > 100) {
             break;
         }
     }
