@@ -1,5 +1,5 @@
-//! Which processors are admitted: a Host runs only so many at a time, and the others wait until
-//! one ends. What a processor then does is its keeper's.
+//! Admission: a Host runs a limited number of processors at a time, and the others wait until one
+//! ends. Running an admitted processor is left to its keeper.
 
 use xs_engine::{Bound, Frame, FrameId};
 
@@ -33,7 +33,7 @@ impl Host {
         }
     }
 
-    /// Starts processors that wait, as far as there is room.
+    /// Starts waiting processors while there is room.
     pub(super) async fn fill(&mut self) -> Result<(), HostError> {
         while self.admitted.len() < self.processors_max && !self.keepers.is_behind() {
             let Some(key) = self.waiting.pop_first() else { break };
@@ -51,12 +51,12 @@ impl Host {
         Ok(())
     }
 
-    /// Orders a version to run, unless there is an obstacle.
+    /// Orders a version to run, or refuses it if there is an obstacle.
     pub(super) fn create(&mut self, key: Key, frame: Frame) {
         let order = match self.obstacle(&key, &frame) {
             Some(error) => Order::Refuse(frame, error),
             None => {
-                // A version that was found to be wrong does not run.
+                // A version with a known error does not run.
                 if version::told_error(&frame).is_none() {
                     self.admit(&key);
                 }
@@ -66,7 +66,7 @@ impl Host {
         self.order(key, order);
     }
 
-    /// Has the version run that is to be tried, or else the confirmed one, if they may.
+    /// Runs the version to try, or else the confirmed one, unless there is an obstacle.
     async fn bring_up(&mut self, key: Key, tried: Option<FrameId>) -> Result<(), HostError> {
         let slots = self.lifecycle.get(&key);
         let newest = slots.and_then(Slots::newest);
@@ -89,7 +89,7 @@ impl Host {
             }
             (_, pending, confirmed) => {
                 self.admit(&key);
-                // What is wrong with it is reported, and then the confirmed one is tried.
+                // Its error is reported, and then the confirmed version is tried.
                 Order::Resume { pending: pending.or(wrong), confirmed, newest }
             }
         };
@@ -97,13 +97,13 @@ impl Host {
         Ok(())
     }
 
-    /// Admits a processor. It no longer waits, or it would be started twice.
+    /// Admits a processor and removes it from the waiting ones, or it would be started twice.
     fn admit(&mut self, key: &Key) {
         self.waiting.remove(key);
         self.admitted.insert(key.clone());
     }
 
-    /// Why a processor may not be started, although its source may be right.
+    /// Why a processor may not be started, although its source may be valid.
     fn obstacle(&self, key: &Key, frame: &Frame) -> Option<ModuleError> {
         if version::told_error(frame).is_some() {
             return None;
@@ -115,7 +115,7 @@ impl Host {
         self.no_room(key)
     }
 
-    /// Why one that is not admitted has no room.
+    /// Why a processor has no room, unless it is admitted already.
     fn no_room(&self, key: &Key) -> Option<ModuleError> {
         let is_full = self.admitted.len() >= self.processors_max && !self.admitted.contains(key);
         is_full.then(|| {
@@ -130,7 +130,7 @@ impl Host {
     pub(super) async fn resume(&mut self) -> Result<(), HostError> {
         let own = self.lifecycle.iter().filter(|(key, _)| self.shared.part.has(&key.name));
         let mut own: Vec<_> = own.map(|(key, slots)| (key.clone(), slots.clone())).collect();
-        // Those that waited come after those that ran.
+        // Processors that ran come before those that waited.
         own.sort_by_key(|(_, slots)| (!slots.wants_to_run(), slots.waits().is_some()));
         for (key, slots) in own {
             if let Some(told) = slots.told_to_end() {

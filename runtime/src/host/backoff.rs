@@ -1,5 +1,5 @@
-//! The delay before the next attempt: 1 s, doubling to 30 s, with jitter, reset after a run of 60
-//! s. Has no clock and no random source of its own.
+//! The delay before the next attempt: 1 s, doubling up to 30 s, with jitter, and reset by a run of
+//! 60 s. Reads neither a clock nor a random source.
 
 use std::time::Duration;
 

@@ -15,9 +15,8 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Records that a frame sent at `sent_ms` by the local clock got this id. An id is never
-    /// earlier than the time of the append but may be later: ids ascend even where a clock was set
-    /// back.
+    /// Records that a frame sent at `sent_ms` by the local clock got this id. The time in an id is
+    /// never earlier than the append but may be later: ids ascend even if a clock is set back.
     pub(super) fn learn(&self, sent_ms: u64, id: FrameId) {
         self.ahead_ms.fetch_max(sent_ms.saturating_sub(id.time_ms()), Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
-//! Reports that `xs.toml` cannot be used: as a frame in the store's log, which commands that show
-//! the state of modules read, and as a line in the process's log. A Host that runs only one module
-//! reports nothing: the Host of the other modules does.
+//! Reports that `xs.toml` cannot be used: as a frame in the store's log, which the commands that
+//! show the state of modules read, and as a line in the process's log. A Host that runs a single
+//! module leaves this to the Host of the other modules.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Complaint {
         Ok(Self { is_bad, logged: None })
     }
 
-    /// The file is valid. Returns whether the report of that, if one was due, succeeded.
+    /// Records that the file is valid. Returns `false` if that has yet to be reported.
     ///
     /// # Errors
     /// [`ClientError`] when the connection to the store is lost.
@@ -60,8 +60,8 @@ impl Complaint {
         Ok(!self.is_bad)
     }
 
-    /// The file cannot be used, so no change of a module was applied. Returns whether that was
-    /// reported.
+    /// Records that the file cannot be used, so no change of a module was applied. Returns `false`
+    /// if that has yet to be reported.
     ///
     /// # Errors
     /// The errors of [`Complaint::good`].
@@ -94,8 +94,8 @@ fn topic() -> Topic {
     Topic::parse(CONFIG_TOPIC).expect("a constant that parses")
 }
 
-/// Reports the state, if this Host has to; returns whether it is done. A refusal by the store, for
-/// lack of space for example, stops no module.
+/// Reports the state, if that is this Host's task. Returns `false` if the store refuses, for lack
+/// of space for example: that stops no module.
 async fn tell(shared: &Arc<Shared>, error: Value) -> Result<bool, ClientError> {
     if !speaks(&shared.part) {
         return Ok(true);

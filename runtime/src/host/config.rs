@@ -19,7 +19,7 @@ use crate::permissions::Allow;
 
 /// Maximum size of the file, in bytes.
 const BYTES_MAX: u64 = 1024 * 1024;
-/// The shortest time for which the frames of calls may be kept: a call that waits must be there
+/// The shortest time for which the frames of calls may be kept: a waiting call must still be stored
 /// when its turn comes.
 const CALLS_TTL_MIN_MS: u64 = 60 * 60 * 1000;
 /// Maximum number of modules with a process of their own.
@@ -42,7 +42,7 @@ pub enum ConfigError {
         "{CONFIG_FILE} gives {count} modules their own process; at most {APART_MAX} may have one"
     )]
     Apart {
-        /// How many.
+        /// Their number.
         count: usize,
     },
     /// It sets `read` or `env`, which apply only to a process of its own, for a module without one.

@@ -1,4 +1,4 @@
-//! What all drivers share: how they end, and how their isolate is stopped.
+//! What all drivers share: how they end, and how they stop their isolate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

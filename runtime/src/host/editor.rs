@@ -1,5 +1,5 @@
-//! The types of the built-in module `xs` and a `tsconfig.json` for editors, kept current beside the
-//! modules. A convenience: failing to write them stops nothing.
+//! The types of the built-in module `xs` and a `tsconfig.json` for editors, kept up to date in the
+//! modules directory. A convenience: failing to write them stops nothing.
 
 use std::fs;
 use std::io;

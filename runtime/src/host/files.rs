@@ -1,5 +1,5 @@
-//! Which files of a directory define which processors. Judges names only; the loader reads the
-//! sources, and nothing is started here.
+//! Which files of a directory define which processors. Judges by name; of the files in wrong places
+//! it also reads the beginning, to find those that look like modules. Loads and starts nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use crate::name::{Kind, NameError, ProcessorName};
 const DEPTH_MAX: usize = 8;
 /// Maximum number of files and directories visited in one scan.
 const ENTRIES_MAX: usize = 20_000;
-/// Bytes of a file that are read to judge whether it looks like a module.
+/// Maximum bytes of a file that are read to judge whether it looks like a module.
 const LOOK_BYTES_MAX: u64 = 64 * 1024;
 /// The file that configures modules.
 pub const CONFIG_FILE: &str = "xs.toml";
@@ -23,8 +23,8 @@ pub const CONFIG_FILE: &str = "xs.toml";
 /// The result of scanning a directory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// The files that define each processor, relative to the directory. More than one is an error
-    /// that is reported to the author.
+    /// The files that define each processor, relative to the directory. More than one is an error,
+    /// which is reported to the author.
     pub modules: BTreeMap<Key, Vec<String>>,
     /// Files whose names are not valid processor names.
     pub misnamed: Vec<(String, NameError)>,
@@ -139,7 +139,7 @@ pub fn fingerprint(dir: &Path) -> io::Result<Vec<(PathBuf, u64, Option<SystemTim
             .extension()
             .is_some_and(|end| ["js", "ts", "json", "toml"].iter().any(|known| end == *known));
         if source {
-            // A file removed meanwhile counts as a change: its absence shows in the list.
+            // A file removed meanwhile counts as a change, since it is missing from the list.
             if let Ok(meta) = fs::metadata(dir.join(&path)) {
                 prints.push((path, meta.len(), meta.modified().ok()));
             }
@@ -163,16 +163,16 @@ pub fn hidden(name: &str) -> bool {
     name.starts_with('_') || unwatched(name)
 }
 
-/// Whether a file or directory of this name is never looked at. Covers less than [`hidden`]: a
+/// Whether a file or directory of this name is never looked at. Excludes less than [`hidden`]: a
 /// module may import a file whose `_` keeps it from being a module.
 #[must_use]
 pub fn unwatched(name: &str) -> bool {
     name.is_empty() || name.starts_with('.') || name.ends_with('~')
 }
 
-/// The files below `dir/start`, relative to `dir`, without those for whose name, or a directory's,
-/// `passed_over` holds. Symbolic links to directories are not followed: they could lead anywhere,
-/// even back here.
+/// The files below `dir/start`, relative to `dir`, except those whose name, or a parent
+/// directory's, satisfies `passed_over`. Symbolic links to directories are not followed: they could
+/// lead anywhere, even back here.
 fn walk(
     dir: &Path,
     start: &Path,

@@ -24,13 +24,15 @@ pub(super) struct Generator {
     version: Version,
     backoff: Backoff,
     told: Told,
-    /// Stores the start of its input, for a generator that never had a position there.
+    /// For a duplex generator without a position in its input: the change that stores the input's
+    /// start.
     first: Option<CursorChange>,
 }
 
 impl Generator {
-    /// Prepares a generator of this version. A duplex one without a position in its input gets one
-    /// now, so that nothing sent from here on is missed, whatever happens to its runs and versions.
+    /// Prepares a generator of this version. A duplex generator without a position in its input
+    /// gets one now, so that nothing sent from here on is missed, whatever happens to its runs and
+    /// versions.
     ///
     /// # Errors
     /// [`ModuleError`] when the store does not answer.

@@ -28,13 +28,13 @@ use crate::name::Kind;
 
 /// An order to a processor.
 pub(super) enum Order {
-    /// Run what ran before: the pending version, or the confirmed one if the pending one fails.
+    /// Run the pending version or, if that fails or there is none, the confirmed one.
     Resume { pending: Option<Frame>, confirmed: Option<Frame>, newest: Option<FrameId> },
     /// Run the version of this `create` frame.
     Create(Frame),
     /// This `create` frame cannot be applied.
     Refuse(Frame, ModuleError),
-    /// Stop, and report it: if nothing runs, for the version that the order names.
+    /// Stop, and report that: for the version in the order, if nothing runs.
     Term(FrameId),
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     key: Key,
     running: Option<Running>,
-    /// The newest version it was asked about.
+    /// The newest version that any order named.
     newest: Option<FrameId>,
     busy: Busy,
     fatal: mpsc::UnboundedSender<Fatal>,
@@ -62,13 +62,13 @@ struct Running {
     create: Frame,
     stop: CancellationToken,
     task: JoinHandle<Ending>,
-    /// The channels of a command, which takes over a newer version without ending.
+    /// The channels of a command, which switches to a newer version without ending.
     command: Option<(mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>)>,
-    /// Its keeper is needed.
+    /// Marks its keeper as busy.
     _busy: Busy,
 }
 
-/// A version ready to run, with the cursor to store beside its `active` frame.
+/// A version ready to run, with the cursor change to store with its `active` frame.
 enum Ready {
     Generator(Box<(Generator, Started)>),
     Handler(Box<Handler>),
@@ -76,7 +76,7 @@ enum Ready {
 }
 
 impl Keeper {
-    /// Keeps a processor until the Host ends, or lets go of it while it has nothing to do.
+    /// Keeps a processor until the Host ends, or drops this keeper as idle.
     pub(super) fn spawn(
         shared: Arc<Shared>,
         key: Key,
@@ -167,7 +167,7 @@ impl Keeper {
             return self.swap(frame, version, started).await;
         };
         let before = self.running.as_ref().map(|running| running.create.clone());
-        // While the old version's thread is running no other starts: the next Host starts this
+        // No other version starts while the old one's thread is running: the next Host starts this
         // version.
         let Ok(old) = self.stop().await else { return false };
         match self.ready(version, started, finishes, finished).await {
@@ -249,7 +249,7 @@ impl Keeper {
         true
     }
 
-    /// Hands a newer version to a running command: calls in progress finish on the old one.
+    /// Hands a newer version to a running command; calls in progress finish on the old one.
     async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
         let Some(running) = &self.running else { return false };
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
@@ -264,7 +264,7 @@ impl Keeper {
             () = self.shared.shutdown.cancelled() => return false,
         };
         if !is_taken {
-            // The command ended by itself meanwhile, which ends its own version.
+            // The command ended on its own meanwhile, which ends its own version.
             let ending = ended(&mut self.running).await;
             self.ended(ending).await;
             return Box::pin(self.create(frame, false)).await;
@@ -297,8 +297,8 @@ impl Keeper {
         }
     }
 
-    /// Stops what runs and returns its version. It is an error when the version did not end or the
-    /// store is lost: then the Host ends.
+    /// Stops the running version and returns it: as an error if it did not end or the store is
+    /// lost, and then the Host ends.
     async fn stop(&mut self) -> Result<Option<FrameId>, Option<FrameId>> {
         let Some(Running { create, stop, task, .. }) = self.running.take() else { return Ok(None) };
         stop.cancel();
@@ -314,7 +314,7 @@ impl Keeper {
         Err(create)
     }
 
-    /// The running version ended by itself.
+    /// Reports that the running version has ended on its own.
     async fn ended(&mut self, ending: Ending) {
         let Some(running) = self.running.take() else { return };
         let create = running.create.id();

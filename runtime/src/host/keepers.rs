@@ -1,6 +1,6 @@
-//! The keepers of a Host: one for each name that something is asked of or runs. One that has
-//! nothing to do is let go of; one that is asked for more than it gets done holds up the log, in
-//! which the rest waits, and not the memory.
+//! The keepers of a Host, one for each name that runs or has orders. An idle keeper is dropped. A
+//! keeper that falls behind with its orders suspends the processing of the log, so that the rest
+//! waits in the log and not in memory.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use tokio::task::JoinHandle;
 use super::keeper::Order;
 use super::lifecycle::Key;
 
-/// Orders of one keeper that are not carried out.
+/// Maximum number of orders queued for one keeper.
 const ORDERS_MAX: usize = 32;
-/// Orders that wait for room with a keeper: those that one frame, or one free place, leads to.
+/// Maximum number of orders that wait for room with a keeper: as many as one frame, or one freed
+/// slot, leads to.
 const LATE_MAX: usize = 2;
-/// Keepers among which none is looked for that has nothing to do.
+/// Number of keepers below which idle ones are not looked for.
 const UNSWEPT: usize = 64;
 
-/// Something that a keeper has to do, until it is dropped.
+/// Held while a keeper has something to do.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Busy(Arc<()>);
 
-/// An order, and that it is not carried out yet.
+/// An order, with a mark that is held until it is carried out.
 pub(super) type Asked = (Order, Busy);
 
 struct Kept {
@@ -32,8 +33,8 @@ struct Kept {
 }
 
 impl Kept {
-    /// Whether it carries out no order and runs nothing: then nothing begins by itself either. Two
-    /// have the mark at all times, this one and the keeper.
+    /// Whether the keeper carries out no order and runs nothing; then nothing starts on its own
+    /// either. Two marks exist at all times: this one and the keeper's.
     fn rests(&self) -> bool {
         Arc::strong_count(&self.busy.0) <= 2
     }
@@ -43,20 +44,20 @@ impl Kept {
 #[derive(Default)]
 pub(super) struct Keepers {
     all: HashMap<Key, Kept>,
-    /// Orders for which a keeper has no room, and all behind them: at most [`LATE_MAX`], as no
-    /// frame of the log is acted on while there are any.
+    /// Orders for which a keeper has no room, and all orders after them: at most [`LATE_MAX`],
+    /// since no frame of the log is acted on while there are any.
     late: VecDeque<(Key, Order)>,
     sweep_at: usize,
     spawned: usize,
 }
 
 impl Keepers {
-    /// How many were made so far.
+    /// How many keepers have been spawned so far.
     pub(super) const fn spawned(&self) -> usize {
         self.spawned
     }
 
-    /// Asks something of a name; `spawn` makes its keeper if there is none.
+    /// Gives an order to the keeper of a name; `spawn` makes the keeper if there is none.
     pub(super) fn order(
         &mut self,
         key: Key,
@@ -76,7 +77,7 @@ impl Keepers {
         debug_assert!(self.late.len() <= LATE_MAX, "{} orders are late", self.late.len());
     }
 
-    /// Lets go of those that have nothing to do, from time to time.
+    /// Drops idle keepers, once there are twice as many keepers as the last sweep left.
     fn sweep(&mut self) {
         if self.all.len() < self.sweep_at.max(UNSWEPT) {
             return;
@@ -86,12 +87,12 @@ impl Keepers {
         self.sweep_at = 2 * self.all.len();
     }
 
-    /// Whether orders wait for room; nothing more of the log is to be acted on then.
+    /// Whether orders wait for room; then nothing more of the log may be acted on.
     pub(super) fn is_behind(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Waits until the next order that is late has room.
+    /// Waits until there is room for the first late order.
     pub(super) async fn room(&self) {
         match self.late.front().and_then(|(key, _)| self.all.get(key)) {
             // An error means that the keeper has ended, with the Host.
@@ -100,7 +101,7 @@ impl Keepers {
         }
     }
 
-    /// Hands over the orders that are late, up to the first that has no room yet.
+    /// Hands over late orders, up to the first that still has no room.
     pub(super) fn catch_up(&mut self) {
         while let Some((key, order)) = self.late.pop_front() {
             let Some(kept) = self.all.get(&key) else { continue };
@@ -108,13 +109,13 @@ impl Keepers {
                 Err(mpsc::error::TrySendError::Full((order, _))) => {
                     return self.late.push_front((key, order));
                 }
-                // A keeper ends before it is let go of only with the Host.
+                // A keeper that is still listed ends only with the Host.
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             }
         }
     }
 
-    /// Waits until all have ended.
+    /// Ends all keepers, and waits until they have ended.
     pub(super) async fn end(self) {
         for Kept { orders, task, .. } in self.all.into_values() {
             drop(orders);
@@ -135,12 +136,12 @@ mod tests {
         Key { kind: Kind::Handler, name: ProcessorName::parse(&format!("h{n}")).unwrap() }
     }
 
-    /// An order that can be told from others.
+    /// An order that differs from those of other `n`.
     fn order(n: u64) -> Order {
         Order::Term(FrameId::first_of_ms(n))
     }
 
-    /// Names that were gone kept theirs for as long as the Host ran.
+    /// Keepers of names no longer in use were once kept for as long as the Host ran.
     #[tokio::test]
     async fn who_has_nothing_to_do_is_let_go_of() {
         const NAMES: usize = 10_000;
@@ -161,7 +162,7 @@ mod tests {
             });
             let (of, running) = runs.recv().await.unwrap();
             assert_eq!(of, n);
-            // Until the test is over.
+            // Held until the test ends.
             std::mem::forget(running);
         }
         let running = (0..NAMES).filter(|n| n % 300 == 0);
@@ -170,7 +171,7 @@ mod tests {
         assert!(left < 2 * UNSWEPT && keepers.spawned() == NAMES, "{left} are left");
     }
 
-    /// However much is asked of one.
+    /// However many orders one keeper gets.
     #[tokio::test]
     async fn orders_wait_for_room_and_come_in_their_order() {
         let mut keepers = Keepers::default();

@@ -144,8 +144,8 @@ impl Slots {
         self.waits
     }
 
-    /// Whether nothing runs although a version is confirmed: that one could not start again, and
-    /// no newer one could. It is tried again by the next Host.
+    /// Whether nothing runs although a version is confirmed: neither that version nor a newer one
+    /// could start. The next Host tries it again.
     #[must_use]
     pub const fn is_down(&self) -> bool {
         self.is_down && self.confirmed.is_some() && self.pending.is_none()

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Lines in one period.
+/// Maximum lines in one period.
 const LINES_MAX: u32 = 100;
 /// The period.
 const STRETCH: Duration = Duration::from_secs(10);

@@ -66,15 +66,15 @@ pub use store::processor_cursor;
 
 /// Time within which all modules together must end when the Host is stopped.
 const STOP_MAX: Duration = Duration::from_secs(12);
-/// Processors that one Host runs at the same time.
+/// Maximum number of processors that one Host runs at the same time.
 pub const PROCESSORS_MAX: usize = 256;
 // Whatever number of streams the modules use, one remains for every handler and command.
 const _: () = assert!(
     PROCESSORS_MAX * (share::STREAMS_MAX + share::BLOBS_MAX + 1)
         < xs_protocol::limits::HOST_STREAMS_MAX as usize
 );
-/// Isolates that a Host may create beyond the first of each processor. Each leaves about 0.8 MB
-/// behind that the engine returns only when the process exits.
+/// Maximum number of isolates that a Host creates beyond the first of each processor. Each leaks
+/// about 0.8 MB, which the engine returns only when the process exits.
 pub const SPENT_ISOLATES_MAX: usize = 256;
 /// Time for calls in progress to end before a Host is replaced by a fresh one.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -96,9 +96,9 @@ struct Host {
     subscription: Subscription,
     watcher: Option<Watcher>,
     complaint: Complaint,
-    /// Frames that were delivered and are not folded yet: those of one delivery at most.
+    /// Delivered frames that are not folded yet, at most those of one delivery.
     delivered: VecDeque<Frame>,
-    /// All frames before this offset are folded once these are.
+    /// Once `delivered` is folded, so are all frames before this offset.
     scanned_to: u64,
     /// All frames before this offset are folded into `lifecycle`.
     folded: u64,
@@ -110,7 +110,7 @@ struct Host {
     /// The threads on which the previous Host crashed, until the log says so.
     culprits: Vec<String>,
     spent_isolates_max: usize,
-    /// Processors that it tried to start when it began.
+    /// Number of processors that it tried to start at the beginning.
     first_isolates: usize,
     processors_max: usize,
     /// Processors that run or are about to.
@@ -171,7 +171,7 @@ impl Host {
             admitted: HashSet::new(),
             waiting: BTreeSet::new(),
             keepers: Keepers::default(),
-            // What ends the Host, which reads the first of them.
+            // Reasons for the Host to end, of which it reads only the first.
             fatal: mpsc::unbounded_channel(),
         };
         while !host.fold_next().await? {}
@@ -192,8 +192,8 @@ impl Host {
         let mut made = self.shared.made.subscribe();
         loop {
             let rested = self.folded >= self.ahead;
-            // The first of each processor counts only while the processor is there: names may come
-            // and go for ever.
+            // The first isolate of a processor is exempt only while the processor is admitted:
+            // names may come and go forever.
             let first = self.first_isolates.max(self.admitted.len());
             let isolates_max = self.spent_isolates_max.saturating_add(first);
             tokio::select! {
@@ -249,8 +249,8 @@ impl Host {
         Ok(is_caught_up)
     }
 
-    /// Takes the next event of the subscription; returns whether it has caught up. What the one
-    /// before delivered must be folded.
+    /// Takes the next event of the subscription; returns whether it has caught up. The frames of
+    /// the previous event must be folded.
     fn take(&mut self, event: Option<Result<SubEvent, ClientError>>) -> Result<bool, HostError> {
         match event {
             Some(Ok(SubEvent::Frames { frames, scanned_to })) => {
@@ -269,8 +269,7 @@ impl Host {
         }
     }
 
-    /// Folds what was delivered and, if `act`, carries out what it asks for, as far as the keepers
-    /// have room.
+    /// Folds the delivered frames and, if `act`, acts on them, as far as the keepers have room.
     fn fold_delivered(&mut self, act: bool) {
         while !self.keepers.is_behind() {
             let Some(frame) = self.delivered.pop_front() else {
@@ -281,7 +280,7 @@ impl Host {
         }
     }
 
-    /// Folds one frame and, if `act`, carries out what it asks for.
+    /// Folds one frame and, if `act`, acts on it.
     fn frame(&mut self, frame: Frame, act: bool) {
         if let Some(offset) = frame.offset() {
             self.folded = self.folded.max(offset + 1);
@@ -379,7 +378,7 @@ impl Host {
     }
 }
 
-/// Checks that the directory of the modules is there, and keeps its types for editors current.
+/// Checks that the directory of the modules exists, and keeps its types for editors up to date.
 fn look_into(dir: &Path, part: &Part) -> Result<(), HostError> {
     std::fs::read_dir(dir).map_err(|error| HostError::Modules { dir: dir.to_owned(), error })?;
     let written = match part {

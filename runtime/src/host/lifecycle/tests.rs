@@ -28,7 +28,7 @@ impl Log {
         self.append(&format!("xs.handler.h.{event}"), &json!({ "create": create.to_string() }))
     }
 
-    /// A version could not start, nor any up to `newest`.
+    /// Appends that a version could not start, nor any other up to `newest`.
     fn down(&mut self, create: FrameId, newest: FrameId) -> FrameId {
         let meta = json!({ "create": create.to_string(), "down": newest.to_string() });
         self.append("xs.handler.h.invalid", &meta)
@@ -121,7 +121,7 @@ fn a_broken_replacement_falls_back() {
     assert_eq!(log.starts(), (None, Some(one)));
 }
 
-/// It counted as running, and so its place was never free again.
+/// Such a processor once counted as running, and so its slot was never freed.
 #[test]
 fn what_could_not_start_with_any_version_is_down_until_another_one_is_tried() {
     let mut log = Log::new();
@@ -146,7 +146,7 @@ fn what_could_not_start_with_any_version_is_down_until_another_one_is_tried() {
     assert!(!log.slots().is_down() && !log.slots().wants_to_run(), "it is stopped");
 }
 
-/// The newest frame of each event is all that a caller reads.
+/// A caller reads only the newest frame of each event.
 #[test]
 fn the_failure_of_an_old_version_tells_of_newer_ones_that_failed_before() {
     let mut log = Log::new();
