@@ -1,5 +1,6 @@
 //! The commit in flight while the isolate already works on the next inputs. There is at most one,
-//! and its result arrives before the next is sent, since each names the revision before it.
+//! and its result arrives before the next is sent, since each is conditional on the revision before
+//! it.
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ pub(super) struct UnderWay {
     outcome: JoinHandle<Outcome>,
     /// The handler's place once it is stored.
     next: HandlerCursor,
-    /// It holds output of the module's code, not only reports about the module.
+    /// Whether it holds output of the module's code, not only reports about the module.
     made: bool,
 }
 
@@ -34,8 +35,8 @@ impl Handler {
         self.store_place(frames, next, stop).await
     }
 
-    /// Starts to store the module's output and the current place, and to remove frames, once the
-    /// commit in flight is stored.
+    /// Waits for the commit in flight, then starts one that stores the module's output and the
+    /// current place and removes frames.
     pub(super) async fn begin_store(
         &mut self,
         frames: Vec<NewFrame>,
@@ -49,8 +50,8 @@ impl Handler {
         Ok(())
     }
 
-    /// The current place, with the stored state where there is no newer one. A pending retry is
-    /// kept as long as its frame is still the first one.
+    /// The current place, with the stored state if there is no newer one. A pending retry is kept
+    /// as long as its frame is still the first one.
     fn next_saved(&self, state: Option<bytes::Bytes>) -> HandlerCursor {
         let code = self.version.code();
         let state = state.map(|json| State { json, code }).or_else(|| self.saved.state.clone());
@@ -98,7 +99,7 @@ impl Handler {
         self.move_at = None;
     }
 
-    /// Waits until the commit in flight is stored. Cancel-safe.
+    /// Waits until the commit in flight is stored, or returns why it was not. Cancel-safe.
     pub(super) async fn land(&mut self) -> Step {
         let Some(under_way) = &mut self.under_way else { return Ok(()) };
         let outcome = (&mut under_way.outcome).await.unwrap_or_else(|error| {
@@ -111,7 +112,7 @@ impl Handler {
             self.saved = HandlerCursor { revision, ..next };
             return Ok(());
         }
-        // Inputs passed after it are not handled either.
+        // Inputs passed since are not handled either.
         let seen = std::mem::replace(&mut self.seen, self.saved.offset);
         self.retry = self.saved.retry;
         self.move_at = None;

@@ -1,4 +1,4 @@
-//! Inputs go to the isolate in batches, and what a batch makes is committed.
+//! Hands inputs to the isolate in batches, and commits the output of each batch.
 
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ impl Handler {
                     let Some(failure) = failure else { continue };
                     if failure.shared && count > 1 {
                         inputs.one_by_one(failure.index);
-                        // Without a delay: each of these inputs is finished, one way or the other,
-                        // before there can be another batch.
+                        // No delay: each of these inputs is finished, one way or the other, before
+                        // there can be another batch.
                         self.replace_isolate(None, stop).await.map_err(Break::End)?;
                     } else {
                         self.failed(failure, inputs, stop).await?;
@@ -84,7 +84,7 @@ impl Handler {
                 self.pass(inputs);
             }
             if let Some(mut failure) = reply.failure {
-                // The failure came with nothing to store; the reaction to it begins from a stored
+                // This reply has nothing to store; the reaction to the failure begins from a stored
                 // place.
                 self.land().await?;
                 failure.index = failure.index.saturating_sub(done);
@@ -108,7 +108,7 @@ impl Handler {
         }
     }
 
-    /// Starts to store the output of calls; `false` when there is nothing to store.
+    /// Starts to store the output of calls; returns `false` when there is nothing to store.
     pub(super) async fn begin_made(
         &mut self,
         reply: HandlerReply,
@@ -157,7 +157,7 @@ impl Handler {
         }
     }
 
-    /// The first input left is handled or skipped.
+    /// Records that the first input left was handled or skipped.
     pub(super) fn pass(&mut self, inputs: &mut Inputs) {
         self.retry = None;
         if let Some(offset) = inputs.pass() {

@@ -27,7 +27,8 @@ pub struct Retry {
 pub struct Began {
     /// The first frame that was offered to it.
     pub from: u64,
-    /// The offset of the `create` frame of its first version: what it parks comes after it.
+    /// The records of its parked inputs come after this offset: that of its version's `create`
+    /// frame or, after a reset, of the last earlier record if that is later.
     pub behind: u64,
 }
 
@@ -108,7 +109,8 @@ pub enum HandlerCursorError {
 }
 
 impl HandlerCursor {
-    /// The place of a handler that starts; `create` is the offset of its version.
+    /// The place of a handler whose history begins at `offset`; the records of its parked inputs
+    /// come after `create`.
     pub(super) fn new(offset: u64, create: u64) -> Self {
         let began = Some(Began { from: offset, behind: create });
         Self { began, ..Self::at(offset) }

@@ -1,5 +1,5 @@
-//! What a handler does when its code has failed: with the frame that was being handled, and with
-//! itself.
+//! How a handler reacts when its code has failed: what becomes of the frame that was being handled,
+//! and of the handler itself.
 
 use jiff::Timestamp;
 use serde_json::{Map, json};
@@ -108,7 +108,8 @@ impl Handler {
         decide(on_error, Verdict::Policy, u32::MAX) == Decision::Unregister
     }
 
-    /// After a failed start of an isolate, waits for the next attempt if there is to be one.
+    /// Waits for the next attempt after an isolate failed to start, unless the failure ends the
+    /// handler.
     pub(super) async fn not_started(
         &mut self,
         error: ModuleError,

@@ -1,6 +1,6 @@
 //! The frames a handler has received and not handled yet, and how many of them form a batch. Leaves
-//! out the handler's own output, which it must not see; yields frames at the end of too long a
-//! chain, which it may not handle, one by one.
+//! out the handler's own output, which it must not see. Yields frames with too many hops, which it
+//! may not handle, one by one.
 
 use std::collections::VecDeque;
 
@@ -35,8 +35,7 @@ pub(super) struct Inputs {
     queue: VecDeque<(Input, Option<u64>)>,
     /// This many inputs at the front are handled alone.
     alone: usize,
-    /// All inputs that are not stored are handled alone too: they do not come again to be
-    /// separated.
+    /// Ephemeral inputs are handled alone too: they are not delivered again to be separated.
     ephemeral_alone: bool,
     retry: Option<Retry>,
 }
@@ -66,8 +65,8 @@ impl Inputs {
         inputs
     }
 
-    /// What to do next, with at most `most` inputs; asking again without [`Inputs::pass`] returns
-    /// the same.
+    /// What to do next, with at most `most` inputs. Repeated calls return the same until
+    /// [`Inputs::pass`] is called.
     pub(super) fn next(&self, most: usize) -> Next {
         let Some((first, _)) = self.queue.front() else { return Next::None };
         if too_many_hops(&first.frame) {
@@ -83,7 +82,7 @@ impl Inputs {
         Next::Batch(batch.cloned().collect())
     }
 
-    /// When the next may be tried, in milliseconds since the Unix epoch; `None` means now.
+    /// When the next input may be tried, in milliseconds since the Unix epoch; `None` means now.
     pub(super) fn due(&self) -> Option<u64> {
         self.retry.map(|retry| retry.due_ms)
     }
@@ -110,7 +109,7 @@ impl Inputs {
         self.alone > 0 || self.ephemeral_alone && is_ephemeral
     }
 
-    /// From now on, inputs that are not stored are handled alone.
+    /// From now on, ephemeral inputs are handled alone.
     pub(super) fn ephemeral_alone(&mut self) {
         self.ephemeral_alone = true;
     }
@@ -121,7 +120,7 @@ impl Inputs {
         self.alone += 1;
     }
 
-    /// Inputs below this offset are handled alone.
+    /// Marks inputs below this offset to be handled alone.
     pub(super) fn alone_below(&mut self, offset: u64) {
         let below = |at: &Option<u64>| at.is_some_and(|at| at < offset);
         if let Some(last) = self.queue.iter().rposition(|(_, at)| below(at)) {
@@ -129,7 +128,7 @@ impl Inputs {
         }
     }
 
-    /// From now on, the inputs up to this index are handled alone.
+    /// Marks the inputs up to this index to be handled alone.
     pub(super) fn one_by_one(&mut self, index: usize) {
         self.alone = self.alone.max(index + 1);
     }

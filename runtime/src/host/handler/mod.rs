@@ -59,7 +59,7 @@ pub(super) struct Handler {
     told: Told,
     /// When the isolate was started.
     began: Instant,
-    /// The log's last report about the handler is that something is being retried.
+    /// Whether the log's last report about the handler is that something is being retried.
     is_retrying: bool,
 }
 
@@ -78,8 +78,8 @@ enum Break {
 type Step<T = ()> = Result<T, Break>;
 
 impl Handler {
-    /// Brings a started version to its saved place. A handler without one gets it now, so that
-    /// nothing appended from here on is missed whatever happens next.
+    /// Brings a started version to its saved place. A handler without a place gets one now, so that
+    /// nothing appended from here on is missed, whatever happens next.
     ///
     /// # Errors
     /// [`ModuleError`] when the state cannot be loaded or the store does not answer.
@@ -138,8 +138,8 @@ impl Handler {
                 Err(over) => self.go_on(over, &stop).await,
             };
             let Err(ending) = going else { continue };
-            // The commit in flight is stored or not by the time the next version reads the place.
-            // Its failure is the same as the ending's, or comes too late to matter.
+            // By the time the next version reads the place, the commit in flight is stored or has
+            // failed. Its failure is the same as the ending's, or comes too late to matter.
             let _ = self.land().await;
             if matches!(ending, Ending::Stopped) && self.move_at.is_some() {
                 let next = HandlerCursor { offset: self.seen, ..self.saved.clone() };

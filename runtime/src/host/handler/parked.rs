@@ -1,5 +1,5 @@
-//! Parked inputs that come again: `xs.handler.<name>.unpark` in the log is an input of its own, in
-//! whose place the handler receives the parked frame. So it is handled once, in order with all
+//! Parked inputs that are handled again: a frame `xs.handler.<name>.unpark` is an input, in place
+//! of which the handler receives the parked frame. So that is handled once, in order with all
 //! others, and parked again if it fails again.
 
 use serde_json::Value;

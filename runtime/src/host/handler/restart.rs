@@ -1,4 +1,4 @@
-//! Where a handler goes on after a failure, a refusal or a reset: at its stored place, with an
+//! How a handler resumes after a failure, a refusal or a reset: from its stored place, with an
 //! isolate that starts from the saved state.
 
 use std::time::Duration;
@@ -47,8 +47,8 @@ impl Handler {
         self.restart(stop).await
     }
 
-    /// Takes the isolate down and waits, the longer the sooner the last ones were replaced: each
-    /// isolate that is created costs the process memory for good.
+    /// Takes the isolate down and waits, longer if isolates are replaced in quick succession: each
+    /// one that is created leaks memory until the process exits.
     pub(super) async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         self.started.isolate.take_down().await;
         let wait = self.backoff.next(self.began.elapsed(), random());
@@ -59,7 +59,7 @@ impl Handler {
     async fn restart(&mut self, stop: &CancellationToken) -> Result<(), Ending> {
         self.saved = match read_saved(&self.version, &self.cursor, stop).await? {
             Some(saved) => saved,
-            // Reset by its operator while it ran: `new` starts counting now.
+            // Reset by an operator while it ran: `new` counts from now.
             None => {
                 let first = match self.started.definition.start {
                     StartAt::New => self.newest_begin(stop).await?,
@@ -74,8 +74,8 @@ impl Handler {
         self.replace_isolate(None, stop).await
     }
 
-    /// Where new frames begin after a reset: after the newer version, if there is one, as a reset
-    /// asks for, else at the first frame not handled.
+    /// Where frames begin to be new after a reset: after the newer version, if there is one, as a
+    /// reset demands, else at the first frame not handled.
     async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
         let key = &self.version.key;
         let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
@@ -96,7 +96,7 @@ impl Handler {
         Ok(newest.map_or(self.version.offset, |newest| newest.max(self.version.offset)))
     }
 
-    /// Replaces the isolate by one that starts from the saved state. Loading that state worked
+    /// Replaces the isolate with one that starts from the saved state. Loading that state worked
     /// before, so a failure is retried, unless the definition says that a failure ends the handler.
     pub(super) async fn replace_isolate(
         &mut self,
