@@ -38,7 +38,7 @@ impl Queued {
         Self { input, deadline_ms, _begun: None }
     }
 
-    /// Why it must not begin, if so: a code and a sentence.
+    /// The reason why it must not begin, if there is one: a code and a sentence.
     pub(super) fn refusal(
         &self,
         cancelled: bool,

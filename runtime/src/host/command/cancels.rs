@@ -25,7 +25,7 @@ impl AllCancels {
         Arc::clone(self.0.lock().entry(name.clone()).or_default())
     }
 
-    /// Drops the entry of a command that does not run, unless calls that wait are cancelled.
+    /// Drops the entry of a command that does not run, unless it holds cancelled calls that wait.
     pub(in crate::host) fn forget(&self, name: &ProcessorName) {
         let mut all = self.0.lock();
         let is_needed = |cancels: &Arc<Cancels>| {
@@ -55,7 +55,7 @@ impl Cancels {
         self.told.notify_one();
     }
 
-    /// Resolves when there may be a new one. Cancel-safe.
+    /// Resolves when there may be a new cancelled call. Cancel-safe.
     pub(super) async fn told(&self) {
         self.told.notified().await;
     }
@@ -64,7 +64,7 @@ impl Cancels {
         self.calls.lock().contains(&call)
     }
 
-    /// Forgets those for which `keep` returns false.
+    /// Forgets the calls for which `keep` returns false.
     pub(super) fn retain(&self, mut keep: impl FnMut(FrameId) -> bool) {
         self.calls.lock().retain(|call| keep(*call));
     }

@@ -102,7 +102,7 @@ impl Command {
         let again =
             self.definition.retry_after_crash && self.version.shared().shutdown.is_cancelled();
         if again {
-            // A Host that is stopped says nothing against a call: this attempt does not count.
+            // A stopped Host is not the call's fault, so this attempt does not count.
             self.saved.not_tried(&begun);
         }
         let Self { version, isolate, mut calls, mut saved, mut finishes, cursor, .. } = self;

@@ -319,8 +319,8 @@ impl Command {
         }
     }
 
-    /// The isolate has failed, or did not start: its calls end with its error, and later calls wait
-    /// for a new isolate.
+    /// Handles an isolate that failed or did not start: its calls end with its error, and later
+    /// calls wait for a new isolate.
     fn start_again(&mut self, error: &ModuleError) {
         let wait = self.backoff.next(self.began.elapsed(), random());
         let text = format!("restarting in {} ms after: {error}", wait.as_millis());
