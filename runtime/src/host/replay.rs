@@ -126,7 +126,7 @@ async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, Client
     Ok(all)
 }
 
-/// What a handler has parked: each record stands for one time that an input was parked.
+/// The inputs that a handler has parked. Each record stands for one occurrence of an input.
 #[derive(Default)]
 struct Parked {
     records: HashSet<FrameId>,
@@ -134,7 +134,7 @@ struct Parked {
 }
 
 impl Parked {
-    /// Whether this occurrence of an input was parked.
+    /// Whether this occurrence of an input was parked; uses up one of its records.
     fn takes(&mut self, input: FrameId) -> bool {
         let Some(times) = self.times.get_mut(&input).filter(|times| **times > 0) else {
             return false;
@@ -144,8 +144,8 @@ impl Parked {
     }
 }
 
-/// Where the handler's current history begins, if a frame belongs to it: a reset begins another
-/// history.
+/// Where the handler's current history begins, if the frame `at` belongs to it: each reset begins a
+/// new history.
 async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
     let place = client.cursor_get(&processor_cursor(key)).await?;
     let began =
@@ -216,7 +216,7 @@ fn seal(spec: &mut IsolateSpec) {
 enum Begin {
     /// The initial state of its definition.
     Anew,
-    /// A state saved by the same code as is run, or by other code.
+    /// A saved state, and which code saved it.
     With(Bytes, Code),
 }
 
@@ -227,7 +227,7 @@ struct Fold {
     isolate: Isolate,
     definition: Definition,
     state: Option<Bytes>,
-    /// What its calls appended, in order, each with its input as its origin.
+    /// The frames its calls appended, in order, each with its input as its origin.
     made: Vec<NewFrame>,
     /// The inputs it threw on and skipped.
     passed: Vec<(FrameId, ModuleError)>,
@@ -282,7 +282,7 @@ impl Fold {
             let (mut done, mut failed) = (0, None);
             while let Some(reply) = handling.next().await? {
                 done += reply.done;
-                // An input that awaits has said so by this reply, and reads once the next reply is
+                // An input that awaits is announced by this reply, and reads once the next reply is
                 // requested.
                 left.get(done).into_iter().for_each(|input| self.shelf.turn_to(&input.frame));
                 self.state = reply.state.or_else(|| self.state.take());

@@ -8,7 +8,7 @@ use super::lifecycle::{Event, Key};
 use crate::isolate::{ArgSpec, Definition, LogLevel, ModuleError};
 use crate::name::Kind;
 
-/// The target of lines in the process's log that the store's log reports too.
+/// The tracing target of lines in the process's log that the store's log also reports.
 pub const TOLD: &str = "xs::told";
 /// Maximum bytes of a message or a code frame in a report.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -54,8 +54,8 @@ pub(super) fn failure(
     frame(key, event, create, more)
 }
 
-/// A frame about a version that cannot run. `down`: so nothing runs, and the newest version that
-/// was tried is this one.
+/// A frame about a version that cannot run. If nothing runs as a result, `down` is the newest
+/// version that was tried.
 #[must_use]
 pub(super) fn invalid(
     key: &Key,
@@ -114,7 +114,7 @@ pub(super) fn active(
     let mut facts = facts(definition, confined);
     if key.kind == Kind::Command {
         facts.extend(terms(definition));
-        // Who appends the calls reads it here.
+        // Clients that append calls read it here.
         if calls_ttl != Ttl::Forever {
             facts.insert("calls_ttl".to_owned(), json!(calls_ttl.to_string()));
         }
@@ -216,7 +216,7 @@ pub(super) fn last(n: u64) -> Ttl {
     std::num::NonZeroU64::new(n).map_or(Ttl::Forever, Ttl::Last)
 }
 
-/// `text` up to `max` bytes, marked where it was cut.
+/// The first `max` bytes of `text`, with a mark if it was cut.
 fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();

@@ -90,8 +90,8 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// Whether to make it after a rest in which modules started or not, and in which the Host used
-    /// this much CPU time.
+    /// Whether to make it after a rest during which modules started, if `starts`, and the Host
+    /// spent `used` of CPU time.
     fn is_after(&mut self, starts: bool, used: Duration) -> bool {
         let rests = used <= REST_CPU;
         self.busy = if rests { 0 } else { self.busy + 1 };

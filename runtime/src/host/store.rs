@@ -42,8 +42,9 @@ pub(super) struct ProcessorStore {
     log_limiter: Mutex<LogLimiter>,
     finishes: Option<mpsc::UnboundedSender<Finish>>,
     complete: Topic,
-    /// The revisions of positions as this version last read or wrote them. After a reset by someone
-    /// else its writes fail: what is read from then on is for the next version.
+    /// The revisions of positions as this version last read or wrote them. After someone else
+    /// resets a position, this version cannot write it: what is read from then on is for the next
+    /// version.
     revisions: Arc<Mutex<HashMap<String, u64>>>,
 }
 

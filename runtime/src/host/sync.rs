@@ -154,7 +154,7 @@ enum Unusable {
 
 type Looked = (Config, Vec<(Key, Taken)>, Vec<(Key, Found)>);
 
-/// Finds what was deleted and what changed since it was last taken. Blocks.
+/// Finds the files that were deleted or changed since they were last taken. Blocks.
 fn look(dir: &Path, part: &Part, known: &[(Key, Taken)]) -> Result<Looked, Unusable> {
     let config = Config::load(dir).map_err(Unusable::Config)?;
     let scan = files::scan(dir).map_err(Unusable::Dir)?;
@@ -199,8 +199,8 @@ pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> 
     };
     let (source, error) = match loaded {
         Ok(graph) => (graph.to_bytes(), None),
-        // What cannot be loaded is stored as text, so that the log shows what was wrong: only what
-        // the loader has read, nothing it would refuse to read.
+        // A file that cannot be loaded is stored as text, so that the log shows what was wrong:
+        // only text that the loader has read, nothing that it would refuse to read.
         Err(error) => (text.into_bytes(), Some(error)),
     };
     let mut hashed = source.clone();

@@ -31,7 +31,7 @@ use crate::loader::ModuleGraph;
 use crate::name::Kind;
 use crate::permissions::{Allow, Apart};
 
-/// How many frames are kept that report a recovery.
+/// Number of frames kept that report a recovery.
 const RECOVERIES_KEPT: u64 = 16;
 
 /// Maximum bytes of a version's source in the store: the largest graph with its paths.
@@ -182,7 +182,7 @@ impl Version {
         }
     }
 
-    /// Ends the Host: what keeps an engine from starting concerns the process, and no module is to
+    /// Ends the Host: an engine that cannot start is a fault of the process, and no module is to
     /// blame. The next Host starts them all.
     async fn stuck(&self, error: ModuleError) -> ModuleError {
         let shared = &self.shared;

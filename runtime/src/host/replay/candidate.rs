@@ -95,8 +95,8 @@ fn placed(file: &Path) -> Option<(PathBuf, String)> {
     Some((dir.to_owned(), path))
 }
 
-/// The state that the processor of a candidate's name had after the frame `at`, recomputed with its
-/// present code, as the candidate's start; `None` when that is the initial state.
+/// The state to start a candidate from: that of the processor of its name after the frame `at`,
+/// recomputed with the processor's present code; `None` for the initial state.
 ///
 /// # Errors
 /// The errors of [`state_at`].
@@ -152,7 +152,7 @@ pub async fn replay(
     let shelf = Arc::new(Shelf::new(client.clone(), said));
     let mut fold = Fold::start(candidate.spec(), shelf, begin).await?;
     let topics = fold.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
-    // Frames left out here do not count.
+    // The limit does not count frames that are left out here.
     let mut left = range.limit.unwrap_or(u64::MAX);
     let mut frames = client.fetch(&ReadOptions { topics, limit: None, ..range });
     let mut batch = Vec::new();
