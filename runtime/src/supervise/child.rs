@@ -129,7 +129,7 @@ fn run(options: ChildOptions) -> Result<HostEnd, ChildError> {
     end
 }
 
-/// Raises the limit of file descriptors: the default is 1,024.
+/// Raises the limit of file descriptors, which is 1,024 by default.
 fn more_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.map_or(FILES_MAX, |hard| hard.min(FILES_MAX));
@@ -139,7 +139,7 @@ fn more_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })?)
 }
 
-/// The operator's settings for the only module of this Host, if there is just one.
+/// The operator's settings for the module of this Host, if it runs a single one.
 fn alone(options: &ChildOptions) -> Result<Option<ModuleConfig>, ChildError> {
     let (Part::Only(name), Some(dir)) = (&options.part, &options.modules) else { return Ok(None) };
     Ok(Some(Config::load(dir).map_err(io::Error::other)?.module(name)))

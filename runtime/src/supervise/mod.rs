@@ -1,6 +1,6 @@
 //! The server's side of the Hosts: starts them as child processes over socket pairs, restarts each
 //! when it ends, tells the next one on which thread the last one crashed, and leaves no child
-//! behind. Of modules it knows only which have their own Host; what a Host does is in
+//! behind. It knows of modules only which of them have their own Host; what a Host does is in
 //! [`crate::host`]. The caller decides how to reach the server: in this process, or elsewhere.
 
 mod apart;
@@ -135,17 +135,17 @@ enum End {
 /// State carried from one Host to the next.
 #[derive(Default)]
 struct Next {
-    /// Threads that crashed a Host; every later Host is told of all of them. Whether one has
-    /// reported them is unknown: the store may have been full or unreachable, or the Host may not
-    /// have got that far. A Host that is told again finds that the thread's version no longer runs,
-    /// and reports nothing.
+    /// Threads that crashed a Host, passed to every later Host. Whether one of these has reported
+    /// them is unknown: the store may have been full or unreachable, or the Host may not have got
+    /// that far. A Host that gets a thread again finds that its version no longer runs, and reports
+    /// nothing.
     culprits: Vec<String>,
     backoff: Backoff,
 }
 
 impl Next {
-    /// Records how a Host ended and how long it ran; returns the delay before the next one. Ends
-    /// whose cause is gone with them do not lengthen it.
+    /// Records how a Host ended and how long it ran; returns the delay before the next one. An end
+    /// whose cause ended with it does not lengthen the delay.
     fn after(&mut self, end: End, ran: Duration) -> Duration {
         match end {
             End::Lost if ran >= SETTLED => {
@@ -291,8 +291,8 @@ mod tests {
         assert_eq!(next.culprits, [version]);
     }
 
-    /// After several modules that crashed one Host each, the first end without a module to blame
-    /// was waited for as if it were one of many.
+    /// After several modules had crashed one Host each, the first end without a module to blame was
+    /// once delayed as if it were one of many.
     #[test]
     fn ends_of_a_known_cause_lengthen_no_later_wait() {
         let mut next = Next::default();

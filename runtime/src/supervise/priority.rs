@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{getpriority_process, setpriority_process, setsid};
 
 /// How much nicer than the server a Host is: it gets a tenth of the server's weight, still enough
-/// to make progress beside a server that never rests.
+/// to make progress while the server is never idle.
 const NICER: i32 = 10;
 const NICEST: i32 = 19;
 /// The nice value of the whole session, if Linux groups processes by session.

@@ -121,7 +121,7 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     });
     let failed = parts.is_err();
     if answer.send(parts).is_err() || failed {
-        // The requester has gone: kill the child.
+        // Nobody supervises this child.
         let _ = child.kill();
     }
     let ended = child.wait();
