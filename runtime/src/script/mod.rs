@@ -29,7 +29,7 @@ use crate::name::Kind;
 /// Maximum bytes of a script's own source.
 pub const SOURCE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The output of a script. False means that the reader has gone; then it is not called again.
+/// The output of a script. The methods return false if the reader is gone.
 pub trait Console: Send + Sync + 'static {
     /// A value, as a line of text.
     fn text(&self, text: &str) -> bool;

@@ -39,8 +39,8 @@ pub enum Line {
 }
 
 /// The output of a prompt. An error that is shown as a value has no lines of xs in its stack, and
-/// none of typed code: the engine gives those the name of the script that evaluates it, with
-/// positions that are not those of what was typed.
+/// none of typed code: the engine gives those the name of the script that evaluates them, and
+/// positions that do not match what was typed.
 struct Shown {
     console: Arc<dyn Console>,
     graph: ModuleGraph,

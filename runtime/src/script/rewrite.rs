@@ -203,7 +203,7 @@ fn declare(
     Ok(())
 }
 
-/// Assignments in place of declarations.
+/// The assignments that replace declarations.
 fn assigned(edits: &Edits<'_>, variables: &VariableDeclaration<'_>) -> String {
     let mut text = String::new();
     for variable in &variables.declarations {

@@ -1,5 +1,5 @@
-//! The store as a script sees it: with the rights of its user, as whose frames its appends count.
-//! Its file positions last as long as the script.
+//! The store as a script sees it: with the rights of its user. Appends count as the user's own, and
+//! file positions last as long as the script.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ impl fmt::Debug for Test {
     }
 }
 
-/// Whether something is an expression, without asking it anything.
+/// Checks that something is an expression, without running it.
 ///
 /// # Errors
 /// [`FailureKind::Syntax`] with position and code frame.
@@ -101,7 +101,7 @@ impl Test {
         self.thrown.lock().clone()
     }
 
-    /// The results for each of the frames.
+    /// Returns the result for each of the frames.
     ///
     /// # Errors
     /// [`ModuleError`] when the expression does not end, or needs too much memory.
