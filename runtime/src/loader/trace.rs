@@ -10,16 +10,17 @@ use crate::isolate::{FailureKind, ModuleError};
 
 /// Maximum number of stack frames shown.
 const FRAMES_MAX: usize = 20;
-/// Frames in one text of the log that are told in the author's terms.
+/// Maximum number of stack frames translated in one text that a module shows.
 const RETOLD_FRAMES_MAX: usize = 512;
-/// How the names of the scripts of xs and of the web begin, which are in no stack that is shown.
+/// The prefix of the names of the scripts of xs and of the web, which no shown stack contains.
 const OWN_SCHEME: &str = "ext:";
-/// Characters of a message.
+/// Maximum characters of a message.
 const MESSAGE_CHARS_MAX: usize = 8 * 1024;
 
 impl ModuleGraph {
-    /// A text that a module shows, with the stacks in it as its author knows them. `newline` is
-    /// what their lines end with: JSON has them in strings.
+    /// Translates the stacks in a text that a module shows into its author's terms, without the
+    /// frames of xs itself. `newline` separates the text's lines: inside a string of JSON it is
+    /// escaped.
     pub(crate) fn retold(&self, text: String, newline: &str) -> String {
         if !text.contains(SCHEME) && !text.contains(OWN_SCHEME) {
             return text;
@@ -29,7 +30,8 @@ impl ModuleGraph {
             let parts = shown_frame(line).filter(|_| frames < RETOLD_FRAMES_MAX);
             frames += usize::from(parts.is_some());
             let (shown, rest) = match parts {
-                // What stands behind it, as the end of a string does, is not its own.
+                // A frame of xs is dropped; the text after it, such as the end of a string, is
+                // kept.
                 Some((shown, rest)) if !shown.contains(SCHEME) => {
                     told.push_str(rest);
                     continue;
@@ -193,8 +195,8 @@ impl fmt::Display for Frame<'_> {
     }
 }
 
-/// The frame that a line of shown text begins with, and what stands behind it; `None` for any other
-/// line, and for a frame in neither kind of file.
+/// Splits a line of shown text after the stack frame that it begins with; `None` if it begins with
+/// none, or with one in neither kind of file.
 fn shown_frame(line: &str) -> Option<(&str, &str)> {
     let text = line.trim_start().strip_prefix("at ")?;
     let place = [SCHEME, OWN_SCHEME].iter().filter_map(|scheme| text.find(scheme)).min()?;

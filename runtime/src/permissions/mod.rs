@@ -18,7 +18,7 @@ pub(crate) use denial::Denial;
 
 use crate::isolate::{FailureKind, ModuleError, PermissionList};
 
-/// Entries of a directory that are searched for a file that was moved away.
+/// Maximum entries of a directory that are searched for a file that was moved away.
 const MOVED_ENTRIES_MAX: usize = 100_000;
 
 /// What the operator lets modules ask for.
@@ -384,7 +384,7 @@ pub(crate) fn is_private(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// An address that embeds another one is as private as that.
+    /// An address that embeds another one is as private as the embedded one.
     #[test]
     fn addresses_inside_of_others_are_looked_at() {
         for (address, expected) in [
