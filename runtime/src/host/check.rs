@@ -1,5 +1,5 @@
 //! Checks whether the modules of a directory could run: reads, evaluates and validates each as a
-//! Host does, but runs none. There is no store behind it.
+//! Host does, but runs none and needs no store.
 
 use std::collections::BTreeMap;
 use std::io;

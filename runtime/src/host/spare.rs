@@ -1,7 +1,7 @@
 //! Keeps one blank isolate ready, without a module. Starting the engine takes most of the time of a
 //! start, so it is done while nothing else starts, and the next version to start takes the isolate.
 //! A Host for a single module keeps none. An isolate counts as made once it gets a module: one that
-//! is never used leaves nothing behind.
+//! is never used leaks nothing.
 //!
 //! None is made while modules keep a processor core busy. A module that fails again and again would
 //! take the isolate at each start, and making the next one each time would keep another core busy.

@@ -40,7 +40,7 @@ impl Watcher {
     /// Waits for the next change; cancelling it loses none.
     pub(super) async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
-            // The watching task never ends by itself; without it there is nothing to report.
+            // The watching task never ends on its own; without it there is nothing to report.
             std::future::pending::<()>().await;
         }
     }

@@ -211,7 +211,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                     () = stop.cancelled() => return child.stop(STOP_MAX).await,
                     why = lost => {
                         way.is_lost(why);
-                        // It ends by itself; a Host cannot continue without its connection.
+                        // It ends on its own: a Host cannot continue without its connection.
                         child.stop(STOP_MAX).await;
                         End::Lost
                     }

@@ -1,4 +1,4 @@
-//! How the calls of a command end: by themselves, with an error, or because the command ends.
+//! How the calls of a command end: on their own, with an error, or because the command ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

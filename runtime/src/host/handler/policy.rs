@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Retry(Duration),
 }
 
-/// Decides about a frame that failed at its attempt number `attempt`.
+/// Decides about a frame that has failed at attempt number `attempt`.
 pub(super) fn decide(on_error: OnError, verdict: Verdict, attempt: u32) -> Decision {
     match (verdict, on_error) {
         (Verdict::Park, _) => Decision::Park,
