@@ -12,6 +12,8 @@ use std::time::Duration;
 const PATIENCE_MAX: Duration = Duration::from_millis(1);
 /// Divisor: a wait may take this fraction of the last commit's time.
 const PATIENCE_PART: u32 = 2;
+/// Maximum number of batches that a leader waits for; with more expected it waits for none.
+const EXPECTED_MAX: usize = 8;
 /// Maximum number of groups that do not wait, after waits in vain.
 const REST_MAX: u32 = 256;
 
@@ -43,16 +45,15 @@ impl Gather {
     }
 
     /// How long to wait for batches beyond the queued ones, if at all.
-    pub(super) fn begin(&mut self, waiting: usize, max: usize) -> Option<Duration> {
-        let wanted = self.expected.min(max);
-        if waiting >= wanted {
+    pub(super) fn begin(&mut self, waiting: usize) -> Option<Duration> {
+        if waiting >= self.expected || self.expected > EXPECTED_MAX {
             return None;
         }
         if self.rest > 0 {
             self.rest -= 1;
             return None;
         }
-        self.wanted = wanted;
+        self.wanted = self.expected;
         Some((self.took / PATIENCE_PART).min(PATIENCE_MAX))
     }
 
@@ -81,14 +82,14 @@ mod tests {
     #[test]
     fn callers_who_come_back_are_waited_for() {
         let mut gather = Gather::default();
-        assert_eq!(gather.begin(1, 100), None);
+        assert_eq!(gather.begin(1), None);
         gather.answered(2, 6, SYNC);
-        assert_eq!(gather.begin(6, 100), Some(SYNC / 2));
+        assert_eq!(gather.begin(6), Some(SYNC / 2));
         assert!(!gather.is_enough(7) && gather.is_enough(8));
         gather.end(8);
         assert!(!gather.is_enough(8), "nobody waits any more");
         gather.answered(8, 0, SYNC);
-        assert_eq!(gather.begin(2, 100), Some(SYNC / 2));
+        assert_eq!(gather.begin(2), Some(SYNC / 2));
     }
 
     #[test]
@@ -96,19 +97,21 @@ mod tests {
         let mut gather = Gather::default();
         for _ in 0..10 {
             assert!(!gather.expects_others());
-            assert_eq!(gather.begin(1, 100), None);
+            assert_eq!(gather.begin(1), None);
             gather.answered(1, 0, SYNC);
         }
     }
 
     #[test]
-    fn waits_are_short_and_ask_for_no_more_than_a_group_takes() {
+    fn waits_are_short_and_never_for_many() {
         let mut gather = Gather::default();
-        gather.answered(200, 0, Duration::from_secs(1));
-        assert_eq!(gather.begin(99, 100), Some(PATIENCE_MAX));
-        assert!(gather.is_enough(100));
-        gather.end(100);
-        assert_eq!(gather.begin(100, 100), None);
+        gather.answered(EXPECTED_MAX, 0, Duration::from_secs(1));
+        assert_eq!(gather.begin(1), Some(PATIENCE_MAX));
+        gather.end(EXPECTED_MAX);
+        gather.answered(EXPECTED_MAX, 1, Duration::from_secs(1));
+        assert!(gather.expects_others());
+        assert_eq!(gather.begin(1), None);
+        assert!(!gather.is_enough(1), "nobody waits");
     }
 
     #[test]
@@ -117,15 +120,15 @@ mod tests {
         let mut waits = 0;
         for _ in 0..10_000 {
             gather.answered(8, 0, SYNC);
-            if gather.begin(1, 100).is_some() {
+            if gather.begin(1).is_some() {
                 waits += 1;
                 gather.end(1);
             }
         }
         assert!(waits < 60, "{waits} waits");
         // A wait that succeeds restores regular waits.
-        while gather.begin(1, 100).is_none() {}
+        while gather.begin(1).is_none() {}
         gather.end(8);
-        assert!(gather.begin(1, 100).is_some());
+        assert!(gather.begin(1).is_some());
     }
 }

@@ -313,7 +313,7 @@ impl Commits {
     /// Waits for the callers that are expected to return, if worthwhile.
     fn gather(&self, queue: &mut MutexGuard<'_, Queue>) {
         let waiting = queue.waiting.len();
-        let Some(patience) = queue.gather.begin(waiting, GROUP_BATCHES_MAX) else { return };
+        let Some(patience) = queue.gather.begin(waiting) else { return };
         let until = Instant::now() + patience;
         while !queue.gather.is_enough(queue.waiting.len()) {
             if self.gathered.wait_until(queue, until).timed_out() {
