@@ -214,7 +214,7 @@ impl FeedWork {
                 break;
             }
             let Some(offset) = newest.next()? else { break };
-            // Removed since it was found: removed or expired, or superseded by one that is still to
+            // The frame was removed or expired since it was found, or superseded by one still to
             // come.
             let Some(frame) = service.get(Bound::Offset(offset))? else { continue };
             bytes += frame.record().len();
