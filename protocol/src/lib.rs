@@ -66,8 +66,8 @@
 //!
 //! # A consumer with a durable cursor
 //!
-//! What was handled is kept in the store, under a name, and each frame is handled at least once
-//! whatever stops: `examples/consume.rs`.
+//! The consumer keeps its position in the store, under a name, and handles each frame at least
+//! once, even if it or the server is killed: `examples/consume.rs`.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/consume.rs")]

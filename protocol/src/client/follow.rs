@@ -233,8 +233,8 @@ impl Follow {
         }
     }
 
-    /// Takes what came on the subscription, which is at `position` behind it; what is to be given
-    /// of it, but for frames.
+    /// Processes an event of the subscription, which leaves it at `position`; returns the event to
+    /// yield. Frames are queued instead.
     fn take(
         &mut self,
         event: SubEvent,
@@ -271,7 +271,7 @@ impl Follow {
         Ok(event)
     }
 
-    /// The subscription is at an offset, or where it began.
+    /// Records the subscription's position, unless it is still at its start.
     const fn saw(&mut self, position: Option<u64>) {
         if let Some(offset) = position {
             self.seen = position;
@@ -316,7 +316,7 @@ impl Follow {
         Box::pin(async move {
             tokio::time::sleep(wait).await;
             let client = Client::connect(&address, options).await?;
-            // Where nothing was seen yet, there is no offset that the server could check.
+            // Before anything was received there is no offset that the server could check.
             if client.server().uuid != seen_in.store {
                 let text = "another store is served there than before";
                 return Err(Refusal::new(Code::OtherStore, text).into());

@@ -1,5 +1,5 @@
-//! //! Connections waiting for HELLO. Before HELLO a connection has shown no token, and it may hold
-//! a descriptor until the HELLO timeout. So only part of a server's connections may wait, and only
+//! Connections waiting for HELLO. Before HELLO a connection has shown no token, and it may hold a
+//! descriptor until the HELLO timeout. So only part of a server's connections may wait, and only
 //! half of that part may come from one address. To make room for a new one, the oldest connections
 //! that have had time to say HELLO give way. A burst of legitimate connections has not had that
 //! time: it may wait while enough connections are free for others. So a burst delays nobody: each

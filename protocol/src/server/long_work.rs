@@ -1,5 +1,5 @@
-//! //! Work that may take long, or whose result stays in memory until it is sent. Each connection
-//! runs one piece at a time, so that queuing many costs no more threads or memory than one. All
+//! Work that may take long, or whose result stays in memory until it is sent. Each connection runs
+//! one piece at a time, so that queuing many costs no more threads or memory than one. All
 //! connections together use a limited number of the blocking threads, which leaves others free for
 //! short work. The shelf limits the memory of results, and the makers limit it while they are
 //! built.

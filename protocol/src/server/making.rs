@@ -1,5 +1,5 @@
-//! //! Room for lists while they are built and their final length is unknown: each is counted at
-//! its maximum length, and one without room waits for those before it. The shelf counts the actual
+//! Room for lists while they are built and their final length is unknown: each is counted at its
+//! maximum length, and one without room waits for those before it. The shelf counts the actual
 //! length of finished lists.
 
 use std::sync::Arc;
