@@ -34,8 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = FollowOptions { read, from, ..FollowOptions::default() };
     let mut follow = Follow::open(&address, options).await?;
     let mut saved = from.map(|point| point.offset);
-    // On a thread that nothing waits for: after a read of its own, tokio could not exit before that
-    // read ends.
+    // On a separate thread, which nothing waits for: the runtime could not shut down during a read
+    // of tokio stdin.
     let (hold, mut input) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);

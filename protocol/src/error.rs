@@ -89,7 +89,7 @@ codes! {
     VersionMismatch = 101,
     /// A message is longer than agreed.
     TooLarge = 102,
-    /// Something other than HELLO came first, or HELLO came twice.
+    /// The first message was not HELLO, or HELLO was sent twice.
     HelloExpected = 103,
     /// HELLO did not come in time.
     HelloTimeout = 104,
@@ -285,7 +285,7 @@ pub enum ProtocolError {
     /// A record in a message is damaged.
     #[error("a delivered record is damaged: {0}")]
     Record(RecordError),
-    /// HELLO was not the first message, or came twice.
+    /// The first message was not HELLO, or HELLO was sent twice.
     #[error("unexpected message: {0}")]
     Hello(&'static str),
     /// A message that is not allowed at this point.
@@ -337,7 +337,7 @@ impl ProtocolError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lost {
-    /// The server closed it, and said why. That is about the connection, not about a request.
+    /// The server closed it and gave the reason, which concerns the connection and not a request.
     Closed(Refusal),
     /// The system closed it, or the server did without giving a reason
     /// ([`io::ErrorKind::UnexpectedEof`]).

@@ -94,7 +94,7 @@ struct Certificates {
     seen: Mutex<Seen>,
 }
 
-/// Both files, where there are any.
+/// Both files, if they exist.
 type Versions = [Option<FileVersion>; 2];
 
 /// What is known about the files.

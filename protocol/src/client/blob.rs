@@ -157,7 +157,7 @@ pub(super) async fn get(
 }
 
 /// A blob being downloaded. Dropping it cancels the download. The bytes are verified against the
-/// hash: if they differ, an error comes instead of the last piece.
+/// hash: if they differ, an error is returned instead of the last piece.
 pub struct BlobStream {
     line: Line,
     hash: BlobHash,

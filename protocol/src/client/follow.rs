@@ -85,7 +85,7 @@ pub struct Follow {
     /// The store and epoch in which `seen` holds.
     seen_in: Resume,
     is_caught_up: bool,
-    /// Why the last connection was lost, until there is another.
+    /// Why the last connection was lost, until the next one is made.
     lost: Option<ClientError>,
     /// When the connection was lost, until something is received.
     silent_since: Option<Instant>,
@@ -163,7 +163,7 @@ impl Follow {
     /// safe: the future may be dropped and `next` called again, and nothing is lost.
     ///
     /// # Errors
-    /// An error that reconnecting cannot fix, after which nothing more comes: a refusal that is not
+    /// An error that reconnecting cannot fix, which ends the follow: a refusal that is not
     /// [`Class::Busy`], [`Code::TooSlow`] for a caller that asked to be dropped, a server that
     /// breaks the protocol or cannot be trusted; or the last error when [`Retry::give_up`] has
     /// passed.

@@ -103,7 +103,7 @@ impl Subscription {
     }
 
     /// The next event; `None` after the end: the limit was reached, or it does not follow and
-    /// everything was delivered. After an error nothing more comes.
+    /// everything was delivered. An error is the last item.
     pub async fn next(&mut self) -> Option<Result<SubEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }

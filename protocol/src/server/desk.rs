@@ -461,7 +461,7 @@ impl Desk {
         true
     }
 
-    /// Restricts the host of one processor to its own origins; the store tells which processor an
+    /// Restricts the host of one processor to its own origins; the store knows which processor an
     /// origin names.
     fn check_origins(&mut self, origins: impl IntoIterator<Item = Origin>) -> Result<(), Refusal> {
         let access = self.session.access();
