@@ -78,8 +78,8 @@
 //! - [`Client`]: one connection, shared by clones; many concurrent requests and streams. It does
 //!   not reconnect: requests in flight when it is lost get [`ClientError::Disconnected`].
 //! - Three ways to read: [`Client::fetch`] ends with the stored frames and leaves bodies to be
-//!   requested; a [`Subscription`] may follow and include bodies, over one connection; [`Follow`] is
-//!   a subscription that reconnects and continues where it was.
+//!   requested; a [`Subscription`] may follow and include bodies, over one connection; [`Follow`]
+//!   is a subscription that reconnects and continues where it was.
 //! - [`ClientError::class`] tells what a caller may do about an error: [`Class`].
 //! - [`Server`] with a [`Service`] is the other side.
 #![forbid(unsafe_code)]
