@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(bytes("a, b", 300, true), 1200);
         assert_eq!(bytes("a, b.*", 1, true), 2 * LAST_MAX as usize);
         assert_eq!(bytes("a, b", u64::MAX, true), 2 * LAST_MAX as usize);
-        // One larger than the total would otherwise wait forever.
+        // Each fits into the total: a larger one would be built only when no other is.
         let all = [bytes_of_gap(), bytes_of_cursors(), GROWTH * size_of::<Frame>() * 1_000_000];
         assert!(all.into_iter().all(|bytes| bytes <= LISTS_BYTES_MAX));
     }
