@@ -1,7 +1,7 @@
-//! `consume ADDRESS CURSOR [TOPICS]` handles each frame of some topics, and keeps in a cursor of
-//! the store which it has handled. It can be killed at any moment, and the server too: started
-//! again it goes on where it was, and handles a frame once more if its end was not saved. At the
-//! end of its input it ends.
+//! `consume ADDRESS CURSOR [TOPICS]` handles each frame of some topics and saves its position in a
+//! cursor of the store. Both it and the server can be killed at any moment: when started again, it
+//! resumes at that position, and repeats the frames whose handling was not saved. It exits at the
+//! end of its input.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
 
 use std::error::Error;
@@ -21,8 +21,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let name = CursorName::parse(&words.next().ok_or(usage)?)?;
     let topics = TopicPatterns::parse(&words.next().unwrap_or_else(|| "*".to_owned()))?;
 
-    // Where it goes on. The epoch in which the cursor was changed goes with its offset: where
-    // frames that were handled are lost the server says so, instead of giving others for them.
+    // Where to resume. The offset goes with the epoch in which the cursor was changed: if frames
+    // that were handled are lost, the server reports that instead of sending others in their place.
     let client = Client::connect(&address, ClientOptions::default()).await?;
     let kept = client.cursor_get(&name).await?;
     let store = client.server().uuid;
@@ -34,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = FollowOptions { read, from, ..FollowOptions::default() };
     let mut follow = Follow::open(&address, options).await?;
     let mut saved = from.map(|point| point.offset);
-    // On a thread that nobody waits for: tokio would end only behind a read of its own.
+    // On a separate thread, which nothing waits for: the runtime could not shut down during a read
+    // of tokio stdin.
     let (hold, mut input) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read(&mut [0]);
@@ -43,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let event = tokio::select! {
             event = follow.next() => event,
-            // Any byte, or the end.
+            // Any byte, or the end of the input.
             _ = &mut input => break,
         };
         match event.transpose()? {
@@ -53,12 +54,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Some(_) => {}
             None => break,
         }
-        // All before it is handled. Whoever has much to handle saves once for many frames.
+        // Everything before it is handled. A busy consumer would save once for many frames.
         let Some(reached) = follow.point().map(|point| point.offset) else { continue };
         if saved != Some(reached) {
             match place.save(follow.client(), reached).await {
                 Ok(()) => saved = Some(reached),
-                // What follows connects again and tells so; then there is another try.
+                // The follow reconnects and yields an event, after which the save is tried again.
                 Err(error) if matches!(error.class(), Class::Unknown | Class::Busy) => {}
                 // Class::Condition: another consumer has the cursor.
                 Err(error) => return Err(error.into()),
@@ -75,17 +76,17 @@ fn handle(one: &Delivered) {
 /// The cursor.
 struct Place {
     name: CursorName,
-    /// As it was seen last.
+    /// The revision that was last seen.
     revision: u64,
-    /// The offset of a change that was not answered.
+    /// The offset of a change that has no answer.
     asked: Option<u64>,
 }
 
 impl Place {
-    /// All before `offset` is handled.
+    /// Records that everything before `offset` is handled.
     async fn save(&mut self, client: &Client, offset: u64) -> Result<(), ClientError> {
-        // A change that was not answered may have been made; a cursor that is anywhere else is
-        // another consumer's, which the next change is told.
+        // A change without an answer may have been made. If the cursor is anywhere else, another
+        // consumer moved it, and the next change reports that.
         if let Some(asked) = self.asked
             && let Some(at) = client.cursor_get(&self.name).await?
             && (at.revision, at.offset) == (self.revision + 1, asked)

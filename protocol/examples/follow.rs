@@ -1,6 +1,6 @@
-//! `follow ADDRESS [TOPICS] [POINT]` prints the frames of some topics as they come, whatever
-//! becomes of the server: it can be stopped, killed and started again. At the end of its input it
-//! ends and prints where it was, which another run takes as POINT.
+//! `follow ADDRESS [TOPICS] [POINT]` prints the frames of some topics as they are appended, and
+//! keeps following when the server is stopped, killed and started again. At the end of its input it
+//! exits and prints its position, which another run accepts as POINT.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
 
 use std::error::Error;
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let event = tokio::select! {
             event = follow.next() => event,
-            // Any byte, or the end.
+            // Any byte, or the end of the input.
             _ = input.read_u8() => break,
         };
         match event.transpose()? {
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads a point as it is printed.
+/// Parses a point in the form in which it is printed.
 fn point(text: &str) -> Result<ResumePoint, Box<dyn Error>> {
     let parts: Vec<&str> = text.split(':').collect();
     let [store, epoch, offset] = parts[..] else {

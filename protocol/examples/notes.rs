@@ -1,5 +1,5 @@
-//! The program of README.md: `notes ADDRESS` appends a note, then prints all of them, and each that
-//! comes. A test compares it with the page and runs it.
+//! The program of README.md: `notes ADDRESS` appends a note, then prints all stored notes and each
+//! new one. A test compares it with the page and runs it.
 #![expect(clippy::print_stdout, reason = "it is a program of its own")]
 
 use xs_protocol::{Address, AppendRequest, Body, Client, ClientOptions, Follow, FollowEvent};

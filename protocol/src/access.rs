@@ -82,8 +82,8 @@ pub(crate) fn check(
     }
 }
 
-/// Whether a connection may see a cursor. Cursors of processors hold the states of handlers. Of the
-/// others, a limited connection sees those whose names its patterns match, as if they were topics.
+/// Whether a connection may see a cursor. Cursors of processors hold the states of handlers. A
+/// limited connection sees the others whose names its patterns match, as if they were topics.
 pub(crate) fn sees_cursor(access: &Access, name: &CursorName) -> bool {
     match access.role {
         Role::Host if access.alone.is_some() => keeps_own(access, name),
@@ -118,8 +118,8 @@ fn check_writer(role: Role) -> Result<(), Refusal> {
     }
 }
 
-/// An admin removes anything. The host removes on behalf of a module: it names the topics that the
-/// module may remove from, and the server enforces them. Reserved topics are never among them.
+/// An admin removes anything. The host removes on behalf of a module: it names the topics from
+/// which the module may remove, and the server enforces this. Reserved topics are never among them.
 fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result<(), Refusal> {
     let is_reserved = |pattern: &TopicPattern| match pattern {
         TopicPattern::Exact(topic) => topic.is_reserved(),
@@ -137,7 +137,7 @@ fn check_remove(role: Role, within: Option<&TopicPatterns>, now: bool) -> Result
     }
 }
 
-/// A caller appends the call and waits for the answers, so both must be allowed: no caller must
+/// A caller appends the call and waits for the answers, so both must be allowed: otherwise it would
 /// wait for frames that it is never shown.
 fn check_call(access: &Access, call: &CallRequest) -> Result<(), Refusal> {
     let topic = |event: &str| format!("{}.{event}", call.name);
@@ -252,7 +252,8 @@ fn check_cursor_set(access: &Access, change: &CursorChange) -> Result<(), Refusa
     Ok(())
 }
 
-/// The text after `xs.<kind>.<name>` when that names the processor that a host runs alone.
+/// The rest of `text` after `xs.<kind>.<name>`, if that names the only processor that this host
+/// runs.
 fn behind_own<'a>(processor: &str, text: &'a str) -> Option<&'a str> {
     let (kind, rest) = text.strip_prefix("xs.")?.split_once('.')?;
     if KINDS.contains(&kind) { rest.strip_prefix(processor) } else { None }

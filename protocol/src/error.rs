@@ -89,7 +89,7 @@ codes! {
     VersionMismatch = 101,
     /// A message is longer than agreed.
     TooLarge = 102,
-    /// Something other than HELLO came first, or HELLO came twice.
+    /// The first message was not HELLO, or HELLO was sent twice.
     HelloExpected = 103,
     /// HELLO did not come in time.
     HelloTimeout = 104,
@@ -101,7 +101,7 @@ codes! {
     Unauthenticated = 200,
     /// The connection's role does not allow it.
     Denied = 201,
-    /// The server runs the modules of its store itself: no Host that comes is one.
+    /// The server runs the modules of its store itself and accepts no Host.
     OwnHost = 202,
     /// A value breaks a rule; the message names it.
     InvalidValue = 300,
@@ -119,7 +119,7 @@ codes! {
     TooManyStreams = 306,
     /// The idempotency key was used for a batch with other content.
     KeyReused = 307,
-    /// Imported ids do not ascend, or not above those that the store gave.
+    /// Imported ids do not ascend, or are not above those that the store has assigned.
     ImportOrder = 308,
     /// The store has as many cursors as it can hold.
     TooManyCursors = 309,
@@ -135,9 +135,9 @@ codes! {
     Busy = 500,
     /// The server is stopping: reconnect.
     Draining = 501,
-    /// The disk is full; appends resume by themselves.
+    /// The disk is full; appends resume automatically.
     StorageFull = 502,
-    /// The subscription fell further behind than it was to.
+    /// The subscription fell further behind than it allows.
     TooSlow = 503,
     /// Another Host runs the modules of the store.
     OtherHost = 504,
@@ -285,7 +285,7 @@ pub enum ProtocolError {
     /// A record in a message is damaged.
     #[error("a delivered record is damaged: {0}")]
     Record(RecordError),
-    /// HELLO was not the first message, or came twice.
+    /// The first message was not HELLO, or HELLO was sent twice.
     #[error("unexpected message: {0}")]
     Hello(&'static str),
     /// A message that is not allowed at this point.
@@ -337,9 +337,10 @@ impl ProtocolError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lost {
-    /// The server closed it, and said why. That is about the connection, not about a request.
+    /// The server closed it and gave the reason, which concerns the connection and not a request.
     Closed(Refusal),
-    /// The system did, or the server without a word ([`io::ErrorKind::UnexpectedEof`]).
+    /// The system closed it, or the server did without giving a reason
+    /// ([`io::ErrorKind::UnexpectedEof`]).
     Io {
         /// The kind of failure.
         kind: io::ErrorKind,
@@ -440,7 +441,7 @@ pub enum ClientError {
     Source {
         /// The kind of failure.
         kind: io::ErrorKind,
-        /// What the reader said.
+        /// The reader's error message.
         reason: String,
     },
     /// The bytes received for this hash do not match it: they were altered on the way, or the
@@ -457,10 +458,10 @@ impl From<ProtocolError> for ClientError {
 }
 
 impl ClientError {
-    /// What a caller may do about it. Nothing was done of what has another class than that of a
-    /// refusal or [`Class::Unknown`]. [`Source`](Self::Source) is [`Class::Invalid`] whatever has
-    /// failed: what the reader gave is gone, so that the same upload cannot be made again, but one
-    /// with another reader can.
+    /// What a caller may do about it. Unless the error is a refusal or has [`Class::Unknown`],
+    /// nothing was done. [`Source`](Self::Source) is always [`Class::Invalid`]: the reader's bytes
+    /// are consumed, so the same upload cannot be repeated, but one with another reader can be
+    /// made.
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
@@ -470,7 +471,7 @@ impl ClientError {
             Self::TooManyRequests(_) | Self::NoStreams => Class::Busy,
             Self::Connect { kind, .. } => match kind {
                 io::ErrorKind::PermissionDenied => Class::Access,
-                // Such an address leads nowhere, whoever listens.
+                // No server can ever be reached at such an address.
                 io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => Class::Invalid,
                 _ => Class::Busy,
             },
@@ -513,14 +514,15 @@ mod tests {
         assert_eq!(Code::from_number(333), Code::Other(333));
     }
 
-    /// Other unexpected messages have nothing to do with HELLO.
+    /// Other unexpected messages do not get this code.
     #[test]
     fn hello_is_expected_only_where_it_did_not_come() {
         assert_eq!(ProtocolError::Hello("HELLO comes first").code(), Code::HelloExpected);
         assert_eq!(ProtocolError::Unexpected("an answer to nothing").code(), Code::Malformed);
     }
 
-    /// Whoever waits for a server goes by the class: only what may come by itself is waited for.
+    /// A client that waits for a server decides by the class: it waits only for what may resolve on
+    /// its own.
     #[test]
     fn a_connection_that_cannot_be_made_is_tried_again_where_that_is_of_use() {
         let class = |kind| {
@@ -535,7 +537,7 @@ mod tests {
         assert_eq!(class(io::ErrorKind::InvalidInput), Class::Invalid);
     }
 
-    /// As printed by programs that print an error with its causes.
+    /// Concatenated like the output of programs that print an error with its causes.
     #[test]
     fn an_error_says_each_of_its_causes_once() {
         let damage = RecordError::Crc;

@@ -66,8 +66,8 @@
 //!
 //! # A consumer with a durable cursor
 //!
-//! What was handled is kept in the store, under a name, and each frame is handled at least once
-//! whatever stops: `examples/consume.rs`.
+//! The consumer keeps its position in the store, under a name, and handles each frame at least
+//! once, even if it or the server is killed: `examples/consume.rs`.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/consume.rs")]
@@ -77,11 +77,11 @@
 //!
 //! - [`Client`]: one connection, shared by clones; many concurrent requests and streams. It does
 //!   not reconnect: requests in flight when it is lost get [`ClientError::Disconnected`].
-//! - Three ways to read: [`Client::fetch`] ends with what is stored and leaves bodies to be asked
-//!   for; a [`Subscription`] may follow and bring bodies along, over one connection; [`Follow`] is
-//!   one that reconnects and continues where it was.
-//! - [`ClientError::class`] says what may be done about an error: [`Class`].
-//! - [`Server`] with a [`Service`] behind it is the other side.
+//! - Three ways to read: [`Client::fetch`] ends with the stored frames and leaves bodies to be
+//!   requested; a [`Subscription`] may follow and include bodies, over one connection; [`Follow`]
+//!   is a subscription that reconnects and continues where it was.
+//! - [`ClientError::class`] tells what a caller may do about an error: [`Class`].
+//! - [`Server`] with a [`Service`] is the other side.
 #![forbid(unsafe_code)]
 
 mod access;

@@ -14,7 +14,7 @@ pub enum Event {
     Retrying,
     /// Out: a version could not be evaluated.
     Invalid,
-    /// Out: it ended by itself.
+    /// Out: it ended on its own.
     FinOk,
     /// Out: it failed and will not be restarted automatically.
     FinError,

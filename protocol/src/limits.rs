@@ -70,9 +70,10 @@ pub const LAST_MAX: u64 = 1_000_000;
 pub(crate) const LAST_AT_ONCE_MAX: u64 = 128;
 /// Blocking threads for long work of all connections.
 pub(crate) const LONG_THREADS_MAX: usize = 32;
-/// Bytes that lists have in memory, of all connections, until they are sent: where the frames of a
-/// LAST or of a gap are, and cursors. As many again while they are made: each counts as long as it
-/// may become, with as much again to grow in, and waits for those before it.
+/// Total bytes of the lists of all connections that are in memory until they are sent: frames of a
+/// LAST, without their contents, offsets of the newest frames of a gap, and cursors. Lists may take
+/// as much again while they are built: each is counted at its maximum length, doubled for growth,
+/// and waits for those before it.
 pub const LISTS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Smaller lists are not counted: a connection has one at a time, and one for each stream.
 pub const LIST_BYTES_COUNTED: usize = 8 * 1024;
@@ -93,8 +94,8 @@ pub const MAINTAIN_LISTED_MAX: usize = 100;
 pub const PING_BYTES_MAX: usize = 64;
 /// Longest deadline of a call.
 pub const CALL_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Milliseconds for which a cancelled call is remembered: the Host that should run it may be away,
-/// and a call without a deadline waits for it.
+/// Milliseconds for which a cancelled call is remembered: the Host that should run it may be
+/// disconnected, and a call without a deadline waits for it.
 pub const CALL_CANCEL_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Shortest interval between two pulses of a subscription.
 pub const PULSE_MIN: Duration = Duration::from_millis(10);
@@ -121,7 +122,7 @@ pub const CONNECTIONS_MAX: usize = 12_000;
 /// is less. Half as many for each address.
 pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;
 /// A connection that has waited this long gives way to new ones when the maximum number waits.
-/// Before that all may wait together, as long as a quarter of the connections is free.
+/// Before that any number may wait, as long as a quarter of the connections is free.
 pub const WAITING_TIME: Duration = Duration::from_secs(2);
 /// Every server allows at least this many to wait.
 pub const WAITING_MIN: usize = 64;

@@ -91,8 +91,8 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// Maintains the store's files, and returns a report: the JSON text of an object. May block for
-    /// as long as the work takes. `given_up` returns whether the requester has gone: work that can
-    /// be stopped is then stopped.
+    /// as long as the work takes. `given_up` returns whether the requester has disconnected: work
+    /// that can be stopped then stops.
     ///
     /// # Errors
     /// [`Refusal`] when it could not be done.

@@ -94,14 +94,14 @@ struct Certificates {
     seen: Mutex<Seen>,
 }
 
-/// Both files, where there are any.
+/// Both files, if they exist.
 type Versions = [Option<FileVersion>; 2];
 
-/// What is known of the files.
+/// What is known about the files.
 struct Seen {
-    /// Those that were read last, also when they could not be taken.
+    /// The versions read last, even if they were unusable.
     read: Versions,
-    /// Those that could not even be read when they were looked at last.
+    /// The versions that could not even be read at the last check.
     unread: Option<Versions>,
 }
 
@@ -153,8 +153,8 @@ impl ServerTls {
             return Ok(false);
         }
         let loaded = load(cert, key);
-        // It may be for a moment, as for want of a descriptor: they are read again at each look,
-        // until that works.
+        // The cause may be temporary, such as a lack of descriptors: the files are read again at
+        // every check until that succeeds.
         if let Err(error @ TlsError::Io { .. }) = loaded {
             let is_told = seen.unread.replace(found) == Some(found);
             return if is_told { Ok(false) } else { Err(error) };

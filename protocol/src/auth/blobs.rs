@@ -49,7 +49,7 @@ mod tests {
         blobs.add(hash(0));
         assert!(blobs.has(&hash(1)));
         blobs.add(hash(KNOWN_BLOBS_MAX));
-        // The one that was used again is among the newest.
+        // The one used again is among the newest.
         assert!(!blobs.has(&hash(1)) && blobs.has(&hash(0)) && blobs.has(&hash(KNOWN_BLOBS_MAX)));
         assert_eq!((blobs.known.len(), blobs.order.len()), (KNOWN_BLOBS_MAX, KNOWN_BLOBS_MAX));
     }

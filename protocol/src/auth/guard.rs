@@ -29,7 +29,7 @@ pub struct TokenGuard {
 struct State {
     /// The version of the file that was read last, even if it was invalid.
     seen: Option<FileVersion>,
-    /// The file that could not even be read when it was looked at last.
+    /// The version of the file that could not even be read at the last check.
     unread: Option<Option<FileVersion>>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
@@ -114,8 +114,8 @@ impl TokenGuard {
             return state.version;
         }
         match load(&self.path) {
-            // It may be for a moment, as for want of a descriptor, and a token may have been
-            // revoked: it is read again at each look, until that works.
+            // The cause may be temporary, such as a lack of descriptors, and a token may have been
+            // revoked: the file is read again at every check until that succeeds.
             Err(error @ TokenError::Io { .. }) => {
                 if state.unread.replace(found) != Some(found) {
                     tracing::error!(%error, "the tokens cannot be read; the last ones hold");

@@ -58,8 +58,7 @@ impl Scope {
     /// The part of a reader's patterns that lies in the scope. A wildcard matches only what may be
     /// read, so a reader of `*` sees the topics of its token and gets no error for topics it need
     /// not know of. A topic requested by name is refused instead: an empty answer would hide a
-    /// mistake for good.
-    ///
+    /// mistake.
     /// # Errors
     /// [`Code::Denied`] for a named topic outside, and when nothing is left.
     pub(crate) fn narrow(&self, asked: &TopicPatterns) -> Result<TopicPatterns, Refusal> {

@@ -1,6 +1,6 @@
 //! How long the answer to a wrong token is delayed: per address, and with a bounded number of
 //! addresses. Guessing 256 bits is hopeless anyway; this limits the load and the noise of attempts.
-//! A valid token is never delayed, or anyone behind the same address could lock its owner out.
+//! A valid token is never delayed: otherwise anyone at the same address could lock its owner out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -50,7 +50,7 @@ impl Upload {
         self.handle.tell(&Request::BlobChunk { bytes, last }, self.line.sub)
     }
 
-    /// Waits until the server says something: that it takes more, or an error. Cancel safe.
+    /// Waits for the server's next word on the upload: a grant, or an error. Cancel safe.
     async fn hear(&mut self) -> Result<(), ClientError> {
         tokio::select! {
             biased;
@@ -91,7 +91,7 @@ pub(super) async fn put<R: AsyncRead + Send>(
         let mut last = false;
         while piece.len() < chunk && !last {
             let mut room = (&mut source).take((chunk - piece.len()) as u64);
-            // A source may be silent for hours, and the server gone.
+            // The source may stay silent for hours after the connection is lost.
             let read = tokio::select! {
                 biased;
                 heard = upload.hear() => {
@@ -157,7 +157,7 @@ pub(super) async fn get(
 }
 
 /// A blob being downloaded. Dropping it cancels the download. The bytes are verified against the
-/// hash: if they differ, an error comes instead of the last piece.
+/// hash: if they differ, an error is returned instead of the last piece.
 pub struct BlobStream {
     line: Line,
     hash: BlobHash,

@@ -322,7 +322,7 @@ impl<R: AsyncRead + Unpin> Task<R> {
         };
         let (answers, streams, told) = {
             let mut core = self.shared.core.lock();
-            // Only HELLO fails with the reason itself; a request fails with it converted.
+            // HELLO fails with the reason as it is, a request with the converted reason.
             let is_met = core.session.is_met();
             let told = if is_met { why.clone().of_request() } else { why.clone() };
             core.closed = Some(told.clone());

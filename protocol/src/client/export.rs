@@ -43,7 +43,7 @@ impl Export {
     }
 
     /// The next batch of frames, never empty; `None` at the end. A frame whose body is longer than
-    /// [`BODY_WITH_FRAME_MAX`], or cannot be read, comes without it: the blob is transferred
+    /// [`BODY_WITH_FRAME_MAX`], or cannot be read, is returned without it: the blob is transferred
     /// separately.
     pub async fn next(&mut self) -> Option<Result<Vec<Delivered>, ClientError>> {
         loop {

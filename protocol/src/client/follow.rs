@@ -85,7 +85,7 @@ pub struct Follow {
     /// The store and epoch in which `seen` holds.
     seen_in: Resume,
     is_caught_up: bool,
-    /// Why the last connection was lost, until there is another.
+    /// Why the last connection was lost, until the next one is made.
     lost: Option<ClientError>,
     /// When the connection was lost, until something is received.
     silent_since: Option<Instant>,
@@ -163,7 +163,7 @@ impl Follow {
     /// safe: the future may be dropped and `next` called again, and nothing is lost.
     ///
     /// # Errors
-    /// An error that reconnecting cannot fix, after which nothing more comes: a refusal that is not
+    /// An error that reconnecting cannot fix, which ends the follow: a refusal that is not
     /// [`Class::Busy`], [`Code::TooSlow`] for a caller that asked to be dropped, a server that
     /// breaks the protocol or cannot be trusted; or the last error when [`Retry::give_up`] has
     /// passed.
@@ -233,8 +233,8 @@ impl Follow {
         }
     }
 
-    /// Takes what came on the subscription, which is at `position` behind it; what is to be given
-    /// of it, but for frames.
+    /// Processes an event of the subscription, which leaves it at `position`; returns the event to
+    /// yield. Frames are queued instead.
     fn take(
         &mut self,
         event: SubEvent,
@@ -271,7 +271,7 @@ impl Follow {
         Ok(event)
     }
 
-    /// The subscription is at an offset, or where it began.
+    /// Records the subscription's position, unless it is still at its start.
     const fn saw(&mut self, position: Option<u64>) {
         if let Some(offset) = position {
             self.seen = position;
@@ -316,7 +316,7 @@ impl Follow {
         Box::pin(async move {
             tokio::time::sleep(wait).await;
             let client = Client::connect(&address, options).await?;
-            // Where nothing was seen yet, there is no offset that the server could check.
+            // Before anything was received there is no offset that the server could check.
             if client.server().uuid != seen_in.store {
                 let text = "another store is served there than before";
                 return Err(Refusal::new(Code::OtherStore, text).into());

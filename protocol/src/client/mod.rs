@@ -200,7 +200,7 @@ impl Client {
     }
 
     /// Waits until the connection is closed and returns the reason. Pending requests, and later
-    /// ones, fail with [`ClientError::Disconnected`], whatever that is.
+    /// ones, fail with [`ClientError::Disconnected`], whatever the reason.
     pub async fn closed(&self) -> ClientError {
         self.handle.closed().await
     }

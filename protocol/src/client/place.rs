@@ -1,27 +1,28 @@
-//! Where a stream goes on when its connection ends: never below where it began.
+//! The position at which a stream resumes when its connection is lost: never below its start.
 
 use xs_engine::{Bound, ReadOptions, Start};
 
 use crate::message::Gap;
 
-/// Where a stream goes on.
+/// The position at which a stream resumes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// The offset below which nothing is wanted. It may lie above the head, where there is nothing
-    /// yet that the server could check. `None` while an id says it, which may be above all, so that
-    /// frames that come below it are not to be given either.
+    /// The lowest offset that is wanted. It may lie above the head, where there is nothing yet that
+    /// the server could check. `None` while the start is an id. The id may also lie above the head,
+    /// and then frames below it must not be yielded either.
     least: Option<u64>,
-    /// The offset behind all that came; `None` while it is the start that says so.
+    /// The offset after everything received; `None` while the start still decides.
     at: Option<u64>,
     reverse: bool,
 }
 
 impl Place {
-    /// Of a stream that begins with `options`, all below `seen` having come before.
+    /// The position of a stream that begins with `options`, after everything below `seen` was
+    /// received.
     pub(super) const fn new(options: &ReadOptions, seen: Option<u64>) -> Self {
         let least = match (seen, options.start) {
             (Some(seen), _) => Some(seen),
-            // Downwards any place is as good as what the server says.
+            // For a reverse read, any position that the server reports will do.
             _ if options.reverse => Some(0),
             (None, Start::First | Start::Last(_) | Start::New) => Some(0),
             (None, Start::From(Bound::Offset(offset))) => Some(offset),
@@ -31,12 +32,12 @@ impl Place {
         Self { least, at: seen, reverse: options.reverse }
     }
 
-    /// The offset to go on from; `None` while that is the start as it was given.
+    /// The offset to resume from; `None` while that is the start as given.
     pub(super) const fn offset(&self) -> Option<u64> {
         self.at
     }
 
-    /// So many frames came, and all up to an offset was looked at.
+    /// Records that frames were received, and everything below an offset was examined.
     pub(super) fn came(&mut self, frames: usize, scanned_to: u64) {
         if frames == 0 {
             return self.looked_to(scanned_to);
@@ -45,27 +46,28 @@ impl Place {
         self.at = Some(scanned_to.max(least));
     }
 
-    /// All up to an offset was looked at. What lies below the start does not count: it waits for
-    /// frames that are still to come.
+    /// Records that everything below an offset was examined. An offset below the start is ignored:
+    /// the stream still waits for later frames.
     pub(super) fn looked_to(&mut self, offset: u64) {
         if self.least.is_some_and(|least| least <= offset) {
             self.at = Some(offset);
         }
     }
 
-    /// The server ended it. One that waits above the head says where it began, which nobody saw.
+    /// Records that the server ended the stream. Ignored while the stream waits above the head:
+    /// `resume` is then the head at which it began.
     pub(super) fn dropped(&mut self, resume: u64) {
         if self.at.is_some() || self.least.is_some_and(|least| least < resume) || self.reverse {
             self.looked_to(resume);
         }
     }
 
-    /// All that was stored below a head has come.
+    /// Records that everything stored below a head was received.
     pub(super) fn caught_up(&mut self, head: u64) {
         self.looked_to(self.at.map_or(head, |at| at.max(head)));
     }
 
-    /// What cannot be read is behind it.
+    /// Moves past frames that cannot be read.
     pub(super) fn passed_by(&mut self, gap: &Gap) {
         if let Gap::Corrupt { from, to } = *gap {
             self.came(1, if self.reverse { from } else { to });
@@ -138,7 +140,7 @@ mod tests {
         place.caught_up(30);
         place.caught_up(25);
         assert_eq!(place.offset(), Some(30));
-        // A server that drops it may say less than it said before.
+        // A server that drops the stream may report a lower offset than before.
         place.dropped(25);
         assert_eq!(place.offset(), Some(25));
     }

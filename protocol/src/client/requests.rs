@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Resumes a subscription at `point`, which overrides the start in `options` and the resume in
-    /// `how`. A [`Follow`](crate::Follow) does so by itself.
+    /// `how`. A [`Follow`](crate::Follow) does so automatically.
     ///
     /// # Errors
     /// [`ClientError`] when the server refuses: with
@@ -141,7 +141,7 @@ impl Client {
         self.subscribe_at(options, SubscribeOptions { resume, ..how }, Some(point.offset)).await
     }
 
-    /// Subscribes; all below `position` was seen.
+    /// Subscribes, after everything below `position` was received.
     pub(super) async fn subscribe_at(
         &self,
         options: ReadOptions,
@@ -232,7 +232,7 @@ impl Client {
         })
     }
 
-    /// Changes one cursor; its new revision, 0 when it was removed.
+    /// Changes one cursor; returns its new revision, 0 when it was removed.
     pub fn cursor_set(&self, change: CursorChange) -> Reply<u64> {
         Reply::ask(&self.handle, &Request::CursorSet(change), |response| match response {
             Response::Number(revision) => Some(revision),

@@ -103,14 +103,14 @@ impl Subscription {
     }
 
     /// The next event; `None` after the end: the limit was reached, or it does not follow and
-    /// everything was delivered. After an error nothing more comes.
+    /// everything was delivered. An error is the last item.
     pub async fn next(&mut self) -> Option<Result<SubEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// The offset to go on from after what was taken so far, never below where it began; `None`
-    /// while that is the start as it was given. A start above the head stays so until something
-    /// lies behind it, an id until a frame comes.
+    /// The offset to resume from after everything taken so far, never below the start; `None` while
+    /// that is the start as given. This lasts, for an offset above the head, until something after
+    /// it is stored, and for an id, until a frame arrives.
     #[must_use]
     pub const fn position(&self) -> Option<u64> {
         self.place.offset()
@@ -118,7 +118,7 @@ impl Subscription {
 
     /// The position with the store and the epoch it holds for:
     /// [`Client::subscribe_from`](super::Client::subscribe_from) resumes there, over another
-    /// connection or in another process. Meaningless for a read that goes backwards.
+    /// connection or in another process. Meaningless for a reverse read.
     #[must_use]
     pub fn point(&self) -> Option<ResumePoint> {
         self.position().map(|offset| self.seen_in.point(offset))
@@ -215,8 +215,8 @@ impl CallStream {
                     self.is_answered |= list.frames.iter().any(|one| self.ends_with(one));
                     self.results.extend(list.frames);
                 }
-                // Only the word that it is over is lost: who was told of a failure would make the
-                // call again.
+                // Only the notice of the end is lost. A caller that received an error would repeat
+                // the call.
                 Item::Event(StreamEvent::Dropped { .. }) | Item::Failed(_) if self.is_answered => {
                     return Poll::Ready(None);
                 }
@@ -224,7 +224,7 @@ impl CallStream {
                     return Poll::Ready(Some(Err(refusal.into())));
                 }
                 Item::Failed(error) => return Poll::Ready(Some(Err(error.of_request()))),
-                // A call is followed from its own frame on; other events are not results.
+                // Calls are followed from their own frame on; other events are not results.
                 Item::Event(_) => {}
                 Item::Chunk { .. } | Item::Granted(_) => {
                     return Poll::Ready(Some(Err(misplaced())));

@@ -25,8 +25,8 @@ pub struct CallRequest {
     pub deadline: Option<Duration>,
     /// Bodies of results up to this many bytes travel with their frames.
     pub bodies_up_to: u32,
-    /// The processor that calls, and the input for which it does. Set by the host, so that chains
-    /// of processors that call each other end.
+    /// The calling processor, and the input for which it calls. Set by the host, so that chains of
+    /// processors that call each other come to an end.
     pub origin: Option<Origin>,
 }
 

@@ -149,7 +149,7 @@ mod tests {
         let read = |bytes| read_refusal(400, Body::new("REFUSAL", bytes));
         assert_eq!(read(body.clone()).unwrap(), refusal);
         for at in 0..body.len() {
-            // A cut between two details is a refusal with fewer of them.
+            // A cut between two details yields a refusal with fewer of them.
             assert!(read(body.slice(..at)).map_or(true, |read| read != refusal), "{at}");
         }
     }

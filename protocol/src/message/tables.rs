@@ -54,7 +54,7 @@ fn the_ops_are_the_same_three_times() {
         let ways = [(request, "request"), (one_way, "one-way"), (push, "push"), (stream, "stream")];
         let expected = ways.into_iter().filter_map(|(is, word)| is.then_some(word));
         assert_eq!(words(entry.get("ways")), expected.collect(), "{name}");
-        // In the page an op stands in a row of its number, its name and how it travels.
+        // On the page, the row of an op begins with its number, its name and its ways.
         let number = format!("{:#04x}", op as u8);
         let ways = ways.into_iter().take(3).filter_map(|(is, word)| is.then_some(word));
         let ways = ways.collect::<Vec<_>>().join(", ");

@@ -19,7 +19,7 @@ pub enum Admission {
     Token {
         /// The guard that checks tokens.
         guard: Arc<TokenGuard>,
-        /// The role of peers without a token, while the store has no file of tokens.
+        /// The role of peers without a token, while the store has no token file.
         or: Option<Role>,
     },
 }

@@ -20,9 +20,9 @@ pub(crate) struct Connections {
     by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
     /// Runs their long work.
     pub(crate) lane: Arc<Lane>,
-    /// Room for the lists that it makes.
+    /// Room for lists while they are built.
     pub(crate) makers: Arc<Makers>,
-    /// Where the lists are that it brings.
+    /// Holds lists until they are sent.
     pub(crate) shelf: Arc<Shelf>,
 }
 

@@ -69,9 +69,9 @@ pub(super) struct Desk {
     /// The buffer may hold complete requests that are not served yet: enough were served, or the
     /// session accepts none at the moment.
     pub(super) has_unserved: bool,
-    /// The version of the processor that a host runs alone whose origin was found right last.
-    own_version: Option<FrameId>,
     /// For the host of a single processor: the processor version whose origin was last verified.
+    own_version: Option<FrameId>,
+    /// Held while the client is a host; dropped with the connection.
     pub(super) host: Option<HostGuard>,
 }
 
@@ -119,9 +119,9 @@ impl Desk {
         self.mailbox.seat.streams.store(streams, Ordering::Relaxed);
     }
 
-    /// Serves complete requests: of many, about half of those that the client keeps in flight. The
-    /// client takes the replies to that half and sends new requests while the other half is served;
-    /// if all were served at once, client and server would wait for each other in turn.
+    /// Serves complete requests: if there are many, about half of those the client keeps in flight.
+    /// The client takes the replies to that half and sends new requests while the other half is
+    /// served; if all were served at once, client and server would wait for each other in turn.
     pub(super) fn serve(&mut self, inbox: &mut BytesMut, now: Instant) -> bool {
         let (mut served, mut appended, mut is_late) = (0, false, false);
         let whole = inbox.len();
@@ -302,7 +302,7 @@ impl Desk {
         if let Some(frames) = last_few::last(&last, &*self.service) {
             return self.listings.push_back(Listing::Frames(ticket, frames));
         }
-        // However few they are, all of the log may have to be looked at for them.
+        // However few they are, finding them may require examining the whole log.
         let makers = self.mailbox.makers();
         self.long(move |service| {
             let making = makers.room(bytes_of_last(&last));
@@ -461,7 +461,7 @@ impl Desk {
         true
     }
 
-    /// Restricts the host of one processor to its own origins; the store tells which processor an
+    /// Restricts the host of one processor to its own origins; the store knows which processor an
     /// origin names.
     fn check_origins(&mut self, origins: impl IntoIterator<Item = Origin>) -> Result<(), Refusal> {
         let access = self.session.access();

@@ -1,10 +1,10 @@
-//! The place of connections before HELLO. A connection that has not said HELLO has shown no token
-//! either, and may hold a descriptor for as long as the HELLO timeout, so only a part of a server's
-//! connections may wait here, and of one address half of that part. For a new one, the oldest
-//! connections that have had time to say HELLO give way. A well-meant burst of connections has not
-//! had that time: it waits as long as enough connections are free for others. So nobody is delayed
-//! by a burst: each connection is served as it arrives, and what a burst holds is bounded by what
-//! is free, and in time.
+//! Connections waiting for HELLO. Before HELLO a connection has shown no token, and it may hold a
+//! descriptor until the HELLO timeout. So only part of a server's connections may wait, and only
+//! half of that part may come from one address. To make room for a new one, the oldest connections
+//! that have had time to say HELLO give way. A burst of legitimate connections has not had that
+//! time: it may wait while enough connections are free for others. So a burst delays nobody: each
+//! connection is served as it arrives, and what a burst holds is bounded both by the free
+//! connections and in time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
@@ -27,7 +27,7 @@ const COME_AGAIN: Duration = Duration::from_secs(1);
 /// The connections that wait before HELLO.
 pub(super) struct Door {
     max: usize,
-    /// Connections reserved for others than a burst.
+    /// Connections kept free of bursts.
     spare: usize,
     waiting: Mutex<Waiting>,
 }
@@ -48,7 +48,7 @@ struct One {
 
 /// Signals a connection to give way, in any state.
 struct Bell {
-    /// During the handshake of TLS.
+    /// During the TLS handshake.
     handshake: CancellationToken,
     /// After it.
     mailbox: Arc<Mailbox>,
@@ -136,7 +136,7 @@ impl Shortage {
     }
 
     /// Notes that there is no room; returns whether that has lasted long. Until then new
-    /// connections have their time, and afterwards a recurring burst delays nobody.
+    /// connections have their time, and after it a recurring burst delays nobody.
     pub(super) fn is_long(&mut self, now: Instant) -> bool {
         let is_past = |at: Instant| now.saturating_duration_since(at) >= WAITING_TIME;
         let since = match self.0 {

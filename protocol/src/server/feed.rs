@@ -28,7 +28,7 @@ pub(crate) struct FeedWork {
     bodies_up_to: u32,
     /// Draining does not end a call: its results may still come in time.
     pub(crate) is_call: bool,
-    /// Frames that were pulled and not sent yet, and what comes after them.
+    /// Frames that were pulled and not sent yet, and the event after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
     /// Offsets of the newest frames of a gap, which come before the feed's own.
@@ -214,7 +214,7 @@ impl FeedWork {
                 break;
             }
             let Some(offset) = newest.next()? else { break };
-            // Removed since it was found: removed or expired, or superseded by one that is still to
+            // The frame was removed or expired since it was found, or superseded by one still to
             // come.
             let Some(frame) = service.get(Bound::Offset(offset))? else { continue };
             bytes += frame.record().len();
@@ -226,7 +226,7 @@ impl FeedWork {
         Ok(Pulled::More)
     }
 
-    /// Where a reader resumes that was sent everything up to the frame at an offset.
+    /// Where a reader resumes after everything up to the frame at an offset was sent.
     fn behind(&self, offset: Option<u64>) -> u64 {
         match offset {
             _ if !self.has_more() => match self.after {

@@ -45,7 +45,7 @@ impl Desk {
         self.service.host_comes(claim, Arc::new(end))
     }
 
-    /// The same Host has reconnected, so this connection is dead.
+    /// The same Host has reconnected, so this connection is obsolete.
     pub(super) fn replaced(&mut self, now: Instant) {
         let text = "the Host has connected anew";
         self.close(&Refusal::new(Code::OtherHost, text), now);

@@ -1,6 +1,6 @@
 //! The last few frames, if they are found quickly: looked up on the connection's task, because a
-//! thread switch costs more than the rest of the reply. Anything not found here is left to the long
-//! way, which also reports errors.
+//! thread switch costs more than the rest of the reply. Anything not found here takes the slow
+//! path, which also reports errors.
 
 use xs_engine::{Bound, Frame, ReadOptions, Start};
 

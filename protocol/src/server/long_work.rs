@@ -1,7 +1,8 @@
-//! Work that may take long, or whose outcome is in memory until it is sent. Of that of a connection
-//! one piece is under way at a time: much costs no more threads and memory than one. All
-//! connections together have some of the blocking threads for it: what is short finds others free.
-//! Their memory is the shelf's, and while they are made the makers'.
+//! Work that may take long, or whose result stays in memory until it is sent. Each connection runs
+//! one piece at a time, so that queuing many costs no more threads or memory than one. All
+//! connections together use a limited number of the blocking threads, which leaves others free for
+//! short work. The shelf limits the memory of results, and the makers limit it while they are
+//! built.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,13 +71,13 @@ impl Long {
         Self { mailbox, lane, waiting: VecDeque::new(), busy: false }
     }
 
-    /// Room for the lists that the work brings.
+    /// Room for the lists that the work builds.
     pub(crate) fn makers(&self) -> Arc<Makers> {
         self.mailbox.makers()
     }
 
-    /// Does a job of a stream, or of none (0), on a blocking thread when its turn has come. Who
-    /// takes in what it posts ends it with [`Self::done`].
+    /// Queues a job for a stream, or for none (0), to run on a blocking thread. The handler of the
+    /// mail that it posts must call [`Self::done`].
     pub(crate) fn add(&mut self, sub: u32, job: impl FnOnce() -> Mail + Send + 'static) {
         self.waiting.push_back((sub, Box::new(job)));
         self.go_on();

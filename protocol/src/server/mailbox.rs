@@ -105,7 +105,7 @@ pub(crate) enum Mail {
     Drain(Duration),
     /// The tokens have changed.
     Recheck,
-    /// Others wait to say HELLO, which has not come yet.
+    /// Other connections wait to say HELLO, and this one has not said it yet.
     GiveWay,
     /// This connection of the Host is dead: the Host has reconnected.
     Replaced,
@@ -168,12 +168,12 @@ impl Mailbox {
         self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
     }
 
-    /// Room for the lists of all connections while they are made.
+    /// Room for the lists of all connections while they are built.
     pub(crate) fn makers(&self) -> Arc<Makers> {
         self.connections.upgrade().map(|all| Arc::clone(&all.makers)).unwrap_or_default()
     }
 
-    /// Where the lists of all connections are until they are sent.
+    /// Holds the lists of all connections until they are sent.
     pub(crate) fn shelf(&self) -> Arc<Shelf> {
         self.connections.upgrade().map(|all| Arc::clone(&all.shelf)).unwrap_or_default()
     }

@@ -1,6 +1,6 @@
-//! Room for lists while they are made, when nobody knows yet how long they get: each counts as long
-//! as it may become, and what has no room waits for those before it. Of those that are made, the
-//! shelf counts what there is.
+//! Room for lists while they are built and their final length is unknown: each is counted at its
+//! maximum length, and one without room waits for those before it. The shelf counts the actual
+//! length of finished lists.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use xs_engine::{CursorSummary, Frame, TopicPattern};
 use crate::limits::{LAST_MAX, LIST_BYTES_COUNTED, LISTS_BYTES_MAX};
 use crate::message::LastRequest;
 
-/// A list that grows is as long again as it has entries.
+/// A growing list may allocate twice the length of its entries.
 const GROWTH: usize = 2;
 /// Bytes of a cursor with the longest name.
 const CURSOR_BYTES: usize = size_of::<CursorSummary>() + 255;
 
-/// Bytes that the answer to a LAST may take while it is made.
+/// Maximum bytes of the answer to a LAST while it is built.
 pub(crate) fn bytes_of_last(last: &LastRequest) -> usize {
     let is_exact = |of: &TopicPattern| matches!(of, TopicPattern::Exact(_));
     let topics = last.topics.as_slice();
@@ -28,17 +28,17 @@ pub(crate) fn bytes_of_last(last: &LastRequest) -> usize {
     GROWTH * size_of::<Frame>() * most.min(LAST_MAX) as usize
 }
 
-/// The same for the newest frames of a gap.
+/// Maximum bytes of the newest frames of a gap while they are looked up.
 pub(crate) const fn bytes_of_gap() -> usize {
     GROWTH * size_of::<u64>() * LAST_MAX as usize
 }
 
-/// The same for the cursors of a store.
+/// Maximum bytes of the cursors of a store while they are listed.
 pub(crate) const fn bytes_of_cursors() -> usize {
     GROWTH * CURSOR_BYTES * CURSORS_MAX
 }
 
-/// What is being made.
+/// The lists being built.
 #[derive(Default)]
 pub(crate) struct Makers {
     state: Mutex<State>,
@@ -48,19 +48,19 @@ pub(crate) struct Makers {
 #[derive(Default)]
 struct State {
     bytes: usize,
-    /// The number of the next that comes, and of the one whose turn it is.
+    /// The number of the next arrival, and of the one whose turn it is.
     next: u64,
     turn: u64,
 }
 
-/// Room for a list that is made, until this is dropped.
+/// Room for a list being built, released on drop.
 pub(crate) struct Making {
     makers: Arc<Makers>,
     bytes: usize,
 }
 
 impl Makers {
-    /// Takes room for a list of at most so many bytes; blocks until there is.
+    /// Reserves room for a list of at most `bytes`; blocks until it is available.
     pub(crate) fn room(self: &Arc<Self>, bytes: usize) -> Making {
         let bytes = if bytes < LIST_BYTES_COUNTED { 0 } else { bytes };
         if bytes > 0 {
@@ -118,7 +118,7 @@ mod tests {
                 sender.send(at).unwrap();
                 drop(room);
             });
-            // Each has come before the next does.
+            // Each has queued before the next one starts.
             while makers.waiting() <= at as u64 {
                 thread::yield_now();
             }
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(bytes("a, b", 300, true), 1200);
         assert_eq!(bytes("a, b.*", 1, true), 2 * LAST_MAX as usize);
         assert_eq!(bytes("a, b", u64::MAX, true), 2 * LAST_MAX as usize);
-        // One that takes more than all would wait for ever if it waited for that.
+        // Each fits into the total: a larger one would be built only when no other is.
         let all = [bytes_of_gap(), bytes_of_cursors(), GROWTH * size_of::<Frame>() * 1_000_000];
         assert!(all.into_iter().all(|bytes| bytes <= LISTS_BYTES_MAX));
     }

@@ -1,6 +1,6 @@
 //! Lists that are in memory until they are sent: frames of a LAST, which later frames could hide if
-//! they were looked up later, offsets of the newest frames of a gap, and cursors. A client that
-//! requests a list and does not read it keeps it here, so the total bytes over all connections are
+//! they were looked up later, offsets of the newest frames of a gap, and cursors. A list that a
+//! client requests and does not read stays here, so the total bytes over all connections are
 //! limited. For a new list the oldest one gives way once it has had time to be sent, however slowly
 //! its reader takes it; until then the new one is refused.
 
@@ -113,7 +113,7 @@ impl Shelf {
 }
 
 impl Lists {
-    /// Makes the oldest list give way, if it has had its time.
+    /// Removes the oldest list, if it has had its time.
     fn make_room(&mut self, now: Instant) -> Result<(), Refusal> {
         let oldest = self.all.first_key_value();
         let late = oldest.filter(|(_, one)| now.saturating_duration_since(one.since) >= LIST_TIME);
@@ -198,7 +198,7 @@ mod tests {
         let mut second = keep(most / 2, now + LIST_TIME / 2).unwrap();
         let soon = now + LIST_TIME - Duration::from_millis(1);
         assert_eq!(keep(2000, soon).err().map(|refusal| refusal.code), Some(Code::Busy));
-        // A short one needs no room.
+        // A short list needs no room.
         let mut short = keep(2, soon).unwrap();
         assert_eq!(
             [short.next(), short.next(), short.next()],

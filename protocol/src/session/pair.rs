@@ -248,7 +248,7 @@ fn time_ends_what_does_not_go_on() {
 
     let mut pair = Pair::met(64);
     let (ticket, _) = pair.ask(&one());
-    // However long it had nothing to write.
+    // The time without anything to write does not count.
     pair.now += WRITE_STALL_MAX;
     pair.server.heard(pair.now + WRITE_STALL_MAX);
     pair.server.refuse(ticket, &Refusal::new(Code::Busy, "busy"));
@@ -274,7 +274,7 @@ fn pulses_and_deadlines_come_when_they_are_due() {
     for event in events {
         assert!(matches!(event, ClientEvent::Event { event: StreamEvent::Pulse, .. }));
     }
-    // None are queued for a client that reads nothing.
+    // No pulses are queued for a client that reads nothing.
     let large = Bytes::from(vec![0; OUTBOUND_BYTES_MAX]);
     pair.server.chunk(sub, &large, false);
     pair.pass(every);
@@ -373,8 +373,8 @@ fn requests_over_the_servers_limit_are_not_sent() {
     assert_eq!(pair.move_to_server().len(), 1);
 }
 
-/// A server of the next release: PING has a second version beside the first, and the first of
-/// CURSOR_LIST is no longer served.
+/// A server of the next release: PING has a second version in addition to the first, and the first
+/// of CURSOR_LIST is no longer served.
 const NEXT: &[OpRange] = &[
     OpRange { op: Op::Hello as u8, min: 1, max: 1 },
     OpRange { op: Op::Ping as u8, min: 1, max: 2 },

@@ -1,4 +1,4 @@
-//! The host of one processor, whose process may have been taken over by its module.
+//! The host of a single processor, whose process its module may have taken over.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use xs_protocol::{
 use crate::raw::{Raw, header};
 use crate::rig::{Rig, one, soon};
 
-/// Batches whose frames name these as their processors.
+/// A batch whose frames name these processors as their origins.
 fn from(processors: &[FrameId]) -> AppendRequest {
     let frame = |&processor| {
         let origin = Origin { processor, input: None, input_offset: None, hops: 1 };
@@ -40,7 +40,7 @@ async fn a_host_of_one_processor_names_no_other_as_the_origin() {
     let stored = rig.memory.head();
     let none = FrameId::first_of_ms(1);
     for forged in [other, longer, term, plain, none] {
-        // Also behind one that is right: the batch is all or nothing.
+        // Also after a valid one: the batch is all or nothing.
         for batch in [from(&[forged]), from(&[own, forged])] {
             let Err(ClientError::Refused(refusal)) = soon(host.append(&batch)).await else {
                 panic!("{forged} was taken");
@@ -50,12 +50,12 @@ async fn a_host_of_one_processor_names_no_other_as_the_origin() {
         }
     }
     assert_eq!(rig.memory.head(), stored);
-    // The host of all the others runs whatever there is.
+    // The host of all processors may name any of them.
     let together = rig.connect_as(Role::Host).await;
     soon(together.append(&from(&[own, other]))).await.unwrap();
 }
 
-/// A call of `echo` with a deadline, whose origin names no processor of the host.
+/// A call of `echo` with a deadline, whose origin names a processor that is not the host's.
 fn foreign_call(deadline: Duration) -> Vec<u8> {
     let mut body = [0; 8].to_vec();
     body.extend_from_slice(&(deadline.as_millis() as u64).to_le_bytes());
@@ -68,8 +68,8 @@ fn foreign_call(deadline: Duration) -> Vec<u8> {
     body
 }
 
-/// A call that is refused for its origin is over: it takes no place of other streams, and nothing
-/// follows the refusal.
+/// A call refused for its origin is over: it does not count as a stream, and nothing follows the
+/// refusal.
 #[tokio::test(start_paused = true)]
 async fn a_call_with_the_origin_of_another_leaves_no_stream() {
     let rig = Rig::unix(Role::Admin).await;

@@ -1,4 +1,4 @@
-//! What a client makes of the end of its connection.
+//! How a client reports the end of its connection.
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -12,10 +12,10 @@ use xs_protocol::{
 use crate::raw::message;
 use crate::rig::{Rig, one, soon};
 
-/// More than is needed.
+/// More credit than is needed.
 const CREDIT: u32 = 1 << 20;
 
-/// Takes bytes of a client until a request with `op` has come whole; the bytes.
+/// Reads from a client until a request with `op` is complete; returns the bytes.
 async fn take(from: &mut DuplexStream, codec: &mut Codec, op: Op) -> BytesMut {
     let (mut all, mut inbox) = (BytesMut::new(), BytesMut::new());
     loop {
@@ -30,7 +30,7 @@ async fn take(from: &mut DuplexStream, codec: &mut Codec, op: Op) -> BytesMut {
     }
 }
 
-/// A client whose HELLO a server has answered, and its other end, on which nobody answers.
+/// A client whose HELLO a server has answered, and its other end, which never answers.
 async fn met(rig: &Rig) -> (Client, DuplexStream, Codec) {
     let (ours, mut near) = tokio::io::duplex(64 * 1024);
     let (mut far, theirs) = tokio::io::duplex(64 * 1024);
@@ -44,13 +44,13 @@ async fn met(rig: &Rig) -> (Client, DuplexStream, Codec) {
     (soon(client).await.unwrap().unwrap(), near, codec)
 }
 
-/// CLOSE with a code.
+/// A CLOSE with a code.
 fn close(code: Code) -> Vec<u8> {
     let header = Header { op: Op::Close as u8, flags: 2, code: code.number(), corr: 0, sub: 0 };
     message(header, b"\x04\0over").to_vec()
 }
 
-/// The server refuses the connection: it may have stored what it has not answered.
+/// When the server closes the connection, it may have stored what it has not answered.
 #[tokio::test]
 async fn what_was_under_way_at_a_close_may_have_been_done() {
     let rig = Rig::unix(Role::Admin).await;
@@ -68,15 +68,14 @@ async fn what_was_under_way_at_a_close_may_have_been_done() {
             let ClientError::Disconnected(Lost::Closed(why)) = error else { panic!("{error}") };
             assert_eq!((why.code, &*why.message), (code, "over"));
         }
-        // Why it was closed is told who asks. Who asks for something else does not get it over this
-        // connection, however often.
+        // `closed` returns the reason. Later requests fail without it, however often they are made.
         assert_eq!(soon(closing.closed()).await.code(), Some(code));
         let error = soon(client.append(&one("a"))).await.unwrap_err();
         assert!(matches!(error, ClientError::Disconnected(_)), "{error}");
     }
 }
 
-/// A subscription with so much credit on a connection of its own, and the other end.
+/// A subscription with this credit on a connection of its own, and the other end.
 async fn subscribed(rig: &Rig, credit: u32) -> (Subscription, DuplexStream) {
     let (client, mut server, mut codec) = met(rig).await;
     let how = SubscribeOptions { credit, ..SubscribeOptions::default() };
@@ -87,13 +86,13 @@ async fn subscribed(rig: &Rig, credit: u32) -> (Subscription, DuplexStream) {
     (soon(opening).await.unwrap().unwrap(), server)
 }
 
-/// Or it could fill the memory of a client that does not take what comes.
+/// Otherwise such a server could fill the memory of a client that reads slowly.
 #[tokio::test]
 async fn a_server_that_sends_beyond_the_credit_is_left() {
     let rig = Rig::unix(Role::Admin).await;
     let (mut subscription, mut server) = subscribed(&rig, 10).await;
     let header = Header { op: Op::Deliver as u8, flags: 2, code: 0, corr: 0, sub: 1 };
-    // The first may be longer than the credit; behind it there is none.
+    // The first message may exceed the credit; after it none is left.
     let deliver = message(header, &[0; 16]);
     server.write_all(&deliver.repeat(2)).await.unwrap();
     let first = soon(subscription.next()).await.unwrap();
@@ -101,12 +100,12 @@ async fn a_server_that_sends_beyond_the_credit_is_left() {
     let error = soon(subscription.next()).await.unwrap().unwrap_err();
     let is_breach = matches!(&error, ClientError::Protocol(ProtocolError::FlowControl(_)));
     assert!(is_breach, "{error}");
-    // It hangs up.
+    // The client hangs up.
     let mut rest = Vec::new();
     soon(server.read_to_end(&mut rest)).await.unwrap();
 }
 
-/// A subscription does nothing that could be done twice.
+/// A subscription has no effect that could happen twice.
 #[tokio::test]
 async fn a_subscription_is_told_why_its_connection_was_closed() {
     let rig = Rig::unix(Role::Admin).await;

@@ -1,4 +1,4 @@
-//! Order, pipelining, back-pressure and the end of a server.
+//! Order, pipelining, back-pressure and the shutdown of a server.
 
 use std::collections::VecDeque;
 
@@ -20,7 +20,7 @@ async fn appends_are_pipelined_and_share_a_commit() {
     rig.memory.hold();
     let replies: VecDeque<_> = (0..100).map(|_| client.append(&one("a"))).collect();
     until(|| rig.memory.waiting() == 100).await;
-    // Others are answered meanwhile.
+    // Other requests are answered meanwhile.
     soon(client.ping()).await.unwrap();
     rig.memory.release();
     for (n, reply) in replies.into_iter().enumerate() {
@@ -29,8 +29,8 @@ async fn appends_are_pipelined_and_share_a_commit() {
     assert_eq!(rig.memory.commits(), 1);
 }
 
-/// Streams are numbered in the order of their requests, whichever threads make them: a server ends
-/// the connection otherwise.
+/// Streams are numbered in the order of their requests, whichever threads make them: otherwise a
+/// server closes the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn threads_open_streams_of_one_client_side_by_side() {
     let rig = Rig::unix(Role::Admin).await;
@@ -77,12 +77,12 @@ async fn a_peer_that_does_not_read_holds_a_bounded_queue_and_loses_nothing() {
     rig.server.adopt(theirs, Role::Read);
     let mut bytes = PREFACE.to_vec();
     bytes.extend_from_slice(&message(header(Op::Hello, 1, 0), &hello_body()));
-    // Credit for everything: only the connection's own bound holds the server back.
+    // Unlimited credit: only the connection's own bound stops the server.
     let mut subscribe = vec![0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
     subscribe.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 1, 0, b'*']);
     bytes.extend_from_slice(&message(header(Op::Subscribe, 2, 1), &subscribe));
     tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
-    // Meanwhile others work.
+    // Other connections work meanwhile.
     let client = rig.client().await;
     for _ in 0..100 {
         soon(client.append(&one("a"))).await.unwrap();
@@ -149,7 +149,7 @@ async fn long_lists_are_made_as_they_are_taken() {
     for n in 0..LISTS as u32 {
         bytes.extend_from_slice(&message(header(Op::Last, n + 2, 0), &last(FRAMES)));
     }
-    // A short one waits for nobody.
+    // A short list does not wait for the long ones.
     bytes.extend_from_slice(&message(header(Op::Last, 99, 0), &last(128)));
     tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
     until(|| rig.memory.lists() == 1).await;
@@ -170,7 +170,7 @@ async fn long_lists_are_made_as_they_are_taken() {
     assert_eq!(rig.memory.lists(), LISTS);
 }
 
-/// Who asks for a million topics and takes none has a few pages of them looked up.
+/// A client that requests 60,000 topics and reads none causes only a few pages to be looked up.
 #[tokio::test]
 async fn topics_that_are_not_taken_are_not_looked_up() {
     const TOPICS: usize = 60_000;
@@ -192,7 +192,7 @@ async fn topics_that_are_not_taken_are_not_looked_up() {
     let mut bytes = 0;
     loop {
         let part = raw.receive().await.unwrap();
-        // A machine that is slow enough makes the connection look idle.
+        // On a slow machine the connection may look idle.
         if part.header.op == Op::Ping as u8 {
             continue;
         }
@@ -208,8 +208,8 @@ async fn topics_that_are_not_taken_are_not_looked_up() {
     assert!(summaries.is_sorted_by(|a, b| a.topic < b.topic));
 }
 
-/// Lists that nobody takes have so many bytes, of all connections. One that has ended leaves room
-/// for others, and so does the oldest after some time.
+/// The total bytes of lists that are not read are limited over all connections. A list makes room
+/// for others when its connection ends or, if it is the oldest, after some time.
 #[tokio::test]
 async fn lists_that_nobody_takes_give_way() {
     const FRAMES: u64 = 400_000;
@@ -237,7 +237,7 @@ async fn lists_that_nobody_takes_give_way() {
     tokio::time::advance(limits::LIST_TIME).await;
     tokio::time::resume();
     assert_eq!(ask(&mut last, 3).await, 0);
-    // Who had the oldest hears of it when it goes on reading.
+    // The client with the oldest list gets the refusal when it reads on.
     let end = loop {
         let header = kept[0].receive().await.unwrap().header;
         if !header.has_more() {
@@ -247,9 +247,9 @@ async fn lists_that_nobody_takes_give_way() {
     assert_eq!((end.corr, end.code), (2, BUSY));
 }
 
-/// The last few frames may lie anywhere: they are looked for one request of a connection at a time,
-/// and of all connections on some of the threads, so that others find threads for what is short.
-/// Nobody knows how long they get, so each has room for the longest.
+/// The last few frames may lie anywhere in the log. They are looked up for one request per
+/// connection at a time, and for all connections on a part of the threads, so that short work finds
+/// free threads. Their length is not known in advance, so each list reserves room for the longest.
 #[tokio::test]
 async fn lists_that_may_get_long_are_made_few_at_a_time() {
     const CLIENTS: usize = 6;
@@ -265,13 +265,13 @@ async fn lists_that_may_get_long_are_made_few_at_a_time() {
     for topics in ["*"; CLIENTS].into_iter().chain(["a"]) {
         let client = rig.client().await;
         replies.push(client.last(&ask(topics)));
-        // Its work is under way, or waits for room, before the next one's.
+        // Its work is running, or waiting for room, before the next client's arrives.
         soon(client.ping()).await.unwrap();
         clients.push(client);
     }
-    // Two of the long ones, and the one behind them that is short.
+    // Two of the long ones, and the short one after them.
     until(|| rig.memory.held_lists() >= 3).await;
-    // What has room goes to the store on a thread of its own.
+    // Work that has room reaches the store on a thread of its own.
     for client in &clients {
         soon(client.ping()).await.unwrap();
     }
@@ -301,7 +301,7 @@ async fn frames_that_are_looked_for_leave_threads_for_others() {
     let mut blob = soon(client.blob_get(&hash)).await.unwrap().unwrap();
     assert_eq!(soon(blob.chunk()).await.unwrap().unwrap().len(), 9);
     assert_eq!(rig.memory.held_lists(), 1);
-    // Nor do many connections with one request each take all threads.
+    // Many connections with one request each do not take all threads either.
     let mut others = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut other = Raw::open(&rig, Role::Read).await;
@@ -313,7 +313,7 @@ async fn frames_that_are_looked_for_leave_threads_for_others() {
     let mut blob = soon(client.blob_get(&hash)).await.unwrap().unwrap();
     assert_eq!(soon(blob.chunk()).await.unwrap().unwrap().len(), 9);
     assert_eq!(rig.memory.held_lists(), 32);
-    // Those who stay are all answered.
+    // The remaining connections are all answered.
     drop(others.split_off(CONNECTIONS as usize / 2));
     rig.memory.hold_lists(false);
     for corr in 2..CONNECTIONS + 2 {
@@ -325,7 +325,7 @@ async fn frames_that_are_looked_for_leave_threads_for_others() {
     }
 }
 
-/// Bytes of blobs are read as there is room for them, however many are asked for.
+/// Bytes of blobs are read when there is room for them, however many downloads are open.
 #[tokio::test]
 async fn downloads_that_are_not_taken_are_not_read() {
     const DOWNLOADS: u32 = 64;
@@ -382,7 +382,7 @@ async fn a_request_that_panics_ends_its_connection_alone() {
     assert_eq!(call.err().map(|error| error.class()), Some(Class::Unknown));
     assert_eq!(soon(client.closed()).await.code(), Some(Code::Internal));
     soon(other.append(&one("a"))).await.unwrap();
-    // An append that comes to no end is answered, and its connection lives.
+    // An append that the service drops is answered, and its connection stays open.
     let error = soon(other.append(&one("lost"))).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Indeterminate));
     soon(other.append(&one("a"))).await.unwrap();
@@ -415,7 +415,7 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     assert!(client.going_away().is_some());
     let error = soon(client.append(&one("a"))).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Draining));
-    // What was accepted before is still answered.
+    // Accepted requests are still answered.
     rig.memory.release();
     assert_eq!(soon(last).await.unwrap().frames[0].offset, Some(10));
     soon(stopping).await.unwrap();
@@ -424,7 +424,8 @@ async fn a_stop_ends_subscriptions_with_the_place_to_resume() {
     assert_eq!(rig.server.connections(), 0);
 }
 
-/// A call goes on while a server stops, for as long as that waits: its results come, or its end.
+/// While a server stops, calls continue for the drain time: the caller receives the results or an
+/// error.
 #[tokio::test]
 async fn a_stop_lets_calls_finish_and_tells_of_the_others() {
     let rig = Rig::unix(Role::Admin).await;
@@ -440,7 +441,7 @@ async fn a_stop_lets_calls_finish_and_tells_of_the_others() {
     until(|| client.going_away().is_some()).await;
     let error = soon(client.call(&request("echo"))).await.err().unwrap();
     assert_eq!((error.code(), error.class()), (Some(Code::Draining), Class::Busy));
-    // What was accepted before is answered, and its results come.
+    // The accepted call is answered, and its results arrive.
     rig.memory.release();
     let mut call = soon(opening).await.unwrap().unwrap();
     let mut results = 0;
@@ -449,15 +450,15 @@ async fn a_stop_lets_calls_finish_and_tells_of_the_others() {
         results += 1;
     }
     assert_eq!((results, rig.memory.calls()), (2, 2));
-    // The one that takes longer than the stop is cancelled, and its caller hears that it is over.
+    // The call that outlasts the drain is cancelled, and its caller gets an error.
     let error = soon(hanging.next()).await.unwrap().unwrap_err();
     assert_eq!(error.class(), Class::Unknown, "{error}");
     soon(stopping).await.unwrap();
     assert_eq!(rig.memory.cancelled(), [hanging.id()]);
 }
 
-/// Bytes that come when a server has said its last word are taken: over TCP they would have the
-/// system throw away what the client has not read yet.
+/// The server still reads what arrives after its last message: over TCP unread bytes would make the
+/// system discard what the client has not read yet.
 #[tokio::test]
 async fn a_stop_takes_what_still_comes() {
     let rig = Rig::unix(Role::Admin).await;
@@ -481,7 +482,7 @@ async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
     let how = SubscribeOptions { credit: 20_000, ..SubscribeOptions::default() };
     let (mut seen, mut position) = (Vec::new(), 0);
     while seen.len() < 5_000 {
-        // A new connection each time, given up after a few messages.
+        // A new connection each time, abandoned after a few messages.
         let client = rig.client().await;
         let start = Start::From(Bound::Offset(position));
         let options = ReadOptions { start, follow: true, ..ReadOptions::default() };
@@ -501,7 +502,7 @@ async fn a_subscription_resumes_where_it_was_without_gap_or_double() {
     assert_eq!(seen, (0..5_000).collect::<Vec<_>>());
 }
 
-/// A publish tells a connection once, however many subscriptions it has, and none misses it.
+/// A publish notifies a connection once, however many subscriptions it has, and none misses it.
 #[tokio::test]
 async fn subscriptions_of_a_connection_are_told_together() {
     const SUBSCRIPTIONS: usize = 100;
@@ -534,7 +535,7 @@ async fn the_connection_closes_when_nobody_uses_it() {
     let frames = vec![NewFrame::new(Topic::parse("a").unwrap())];
     let reply = client.append(&AppendRequest::frames(frames));
     drop(client);
-    // An answer that is awaited keeps it.
+    // A pending reply keeps the connection open.
     soon(reply).await.unwrap();
     until(|| rig.server.connections() == 0).await;
 }

@@ -1,4 +1,5 @@
-//! Who follows over lost connections gets each stored frame once, in order, and is told.
+//! A follow across lost connections yields each stored frame once, in order, and reports what
+//! happened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use xs_protocol::{
 use crate::relay::Relay;
 use crate::rig::{Rig, one, soon, until};
 
-/// Soon again.
+/// Short waits between attempts.
 fn quick() -> Retry {
     Retry { first: Duration::from_millis(1), most: Duration::from_millis(20), give_up: None }
 }
@@ -30,7 +31,7 @@ async fn next(follow: &mut Follow) -> FollowEvent {
     soon(follow.next()).await.expect("it has ended").unwrap()
 }
 
-/// What ended it.
+/// The error that ends the follow.
 async fn end(follow: &mut Follow) -> ClientError {
     let error = loop {
         if let Err(error) = soon(follow.next()).await.expect("it has ended without an error") {
@@ -41,10 +42,10 @@ async fn end(follow: &mut Follow) -> ClientError {
     error
 }
 
-/// What came, in the order in which it did.
+/// The events seen, in order.
 #[derive(Default)]
 struct Seen {
-    /// Frames, which must be the first so many of the log.
+    /// Number of frames, which must be the first ones of the log.
     frames: u64,
     caught_up: Vec<u64>,
     resumed: Vec<Option<u64>>,
@@ -70,7 +71,7 @@ impl Seen {
         }
     }
 
-    /// Until so many frames have come.
+    /// Takes events until `frames` frames have been seen.
     async fn up_to(&mut self, follow: &mut Follow, frames: u64) {
         while self.frames < frames {
             self.take(next(follow).await);
@@ -91,7 +92,7 @@ async fn connections_that_are_cut_cost_no_frame_and_give_none_twice() {
     for round in 1..=CUTS {
         seen.up_to(&mut follow, round * FRAMES / CUTS).await;
         relay.cut();
-        // Given up and asked again, as `select!` does it.
+        // The future is dropped and made again, as `select!` does.
         for _ in 0..20 {
             tokio::select! {
                 biased;
@@ -120,7 +121,7 @@ async fn a_server_that_is_started_again_is_found() {
     seen.up_to(&mut follow, 10).await;
     soon(rig.server.stop()).await;
     rig.memory.fill(10, "a");
-    // It waits and tries while nobody listens.
+    // The follow waits and retries while nobody listens.
     for _ in 0..100 {
         tokio::select! {
             biased;
@@ -147,14 +148,14 @@ async fn what_is_new_counts_from_the_opening_whatever_becomes_of_the_connection(
     seen.up_to(&mut follow, 8).await;
 }
 
-/// Or the same words would mean others later.
+/// Otherwise the same start would mean other frames later.
 #[tokio::test]
 async fn what_is_followed_is_known_once_it_is_open() {
     for start in [Start::New, Start::Last(2)] {
         let rig = Rig::unix(Role::Admin).await;
         let relay = Relay::before(&rig.address);
         rig.memory.fill(5, "a");
-        // It is cut before anything comes: that is an error of the opening, or it goes on from
+        // The connection is cut before any event: either opening fails, or the follow resumes from
         // where it was opened.
         relay.cut_behind_subscribe(1);
         let opened = soon(Follow::open(&relay.address(), options(start))).await;
@@ -173,7 +174,7 @@ async fn what_is_followed_is_known_once_it_is_open() {
     }
 }
 
-/// A start above the head is kept whatever becomes of the connection.
+/// A start above the head is kept across lost connections.
 #[tokio::test]
 async fn what_begins_above_the_head_waits_for_it() {
     for start in [Start::From(Bound::Offset(8)), Start::After(Bound::Offset(7))] {
@@ -202,7 +203,8 @@ async fn what_begins_above_the_head_waits_for_it() {
     }
 }
 
-/// Or whoever saves where a plain subscription is gets frames later that were not asked for.
+/// Otherwise a caller that saves the position of a plain subscription would later get frames that
+/// it did not ask for.
 #[tokio::test]
 async fn a_subscription_is_never_at_a_place_below_its_start() {
     let to_come = FrameId::first_of_ms(1 << 47);
@@ -261,7 +263,7 @@ async fn a_point_goes_on_behind_what_was_given_and_nowhere_else() {
     let mut later = open(&rig.address, from(point)).await;
     assert_eq!(later.point(), Some(point));
     Seen { frames: 20, ..Seen::default() }.up_to(&mut later, 50).await;
-    // The same by hand.
+    // The same with a plain subscription.
     let client = rig.client().await;
     let all = ReadOptions { follow: true, ..ReadOptions::default() };
     let subscribe = client.subscribe_from(&point, &all, SubscribeOptions::default());
@@ -315,7 +317,7 @@ async fn what_nobody_can_mend_by_waiting_is_told_at_once() {
     let error = Follow::open(&rig.address, FollowOptions { read, ..options(Start::First) });
     assert_eq!(soon(error).await.err().unwrap().code(), Some(Code::InvalidRead));
 
-    // So is that nobody listens, to who comes; who was there goes on trying.
+    // An unreachable server is an error when a follow is opened; an open follow keeps retrying.
     relay.close().await;
     let error = soon(Follow::open(&relay.address(), options(Start::First))).await.err().unwrap();
     assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");

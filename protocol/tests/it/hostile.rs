@@ -76,7 +76,7 @@ async fn silence_is_probed_before_it_ends_a_connection() {
     assert_eq!((ping.header.op, ping.header.flags), (Op::Ping as u8, FLAG_PUSH));
     let pong = Header { op: Op::Ping as u8, flags: FLAG_RESPONSE, ..Header::default() };
     raw.send(&message(pong, b"")).await;
-    // Once this is answered the other was heard.
+    // Once this is answered, the server has also received the PONG.
     assert_eq!(raw.ask(header(Op::Ping, 2, 0), b"").await.header.corr, 2);
     tokio::time::advance(limits::PING_AFTER).await;
     assert_eq!(raw.receive().await.unwrap().header.op, Op::Ping as u8);
@@ -168,7 +168,8 @@ async fn numbers_of_streams_grow_and_there_are_not_too_many() {
 async fn a_host_has_more_streams() {
     let rig = Rig::unix(Role::Host).await;
     let mut raw = Raw::open(&rig, Role::Host).await;
-    // More uploads, too, than requests may be without an answer: each ends by what comes later.
+    // Also more uploads than unanswered requests are allowed: each ends by a message that comes
+    // later.
     let last = limits::REQUESTS_MAX + 1;
     for sub in 1..=last {
         raw.send(&message(header(Op::BlobPut, sub, sub), b"")).await;
@@ -190,7 +191,7 @@ async fn windows_and_credit_are_enforced() {
     raw.send(&message(header(Op::BlobPut, 2, 1), b"")).await;
     raw.send(&message(more(1), &vec![0; chunk + 1])).await;
     assert_eq!(raw.closed().await, MALFORMED);
-    // The stream reads all at once: no grant can come between.
+    // The server receives everything at once, so no grant can come in between.
     let mut raw = Raw::open(&rig, Role::Admin).await;
     let mut bytes = message(header(Op::BlobPut, 2, 1), b"").to_vec();
     let over = limits::UPLOAD_WINDOW as usize / chunk + 1;
@@ -200,7 +201,7 @@ async fn windows_and_credit_are_enforced() {
     rig.memory.hold_blobs(true);
     raw.send(&bytes).await;
     assert_eq!(raw.closed().await, FLOW);
-    // Nor can pieces without bytes, of which any number would fit.
+    // The window is also exceeded by empty pieces, any number of which would fit.
     let mut raw = Raw::open(&rig, Role::Admin).await;
     raw.send(&message(header(Op::BlobPut, 2, 1), b"")).await;
     for _ in 0..1_000 {
@@ -266,7 +267,7 @@ async fn batches_and_messages_at_their_limits() {
         assert_eq!(soon(client.append(&batch)).await.is_ok(), fits, "{count}");
     }
     let sized = |size: usize| {
-        // 16 of header, 8 of the batch, 8 and 4 of the frame, 1 of its topic.
+        // Header 16, batch 8, frame 8 and 4, topic 1.
         let body = Body::Inline(vec![0; size - 37].into());
         AppendRequest::frames(vec![NewFrame { body, ..frame.clone() }])
     };
@@ -306,7 +307,7 @@ async fn only_this_machine_is_listened_to() {
     ));
 }
 
-/// Time is paused: a wait that is not meant shows at once.
+/// Time is paused: an unintended wait shows at once.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_hello_is_given_up() {
     let (ours, _theirs) = tokio::io::duplex(1024);

@@ -1,5 +1,5 @@
-//! Connections that say they run the modules of a store, and the passage by which they come from
-//! processes that have no token.
+//! Connections that claim to run the modules of a store, and the passage over which processes
+//! without a token connect.
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ async fn open(
     soon(Passage::open(&guarded.address, options(secret), claim(alone))).await
 }
 
-/// A client that speaks over a passage, and how that will end.
+/// A client that connects over a passage, and the pending outcome of the passage.
 async fn over(passage: Passage) -> (Client, JoinHandle<PassageEnd>) {
     let (ours, mut theirs) = tokio::io::duplex(4096);
     let carried = tokio::spawn(async move { passage.carry(&mut theirs).await });
@@ -46,12 +46,12 @@ async fn a_host_comes_over_a_passage_without_its_token() {
     soon(all.append(&one("xs.handler.c.active"))).await.unwrap();
     let other = soon(alone.append(&one("xs.handler.c.active"))).await;
     assert_eq!(code(other), Some(Code::Denied), "it runs another processor");
-    // More than fits on the way, in both directions.
+    // More than the buffers hold, in both directions.
     let bytes = Bytes::from(vec![7; 3 << 20]);
     let hash = soon(all.blob_put_bytes(bytes.clone())).await.unwrap();
     let blob = soon(all.blob_get(&hash)).await.unwrap().unwrap();
     assert_eq!(soon(blob.bytes(4 << 20)).await.unwrap(), bytes);
-    // Another token is made: who is in may stay, also who is bound to a processor.
+    // Another token is created: connected clients stay, including the one bound to a processor.
     guarded.token("more", Role::Read);
     guarded.server.look_at_files();
     soon(guarded.connect(Some(&secret))).await.unwrap();
@@ -74,7 +74,8 @@ async fn only_a_host_may_come_as_one() {
     let none = open(&guarded, None, "").await.err().unwrap();
     assert_eq!(none.code(), Some(Code::Unauthenticated));
     assert!(guarded.memory.hosts().is_empty());
-    // Who opens the store's own socket owns it; who is let in on loopback does too.
+    // A client that opens the store's own socket owns the store, as does one admitted without a
+    // token.
     for guarded in [Guarded::new(Some(Role::Admin)).await] {
         let (host, _) = over(open(&guarded, None, "").await.unwrap()).await;
         assert_eq!(host.server().role, Role::Host);
@@ -83,7 +84,7 @@ async fn only_a_host_may_come_as_one() {
     let passage = soon(Passage::open(&rig.address, ClientOptions::default(), claim(""))).await;
     let (host, _) = over(passage.unwrap()).await;
     assert_eq!(host.server().role, Role::Host);
-    // A socket that is for reading, or for one processor, makes none.
+    // A socket for reading, or for one processor, admits no host.
     for admission in [Admission::Role(Role::Read), Admission::Alone("a".into())] {
         let (address, _kept) = listening_as(&rig, admission).await;
         let refused = soon(Passage::open(&address, ClientOptions::default(), claim(""))).await;

@@ -1,4 +1,4 @@
-//! Every limit of a message at one less, exactly, and one more; and many that mean no good at once.
+//! Every limit of a message at one less, exactly, and one more; and a crowd of misbehaving clients.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use xs_protocol::{Class, Code, Op, Role, limits};
 use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, one, soon, until};
 
-/// A HELLO with a name and a token of so many bytes.
+/// A HELLO with a name and a token of these lengths in bytes.
 fn hello(name: usize, token: usize) -> Vec<u8> {
     let mut body = hello_body()[..20].to_vec();
     for len in [name, token] {
@@ -49,13 +49,13 @@ async fn names_and_tokens() {
     }
 }
 
-/// That nothing was sent because of others is for a later try: it passed for a request that is
-/// wrong.
+/// A request that was not sent because of others may be retried later; it used to be reported as
+/// invalid.
 #[tokio::test]
 async fn a_client_with_too_many_requests_is_busy() {
     let rig = Rig::unix(Role::Admin).await;
     let client = rig.client().await;
-    // Nothing is answered before something is awaited.
+    // Nothing is answered before a reply is awaited.
     let asked: Vec<_> = (0..limits::CLIENT_QUEUE_MAX).map(|_| client.ping()).collect();
     let error = client.append(&one("t")).await.unwrap_err();
     assert_eq!(error.class(), Class::Busy, "{error}");
@@ -65,19 +65,19 @@ async fn a_client_with_too_many_requests_is_busy() {
     soon(client.append(&one("t"))).await.unwrap();
 }
 
-/// A list of as many patterns.
+/// A list of `count` patterns.
 fn patterns(count: usize) -> Vec<u8> {
     let mut body = (count as u16).to_le_bytes().to_vec();
     (0..count).for_each(|_| body.extend_from_slice(&[1, 0, b'a']));
     body
 }
 
-/// As many optional extensions.
+/// `count` optional extensions.
 fn extensions(count: usize) -> Vec<u8> {
     [1, 0x80, 0, 0, 1, 0, 0, 0, 9].repeat(count)
 }
 
-/// A subscription with bodies up to so many bytes and a pulse every so many milliseconds.
+/// A subscription with this maximum length of bodies and this interval of pulses.
 fn subscribe(bodies_up_to: u32, pulse_ms: u64) -> Vec<u8> {
     let mut body = vec![0, 0, 0, 0];
     body.extend_from_slice(&bodies_up_to.to_le_bytes());
@@ -128,7 +128,7 @@ async fn what_a_request_may_hold() {
         let sub = if op == Op::Subscribe { corr } else { 0 };
         raw.send(&message(header(op, corr, sub), &body)).await;
         let reply = loop {
-            // Streams that were opened say something too.
+            // Opened streams send messages, too.
             let envelope = raw.receive().await.unwrap();
             if envelope.header.corr == corr && envelope.header.flags & 4 == 0 {
                 break envelope;
@@ -146,8 +146,8 @@ async fn what_a_request_may_hold() {
     }
 }
 
-/// Two thousand that send a byte now and then and never a whole HELLO. Time is paused: each is let
-/// go when its time is up, and one that behaves is served all the while.
+/// Two thousand connections that send a byte now and then and never a whole HELLO. Time is paused:
+/// each is closed when its time is up, and a well-behaved client is served throughout.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_that_trickles_is_let_go_in_time() {
     let rig = Rig::unix(Role::Admin).await;
@@ -167,7 +167,7 @@ async fn a_crowd_that_trickles_is_let_go_in_time() {
     for raw in &mut crowd {
         assert_eq!(raw.closed().await, Code::HelloTimeout.number());
     }
-    // A clock that stands still moves nothing but what has something to do.
+    // While the clock stands still, only tasks with something to do run.
     drop(crowd);
     until(|| rig.server.connections() == 1).await;
     soon(client.append(&one("a"))).await.unwrap();

@@ -1,4 +1,4 @@
-//! The protocol over real sockets and over streams in memory, with a store in memory behind it.
+//! The protocol over real sockets and in-memory streams, served from a store in memory.
 
 #[cfg(test)]
 mod alone;

@@ -1,4 +1,4 @@
-//! From one store to another, and what a server tells about itself.
+//! Moving frames from one store to another, and what a server reports about itself.
 
 use bytes::Bytes;
 use xs_engine::{Body, NewFrame, ReadOptions, Topic};
@@ -67,7 +67,7 @@ async fn statistics_count_connections_and_lag() {
     let client = rig.client().await;
     let how = SubscribeOptions { credit: 1, ..SubscribeOptions::default() };
     let options = ReadOptions { follow: true, ..ReadOptions::default() };
-    // Nothing of it is taken: it stays where its first message ended.
+    // Nothing is read from it: it stays at the end of its first message.
     let stalled = soon(client.subscribe(&options, how)).await.unwrap();
     let text = soon(client.stats()).await.unwrap();
     let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -106,7 +106,7 @@ async fn work_that_nobody_waits_for_is_told_so() {
     let rig = Rig::unix(Role::Admin).await;
     let client = rig.client().await;
     let check = client.maintain(&MaintainRequest::Verify);
-    // Requests are served in their order: it has begun when this one is answered.
+    // Requests are served in order: the check has begun when this one is answered.
     soon(client.stats()).await.unwrap();
     assert_eq!(rig.memory.given_up(), 0);
     drop((check, client));

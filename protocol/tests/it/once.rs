@@ -1,4 +1,4 @@
-//! Batches that are stored on a condition, or once.
+//! Batches that are stored under a condition, or only once.
 
 use xs_engine::{Condition, IdempotencyKey, TopicPatterns};
 use xs_protocol::{AppendRequest, Class, Client, ClientError, Code, Detail, Refusal, Role};
@@ -26,7 +26,7 @@ async fn a_condition_that_does_not_hold_says_what_is_there() {
     ];
     let appended = soon(client.append(&when(held.clone()))).await.unwrap();
     assert_eq!((appended.head, appended.repeated), (4, false));
-    // The same again: the head has moved on.
+    // The same batch again: the head has moved.
     let refusal = refused(&client, &when(held)).await;
     assert_eq!((refusal.code, refusal.code.class()), (Code::ConditionFailed, Class::Condition));
     assert_eq!(refusal.details, [Detail::Condition { index: 0, found: 4 }]);

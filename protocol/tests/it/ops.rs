@@ -85,7 +85,7 @@ async fn fetches_go_from_page_to_page() {
     assert_eq!(refused.code(), Some(Code::InvalidRead), "it would end at the head");
 }
 
-/// Whichever way a fetch goes, damage ends a page, is told of once, and is passed by.
+/// In both directions, damage ends a page, is reported once, and is skipped.
 #[tokio::test]
 async fn fetches_tell_of_damage_and_go_on_behind_it() {
     let rig = Rig::unix(Role::Admin).await;
@@ -197,7 +197,7 @@ async fn blobs_stream_both_ways() {
         assert_eq!(soon(blob.bytes(bytes.len())).await.unwrap(), bytes);
     }
     assert!(soon(client.blob_get(&BlobHash::of(b"other"))).await.unwrap().is_none());
-    // Bytes of as many, but others.
+    // Other bytes of the same length.
     for len in [5, 600_000] {
         rig.memory.swap_blob(BlobHash::of(&large[1..=len]), &large[..len]);
         let blob = soon(client.blob_get(&BlobHash::of(&large[1..=len]))).await.unwrap().unwrap();
@@ -224,7 +224,8 @@ async fn a_refused_upload_leaves_the_connection_whole() {
     soon(client.ping()).await.unwrap();
 }
 
-/// An upload that waited for its source noticed nothing until the next bytes came.
+/// An upload that waited for its source used to notice the lost connection only with the next
+/// bytes.
 #[tokio::test]
 async fn an_upload_from_a_silent_source_ends_with_its_connection() {
     let rig = Rig::unix(Role::Append).await;
@@ -279,7 +280,7 @@ async fn calls_stream_results_and_are_cancelled_by_dropping_them() {
     until(|| rig.memory.cancelled().len() == 2).await;
 }
 
-/// Whoever were told of a lost connection would make the call again.
+/// A caller that got an error about the lost connection would repeat the call.
 #[tokio::test]
 async fn a_call_is_over_with_its_last_frame() {
     let rig = Rig::unix(Role::Append).await;
@@ -374,7 +375,7 @@ async fn a_slow_subscriber_is_waited_for_and_misses_nothing() {
         let frames = vec![NewFrame::new(Topic::parse("a").unwrap()); 50];
         soon(writer.append(&AppendRequest::frames(frames))).await.unwrap();
     }
-    // Others on the same connection are not held up by it.
+    // It does not delay others on the same connection.
     let mut other = follow(&reader, SubscribeOptions::default()).await;
     assert_eq!(take(&mut other, 10_000).await, (0..10_000).collect::<Vec<_>>());
     assert_eq!(take(&mut slow, 10_000).await, (0..10_000).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! A peer that says exactly the bytes a test wants, and reads exactly what comes.
+//! A peer that sends exactly the bytes a test wants, and reads exactly what arrives.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
@@ -7,7 +7,7 @@ use xs_protocol::{Admission, Gather, Op};
 
 use crate::rig::{Rig, soon};
 
-/// One end of a connection, in bytes.
+/// One end of a connection, as bytes.
 pub(crate) struct Raw<S = DuplexStream> {
     stream: S,
     codec: Codec,
@@ -41,7 +41,7 @@ pub(crate) fn hello_body() -> Vec<u8> {
 }
 
 impl Raw {
-    /// A connection on which nothing was said.
+    /// A connection on which nothing was sent.
     pub(crate) fn silent(rig: &Rig, admission: impl Into<Admission>) -> Self {
         let (stream, theirs) = tokio::io::duplex(64 * 1024);
         rig.server.adopt(theirs, admission);
@@ -58,12 +58,12 @@ impl Raw {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
-    /// A connection on which nothing was said.
+    /// A connection on which nothing was sent.
     pub(crate) fn over(stream: S) -> Self {
         Self { stream, codec: Codec::new(u32::MAX), inbox: BytesMut::new() }
     }
 
-    /// Says HELLO, behind the preface.
+    /// Sends HELLO, after the preface.
     pub(crate) async fn greet(&mut self) {
         self.send(&message(header(Op::Hello, 1, 0), &hello_body())).await;
         let reply = self.receive().await.unwrap();
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        // A server that has closed takes no more; the test looks at what it said.
+        // A closed server accepts nothing more; the test checks what it sent.
         let _ = soon(self.stream.write_all(bytes)).await;
     }
 
@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         }
     }
 
-    /// Reads on to CLOSE; its code. Nothing may come after it.
+    /// Reads up to CLOSE and returns its code. Nothing may come after it.
     pub(crate) async fn closed(&mut self) -> u16 {
         while let Some(envelope) = self.receive().await {
             if envelope.header.op == Op::Close as u8 {

@@ -1,5 +1,5 @@
-//! The programs that others begin with: that of README.md, as it stands there, and the examples.
-//! `cargo test -p xs-protocol` builds them.
+//! The programs that users start from: that of README.md, exactly as printed there, and the
+//! examples. `cargo test -p xs-protocol` builds them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,8 +41,8 @@ async fn append(rig: &Rig, body: &str) {
     soon(client.append(&AppendRequest::frames(vec![frame]))).await.unwrap();
 }
 
-/// Its cursor is all it needs to go on, in the same process over another connection and in another
-/// one.
+/// The cursor is all that it needs to resume, over another connection in the same process or in
+/// another process.
 #[tokio::test]
 async fn the_example_consumes_and_goes_on_where_its_cursor_is() {
     let rig = Rig::unix(Role::Admin).await;
@@ -65,24 +65,24 @@ async fn the_example_consumes_and_goes_on_where_its_cursor_is() {
     append(&rig, "two").await;
     assert_eq!(line(&mut lines).await, "Some(1) notes");
     soon(reached(2)).await;
-    // Without a word.
+    // Without notice.
     soon(child.kill()).await.unwrap();
     append(&rig, "three").await;
     let (mut child, mut lines) = run("consume", &relay.address(), &["job", "notes"]);
     assert_eq!(line(&mut lines).await, "Some(2) notes");
     soon(reached(3)).await;
-    // Somebody else moves the cursor: it is nobody's that two have.
+    // Another client moves the cursor: a cursor must have only one consumer.
     let set = Some(CursorValue::default());
     let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
     soon(client.cursor_set(change)).await.unwrap();
-    // Waiting for a child closes its input, and it ends well at the end of that.
+    // Waiting for a child closes its input, and at the end of its input it would exit successfully.
     let _input = child.stdin.take();
     append(&rig, "four").await;
     assert!(!soon(child.wait()).await.unwrap().success());
 }
 
-/// A change whose answer was lost is known again by its value, and that of another is not taken for
-/// one's own.
+/// A change whose answer was lost is recognized by its value, and another consumer's is not
+/// mistaken for it.
 #[tokio::test]
 async fn the_example_goes_on_where_the_answer_to_its_change_was_lost() {
     for others in [None, Some(9)] {
@@ -121,7 +121,7 @@ async fn the_example_goes_on_where_the_answer_to_its_change_was_lost() {
     }
 }
 
-/// Behind what only a file of the tree needs.
+/// The program without the lines that only the file in the tree needs.
 fn program(source: &str) -> &str {
     source.split_once("\n\n").unwrap().1
 }

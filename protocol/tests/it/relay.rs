@@ -1,4 +1,4 @@
-//! A way to a server that can be cut and closed, as a network or a killed process does it.
+//! A relay to a server that can be cut and closed, like a network or a killed process.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ pub(crate) struct Relay {
     to: PathBuf,
     listening: Option<JoinHandle<()>>,
     lines: Arc<Mutex<Vec<AbortHandle>>>,
-    /// Connections that are still to be cut behind the answer to their SUBSCRIBE.
+    /// Number of connections still to be cut after the answer to their SUBSCRIBE.
     cuts: Arc<AtomicUsize>,
-    /// The answer to the next CURSOR_SET is still to be lost.
+    /// Whether the answer to the next CURSOR_SET is still to be lost.
     loses: Arc<AtomicBool>,
     /// Whether connections are let through at once.
     gate: watch::Sender<bool>,
@@ -34,7 +34,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Before a server that listens on a Unix socket.
+    /// A relay to a server that listens on a Unix socket.
     pub(crate) fn before(server: &Address) -> Self {
         let Address::Unix(to) = server.clone() else { panic!("{server} is no Unix socket") };
         let dir = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ impl Relay {
                 let (loses, gate) = (Arc::clone(&loses), gate.clone());
                 let line = tokio::spawn(async move {
                     let _ = gate.subscribe().wait_for(|open| *open).await;
-                    // A server that is gone ends the connection at once.
+                    // When the server is down, the connection ends at once.
                     let Ok(mut far) = UnixStream::connect(to).await else { return };
                     let _ = match cut {
                         true => {
@@ -95,12 +95,12 @@ impl Relay {
         self.lines.lock().drain(..).for_each(|line| line.abort());
     }
 
-    /// Cuts the next so many connections right behind the answer to their SUBSCRIBE.
+    /// Cuts the next `connections` connections right after the answer to their SUBSCRIBE.
     pub(crate) fn cut_behind_subscribe(&self, connections: usize) {
         self.cuts.store(connections, Ordering::Relaxed);
     }
 
-    /// Whether no such cut is left.
+    /// Whether all of these cuts are done.
     pub(crate) fn has_cut(&self) -> bool {
         self.cuts.load(Ordering::Relaxed) == 0
     }
@@ -111,7 +111,7 @@ impl Relay {
         self.loses.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for that.
+    /// Waits until that answer is lost.
     pub(crate) async fn lost(&self) {
         self.gate.subscribe().wait_for(|open| !open).await.unwrap();
     }
@@ -121,7 +121,7 @@ impl Relay {
         self.gate.send_replace(true);
     }
 
-    /// Lets nobody through any more.
+    /// Accepts no more connections.
     pub(crate) async fn close(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -132,7 +132,7 @@ impl Relay {
     }
 }
 
-/// Lets everything through up to a message of the server, with it or without.
+/// Relays everything up to a certain message of the server, including it or not.
 pub(crate) async fn up_to(
     near: impl AsyncRead + AsyncWrite,
     far: impl AsyncRead + AsyncWrite,

@@ -1,4 +1,4 @@
-//! A server over a store in memory, on a real socket, and clients of it.
+//! A server over a store in memory, on a real socket, and its clients.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use xs_protocol::{
 
 use crate::memory::Memory;
 
-/// Time after which a test that waits has failed.
+/// Time after which a waiting test has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Time that a server that stops gives its connections: only those that stay need it.
+/// Time that a stopping server gives its connections: only those that stay use it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 
 pub(crate) struct Rig {
@@ -53,7 +53,7 @@ impl Rig {
         Client::connect(&self.address, ClientOptions::default()).await.unwrap()
     }
 
-    /// A client over a stream in memory that the server has taken over.
+    /// A client over an in-memory stream that the server has adopted.
     pub(crate) async fn connect_as(&self, admission: impl Into<Admission>) -> Client {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         self.server.adopt(theirs, admission);
@@ -61,12 +61,12 @@ impl Rig {
     }
 }
 
-/// Fails a test that waits for what never comes.
+/// Fails a test that waits in vain.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it did not happen in time")
 }
 
-/// Waits until a state that other tasks bring about.
+/// Waits for a state that other tasks bring about.
 pub(crate) async fn until(is: impl Fn() -> bool) {
     soon(async {
         while !is() {
@@ -76,7 +76,7 @@ pub(crate) async fn until(is: impl Fn() -> bool) {
     .await;
 }
 
-/// Lets time pass until those that wait in front of HELLO have had theirs.
+/// Lets time pass until the connections that wait for HELLO have had theirs.
 pub(crate) async fn pass() {
     tokio::time::pause();
     tokio::time::advance(limits::WAITING_TIME).await;

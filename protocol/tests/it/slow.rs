@@ -1,4 +1,4 @@
-//! Subscriptions that take frames more slowly than they come, and those that come back.
+//! Subscriptions that take frames more slowly than they are appended, and those that resume.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use xs_protocol::{
 use crate::raw::{Raw, header, message};
 use crate::rig::{Rig, one, soon, until};
 
-/// A subscription that has caught up and has little credit.
+/// A subscription with little credit that has caught up.
 async fn follow(client: &Client, topics: &str, slow: Slow) -> Subscription {
     let topics = TopicPatterns::parse(topics).unwrap();
     let options = ReadOptions { topics, follow: true, ..ReadOptions::default() };
@@ -63,14 +63,14 @@ async fn the_latest_of_each_topic_comes_behind_a_gap() {
     }
     assert!(gaps >= 1);
     assert_eq!(newest, BTreeMap::from([("a".to_owned(), end - 1), ("b".to_owned(), 303)]));
-    // It goes on live.
+    // It continues live.
     append(&client, "c", 1).await;
     let event = soon(subscription.next()).await.unwrap().unwrap();
     let SubEvent::Frames { frames, .. } = event else { panic!("{event:?}") };
     assert_eq!(frames[0].frame.offset(), Some(end));
 }
 
-/// More topics than are looked up at a time, some of whose frames are gone before they are sent.
+/// More topics than are looked up at a time, some of whose frames are removed before they are sent.
 #[tokio::test]
 async fn the_latest_of_many_topics_come_in_order() {
     const TOPICS: u64 = 3000;
@@ -81,7 +81,7 @@ async fn the_latest_of_many_topics_come_in_order() {
     let topic = |n: u64| Topic::parse(&format!("t.{n}")).unwrap();
     let frames = (0..TOPICS).map(|n| NewFrame::new(topic(n))).collect();
     let first = soon(client.append(&AppendRequest::frames(frames))).await.unwrap();
-    // It has no credit before it takes what came, and is behind then.
+    // It has no credit until it takes what arrived, and is too far behind by then.
     let (mut seen, mut gap) = (Vec::new(), None);
     while seen.last() != Some(&TOPICS) {
         match soon(subscription.next()).await.unwrap().unwrap() {
@@ -90,7 +90,7 @@ async fn the_latest_of_many_topics_come_in_order() {
             }
             SubEvent::Gap(Gap::Conflated { from, to }) if gap.is_none() => {
                 gap = Some(from..to);
-                // Its last frame stays, so that the test ends.
+                // The last frame stays, so that the test ends.
                 let frames = first.frames[2000..2900].iter().map(|one| Bound::Id(one.id)).collect();
                 let remove = RemoveRequest { frames, ..RemoveRequest::default() };
                 soon(client.remove(&remove)).await.unwrap();
@@ -105,8 +105,8 @@ async fn the_latest_of_many_topics_come_in_order() {
     assert_eq!(all(2001..2901), 0, "removed frames were sent");
 }
 
-/// A stop comes when the gap is told of and its newest frames are not sent, as the queue of the
-/// connection is full. The place to go on from is before them.
+/// The server stops after it has reported a gap and before it has sent the newest frames in it,
+/// because the connection's queue is full. The position to resume from is before those frames.
 #[tokio::test]
 async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     const SEEN: u32 = 1;
@@ -114,7 +114,7 @@ async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     rig.memory.fill(60_000, "a");
     let client = rig.client().await;
     let mut raw = Raw::open(&rig, Role::Read).await;
-    // Little credit, new frames, the latest alone when it is more than 10 behind.
+    // Little credit, starting at new frames, and only the latest when more than 10 behind.
     let latest = [&[2, 0, 0, 0, 9, 0, 0, 0, 1][..], &10u64.to_le_bytes()].concat();
     let subscribe = |credit: u32, start: &[u8], topic: u8| {
         [&credit.to_le_bytes()[..], &[0; 12], &[2], start, &[1, 0, 1, 0, topic]].concat()
@@ -130,7 +130,7 @@ async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     rig.memory.hold_looks(true);
     raw.send(&message(header(Op::Credit, 0, SEEN), &10_000u64.to_le_bytes())).await;
     until(|| rig.memory.looks() == 1).await;
-    // Another subscription fills the queue, from which nobody takes.
+    // Another subscription, which nobody reads, fills the queue.
     raw.send(&message(header(Op::Subscribe, 3, 2), &subscribe(u32::MAX, &[0], b'a'))).await;
     let mut pulled = 0;
     while rig.memory.pulled() == 0 || pulled != rig.memory.pulled() {
@@ -160,7 +160,7 @@ async fn a_stop_behind_a_gap_loses_no_newest_frame() {
     soon(stopping).await.unwrap();
 }
 
-/// Ephemeral frames that come while the newest are looked for are not left out without a word.
+/// Ephemeral frames that arrive during the lookup of the newest frames are not dropped silently.
 #[tokio::test]
 async fn an_ephemeral_frame_beside_a_gap_is_delivered() {
     let rig = Rig::unix(Role::Admin).await;
@@ -192,7 +192,7 @@ async fn an_ephemeral_frame_beside_a_gap_is_delivered() {
     assert_eq!((gap.map(|(_, to)| to), topic.as_str()), (Some(300), "now"));
 }
 
-/// All of them are too far behind at once, but the frames are looked for one after another.
+/// All of them are too far behind at once, but the lookups run one after another.
 #[tokio::test]
 async fn the_latest_are_looked_for_one_at_a_time() {
     const SUBSCRIPTIONS: usize = 5;
@@ -281,8 +281,8 @@ async fn a_place_of_another_store_or_of_a_lost_end_is_refused() {
     );
 }
 
-/// With bodies more frames are pulled than there is credit for. Those that wait and are removed
-/// meanwhile are not sent, and what comes after them is said all the same.
+/// With bodies, more frames are pulled than the credit covers. Those removed while they wait are
+/// not sent, and the event after them still is.
 #[tokio::test]
 async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     let rig = Rig::unix(Role::Admin).await;
@@ -304,7 +304,7 @@ async fn what_is_removed_while_it_waits_for_credit_is_not_sent() {
     assert_eq!(soon(subscription.next()).await.unwrap().unwrap(), SubEvent::CaughtUp { head: 3 });
 }
 
-/// A reader that is cut off before it hears of a gap begins with it again.
+/// A reader that is cut off before the report of a gap resumes at the gap.
 #[tokio::test]
 async fn frames_before_a_gap_do_not_lead_behind_it() {
     let rig = Rig::unix(Role::Admin).await;
@@ -331,7 +331,7 @@ async fn frames_before_a_gap_do_not_lead_behind_it() {
     }
 }
 
-/// Backwards a reader that was sent a part of what was pulled goes on before its last frame.
+/// A reverse reader that was sent part of what was pulled resumes below its last frame.
 #[tokio::test]
 async fn one_that_goes_backwards_goes_on_below() {
     let rig = Rig::unix(Role::Admin).await;
@@ -380,13 +380,13 @@ async fn removals_keep_to_the_topics_they_name() {
     assert!(soon(client.get(Bound::Offset(2))).await.unwrap().is_some());
 }
 
-/// The body of a SUBSCRIBE to the new frames of topic `a`, with their bodies.
+/// The body of a SUBSCRIBE to new frames of topic `a`, with their bodies.
 fn with_bodies(credit: u32, extensions: &[u8]) -> Vec<u8> {
     let options = [2, 4, 1, 0, 1, 0, b'a'];
     [&credit.to_le_bytes()[..], &1000u32.to_le_bytes(), &[0; 8], &options, extensions].concat()
 }
 
-/// A connection that has subscribed so, and has caught up.
+/// A connection with such a subscription, which has caught up.
 async fn subscribed(rig: &Rig, credit: u32, extensions: &[u8]) -> Raw {
     let mut raw = Raw::open(rig, Role::Read).await;
     let asked = header(Op::Subscribe, 2, 1);
@@ -400,7 +400,7 @@ fn bodied(len: usize, count: usize) -> AppendRequest {
     AppendRequest::frames(vec![NewFrame { body, ..one("a").frames.remove(0) }; count])
 }
 
-/// Of what was pulled a part waits for credit when more is appended: it comes behind that part.
+/// Part of what was pulled waits for credit when more is appended, which then follows that part.
 #[tokio::test]
 async fn what_comes_while_frames_wait_for_credit_follows_them() {
     let rig = Rig::unix(Role::Admin).await;
@@ -411,7 +411,7 @@ async fn what_comes_while_frames_wait_for_credit_follows_them() {
     assert_eq!(deliver.header.op, Op::Deliver as u8);
     until(|| rig.memory.pulled() == 3).await;
     soon(client.append(&bodied(80, 1))).await.unwrap();
-    // By then it has heard of that.
+    // The append has been announced to the connection by then.
     assert_eq!(raw.ask(header(Op::Ping, 3, 0), &[]).await.header.op, Op::Ping as u8);
     raw.send(&message(header(Op::Credit, 0, 1), &100_000u64.to_le_bytes())).await;
     let mut seen = 0;
@@ -422,7 +422,8 @@ async fn what_comes_while_frames_wait_for_credit_follows_them() {
     }
 }
 
-/// Also when it was sent all there was as its credit ended, and nobody looked at it since.
+/// This holds even if it had been sent everything when its credit ran out, and nothing checked it
+/// since.
 #[tokio::test]
 async fn one_whose_credit_ended_with_what_there_was_is_slow_when_more_comes() {
     let rig = Rig::unix(Role::Admin).await;

@@ -1,4 +1,4 @@
-//! TLS on a loopback port: certificates good and bad, peers that speak something else, and a
+//! TLS on a loopback port: good and bad certificates, peers that use another protocol, and a
 //! certificate that changes.
 
 use std::fs::{self, OpenOptions};
@@ -22,7 +22,7 @@ use xs_protocol::{
 use crate::memory::Memory;
 use crate::rig::{one, pass, soon, until};
 
-/// A certificate authority of the test's own.
+/// The test's own certificate authority.
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -48,7 +48,7 @@ impl Ca {
     }
 }
 
-/// A server that speaks TLS and asks for tokens.
+/// A server that uses TLS and requires tokens.
 struct Secure {
     dir: tempfile::TempDir,
     ca: Ca,
@@ -91,7 +91,7 @@ impl Secure {
         ["cert.pem", "key.pem"].map(|name| self.dir.path().join(name))
     }
 
-    /// Puts another certificate in the place of the present one.
+    /// Replaces the certificate and its key.
     fn replace(&self, names: &[&str], last_year: i32) {
         let (cert, key) = self.ca.sign(names, last_year);
         let [cert_file, key_file] = self.files();
@@ -121,7 +121,7 @@ impl Secure {
     }
 }
 
-/// Replaces a file as a careful program does.
+/// Replaces a file atomically, as a careful program does.
 fn put(path: &Path, text: &str, mode: u32) {
     let unfinished = path.with_extension("tmp");
     let _ = fs::remove_file(&unfinished);
@@ -143,7 +143,7 @@ async fn much_goes_both_ways_over_tls() {
     let secure = Secure::new(&["127.0.0.1"], 2100).await;
     let client = secure.connect().await.unwrap();
     assert_eq!(client.server().role, Role::Append);
-    // More than TLS and the socket hold back, both ways, and many small ones in a row.
+    // More than TLS and the socket buffer, both ways, and many small messages in a row.
     let body = Bytes::from(vec![7; 8 << 20]);
     let frame =
         NewFrame { body: Body::Inline(body.clone()), ..NewFrame::new(Topic::parse("a").unwrap()) };
@@ -191,7 +191,7 @@ async fn a_server_is_trusted_for_its_certificate_alone() {
     assert_eq!(error.code(), Some(Code::Unauthenticated));
 }
 
-/// As `openssl req -x509` makes one.
+/// Such as `openssl req -x509` makes.
 #[tokio::test]
 async fn a_certificate_that_is_a_ca_is_told_of() {
     let mut secure = Secure::new(&["127.0.0.1"], 2100).await;
@@ -218,7 +218,7 @@ async fn what_is_not_tls_is_turned_away() {
     let plain = Address::parse(&format!("127.0.0.1:{}", secure.port())).unwrap();
     let error = soon(Client::connect(&plain, ClientOptions::default())).await.unwrap_err();
     assert!(error.to_string().contains("xss://"), "{error}");
-    // A hello cut short, one of another protocol, and one of a version long gone.
+    // A truncated hello, one of another protocol, and one of an obsolete version.
     let old = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02\
         \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x00\x00\x02\x00\x2f\x01\x00";
     let wrong = [&b"\x16\x03\x01\x02\x00\x01"[..], b"GET / HTTP/1.1\r\n\r\n", &PREFACE, old];
@@ -289,7 +289,7 @@ async fn a_new_certificate_is_taken_while_clients_are_connected() {
         }
     })
     .await;
-    // A key that does not fit leaves the last certificate in use.
+    // With a key that does not match, the last certificate stays in use.
     let [_, key_file] = secure.files();
     let (_, other_key) = secure.ca.sign(&["127.0.0.1"], 2100);
     put(&key_file, &other_key, 0o600);
@@ -319,7 +319,7 @@ fn what_is_wrong_with_the_files_is_told() {
     assert!(matches!(ServerTls::open(&cert, &key), Err(TlsError::Exposed { mode: 0o604, .. })));
 }
 
-/// Who only connects waits in front of HELLO too.
+/// Connections that never begin the handshake also count as waiting for HELLO.
 #[tokio::test]
 async fn handshakes_that_do_not_begin_give_way_to_others() {
     let options = ServerOptions { connections: 280, ..ServerOptions::default() };
@@ -339,7 +339,7 @@ async fn handshakes_that_do_not_begin_give_way_to_others() {
     assert_eq!((stats.gave_way, stats.handshakes_failed), (1, 0));
 }
 
-/// Many handshakes that go on are let go on, more than may wait at a time.
+/// Many concurrent handshakes that progress all complete, even more than may wait at a time.
 #[tokio::test]
 async fn a_crowd_over_tls_is_let_in() {
     let options = ServerOptions { connections: 280, ..ServerOptions::default() };

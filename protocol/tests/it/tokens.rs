@@ -1,4 +1,4 @@
-//! Tokens over a real socket: who comes in, what limited ones see, and how they end.
+//! Tokens over a real socket: which clients are admitted, what limited ones see, and how they end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use xs_protocol::{
 use crate::memory::Memory;
 use crate::rig::{DRAIN, one, soon, until};
 
-/// A server that asks for tokens, and where they are.
+/// A server that requires tokens, and the directory of their file.
 pub(crate) struct Guarded {
     dir: tempfile::TempDir,
     pub(crate) memory: Memory,
@@ -201,10 +201,11 @@ async fn blobs_are_for_those_who_were_shown_them() {
     assert_eq!(attach(shown).await, None);
     assert!(!soon(client.blob_has(&hidden)).await.unwrap());
     assert!(soon(client.blob_get(&hidden)).await.unwrap().is_none());
-    // Who has the bytes may use them, and learns nothing: putting them looks the same either way.
+    // A client that has the bytes may use them and learns nothing: an upload looks the same either
+    // way.
     soon(client.blob_put_bytes(Bytes::from_static(b"hidden"))).await.unwrap();
     assert_eq!(attach(hidden).await, None);
-    // Pages, newest frames and deliveries show blobs too.
+    // Pages, newest frames and deliveries make blobs usable too.
     for way in 0..3 {
         let client = guarded.client(&secret).await;
         let follow = ReadOptions::default();
@@ -273,7 +274,7 @@ async fn a_revoked_token_ends_its_connections_and_no_others() {
     let call = CallRequest::new(Topic::parse("hang").unwrap());
     let mut results = soon(gone.call(&call)).await.unwrap();
     TokenFile::revoke(guarded.dir.path(), "gone").unwrap();
-    // Nobody says so: the server looks by itself.
+    // No notification: the server checks on its own.
     let end = soon(gone.closed()).await;
     assert_eq!((end.code(), end.class()), (Some(Code::Unauthenticated), Class::Access), "{end}");
     let end = loop {
@@ -283,7 +284,7 @@ async fn a_revoked_token_ends_its_connections_and_no_others() {
         }
     };
     assert_eq!(code(end), Some(Code::Unauthenticated));
-    // The command may go on with it.
+    // The command may still be running.
     let end = soon(results.next()).await.unwrap().unwrap_err();
     assert_eq!(end.class(), Class::Unknown, "{end}");
     until(|| guarded.memory.cancelled().len() == 1).await;
@@ -294,7 +295,7 @@ async fn a_revoked_token_ends_its_connections_and_no_others() {
 #[tokio::test]
 async fn a_token_that_ends_ends_its_connections() {
     let guarded = Guarded::new(None).await;
-    // As soon as the machine lets it be: the client comes in before.
+    // The shortest lifetime that the machine allows: the client must connect before it ends.
     let mut client = Err(None);
     for ms in [1_500, 6_000, 24_000] {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -312,7 +313,7 @@ async fn a_token_that_ends_ends_its_connections() {
     assert!(end.to_string().contains("expired"), "{end}");
 }
 
-/// Time is paused: what is waited for is what the server waits for.
+/// Time is paused: the elapsed time is that for which the server waits.
 #[tokio::test(start_paused = true)]
 async fn wrong_tokens_are_answered_later_and_later() {
     let guarded = Guarded::new(None).await;
@@ -338,7 +339,7 @@ async fn wrong_tokens_are_answered_later_and_later() {
         result.is_ok() && waited.as_millis() < 50,
         "a right token is not held back: {waited:?}"
     );
-    // Many at once: some are held back, the rest is told to come later.
+    // Many at once: some answers are delayed, and the other clients are told to retry later.
     let busy = futures::future::join_all((0..40).map(|_| attempt(&wrong))).await;
     let refused = busy.iter().filter(|(result, _)| match result {
         Err(ClientError::Refused(refusal)) => {

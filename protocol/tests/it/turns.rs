@@ -1,4 +1,4 @@
-//! How much of a connection is served before others have their turn.
+//! How much of a connection is served before others get their turn.
 
 use std::io;
 use std::pin::Pin;
@@ -18,21 +18,21 @@ use crate::memory::LOOK_MAX;
 use crate::raw::{Raw, header, hello_body, message};
 use crate::rig::{Rig, soon};
 
-/// Bytes that one read brings.
+/// Bytes per read.
 const PIECE: usize = 8 * 1024;
 
-/// A client that has said all at once and hung up, and takes whatever it is told.
+/// A client that has sent everything at once and hung up, and accepts everything it is sent.
 struct Said {
     bytes: Vec<u8>,
     read: Arc<AtomicUsize>,
-    /// What it says again and again behind that, if it does not hang up.
+    /// What it repeats after that, if it does not hang up.
     refrain: Vec<u8>,
-    /// What each write brought.
+    /// The bytes of each write.
     writes: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Said {
-    /// HELLO and so many requests.
+    /// HELLO and `count` requests.
     fn asking(count: u32, op: Op, body: &[u8]) -> Self {
         let mut bytes = [&PREFACE[..], &message(header(Op::Hello, 1, 0), &hello_body())].concat();
         for corr in 2..count + 2 {
@@ -78,15 +78,15 @@ impl AsyncWrite for Said {
     }
 }
 
-/// Who floods a server with requests does not keep it from others for long: a byte that is read
-/// counts for four that are written, 256 KiB of which are a turn.
+/// A client that floods a server with requests delays others only briefly: a byte read counts as
+/// four bytes written, and a turn is 256 KiB of those.
 #[tokio::test]
 async fn a_turn_ends_after_64_kib_that_were_read() {
     let rig = Rig::unix(Role::Admin).await;
     let said = Said::asking(40_000, Op::Ping, &[7; 16]);
     let (all, read) = (said.bytes.len(), Arc::clone(&said.read));
     let task = rig.server.adopt(said, Role::Admin);
-    // On the one thread of this test: the connection has a turn each time that this task gives way.
+    // This test has one thread: the connection gets a turn whenever this task yields.
     let (mut before, mut most) = (0, 0);
     soon(async {
         while !task.is_finished() {
@@ -102,8 +102,8 @@ async fn a_turn_ends_after_64_kib_that_were_read() {
     assert!(most >= 2 * PIECE, "{most} bytes in one turn");
 }
 
-/// Of many requests that have come together some are answered before the others are served, so that
-/// their client can go on meanwhile.
+/// If many requests arrive together, some are answered before the others are served, so that their
+/// client can continue meanwhile.
 #[tokio::test]
 async fn many_requests_are_answered_part_by_part() {
     let rig = Rig::unix(Role::Admin).await;
@@ -125,7 +125,7 @@ fn heard(writes: &Mutex<Vec<Vec<u8>>>) -> Vec<Envelope> {
     std::iter::from_fn(|| codec.next(&mut bytes).unwrap()).collect()
 }
 
-/// A connection that is never at rest has its pulses all the same.
+/// A connection that is never idle still gets its pulses.
 #[tokio::test(start_paused = true)]
 async fn the_clock_is_heeded_on_a_busy_connection() {
     let rig = Rig::unix(Role::Admin).await;
@@ -136,7 +136,7 @@ async fn the_clock_is_heeded_on_a_busy_connection() {
     said.refrain = message(header(Op::Ping, 3, 0), &[7; 16]).to_vec();
     let writes = Arc::clone(&said.writes);
     let task = rig.server.adopt(said, Role::Admin);
-    // On the one thread of this test: the connection has a turn each time that this task gives way.
+    // This test has one thread: the connection gets a turn whenever this task yields.
     for _ in 0..10 {
         tokio::task::yield_now().await;
         tokio::time::advance(pulse).await;
@@ -148,7 +148,7 @@ async fn the_clock_is_heeded_on_a_busy_connection() {
     task.abort();
 }
 
-/// Of requests that came together only a part is served before the server is seen to stop. The
+/// Of requests that arrived together, only part is served before the server is seen to stop. The
 /// others are refused, so that their client knows that they were not done.
 #[tokio::test]
 async fn what_came_before_a_stop_is_answered() {
@@ -165,7 +165,7 @@ async fn what_came_before_a_stop_is_answered() {
     assert!(codes.contains(&0) && codes.contains(&501), "{codes:?}");
 }
 
-/// A stream that was asked for before the client hung up, and is served after, ends as well.
+/// A stream that was requested before the client hung up, and is served afterwards, ends too.
 #[tokio::test]
 async fn what_is_served_after_a_hang_up_ends() {
     let rig = Rig::unix(Role::Admin).await;
@@ -174,8 +174,8 @@ async fn what_is_served_after_a_hang_up_ends() {
     soon(rig.server.adopt(said, Role::Admin)).await.unwrap();
 }
 
-/// A read that looks at much and finds nothing gives way to others: on the one thread of this test
-/// another connection is answered long before it has looked at everything.
+/// A read that examines much and finds nothing yields to others: on this test's one thread, another
+/// connection is answered long before the read has examined everything.
 #[tokio::test]
 async fn a_read_that_finds_nothing_gives_way() {
     const FRAMES: usize = 400 * LOOK_MAX;
@@ -198,7 +198,7 @@ async fn a_read_that_finds_nothing_gives_way() {
     assert!(rig.memory.pulls() >= 800);
 }
 
-/// Where the last frames begin is looked for on another thread than those that serve connections.
+/// The start of the last frames is searched for on other threads than those that serve connections.
 #[tokio::test]
 async fn what_looks_back_far_is_opened_elsewhere() {
     let rig = Rig::unix(Role::Admin).await;
@@ -210,7 +210,7 @@ async fn what_looks_back_far_is_opened_elsewhere() {
             soon(client.subscribe(&options, SubscribeOptions::default())).await.unwrap();
         let event = soon(subscription.next()).await.unwrap().unwrap();
         assert!(matches!(event, SubEvent::Frames { frames, .. } if frames.len() == 200));
-        // One that is given up before it is open.
+        // One that is abandoned before it is open.
         drop(client.subscribe(&options, SubscribeOptions::default()));
     }
     let options = ReadOptions { start: Start::Last(300), ..ReadOptions::default() };
@@ -220,8 +220,8 @@ async fn what_looks_back_far_is_opened_elsewhere() {
     assert!(threads.len() >= 3 && !threads.contains(&std::thread::current().id()));
 }
 
-/// Batches of which many come before half of them are served: whoever stops reading for that must
-/// go on by itself.
+/// Many batches arrive before half of them are served: a connection that stops reading for that
+/// must resume on its own.
 #[tokio::test]
 async fn long_batches_side_by_side_leave_no_connection_asleep() {
     let rig = Rig::tcp().await;
@@ -234,7 +234,7 @@ async fn long_batches_side_by_side_leave_no_connection_asleep() {
     assert!(appended.iter().all(Result::is_ok));
 }
 
-/// The last few frames are found on the spot, unless much lies behind them.
+/// The last few frames are found on the connection's task, unless many others lie after them.
 #[tokio::test]
 async fn the_last_few_are_found_at_once() {
     let rig = Rig::unix(Role::Admin).await;
@@ -283,7 +283,7 @@ async fn the_last_few_are_found_at_once() {
     assert_eq!((rig.memory.looked_back().len(), rig.memory.lists()), (3, 1));
 }
 
-/// Requests that look at many places each are served a few at a time.
+/// Requests with slow lookups are served a few at a time.
 #[tokio::test]
 async fn looks_that_take_time_give_way() {
     const COUNT: u32 = 64;
@@ -297,7 +297,7 @@ async fn looks_that_take_time_give_way() {
         let said = Said::asking(COUNT, op, &body);
         let writes = Arc::clone(&said.writes);
         let task = rig.server.adopt(said, Role::Admin);
-        // On the one thread of this test: the connection has a turn each time this gives way.
+        // This test has one thread: the connection gets a turn whenever this task yields.
         let (mut seen, mut most) = (before, 0);
         soon(async {
             while !task.is_finished() {
@@ -315,7 +315,7 @@ async fn looks_that_take_time_give_way() {
     }
 }
 
-/// Pages that are asked for again and again do not keep a subscription of their connection waiting.
+/// Pages that are requested again and again do not starve a subscription on the same connection.
 #[tokio::test]
 async fn lists_and_streams_take_turns() {
     const PAGES: usize = 32;
@@ -328,7 +328,7 @@ async fn lists_and_streams_take_turns() {
     for corr in 10..26 {
         raw.send(&page(corr)).await;
     }
-    // Credit for everything.
+    // Unlimited credit.
     let subscribe = [&[0xff, 0xff, 0xff, 0xff][..], &[0; 12], &everything].concat();
     raw.send(&message(header(Op::Subscribe, 2, 1), &subscribe)).await;
     let (mut pages, mut delivered) = (0, 0);

@@ -1,4 +1,4 @@
-//! Connections in front of HELLO: how many there may be, and who gives way, over real sockets of
+//! Connections waiting for HELLO: how many are allowed, and which give way, over real sockets from
 //! several addresses.
 
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use crate::memory::Memory;
 use crate::raw::{Raw, header};
 use crate::rig::{pass, soon, until};
 
-/// Connections of the server, of which a quarter may wait, and half of those of one address.
+/// Connections of the server. A quarter of them may wait, and half of those from one address.
 const CONNECTIONS: usize = 280;
 const WAITING: usize = 70;
 const OF_ADDRESS: usize = 35;
-/// As many as are never a crowd's.
+/// Connections that a crowd never gets.
 const SPARE: usize = 70;
 /// Many more than may wait.
 const CROWD: usize = 200;
@@ -47,7 +47,7 @@ impl Hall {
         Self { server, tcp: tcp_address, unix: unix_address, _dir: dir }
     }
 
-    /// A connection from an address, whose preface is all that comes.
+    /// A connection from an address that sends only its preface.
     async fn silent(&self, from: &str) -> Raw<TcpStream> {
         let Address::Tcp(to) = self.tcp else { panic!("not TCP") };
         let socket = TcpSocket::new_v4().unwrap();
@@ -57,7 +57,7 @@ impl Hall {
         raw
     }
 
-    /// So many, once the server has taken them all.
+    /// `count` such connections, once the server has accepted them all.
     async fn crowd(&self, from: &str, count: usize) -> Vec<Raw<TcpStream>> {
         let there = self.server.connections();
         let mut crowd = Vec::new();
@@ -68,7 +68,7 @@ impl Hall {
         crowd
     }
 
-    /// Takes every place but so many, each by an address of its own that has said HELLO.
+    /// Takes all but `free` places, each from an address of its own that has said HELLO.
     async fn fill(&self, free: usize) -> Vec<Raw<TcpStream>> {
         let mut guests = Vec::new();
         for n in 1..=CONNECTIONS - free {
@@ -102,13 +102,13 @@ async fn those_of_one_address_give_way_to_each_other() {
     for raw in &mut crowd {
         raw.greet().await;
     }
-    // Who has said HELLO does not wait, and gives way to nobody.
+    // Connections that have said HELLO do not count as waiting, and never give way.
     let more = hall.crowd("127.0.0.1", OF_ADDRESS).await;
     assert_eq!(hall.gave_way(), 1);
     for raw in &mut crowd {
         assert_eq!(raw.ask(header(Op::Ping, 2, 0), b"").await.header.code, 0);
     }
-    // Who hangs up does not wait any more either.
+    // Connections that have hung up do not count either.
     drop((other, more));
     until(|| hall.server.connections() == crowd.len()).await;
     hall.crowd("127.0.0.1", OF_ADDRESS).await;
@@ -137,7 +137,7 @@ async fn the_oldest_of_all_gives_way_when_too_many_wait() {
     }
 }
 
-/// Who has not even sent its preface would not understand a message.
+/// A client that has not sent its preface would not understand a message.
 #[tokio::test]
 async fn who_said_nothing_is_told_nothing() {
     let hall = Hall::new().await;
@@ -150,7 +150,7 @@ async fn who_said_nothing_is_told_nothing() {
     assert!(mute.receive().await.is_none());
 }
 
-/// A crowd that means well comes in whole, however many of it come at once.
+/// A well-behaved crowd is admitted in full, however many connect at once.
 #[tokio::test]
 async fn a_crowd_that_says_hello_at_once_is_let_in() {
     let hall = Hall::new().await;
@@ -160,7 +160,7 @@ async fn a_crowd_that_says_hello_at_once_is_let_in() {
     assert_eq!((crowd.len(), hall.gave_way()), (CROWD, 0));
 }
 
-/// Nor need it say it at once, if it says it soon: others come in meanwhile.
+/// HELLO need not come at once, only soon: others are admitted meanwhile.
 #[tokio::test]
 async fn a_crowd_that_pauses_before_hello_is_let_in() {
     let hall = Hall::new().await;
@@ -182,7 +182,7 @@ async fn a_crowd_that_says_nothing_gives_way_after_its_time() {
     for mut raw in crowd.drain(..51) {
         assert_eq!(raw.closed().await, BUSY);
     }
-    // The others stay for as long as nobody wants their places.
+    // The others stay as long as their places are not needed.
     for raw in &mut crowd {
         raw.greet().await;
     }
@@ -207,7 +207,8 @@ async fn a_crowd_leaves_room_for_others() {
     local.greet().await;
 }
 
-/// Silent ones that have taken all room that was left give way to who comes, in their own time.
+/// Silent connections that have taken all the remaining room give way to new ones, once they have
+/// had their time.
 #[tokio::test]
 async fn room_is_made_where_there_is_none() {
     let hall = Hall::new().await;
@@ -221,7 +222,7 @@ async fn room_is_made_where_there_is_none() {
     local.greet().await;
     assert_eq!(crowd.remove(0).closed().await, BUSY);
     assert_eq!(hall.gave_way(), 1);
-    // Nobody who has said HELLO gives way.
+    // Connections that have said HELLO never give way.
     for raw in &mut crowd {
         raw.greet().await;
     }
@@ -233,8 +234,8 @@ async fn room_is_made_where_there_is_none() {
     assert_eq!(hall.gave_way(), 1);
 }
 
-/// Connections that come while the server is busy are kept for it: nothing accepts here, since this
-/// thread never rests.
+/// Connections that arrive while the server is busy are queued: nothing accepts here, since this
+/// thread never yields.
 #[tokio::test]
 async fn many_connections_at_once_are_kept_until_they_are_accepted() {
     let hall = Hall::new().await;

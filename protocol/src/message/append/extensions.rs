@@ -162,7 +162,7 @@ mod tests {
         let body = body_of(|out| put(out, &full()));
         assert_eq!(read_all(body.clone()).unwrap(), full());
         for at in 0..body.len() {
-            // A cut between two leaves a batch with fewer of them.
+            // A cut between two extensions yields a batch with fewer of them.
             let cut = read_all(body.slice(..at));
             assert!(cut.map_or(true, |batch| batch.removes_within.is_none()), "{at}");
         }

@@ -65,7 +65,7 @@ pub(super) fn read_frame(
     let ttl = match ttl {
         0 => Ttl::Forever,
         1 => Ttl::Ephemeral,
-        // As in text: nobody would see a frame that is gone at once.
+        // As in text: nobody would ever see a frame that expires immediately.
         2 => match body.u64("ttl value")? {
             0 => return Err(ValueError::Ttl(Ttl::TimeMs(0).to_string()).into()),
             ms => Ttl::TimeMs(ms),

@@ -11,7 +11,7 @@ fn good(name: &str) -> Vec<u8> {
 
 /// The answer to GET with these bytes as its record, and a stated count of records.
 fn answer(record: &[u8], count: u32) -> Vec<u8> {
-    // Header, the list without its runs, which has one, and what is before a run's records.
+    // The header, the header of the list, which states one run, and the header of that run.
     let mut bytes = good("get-all-fields")[..48].to_vec();
     bytes.extend_from_slice(record);
     bytes.resize(bytes.len().next_multiple_of(8), 0);

@@ -163,7 +163,7 @@ fn bent_messages_are_survived() {
                 _ => bytes.extend_from_slice(&[0xff; 9][..random(9)]),
             }
         }
-        // The length is mostly corrected again, or few messages would get past it.
+        // The length is mostly corrected afterwards, or few messages would get past its check.
         if random(8) > 0 && bytes.len() >= 16 {
             let len = (bytes.len() - 4) as u32;
             bytes[..4].copy_from_slice(&len.to_le_bytes());

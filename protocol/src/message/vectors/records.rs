@@ -18,14 +18,14 @@ pub(super) fn fleeting() -> Frame {
     Frame::assemble(&new, id(4), Some(10), None).unwrap()
 }
 
-/// A frame that leaves two before it.
+/// A frame with a ttl that keeps two older frames of its topic.
 pub(super) fn superseding() -> Frame {
     let ttl = Ttl::Last(NonZeroU64::new(3).unwrap());
     Frame::assemble(&NewFrame { ttl, ..NewFrame::new(topic("a.b")) }, id(5), Some(11), None)
         .unwrap()
 }
 
-/// A frame that had another id.
+/// A frame that had another id in its former store.
 pub(super) fn imported() -> Frame {
     of(&FrameFields { old_id: Some(id(2)), ..FrameFields::of(&plain(), id(6), 0, None) }, 12)
 }

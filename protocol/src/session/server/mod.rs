@@ -245,8 +245,8 @@ impl ServerSession {
         }
         let op = request.op();
         let ticket = Ticket { op, corr, cost };
-        // An upload counts as a stream and is bounded as one: it ends only with input that is still
-        // to be read.
+        // An upload counts as a stream and is limited like one: it ends only with input that was
+        // not read yet.
         *self.count(op) += 1;
         self.request_bytes += cost;
         let opens = self.opens(&request, now);

@@ -24,7 +24,7 @@ impl ServerSession {
         self.access = access;
     }
 
-    /// Gives a client that may host the rights of a host: of one processor, or of all.
+    /// Gives a client that may be the Host its rights: for one processor, or for all.
     pub(crate) fn let_host(&mut self, alone: Option<&Topic>) {
         let access = match alone {
             Some(name) => Access::alone(&name.as_str().into()),

@@ -1,4 +1,4 @@
-//! Blobs on their way out and in.
+//! Blobs being downloaded and uploaded.
 
 use bytes::Bytes;
 use xs_engine::BlobHash;

@@ -1,11 +1,11 @@
-//! Reads: of what is stored, of what comes, and of what a command answers.
+//! Reads of stored frames, of new ones, and of the answers of a command.
 
 use xs_engine::{Frame, FrameId, ReadOptions, TopicPatterns};
 use xs_protocol::{Feed, Pulled, Refusal, Wake};
 
 use super::{Inner, Memory};
 
-/// Frames that a read looks at in one pull.
+/// Frames that a read examines in one pull.
 pub(crate) const LOOK_MAX: usize = 512;
 
 pub(super) struct Bounded {

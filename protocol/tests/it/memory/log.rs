@@ -1,4 +1,4 @@
-//! What a batch does to the frames, blobs and cursors, and where reads begin and end.
+//! The effect of a batch on frames, blobs and cursors, and where reads begin and end.
 
 use xs_engine::{
     BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorValue, ExpectRevision, Frame,
@@ -110,7 +110,7 @@ impl Inner {
         Ok(gone.collect())
     }
 
-    /// The frame at a place, when a reader may see it.
+    /// The frame at a position, if a reader may see it.
     pub(super) fn visible(&self, at: Bound) -> Option<&Frame> {
         let frame = self.frames.get(self.at(at) as usize)?;
         let is_it = match at {
@@ -144,7 +144,7 @@ impl Inner {
         }
     }
 
-    /// The same for a read that is opened.
+    /// The range of a read that is being opened.
     pub(super) fn open(&mut self, options: &ReadOptions) -> (u64, u64) {
         if matches!(options.start, Start::Last(_)) && !options.reverse {
             self.looked_back.push(std::thread::current().id());
@@ -167,7 +167,7 @@ impl Inner {
             }
             Start::New => self.head(),
         };
-        // Who follows waits for a start that is still to come.
+        // A follower waits for a start that lies ahead.
         (if options.follow { start } else { start.min(end) }, end)
     }
 }

@@ -1,4 +1,4 @@
-//! A store in memory, as plain as can be, so that what the tests see is the protocol's doing.
+//! A store in memory, as simple as possible, so that the tests exercise only the protocol.
 
 mod blobs;
 mod feeds;
@@ -25,7 +25,7 @@ pub(crate) struct Memory(Arc<State>);
 #[derive(Default)]
 struct State {
     inner: Mutex<Inner>,
-    /// What threads wait for is not held any more.
+    /// Notified when something is no longer held.
     let_go: Condvar,
 }
 
@@ -34,14 +34,14 @@ impl State {
         self.inner.lock()
     }
 
-    /// Waits for as long as something is held.
+    /// Waits while something is held.
     fn wait_while(&self, is_held: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
         let mut inner = self.lock();
         self.let_go.wait_while(&mut inner, |inner| is_held(inner));
         inner
     }
 
-    /// Holds something, or lets it go.
+    /// Holds or releases something.
     fn hold(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.lock());
         self.let_go.notify_all();
@@ -56,13 +56,13 @@ struct Inner {
     cursors: BTreeMap<CursorName, Cursor>,
     keys: BTreeMap<IdempotencyKey, (AppendRequest, Appended)>,
     removed: BTreeSet<u64>,
-    /// A frame that reads which do not follow cannot read.
+    /// A frame that only followers can read.
     damaged: Option<u64>,
     queue: Vec<(AppendRequest, Done)>,
     held: bool,
     commits: u64,
     last_id: u64,
-    /// Each once.
+    /// Without duplicates.
     wakes: Vec<Weak<dyn Fn() + Send + Sync>>,
     followers: usize,
     cancelled: Vec<FrameId>,
@@ -70,57 +70,57 @@ struct Inner {
     pulled: usize,
     /// Pulls of reads that do not follow.
     pulls: usize,
-    /// Threads on which reads looked for where the last frames begin.
+    /// Threads on which reads searched for the start of the last frames.
     looked_back: Vec<ThreadId>,
     /// Lists that were made for LAST.
     lists: usize,
     /// Pages that were made for TOPICS.
     pages: usize,
-    /// Looks for what is newest in a gap.
+    /// Lookups of the newest frames in a gap.
     looks: usize,
-    /// Asking for topics and for blobs panics.
+    /// Whether requests for topics and blobs panic.
     broken: bool,
     hold_blobs: bool,
-    /// Blobs that were opened, and bytes that were read of them.
+    /// Blobs opened, and bytes read from them.
     opened: usize,
     read: usize,
     hold_looks: bool,
-    /// Lists for LAST wait before they are made; so many do.
+    /// Whether lists for LAST wait before they are made, and how many do.
     hold_lists: bool,
     held_lists: usize,
     /// Time that opening a read takes.
     slow_reads: Duration,
-    /// Checks that nobody waited for any more.
+    /// Checks that were given up because nobody waited for them.
     given_up: usize,
-    /// Another store than before is here; so many times.
+    /// How often the store was replaced by another one.
     others: u8,
-    /// Connections that say they run modules, and how each is ended.
+    /// Connections that claim to run modules, and how to end each.
     hosts: Vec<(HostClaim, Wake)>,
 }
 
 impl Memory {
-    /// From now on appends wait.
+    /// Makes appends wait.
     pub(crate) fn hold(&self) {
         self.0.lock().held = true;
     }
 
-    /// Commits what waits.
+    /// Commits the waiting appends.
     pub(crate) fn release(&self) {
         self.0.lock().held = false;
         self.commit();
     }
 
-    /// From now on it says that it is another store.
+    /// Makes the store identify itself as another one.
     pub(crate) fn become_another(&self) {
         self.0.lock().others += 1;
     }
 
-    /// Checks that nobody waited for any more.
+    /// Checks that were given up because nobody waited for them.
     pub(crate) fn given_up(&self) -> usize {
         self.0.lock().given_up
     }
 
-    /// What the connections say that run modules.
+    /// The claims of the connections that run modules.
     pub(crate) fn hosts(&self) -> Vec<HostClaim> {
         self.0.lock().hosts.iter().map(|(claim, _)| claim.clone()).collect()
     }
@@ -135,7 +135,7 @@ impl Memory {
         self.0.lock().pulls
     }
 
-    /// Threads on which reads looked for where the last frames begin.
+    /// Threads on which reads searched for the start of the last frames.
     pub(crate) fn looked_back(&self) -> Vec<ThreadId> {
         self.0.lock().looked_back.clone()
     }
@@ -150,32 +150,32 @@ impl Memory {
         self.0.lock().pages
     }
 
-    /// Looks for what is newest in a gap.
+    /// Lookups of the newest frames in a gap.
     pub(crate) fn looks(&self) -> usize {
         self.0.lock().looks
     }
 
-    /// From now on asking for topics and for blobs panics.
+    /// Makes requests for topics and blobs panic.
     pub(crate) fn break_down(&self) {
         self.0.lock().broken = true;
     }
 
-    /// Has other bytes under the hash of a blob, as if they were altered on their way.
+    /// Stores other bytes under the hash of a blob, as if they had been altered in transit.
     pub(crate) fn swap_blob(&self, hash: BlobHash, bytes: &[u8]) {
         self.0.lock().blobs.insert(hash, Bytes::copy_from_slice(bytes));
     }
 
-    /// Whether bytes of blobs wait before they are taken.
+    /// Sets whether bytes of blobs wait before they are accepted.
     pub(crate) fn hold_blobs(&self, hold: bool) {
         self.0.hold(|inner| inner.hold_blobs = hold);
     }
 
-    /// Whether looks for what is newest in a gap wait.
+    /// Sets whether lookups of the newest frames in a gap wait.
     pub(crate) fn hold_looks(&self, hold: bool) {
         self.0.hold(|inner| inner.hold_looks = hold);
     }
 
-    /// Whether lists for LAST wait before they are made.
+    /// Sets whether lists for LAST wait before they are made.
     pub(crate) fn hold_lists(&self, hold: bool) {
         self.0.hold(|inner| inner.hold_lists = hold);
     }
@@ -185,7 +185,7 @@ impl Memory {
         self.0.lock().held_lists
     }
 
-    /// From now on it takes so long to open a read.
+    /// Makes opening a read take this long.
     pub(crate) fn slow_down(&self, time: Duration) {
         self.0.lock().slow_reads = time;
     }
@@ -200,7 +200,7 @@ impl Memory {
         self.0.lock().opened
     }
 
-    /// Bytes that were read of blobs.
+    /// Bytes read from blobs.
     pub(crate) fn read(&self) -> usize {
         self.0.lock().read
     }
@@ -221,7 +221,7 @@ impl Memory {
         inner.frames.iter().filter(|frame| frame.topic().ends_with(".call")).count()
     }
 
-    /// Calls that were given up.
+    /// Calls that were cancelled.
     pub(crate) fn cancelled(&self) -> Vec<FrameId> {
         self.0.lock().cancelled.clone()
     }
@@ -236,7 +236,7 @@ impl Memory {
         self.0.lock().wakes.iter().filter(|wake| wake.strong_count() > 0).count()
     }
 
-    /// Puts `count` frames of one topic into the log, each a batch of its own.
+    /// Appends `count` frames of one topic, each as its own batch.
     pub(crate) fn fill(&self, count: u64, topic: &str) {
         let topic = Topic::parse(topic).unwrap();
         let mut inner = self.0.lock();

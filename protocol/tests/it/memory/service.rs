@@ -21,7 +21,7 @@ use super::Memory;
 use super::blobs::{Sink, Source};
 use super::feeds::{Bounded, Follow, Results};
 
-/// A Host that is there, until it is dropped.
+/// A connected Host, until this is dropped.
 struct Leaves(Memory, HostClaim);
 
 impl Drop for Leaves {
@@ -40,7 +40,7 @@ impl Service for Memory {
         }
     }
 
-    /// What has a frame of the topic `lost` is forgotten.
+    /// A batch with a frame of the topic `lost` is dropped.
     fn append(&self, batch: AppendRequest, done: Done) {
         let is_lost = |frame: &NewFrame| frame.topic.as_str() == "lost";
         if !batch.frames.iter().any(is_lost) {
@@ -73,7 +73,7 @@ impl Service for Memory {
         self.0.lock().apply(&batch)
     }
 
-    /// One connection for each processor, of whatever Host.
+    /// One connection for each processor, of any Host.
     fn host_comes(&self, claim: HostClaim, end: Wake) -> Result<HostGuard, Refusal> {
         let mut inner = self.0.lock();
         if let Some((_, end)) = inner.hosts.iter().find(|(other, _)| other.alone == claim.alone) {
@@ -88,7 +88,7 @@ impl Service for Memory {
         Ok(format!("{{\"head\":{}}}", self.0.lock().head()))
     }
 
-    /// A check goes on for as long as somebody waits for it.
+    /// A check runs for as long as somebody waits for it.
     fn maintain(
         &self,
         request: &MaintainRequest,
@@ -249,9 +249,8 @@ impl Service for Memory {
         Ok(inner.cursors.iter().map(summary).collect())
     }
 
-    /// `echo` answers with its body and completes; `hang` never answers; `panic` does; there is
-    /// nothing else.
-    /// While appends are held, calls are too.
+    /// `echo` answers with its body and completes; `hang` never answers; `panic` panics; there are
+    /// no other commands. While appends are held, calls are too.
     fn call(
         &self,
         request: CallRequest,
