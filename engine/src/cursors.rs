@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::format::align8;
-use crate::format::control::{Control, CursorRecord, StateRecord};
+use crate::format::batch::BATCH_HEADER_LEN;
+use crate::format::control::{CHECKPOINT_LEN, Control, CursorRecord, StateRecord};
 use crate::format::record::PREFIX_LEN;
-use crate::limits::{CURSOR_STATE_INLINE_MAX, CURSORS_MAX};
+use crate::limits::{CURSOR_STATE_INLINE_MAX, CURSORS_MAX, SEGMENT_BYTES_MAX};
+use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::value::{BlobHash, CursorName, CursorSummary};
 
 /// Maximum bytes of a CURSOR record without its name and inline state.
@@ -84,6 +86,12 @@ pub(crate) fn record_len(name: &CursorName, state: Option<&HeldState>) -> usize 
     align8(RECORD_FIXED_MAX + name.as_str().len() + inline)
 }
 
+/// Upper bound of the bytes of a checkpoint with a table of this many cursors and bytes.
+pub(crate) const fn checkpoint_len(count: usize, bytes: usize) -> usize {
+    let batches = 1 + count / RESTATED_COUNT + bytes / RESTATED_BYTES;
+    align8(CHECKPOINT_LEN) + bytes + batches * BATCH_HEADER_LEN
+}
+
 impl Cursors {
     pub(crate) fn get(&self, name: &CursorName) -> Option<&HeldCursor> {
         self.table.get(name)
@@ -100,6 +108,11 @@ impl Cursors {
     /// Upper bound of the bytes of the restated table.
     pub(crate) const fn restated_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Upper bound of the bytes of a checkpoint with this table.
+    pub(crate) fn checkpoint_len(&self) -> usize {
+        checkpoint_len(self.len(), self.bytes)
     }
 
     /// How many states that were stored as blobs have been replaced or removed.
@@ -135,11 +148,26 @@ impl Cursors {
     }
 }
 
+/// The part of a segment that the table may take.
+const TABLE_PART: u64 = 4;
+
 /// Limits of the table: it is restated at the beginning of every segment, and must leave most of it
 /// to frames.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CursorRoom {
     segment_bytes: usize,
+}
+
+/// Bytes of a segment that begins with a checkpoint of this length. A store that was opened with
+/// smaller segments than before may have a table that does not fit into one: its segments are as
+/// much longer as it takes to leave most of them to frames all the same.
+pub(crate) fn segment_len(segment_bytes: u64, checkpoint: usize) -> u64 {
+    // A third, because a checkpoint is a little longer than its table. A batch takes at most half.
+    if checkpoint as u64 <= segment_bytes / 3 {
+        return segment_bytes;
+    }
+    let longer = (checkpoint as u64).saturating_mul(TABLE_PART).checked_next_power_of_two();
+    longer.unwrap_or(u64::MAX).clamp(segment_bytes, SEGMENT_BYTES_MAX)
 }
 
 impl CursorRoom {
@@ -154,7 +182,7 @@ impl CursorRoom {
 
     /// Whether the table may have this many cursors and bytes.
     pub(crate) const fn fits(&self, count: usize, used: usize) -> bool {
-        count <= CURSORS_MAX && used <= self.segment_bytes / 4
+        count <= CURSORS_MAX && used <= self.segment_bytes / TABLE_PART as usize
     }
 }
 
@@ -185,5 +213,24 @@ mod tests {
         cursors.set(name.clone(), None);
         cursors.set(name, None);
         assert_eq!((cursors.restated_bytes(), cursors.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_segment_is_longer_only_for_a_table_that_it_could_not_have_taken() {
+        const KIB: usize = 1024;
+        for (bytes, checkpoint, len) in [
+            (64, 0, 64),
+            // The longest table that a store with such segments takes, and its overhead.
+            (64, 16 * KIB + 200, 64),
+            (64, 22 * KIB, 128),
+            (64, 100 * KIB, 512),
+            (1024, 100 * KIB, 1024),
+            (64, 256 * KIB * KIB, KIB * KIB),
+            (KIB * KIB, 300 * KIB * KIB, KIB * KIB),
+        ] {
+            let found = segment_len((bytes * KIB) as u64, checkpoint);
+            assert_eq!(found, (len * KIB) as u64, "{bytes} KiB, {checkpoint}");
+        }
+        assert_eq!(segment_len(64 * 1024, usize::MAX), SEGMENT_BYTES_MAX);
     }
 }

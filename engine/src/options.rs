@@ -17,7 +17,9 @@ use crate::limits::{
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// Bytes of a segment of the log: a power of two from 64 KiB to 1 GiB.
+    /// Bytes of a segment of the log: a power of two from 64 KiB to 1 GiB. Segments are longer
+    /// while the store has more cursors than a quarter of one holds, as after it was opened with
+    /// larger ones.
     pub segment_bytes: u64,
     /// Bytes of a pack of blobs: a power of two from 64 KiB to 1 GiB. A larger blob gets a pack of
     /// its own.

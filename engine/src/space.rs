@@ -39,6 +39,9 @@ pub struct SpaceStats {
     pub pack_freed_bytes: u64,
     /// When segments were last rewritten, in milliseconds since 1970.
     pub compacted_ms: Option<u64>,
+    /// Frames that were to be removed with all of their bytes, and whose bytes remain because there
+    /// was no room; this is tried again.
+    pub removals_left: u64,
     /// Why the last automatic compaction did not do everything, if so.
     pub compact_failure: Option<Arc<str>>,
     /// Completed collections.
@@ -239,6 +242,7 @@ impl Space {
         });
         stats.log_dead_bytes = sealed + inner.index.dead_of_active(now_ms);
         stats.pack_freed_bytes = inner.blobs.freed();
+        stats.removals_left = inner.compaction.owed.len() as u64;
         stats
     }
 

@@ -118,6 +118,9 @@ pub(crate) const TCP_ANSWER_MAX: Duration = Duration::from_secs(90);
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;
+/// Connections of one server that only Unix sockets may have; a sixteenth of its limit of
+/// connections if that is less.
+pub const LOCAL_CONNECTIONS_MAX: usize = 16;
 /// Connections of one server that wait before HELLO; a quarter of its limit of connections if that
 /// is less. Half as many for each address.
 pub const WAITING_MAX: usize = CONNECTIONS_MAX / 4;

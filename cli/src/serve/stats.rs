@@ -54,6 +54,7 @@ pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
             "dead_bytes": space.log_dead_bytes,
             "freed_bytes": space.log_freed_bytes,
             "last_ms": space.compacted_ms,
+            "removals_left": space.removals_left,
             "failure": space.compact_failure.as_deref(),
         },
         "gc": {

@@ -3,6 +3,7 @@
 //! file that the next open removes.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use super::blocks::KEPT_BYTES_MAX;
 use super::entry::Entry;
 use super::error::BlobError;
 use super::prepared::{Prepared, padding};
-use super::reader::BlobReader;
+use super::reader::{BlobReader, GoOn};
 use super::sealed::{encode_index, write_index};
 use super::walk::PackWalk;
 use crate::env::Env;
@@ -113,18 +114,31 @@ impl Builder {
     /// Adds the blobs of an entry of another pack, each checked against its hash: small ones share
     /// BLOCKs, compressed ones are copied.
     pub(super) fn add(&mut self, entry: Entry) -> Result<(), BlobError> {
+        self.add_while(entry, &mut |_| ControlFlow::Continue(())).map(drop)
+    }
+
+    /// Like [`add`](Self::add), and asks meanwhile whether to go on. If not, this pack can only be
+    /// abandoned.
+    pub(super) fn add_while(
+        &mut self,
+        entry: Entry,
+        go_on: GoOn<'_>,
+    ) -> Result<ControlFlow<()>, BlobError> {
         let header = *entry.header();
         match header.kind {
-            EntryKind::Block => self.add_block(&entry, |_, _| Ok(true)),
+            EntryKind::Block => self.add_block(&entry, |_, _| Ok(true))?,
             _ if header.raw_len < CHUNK_LEN as u64 => {
                 let bytes = BlobReader::open(entry)?.all(CHUNK_LEN as u64)?;
-                self.small(Small { kin: header.kin, hash: header.hash, bytes })
+                self.small(Small { kin: header.kin, hash: header.hash, bytes })?;
             }
             _ => {
-                BlobReader::open(entry.clone())?.check()?;
-                self.copy(entry)
+                return match BlobReader::open(entry.clone())?.check_while(go_on)? {
+                    ControlFlow::Continue(()) => self.copy(entry, go_on),
+                    stopped => Ok(stopped),
+                };
             }
         }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Adds the blobs of an entry under the hashes in its header, checking only CRCs: for callers
@@ -136,7 +150,9 @@ impl Builder {
                 let bytes = entry.stored()?;
                 self.small(Small { kin: header.kin, hash: header.hash, bytes })
             }
-            EntryKind::Raw | EntryKind::Zstd => self.copy(entry),
+            EntryKind::Raw | EntryKind::Zstd => {
+                self.copy(entry, &mut |_| ControlFlow::Continue(())).map(drop)
+            }
             EntryKind::Block => self.add(entry),
         }
     }
@@ -256,7 +272,7 @@ impl Builder {
     }
 
     /// Copies a long entry, and checks its CRCs on the way.
-    fn copy(&mut self, entry: Entry) -> Result<(), BlobError> {
+    fn copy(&mut self, entry: Entry, go_on: GoOn<'_>) -> Result<ControlFlow<()>, BlobError> {
         let header = self.header_of(entry.header());
         self.note([header.hash]);
         self.write(&header.encode())?;
@@ -267,14 +283,18 @@ impl Builder {
             if chunk.is_empty() {
                 break;
             }
+            let written = self.written;
             self.write(&chunk)?;
+            if self.written > written && go_on(chunks.read_so_far()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         self.write(padding(header.stored_len))?;
         if header.crc_list_len() > 0 {
             self.write(&list)?;
             self.write(padding(header.crc_list_len()))?;
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Adds a whole entry of one chunk, under this pack's salt.
@@ -372,6 +392,12 @@ impl Built {
         let _ = write_index(env, &self.line, &index);
     }
 
+    /// Removes the pack of a generation that the manifest does not name and that has no index yet.
+    pub(super) fn discard(&self, env: &Env) {
+        // If it remains, the next open removes it.
+        let _ = env.files.remove(&env.blob_path(self.line.base, self.line.generation, PACK));
+    }
+
     /// Removes the files of a generation that the manifest does not name.
     pub(super) fn abandon(&self, env: &Env) {
         for kind in [PACK_INDEX, PACK] {
@@ -380,8 +406,9 @@ impl Built {
         }
     }
 
-    /// Reads the whole pack back from the disk and compares every blob with its hash.
-    pub(super) fn verify(&self, env: &Env) -> Result<(), BlobError> {
+    /// Reads the whole pack back from the disk and compares every blob with its hash. Asks meanwhile
+    /// whether to go on.
+    pub(super) fn verify(&self, env: &Env, go_on: GoOn<'_>) -> Result<ControlFlow<()>, BlobError> {
         let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;
         let salt = super::open_pack::read_header(&media, &self.line)?.salt;
@@ -395,13 +422,15 @@ impl Built {
                 }
                 _ => {
                     hashes.update(entry.header().hash.as_bytes());
-                    BlobReader::open(entry)?.check()?;
+                    if BlobReader::open(entry)?.check_while(go_on)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
                 }
             }
         }
         let same = <[u8; 32]>::from(hashes.finalize()) == self.hashes;
         match (same, walk.hole()) {
-            (true, None) => Ok(()),
+            (true, None) => Ok(ControlFlow::Continue(())),
             (_, at) => {
                 let what = FormatError::Field("SHA-256");
                 Err(BlobError::corrupt(&path, at.unwrap_or(0), what))

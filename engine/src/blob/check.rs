@@ -23,7 +23,7 @@ use crate::value::BlobHash;
 const WINDOW_LEN: u64 = 256 * 1024;
 
 /// Called with each place that does not verify, and the blob that should be there, if known; and
-/// with [`BadEntry::None`] for each piece that was read.
+/// with [`BadEntry::None`] for each piece that was read, and for each part of a long one.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, Option<BlobHash>, &BadEntry) -> ControlFlow<()>;
 
 /// A fault of a pack.
@@ -66,12 +66,14 @@ pub(crate) fn check_pack_file(
         let is_block = entry.header().kind == EntryKind::Block;
         let checked = if is_block {
             // Its hashes are not stored; the index, which has them, is compared with it elsewhere.
-            entry.block().map(drop)
+            entry.block().map(|_| ControlFlow::Continue(()))
         } else {
-            BlobReader::open(entry.clone()).and_then(BlobReader::check)
+            let go_on = &mut |read| tell(at + read, None, &BadEntry::None);
+            BlobReader::open(entry.clone()).and_then(|reader| reader.check_while(go_on))
         };
         let (hash, bad) = match checked {
-            Ok(()) => (None, BadEntry::None),
+            Ok(ControlFlow::Break(())) => return Ok(sound),
+            Ok(ControlFlow::Continue(())) => (None, BadEntry::None),
             Err(BlobError::Io { error, .. }) => return Err(error),
             Err(BlobError::Corrupt(corruption)) => {
                 ((!is_block).then_some(hash), BadEntry::Entry(corruption.what))

@@ -132,6 +132,11 @@ impl Chunks {
         self.list.clone()
     }
 
+    /// The stored bytes up to the end of the last chunk that was read.
+    pub(super) fn read_so_far(&self) -> u64 {
+        (self.next * CHUNK_LEN as u64).min(self.entry.header.stored_len)
+    }
+
     /// The next chunk, empty at the end.
     pub(super) fn next_chunk(&mut self) -> Result<Bytes, BlobError> {
         if !self.current.is_empty() {

@@ -173,12 +173,17 @@ impl Keeper {
         }
     }
 
-    /// Waits until no full pack is left to seal.
+    /// Waits until no full pack is left to seal. What there was no room for is tried again now: who
+    /// asks for this may have made some.
     ///
     /// # Errors
     /// As for [`next_pack`](Self::next_pack).
     pub(super) fn wait_sealed(&self, packs: &Packs) -> io::Result<()> {
         let mut chores = self.chores.lock();
+        if chores.stuck.take().is_some() {
+            chores.was_stuck = true;
+            self.work.notify_one();
+        }
         while packs.list().open.iter().any(|pack| pack.is_full()) {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::NotConnected.into());

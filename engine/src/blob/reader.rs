@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,11 @@ use crate::value::BlobHash;
 const WHOLE_MAX: u64 = 1024 * 1024;
 /// Maximum bytes of a compressed stream that are decompressed at a time.
 const PIECE_MAX: usize = 256 * 1024;
+/// Bytes of a blob after which a check of it asks whether to go on.
+const ASK_EVERY: usize = 4 * 1024 * 1024;
+
+/// Asked from time to time whether to go on; breaking stops the work.
+pub(super) type GoOn<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 /// A reader of a blob. It keeps its pack readable, even if the pack is replaced meanwhile.
 pub struct BlobReader {
@@ -192,19 +198,43 @@ impl BlobReader {
     }
 
     /// Reads to the end and discards the bytes.
-    pub(super) fn check(mut self) -> Result<(), BlobError> {
-        if matches!(self.source, Source::Memory(_)) {
-            return Ok(());
+    pub(super) fn check(self) -> Result<(), BlobError> {
+        self.check_while(&mut |_| ControlFlow::Continue(())).map(drop)
+    }
+
+    /// Like [`check`](Self::check), and asks meanwhile whether to go on, with the number of stored
+    /// bytes read so far.
+    pub(super) fn check_while(mut self, go_on: GoOn<'_>) -> Result<ControlFlow<()>, BlobError> {
+        let Source::Stream(stream) = &self.source else { return Ok(ControlFlow::Continue(())) };
+        let is_zstd = matches!(stream.bytes, Stored::Zstd(_));
+        let mut buffer = vec![0; if is_zstd { CHUNK_LEN } else { 0 }];
+        let mut unasked = 0;
+        loop {
+            let count = match is_zstd {
+                true => self.next(&mut buffer)?,
+                false => self.piece(PIECE_MAX)?.len(),
+            };
+            if count == 0 {
+                return Ok(ControlFlow::Continue(()));
+            }
+            unasked += count;
+            if unasked >= ASK_EVERY {
+                unasked = 0;
+                if go_on(self.stored_read()).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
         }
-        if let Source::Stream(stream) = &self.source
-            && !matches!(stream.bytes, Stored::Zstd(_))
-        {
-            while !self.piece(PIECE_MAX)?.is_empty() {}
-            return Ok(());
+    }
+
+    /// The stored bytes of a stream that were read so far.
+    fn stored_read(&self) -> u64 {
+        let Source::Stream(stream) = &self.source else { return 0 };
+        match &stream.bytes {
+            Stored::Raw(chunks) => chunks.read_so_far(),
+            Stored::Zstd(decoder) => decoder.get_ref().read_so_far(),
+            Stored::Whole(_) => 0,
         }
-        let mut buffer = vec![0; CHUNK_LEN];
-        while self.next(&mut buffer)? > 0 {}
-        Ok(())
     }
 
     fn next(&mut self, out: &mut [u8]) -> Result<usize, BlobError> {

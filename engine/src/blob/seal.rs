@@ -2,6 +2,7 @@
 //! manifest. Until then the old one counts, so a crash at any point loses nothing.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use super::build::{Builder, Built};
 use super::error::BlobError;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
+use super::reader::GoOn;
 use super::sealed::{SealedPack, scan};
 use super::walk::PackWalk;
 use crate::env::Env;
@@ -149,15 +151,28 @@ pub(super) fn rewrite(
 /// Finishes a generation and verifies it by reading it back from the disk.
 pub(super) fn finish(env: &Env, builder: Builder) -> Result<Built, BlobError> {
     let built = builder.finish()?;
-    match built.verify(env) {
-        Ok(()) => Ok(built),
+    match built.verify(env, &mut |_| ControlFlow::Continue(())) {
+        Ok(_) => Ok(built),
         Err(error) => {
-            let path = env.blob_path(built.line.base, built.line.generation, PACK);
-            // If it remains, the next open removes it.
-            let _ = env.files.remove(&path);
+            built.discard(env);
             Err(error)
         }
     }
+}
+
+/// Like [`finish`], and asks meanwhile whether to go on. If not, nothing is left of the generation.
+pub(super) fn finish_while(
+    env: &Env,
+    builder: Builder,
+    go_on: GoOn<'_>,
+) -> Result<ControlFlow<(), Built>, BlobError> {
+    let built = builder.finish()?;
+    let verified = built.verify(env, go_on);
+    match verified {
+        Ok(ControlFlow::Continue(())) => return Ok(ControlFlow::Continue(built)),
+        Ok(ControlFlow::Break(())) | Err(_) => built.discard(env),
+    }
+    verified.map(|_| ControlFlow::Break(()))
 }
 
 /// Seals the file as it is.

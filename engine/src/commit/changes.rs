@@ -4,12 +4,8 @@
 use std::collections::HashMap;
 
 use crate::append::Pending;
-use crate::cursors::{CursorRoom, Cursors, HeldCursor, record_len};
+use crate::cursors::{CursorRoom, Cursors, HeldCursor, checkpoint_len, record_len};
 use crate::error::AppendError;
-use crate::format::align8;
-use crate::format::batch::BATCH_HEADER_LEN;
-use crate::format::control::CHECKPOINT_LEN;
-use crate::log::{RESTATED_BYTES, RESTATED_COUNT};
 use crate::store::Inner;
 use crate::value::{CursorName, ExpectRevision};
 
@@ -102,8 +98,7 @@ impl Changes {
 
     /// Upper bound of the bytes of such a checkpoint.
     pub(super) const fn checkpoint_len(&self) -> usize {
-        let batches = 1 + self.count / RESTATED_COUNT + self.bytes / RESTATED_BYTES;
-        align8(CHECKPOINT_LEN) + self.bytes + batches * BATCH_HEADER_LEN
+        checkpoint_len(self.count, self.bytes)
     }
 
     /// Makes the changes visible to readers.

@@ -6,6 +6,7 @@
 //! crash at any step leaves either the old or the new. The active segment is never rewritten; a
 //! compaction on request may seal it first.
 
+mod owed;
 mod pace;
 mod plan;
 mod survey;
@@ -151,7 +152,9 @@ impl Store {
     /// compaction has removed them already: [`gc`](Self::gc) then removes their bodies.
     ///
     /// # Errors
-    /// [`CompactError`]; the frames may be removed while their bytes remain: try again.
+    /// [`CompactError`]; the frames may be removed while their bytes remain: try again. Where it
+    /// was for want of room, the thread that compacts tries again too, until the store is closed
+    /// ([`SpaceStats::removals_left`](crate::SpaceStats::removals_left)).
     pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
         let remove = || {
             ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
@@ -188,9 +191,7 @@ impl Store {
         let removed = remove()?;
         let _one = inner.compaction.hold();
         inner.check_compactable()?;
-        let report = inner.rewrite_without(stored)?;
-        inner.wipe_journal()?;
-        Ok((removed, report))
+        Ok((removed, inner.remove_bytes(&stored)?))
     }
 }
 

@@ -680,4 +680,5 @@ mod collect;
 mod idle;
 mod joining;
 mod meanwhile;
+mod owed;
 mod small;

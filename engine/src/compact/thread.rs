@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::owed::Owed;
 use super::{CompactOptions, Which};
 use crate::error::CompactError;
 use crate::store::Inner;
@@ -28,6 +29,8 @@ pub(crate) struct Compaction {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Duration of the last search for work.
     looked: Mutex<Duration>,
+    /// Removals that are not complete.
+    pub(crate) owed: Owed,
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +171,7 @@ pub(super) struct Seen {
     expires_ms: u64,
 }
 
-fn run(inner: &Inner, options: CompactOptions) {
+pub(super) fn run(inner: &Inner, options: CompactOptions) {
     sys::give_way();
     let compaction = &inner.compaction;
     let mut seen = None;
@@ -177,6 +180,7 @@ fn run(inner: &Inner, options: CompactOptions) {
             continue;
         }
         let looked = round(inner, options, &mut seen, woken);
+        inner.complete_removals_in_time();
         collect(inner);
         if compaction.sleep(rest(looked)) {
             return;
@@ -195,7 +199,8 @@ pub(super) fn collect(inner: &Inner) {
     }
 }
 
-fn rest(looked: Duration) -> Duration {
+/// How long to rest after work that took so long.
+pub(super) fn rest(looked: Duration) -> Duration {
     looked.saturating_mul(REST).min(REST_MAX)
 }
 

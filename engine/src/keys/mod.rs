@@ -183,19 +183,41 @@ impl KeyIndex {
     }
 
     /// The offset, below `head`, of the newest frame that had an id before it was imported.
+    /// `segments` gives the present ones.
     ///
     /// # Errors
     /// The I/O error, when a key file is lost and its segment cannot be read either.
     pub(crate) fn find_old(
         &self,
         env: &Env,
-        segments: &[Arc<Segment>],
+        segments: impl Fn() -> Arc<[Arc<Segment>]>,
         id: FrameId,
         head: u64,
     ) -> io::Result<Option<u64>> {
         if !self.has_old_ids() {
             return Ok(None);
         }
+        let mut seen = segments();
+        loop {
+            let found = self.find_in(env, &seen, id, head)?;
+            let now = segments();
+            // One that was sealed since may have been passed over: its old ids were in memory no
+            // longer, and a segment that is not sealed has no file. It was replaced before that.
+            let is_there = |one: &Arc<Segment>| now.iter().any(|other| Arc::ptr_eq(one, other));
+            if seen.iter().all(|segment| segment.is_sealed() || is_there(segment)) {
+                return Ok(found);
+            }
+            seen = now;
+        }
+    }
+
+    fn find_in(
+        &self,
+        env: &Env,
+        segments: &[Arc<Segment>],
+        id: FrameId,
+        head: u64,
+    ) -> io::Result<Option<u64>> {
         for segment in segments.iter().rev() {
             let found = match self.open.read().get(&segment.base()) {
                 Some(held) => {
@@ -241,5 +263,58 @@ impl KeyIndex {
             }
         }
         Ok(file.find(id, head))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::append::Batch;
+    use crate::options::SyncPolicy;
+    use crate::testing::{fast_dir, frame, open};
+    use crate::value::Import;
+
+    #[test]
+    fn an_old_id_is_found_while_its_segment_is_sealed() {
+        let dir = fast_dir();
+        let store = open(dir.path(), SyncPolicy::None);
+        let inner = &store.inner;
+        let old = FrameId::first_of_ms(7);
+        let import = |n| Batch { import: Some(Import::NewIds(vec![old])), ..frame("a", n).into() };
+        // The older one is not the answer either.
+        let base = |offset: u64| {
+            let segments = inner.log.view().segments;
+            segments.iter().rev().find(|segment| segment.base() <= offset).unwrap().base()
+        };
+        store.append(import(0)).unwrap();
+        while base(u64::MAX) == 0 {
+            store.append(frame("a", 1).into()).unwrap();
+        }
+        assert!(inner.sealing.seal_now(inner).is_ok());
+        let newest = store.append(import(2)).unwrap().frames[0].offset.unwrap();
+        let (asked, stale) = (Cell::new(0), inner.log.view().segments);
+        // The list of segments is taken, and then that segment is sealed and its file written.
+        let segments = || {
+            let seen = inner.log.view().segments;
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                assert!(!seen.last().unwrap().is_sealed());
+                while base(u64::MAX) == base(newest) {
+                    store.append(frame("a", 3).into()).unwrap();
+                }
+                assert!(inner.sealing.seal_now(inner).is_ok());
+                inner.sealing.index_sealed(inner).unwrap();
+                assert!(!inner.keys.open.read().contains_key(&base(newest)));
+            }
+            seen
+        };
+        let head = inner.log.head();
+        let found = inner.keys.find_old(&inner.env, segments, old, head);
+        assert_eq!((found.unwrap(), asked.get()), (Some(newest), 3));
+        let by_stale = inner.keys.find_in(&inner.env, &stale, old, head);
+        assert_eq!(by_stale.unwrap(), Some(0), "an old list alone passes it over");
+        assert_eq!(store.get(old).unwrap().unwrap().offset(), Some(newest));
     }
 }

@@ -257,11 +257,16 @@ impl Appender {
         Some(SealJob { segment, media, next, length, crc, frames, tombstones, upto_seq })
     }
 
-    /// Rolls to a new segment with space for its checkpoint and `needed` bytes of records. So a
-    /// segment is never published without a checkpoint, and the one before it may then be dropped.
+    /// Rolls to a new segment with space for its checkpoint, of at most `checkpoint` bytes, and
+    /// `needed` bytes of records. So a segment is never published without a checkpoint, and the one before it may then be dropped.
     /// The new segment is durably part of the store before it is used. Until then nothing has
     /// changed, including what was laid out, so a full disk does no harm.
-    pub(crate) fn roll(&mut self, inner: &Inner, needed: usize) -> Result<(), WriteError> {
+    pub(crate) fn roll(
+        &mut self,
+        inner: &Inner,
+        checkpoint: usize,
+        needed: usize,
+    ) -> Result<(), WriteError> {
         inner.sealing.seal_now(inner)?;
         inner.sealing.index_excess(inner);
         let env = &inner.env;
@@ -278,8 +283,8 @@ impl Appender {
         };
         let key =
             SegmentKey { base, generation, uuid: env.random.bytes(), salt: env.random.salt() };
-        let upto = (FILE_HEADER_LEN + BATCH_HEADER_LEN + needed) as u64;
-        let media = inner.sealing.take_spare(inner, upto)?;
+        let upto = (FILE_HEADER_LEN + checkpoint + BATCH_HEADER_LEN + needed) as u64;
+        let media = inner.sealing.take_spare(inner, checkpoint, upto)?;
         let path = env.log_path(base, generation, SEGMENT);
         let header = key.header(env.manifest.state().store);
         media.write_at(0, &header).and_then(|()| media.sync()).map_err(WriteError::Failed)?;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Segment;
+use crate::cursors::segment_len;
 use crate::error::Shortage;
 use crate::format::super_file::FileState;
 use crate::media::Media;
@@ -190,9 +191,10 @@ impl Sealing {
 
     /// Allocates the next segment ahead of its use, if there is none yet.
     pub(crate) fn prepare_spare(&self, inner: &Inner) -> io::Result<()> {
+        let checkpoint = inner.cursors.read().checkpoint_len();
         let mut spare = self.spare.lock();
         if spare.is_none() {
-            *spare = Some(self.create_spare(inner)?);
+            *spare = Some(self.create_spare(inner, checkpoint)?);
         }
         Ok(())
     }
@@ -205,17 +207,24 @@ impl Sealing {
         }
     }
 
-    /// The next segment's file with space for its first `upto` bytes, created now if there is no
-    /// spare.
+    /// The next segment's file with space for its first `upto` bytes, of which a checkpoint takes
+    /// `checkpoint`. It is created now if there is no spare that is long enough.
     pub(super) fn take_spare(
         &self,
         inner: &Inner,
+        checkpoint: usize,
         upto: u64,
     ) -> Result<Arc<dyn Media>, WriteError> {
         let mut spare = self.spare.lock();
+        let len = segment_len(inner.env.options.segment_bytes, checkpoint);
+        let is_short = |media: &mut Arc<dyn Media>| media.len() < len;
+        if let Some(short) = spare.take_if(is_short) {
+            // The table has grown since. If it is left behind, the next open removes it.
+            let _ = inner.env.files.remove(short.path());
+        }
         let media = match spare.take() {
             Some(media) => media,
-            None => self.create_spare(inner).map_err(WriteError::when_preparing)?,
+            None => self.create_spare(inner, checkpoint).map_err(WriteError::when_preparing)?,
         };
         match media.reserve(upto) {
             Ok(()) => Ok(media),
@@ -228,11 +237,13 @@ impl Sealing {
 }
 
 impl Sealing {
-    fn create_spare(&self, inner: &Inner) -> io::Result<Arc<dyn Media>> {
+    /// A file for a segment that begins with a checkpoint of this length.
+    fn create_spare(&self, inner: &Inner, checkpoint: usize) -> io::Result<Arc<dyn Media>> {
         // A unique name: the previous spare may be in use without having been renamed yet.
         let number = self.spares.fetch_add(1, Ordering::Relaxed);
         let env = &inner.env;
         let path = env.log_dir().join(format!("spare.{number}.tmp"));
-        env.files.create(&path, env.options.segment_bytes, env.options.zero_ahead)
+        let len = segment_len(env.options.segment_bytes, checkpoint);
+        env.files.create(&path, len, env.options.zero_ahead)
     }
 }

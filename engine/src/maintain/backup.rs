@@ -94,7 +94,7 @@ enum Role {
 impl Store {
     /// Copies the store as it is now into `dest`, which is empty, does not exist, or holds an
     /// earlier backup of this store: then only what is new is copied. Appends continue meanwhile.
-    /// `watch` is called for each file and can stop the work by breaking.
+    /// `watch` is called for each file and each MiB, and can stop the work by breaking.
     ///
     /// The backup opens read-only. [`restore`] makes a writable store from it.
     ///

@@ -23,11 +23,16 @@ use crate::media::Files;
 use crate::names::{BLOB_DIR, LOG_DIR, unfinished};
 use crate::planted::{Bug, is_planted};
 
-/// Bytes copied at a time.
+/// Bytes copied at a time, after each of which the work can be stopped.
 const PIECE_LEN: u64 = 1024 * 1024;
+/// Bytes made durable at a time: a stop waits for no more.
+const SYNC_LEN: u64 = 64 * PIECE_LEN;
 
 /// Called as work proceeds; breaking stops it.
 pub(super) type Watch<'a> = &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>;
+
+/// Asks whether to go on, with the bytes of the current file that are done.
+type GoOn<'a> = &'a mut dyn FnMut(u64) -> Result<(), MaintainError>;
 
 /// Counts of what was done with the files of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,28 +106,28 @@ impl Copier<'_> {
         let mut bytes = 0;
         for file in &snapshot.state.files {
             let path = snapshot.path_of(self.from, file);
-            if watch(&Progress { path: &path, bytes, bytes_total }).is_break() {
-                return Err(MaintainError::Stopped);
-            }
+            let go_on = &mut |done| {
+                let bytes = bytes + done;
+                match watch(&Progress { path: &path, bytes, bytes_total }) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(MaintainError::Stopped),
+                }
+            };
+            go_on(0)?;
             let there = before.files.iter().find(|old| is_same(old, file));
             let place = file.path_in(self.to);
-            // A file that replaced a lost one may be truncated.
-            let is_sound = |old: &FileEntry| {
-                !named.contains(&place) || (old.crc != 0 && self.sync_if_whole(&place, old))
+            let kept = match there.filter(|_| self.is_in_place(file)) {
+                Some(old) => self.keep((old, named.contains(&place)), file, go_on)?,
+                None => None,
             };
-            files.push(match there.filter(|_| self.is_in_place(file)) {
-                Some(old) if old.state == file.state && is_sound(old) => {
+            files.push(match kept {
+                Some((entry, is_newly_sealed)) => {
+                    sealed.extend(is_newly_sealed.then_some(*file));
                     counts.kept += 1;
-                    FileEntry { newest_ms: old.newest_ms.max(file.newest_ms), ..*old }
+                    entry
                 }
-                // It was sealed since then, without further appends.
-                Some(_) if file.crc != 0 && self.sync_if_whole(&place, file) => {
-                    sealed.push(*file);
-                    counts.kept += 1;
-                    *file
-                }
-                _ => {
-                    let entry = self.bring(file, &path, counts)?;
+                None => {
+                    let entry = self.bring(file, &path, counts, go_on)?;
                     brought.push(place);
                     sealed.extend(Some(*file).filter(is_known));
                     entry
@@ -162,12 +167,34 @@ impl Copier<'_> {
         self.to_files.len_of(&path).is_ok_and(|len| len == file.length)
     }
 
-    /// Brings a file under its temporary name and returns its entry.
+    /// The entry of a file that is in place, and whether it was sealed since then; `None` unless it
+    /// is whole. One that replaced a lost file may be truncated.
+    fn keep(
+        &self,
+        (old, may_be_cut): (&FileEntry, bool),
+        file: &FileEntry,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<(FileEntry, bool)>, MaintainError> {
+        let place = file.path_in(self.to);
+        if old.state == file.state
+            && (!may_be_cut || (old.crc != 0 && self.sync_if_whole(&place, old, go_on)?))
+        {
+            let newest_ms = old.newest_ms.max(file.newest_ms);
+            return Ok(Some((FileEntry { newest_ms, ..*old }, false)));
+        }
+        // It may have been sealed without further appends.
+        let is_whole = file.crc != 0 && self.sync_if_whole(&place, file, go_on)?;
+        Ok(is_whole.then_some((*file, true)))
+    }
+
+    /// Brings a file under its temporary name and returns its entry. If it is stopped, the next
+    /// attempt writes that file again from its beginning.
     fn bring(
         &self,
         file: &FileEntry,
         from: &Path,
         counts: &mut Counts,
+        go_on: GoOn<'_>,
     ) -> Result<FileEntry, MaintainError> {
         let sealed = file.state == FileState::Sealed;
         // The CRC of a file that was just unmarked is not known yet.
@@ -189,16 +216,16 @@ impl Copier<'_> {
                 Err(_) => {}
             }
         }
-        if expected.is_some() && self.sync_if_whole(&to, &file) {
+        if expected.is_some() && self.sync_if_whole(&to, &file, go_on)? {
             counts.kept += 1;
             return Ok(file);
         }
-        let crc = self.copy(from, &to, file.length)?;
+        let crc = self.copy(from, &to, file.length, go_on)?;
         if expected.is_some_and(|expected| expected != crc) {
             let corruption = Corruption::new(from, 0, "the file fails the CRC of its sealing");
             return Err(MaintainError::Corrupt(corruption));
         }
-        self.check(&mut file, from, &to, expected.is_none())?;
+        self.check(&mut file, (from, &to), expected.is_none(), go_on)?;
         if sealed {
             file.crc = crc;
         }
@@ -213,9 +240,9 @@ impl Copier<'_> {
     fn check(
         &self,
         file: &mut FileEntry,
-        from: &Path,
-        to: &Path,
+        (from, to): (&Path, &Path),
         was_open: bool,
+        go_on: GoOn<'_>,
     ) -> Result<(), MaintainError> {
         let failed = |error| MaintainError::io("read", to, error);
         let media = self.to_files.open_sealed(to).map_err(failed)?;
@@ -239,21 +266,20 @@ impl Copier<'_> {
                 if let Some((position, what)) = stretch.bad {
                     return Err(corrupt(position, &what));
                 }
+                go_on(file.length)?;
             }
         }
         if file.kind == FileKind::Pack && (self.check || was_open) {
-            let mut bad = None;
+            let mut checked = Ok(());
             let blobs = check_pack_file(&media, header.salt, &mut |position, _, what| {
-                if *what == BadEntry::None {
-                    return ControlFlow::Continue(());
-                }
-                bad = Some((position, what.to_string()));
-                ControlFlow::Break(())
+                checked = match what {
+                    BadEntry::None => go_on(file.length),
+                    bad => Err(corrupt(position, bad)),
+                };
+                if checked.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
             let blobs = blobs.map_err(|error| MaintainError::io("read", to, error))?;
-            if let Some((position, what)) = bad {
-                return Err(corrupt(position, &what));
-            }
+            checked?;
             if was_open {
                 file.count = blobs;
             }
@@ -262,18 +288,24 @@ impl Copier<'_> {
     }
 
     /// Makes an existing file durable if it is the complete sealed file; returns whether it is.
-    fn sync_if_whole(&self, path: &Path, file: &FileEntry) -> bool {
-        let Ok(media) = self.to_files.open_scan(path) else { return false };
+    fn sync_if_whole(
+        &self,
+        path: &Path,
+        file: &FileEntry,
+        go_on: GoOn<'_>,
+    ) -> Result<bool, MaintainError> {
+        let Ok(media) = self.to_files.open_scan(path) else { return Ok(false) };
         let mut crc = crc32fast::Hasher::new();
         let mut at = 0;
         while at < media.len() && media.len() == file.length {
             let upto = (at + PIECE_LEN).min(media.len());
-            let Ok(bytes) = media.view(at..upto) else { return false };
+            let Ok(bytes) = media.view(at..upto) else { return Ok(false) };
             crc.update(&bytes);
             at = upto;
+            go_on(0)?;
         }
         // What was read may not be durable yet.
-        crc.finalize() == file.crc && at == file.length && self.sync(path).is_ok()
+        Ok(crc.finalize() == file.crc && at == file.length && self.sync(path).is_ok())
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -281,7 +313,13 @@ impl Copier<'_> {
     }
 
     /// Copies the first `len` bytes of a file, durably, and returns their CRC.
-    fn copy(&self, from: &Path, to: &Path, len: u64) -> Result<u32, MaintainError> {
+    fn copy(
+        &self,
+        from: &Path,
+        to: &Path,
+        len: u64,
+        go_on: GoOn<'_>,
+    ) -> Result<u32, MaintainError> {
         let source = self.from_files.open_scan(from);
         let source = source.map_err(|error| MaintainError::io("open", from, error))?;
         if source.len() < len {
@@ -299,9 +337,10 @@ impl Copier<'_> {
             crc.update(&bytes);
             target.write_at(at, &bytes).map_err(failed)?;
             at = upto;
-        }
-        if !is_planted(Bug::SkipBackupSync) {
-            target.sync().map_err(failed)?;
+            if (at == len || at % SYNC_LEN == 0) && !is_planted(Bug::SkipBackupSync) {
+                target.sync().map_err(failed)?;
+            }
+            go_on(at)?;
         }
         Ok(crc.finalize())
     }
@@ -316,7 +355,7 @@ impl Copier<'_> {
                 continue;
             }
             let Ok(len) = self.from_files.len_of(&from) else { continue };
-            if self.copy(&from, &unfinished(&to), len).is_ok() {
+            if self.copy(&from, &unfinished(&to), len, &mut |_| Ok(())).is_ok() {
                 let _ = self.to_files.rename(&unfinished(&to), &to);
             }
         }

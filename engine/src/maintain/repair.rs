@@ -323,10 +323,16 @@ impl Rescue<'_> {
             // What an open leaves out of such a pack is then missing for good.
             let is_mended = self.is_unclean(one);
             let mut lost = Vec::new();
-            let saved = save_pack(&self.env, one.base, &media, salt, &mut |at, hash, bad| {
+            let note = &mut |at, hash, bad: &_| {
                 let finding = Finding::new(Severity::Lost, Problem::Blob, &path, at, bad);
                 lost.push(finding.blob(hash));
-            });
+            };
+            let env = Arc::clone(&self.env);
+            let go_on = &mut |_| match self.step(&path, 0) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            let saved = save_pack(&env, one.base, &media, salt, note, go_on);
             for finding in lost {
                 if !is_mended {
                     self.rotten.note(finding.blob);
@@ -334,12 +340,14 @@ impl Rescue<'_> {
                 self.lose(finding);
             }
             let saved = saved.map_err(|error| MaintainError::io("save", &path, error.into()))?;
+            let ControlFlow::Continue(saved) = saved else { return Err(MaintainError::Stopped) };
             self.report.blobs += saved.map_or(0, |line| line.count);
             files.extend(saved);
             self.step(&path, media.len())?;
         }
         Ok(files)
     }
+
     /// Whether a pack was neither sealed nor closed cleanly.
     fn is_unclean(&self, one: &Candidate) -> bool {
         let is_open = |file: &FileEntry| file.state == FileState::Unmarked;

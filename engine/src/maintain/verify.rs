@@ -62,7 +62,8 @@ pub(super) struct Checker<'a> {
 
 impl Store {
     /// Checks every byte of the store as it is now; appends continue meanwhile. `watch` is called
-    /// as the check proceeds, at least once for each batch and blob, and can stop it by breaking.
+    /// as the check proceeds, at least once for each batch, blob and few MiB, and can stop it by
+    /// breaking.
     ///
     /// # Errors
     /// [`MaintainError`] when the check cannot continue; problems of the store are not errors but

@@ -235,7 +235,8 @@ mod tests {
                 least = taken();
             }
             media.reserve(LEN).unwrap();
-            media.reserve(u64::MAX).unwrap();
+            let beyond = media.reserve(LEN + 1).unwrap_err();
+            assert_eq!(beyond.kind(), io::ErrorKind::InvalidInput, "{beyond}");
             assert!(taken() >= LEN);
             let media = disk.create(&path, LEN, true).unwrap();
             assert!(taken() >= LEN && media.len() == LEN);

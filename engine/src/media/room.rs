@@ -54,12 +54,19 @@ impl Room {
     }
 
     /// Makes sure that the first `upto` bytes have space. One thread at a time.
+    ///
+    /// # Errors
+    /// That of the system; `InvalidInput` beyond the end of the file, which never grows.
     pub(super) fn reserve(&self, file: &File, upto: u64) -> io::Result<()> {
+        if upto > self.len {
+            let text = format!("{upto} bytes do not fit into a file of {}", self.len);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let taken = self.taken.load(Ordering::Relaxed);
         if upto <= taken {
             return Ok(());
         }
-        let end = |upto: u64| upto.min(self.len).next_multiple_of(STEP_MIN).min(self.len);
+        let end = |upto: u64| upto.next_multiple_of(STEP_MIN).min(self.len);
         let (needed, step) = (end(upto), taken.clamp(STEP_MIN, STEP_MAX));
         let ahead = needed.max(end(taken + step));
         let reached = match sys::allocate(file, taken..ahead) {

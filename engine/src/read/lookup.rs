@@ -114,8 +114,8 @@ impl Inner {
     }
 
     fn old_offset(&self, id: FrameId, head: u64) -> Result<Option<u64>, ReadError> {
-        let segments = self.log.view().segments;
-        let found = self.keys.find_old(&self.env, &segments, id, head);
+        let segments = || self.log.view().segments;
+        let found = self.keys.find_old(&self.env, segments, id, head);
         found.map_err(|error| ReadError::io(&self.env.log_dir(), &error))
     }
 

@@ -223,12 +223,14 @@ pub(super) struct Backward {
     lowest: u64,
     pending: Vec<Result<FoundRecord, ReadError>>,
     window: Option<Window>,
+    /// Base of the segment of the last step, and where the step begins in its file.
+    step: Option<(u64, u64)>,
 }
 
 impl Backward {
     pub(super) const fn new(range: Range) -> Self {
         let lowest = range.end;
-        Self { range, lowest, pending: Vec::new(), window: None }
+        Self { range, lowest, pending: Vec::new(), window: None, step: None }
     }
 
     /// The lowest offset examined.
@@ -289,8 +291,13 @@ impl Backward {
         });
         let mut walk = Walk::new(of.segment().clone(), position, lowest, WINDOW_SCAN);
         let wanted = *start..*end;
+        // The step above begins there. A damaged record of it may pass for one of this step: where
+        // frames before it were compacted away, a lower offset is expected.
+        let above = self.step.filter(|(other, _)| *other == base).map(|(_, position)| position);
+        let is_above = |position: u64| above.is_some_and(|above| position >= above);
         while let Some(found) = walk.next() {
             match found {
+                Err(ReadError::Corrupt(error)) if is_above(error.position) => break,
                 Ok(found) if found.offset >= wanted.end => break,
                 Ok(found) if found.offset >= wanted.start => self.pending.push(Ok(found)),
                 Err(error) if is_behind(&error, wanted.end) => break,
@@ -311,6 +318,7 @@ impl Backward {
         // Everything above it was examined or compacted away.
         self.lowest = self.lowest.min(self.range.end);
         self.range.end = lowest;
+        self.step = Some((base, position));
         Ok(true)
     }
 }

@@ -36,6 +36,8 @@ mod reader;
 #[cfg(test)]
 mod remove;
 #[cfg(test)]
+mod segments;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod syscalls;

@@ -17,6 +17,7 @@ mod mailbox;
 mod making;
 mod meter;
 mod news;
+mod room;
 mod shelf;
 mod transfer;
 mod work;
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ use self::door::{Door, DoorSlot, Shortage};
 use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
 use self::meter::Meter;
+use self::room::Room;
 use crate::limits::{CONNECTIONS_MAX, HELLO_WAIT, WATCH_EVERY};
 use crate::service::Service;
 use crate::tls::ServerTls;
@@ -68,7 +70,8 @@ pub struct ServerOptions {
     /// Time for connections to end when the server stops.
     pub drain: Duration,
     /// Maximum concurrent connections, at most [`CONNECTIONS_MAX`]; further ones wait until one
-    /// ends.
+    /// ends. From 2 on, a sixteenth of them, at least 1 and at most
+    /// [`LOCAL_CONNECTIONS_MAX`](crate::limits::LOCAL_CONNECTIONS_MAX), are for Unix sockets alone.
     pub connections: usize,
 }
 
@@ -92,8 +95,7 @@ struct Shared {
     /// Cancelled when the server stops accepting.
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// Permits for connections.
-    room: Arc<Semaphore>,
+    room: Room,
     door: Arc<Door>,
     connections: Arc<Connections>,
     next_connection: AtomicU64,
@@ -105,13 +107,13 @@ struct Shared {
 impl Server {
     /// A server without listeners.
     pub fn new(service: Arc<dyn Service>, options: ServerOptions) -> Self {
-        let room = options.connections.min(CONNECTIONS_MAX);
+        let room = Room::of(options.connections);
         Self(Arc::new(Shared {
             service,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(room)),
-            door: Door::of(room),
+            door: Door::of(room.places()),
+            room,
             options,
             connections: Arc::default(),
             next_connection: AtomicU64::new(0),
@@ -180,7 +182,8 @@ impl Server {
             };
             // Room is made only now, when a connection has arrived. At the limit it waits here,
             // with others behind it in the backlog.
-            let Some(permit) = self.room(&mut shortage).await else { return };
+            let is_local = matches!(accepted, Accepted::Unix(_));
+            let Some(permit) = self.room(is_local, &mut shortage).await else { return };
             let permit = Some(permit);
             match accepted {
                 Accepted::Unix(stream) => {
@@ -207,23 +210,23 @@ impl Server {
 
     /// A permit for one more connection. If there is none, connections waiting before HELLO give
     /// way.
-    async fn room(&self, shortage: &mut Shortage) -> Option<OwnedSemaphorePermit> {
+    async fn room(&self, is_local: bool, shortage: &mut Shortage) -> Option<OwnedSemaphorePermit> {
         let Shared { room, door, meter, .. } = &*self.0;
-        if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+        if let Some(permit) = room.try_take(is_local) {
             return Some(permit);
         }
         if shortage.is_new(Instant::now().into_std()) {
-            let connections = self.0.options.connections.min(CONNECTIONS_MAX);
+            let connections = room.places();
             tracing::warn!(connections, "no connection is free; more clients wait for one to end");
         }
-        let mut free = pin!(Arc::clone(room).acquire_owned());
+        let mut free = pin!(room.take(is_local));
         loop {
             let now = Instant::now().into_std();
             meter.gave_way(usize::from(door.make_room(shortage.is_long(now), now)));
             // The connection that was to give way may have said HELLO meanwhile, and others have
             // had their time.
             if let Ok(permit) = tokio::time::timeout(ROOM_REST, &mut free).await {
-                return permit.ok();
+                return permit;
             }
         }
     }
@@ -252,7 +255,7 @@ impl Server {
         let mailbox = Arc::new(Mailbox::among(&shared.connections));
         shared.meter.accepted();
         if permit.is_some() {
-            let (free, now) = (shared.room.available_permits(), Instant::now().into_std());
+            let (free, now) = (shared.room.free(), Instant::now().into_std());
             let (slot, gave_way) = shared.door.enter(visitor.peer, &mailbox, free, now);
             visitor.slot = Some(slot);
             shared.meter.gave_way(gave_way);

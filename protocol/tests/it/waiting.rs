@@ -22,6 +22,8 @@ const WAITING: usize = 70;
 const OF_ADDRESS: usize = 35;
 /// Connections that a crowd never gets.
 const SPARE: usize = 70;
+/// As many as are kept for Unix sockets.
+const KEPT: usize = 16;
 /// Many more than may wait.
 const CROWD: usize = 200;
 
@@ -68,15 +70,28 @@ impl Hall {
         crowd
     }
 
+<<<<<<< HEAD
     /// Takes all but `free` places, each from an address of its own that has said HELLO.
+=======
+    /// Takes every place for TCP but so many, each by an address of its own that has said HELLO.
+>>>>>>> 7a5ce8e8e7ffafc989d66c6008fec230524376a7
     async fn fill(&self, free: usize) -> Vec<Raw<TcpStream>> {
         let mut guests = Vec::new();
-        for n in 1..=CONNECTIONS - free {
+        for n in 1..=CONNECTIONS - KEPT - free {
             let mut guest = self.silent(&format!("127.0.{}.{}", 1 + n / 200, 1 + n % 200)).await;
             guest.greet().await;
             guests.push(guest);
         }
         guests
+    }
+
+    /// One over the Unix socket, once the server has answered its HELLO.
+    async fn local(&self) -> Raw<UnixStream> {
+        let Address::Unix(path) = &self.unix else { panic!("not a socket") };
+        let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
+        local.send(&PREFACE).await;
+        local.greet().await;
+        local
     }
 
     fn gave_way(&self) -> u64 {
@@ -201,10 +216,7 @@ async fn a_crowd_leaves_room_for_others() {
     for n in 2..20 {
         hall.silent(&format!("127.0.0.{n}")).await.greet().await;
     }
-    let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
-    let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
-    local.send(&PREFACE).await;
-    local.greet().await;
+    hall.local().await;
 }
 
 /// Silent connections that have taken all the remaining room give way to new ones, once they have
@@ -214,12 +226,9 @@ async fn room_is_made_where_there_is_none() {
     let hall = Hall::new().await;
     let _guests = hall.fill(OF_ADDRESS - 1).await;
     let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
-    assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS));
+    assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS - KEPT));
     pass().await;
-    let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
-    let mut local = Raw::over(UnixStream::connect(path).await.unwrap());
-    local.send(&PREFACE).await;
-    local.greet().await;
+    hall.silent("127.0.0.2").await.greet().await;
     assert_eq!(crowd.remove(0).closed().await, BUSY);
     assert_eq!(hall.gave_way(), 1);
     // Connections that have said HELLO never give way.
@@ -227,15 +236,44 @@ async fn room_is_made_where_there_is_none() {
         raw.greet().await;
     }
     pass().await;
-    let mut last = Raw::over(UnixStream::connect(path).await.unwrap());
-    last.send(&PREFACE).await;
+    let mut last = hall.silent("127.0.0.3").await;
     drop(crowd.pop());
     last.greet().await;
     assert_eq!(hall.gave_way(), 1);
 }
 
+<<<<<<< HEAD
 /// Connections that arrive while the server is busy are queued: nothing accepts here, since this
 /// thread never yields.
+=======
+/// Clients over TCP that have every place they can get, and have said HELLO, do not keep the owner
+/// of the store out.
+#[tokio::test]
+async fn who_fills_the_server_over_tcp_leaves_the_unix_socket_open() {
+    let hall = Hall::new().await;
+    let mut guests = hall.fill(0).await;
+    // It waits for one of them to end, and holds up nobody on the other socket.
+    let mut more = hall.silent("127.0.0.1").await;
+    let mut locals = Vec::new();
+    for _ in 0..KEPT {
+        locals.push(hall.local().await);
+    }
+    assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS));
+    for local in &mut locals {
+        assert_eq!(local.ask(header(Op::Ping, 2, 0), b"").await.header.code, 0);
+    }
+    // What is kept is given to no one else, and to the next who comes there.
+    drop(locals.pop());
+    until(|| hall.server.connections() == CONNECTIONS - 1).await;
+    locals.push(hall.local().await);
+    drop(guests.pop());
+    more.greet().await;
+    assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS));
+}
+
+/// Connections that come while the server is busy are kept for it: nothing accepts here, since this
+/// thread never rests.
+>>>>>>> 7a5ce8e8e7ffafc989d66c6008fec230524376a7
 #[tokio::test]
 async fn many_connections_at_once_are_kept_until_they_are_accepted() {
     let hall = Hall::new().await;

@@ -197,7 +197,7 @@ impl Writer {
 
     /// Rolls to a new segment with space for a batch with `len` bytes of records.
     pub(super) fn roll(&mut self, inner: &Inner, len: usize) -> Result<(), WriteError> {
-        self.appender.roll(inner, self.changes.checkpoint_len() + len)
+        self.appender.roll(inner, self.changes.checkpoint_len(), len)
     }
 
     /// Encodes the records of a batch; the caller finishes or abandons it.

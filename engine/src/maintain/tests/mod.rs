@@ -2,6 +2,7 @@
 
 mod copy;
 mod repair;
+mod stops;
 mod unreadable;
 mod verify;
 

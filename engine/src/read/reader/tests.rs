@@ -350,3 +350,52 @@ fn looks_are_counted_whatever_they_find() {
     assert!(pauses > 21, "{pauses}");
     assert_eq!(follower.next_offset(), 2 * MANY + 1);
 }
+
+/// Also where the frames before it in its batch were compacted away, so that its offset is not the
+/// one that is expected there.
+#[test]
+fn a_damaged_first_record_is_told_of_once_whichever_way_is_read() {
+    let dir = fast_dir();
+    let store = open(dir.path(), SyncPolicy::None);
+    let mut ids = Vec::new();
+    while segment_files(dir.path()).len() < 3 {
+        let frames = (0..TOGETHER).map(|n| frame("a", n)).collect();
+        let appended = store.append(Batch { frames, ..Batch::default() }).unwrap();
+        ids.extend(appended.frames.iter().map(|stamp| stamp.id));
+    }
+    for removes in ids.chunks(TOGETHER as usize).map(|batch| batch[..4].to_vec()) {
+        store.append(Batch { removes, ..Batch::default() }).unwrap();
+    }
+    let all = CompactOptions { dead_percent: 1, bytes_per_second: None };
+    assert!(store.compact(all).unwrap().rewritten > 0);
+    store.close().unwrap();
+    drop(store);
+    let path = segment_files(dir.path()).remove(0);
+    let first = |at: usize| at + crate::format::batch::BATCH_HEADER_LEN;
+    let mut damaged = 0;
+    edit(&path, |bytes| {
+        for record in batches(&path).into_iter().map(first) {
+            let read =
+                crate::format::record::RecordPrefix::read(bytes.get(record..).unwrap_or_default());
+            if read.is_ok_and(|prefix| prefix.kind == crate::format::record::RecordKind::Frame) {
+                assert!(read.unwrap().offset_delta > 0, "its place is not the expected one");
+                bytes[record + 20] ^= 1;
+                damaged += 1;
+            }
+        }
+    });
+    let store = open(dir.path(), SyncPolicy::None);
+    let told = |reverse| {
+        let options = ReadOptions { reverse, ..ReadOptions::default() };
+        let errors = store.read(&options).unwrap().filter_map(Result::err);
+        let place = |error| match error {
+            ReadError::Corrupt(corruption) => (corruption.position, corruption.offset),
+            error => panic!("{error}"),
+        };
+        errors.map(place).collect::<Vec<_>>()
+    };
+    let (up, mut down) = (told(false), told(true));
+    down.reverse();
+    assert!(up.len() == damaged && damaged > 50, "{damaged} {up:?}");
+    assert_eq!(down, up);
+}
