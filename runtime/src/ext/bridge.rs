@@ -221,16 +221,9 @@ impl Bridge {
 
     /// The configuration: the definition's defaults with the operator's values over them.
     pub(super) fn config(&self) -> Value {
-        let mut config =
-            self.definition.borrow().as_ref().map_or(Value::Null, |known| known.config.clone());
-        match (&mut config, &self.spec.config) {
-            (Value::Object(defaults), Value::Object(given)) => {
-                defaults.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
-            }
-            (_, Value::Null) => {}
-            (_, given) => return given.clone(),
-        }
-        if config.is_null() { json!({}) } else { config }
+        let known = self.definition.borrow();
+        let config = known.as_ref().map(|known| known.config_with(&self.spec.config));
+        config.filter(|config| !config.is_null()).unwrap_or_else(|| json!({}))
     }
 
     /// The environment variables it asked for and the operator offers.

@@ -44,6 +44,11 @@ impl Generator {
         Ok(Self { version, backoff: Backoff::default(), told: Told::default(), first })
     }
 
+    /// The version it is of.
+    pub(super) const fn version(&self) -> &Version {
+        &self.version
+    }
+
     /// The cursor change that stores the start of its input, committed with its `active` frame.
     pub(super) fn first_change(&self) -> Option<CursorChange> {
         self.first.clone()

@@ -23,7 +23,7 @@ use super::lifecycle::{Event, Key};
 use super::report;
 use super::store::Finish;
 use super::version::{Shared, Started, Version};
-use crate::isolate::{Definition, FailureKind, ModuleError};
+use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
 
 /// An order to a processor.
@@ -68,6 +68,14 @@ struct Running {
     _busy: Busy,
 }
 
+/// Why nothing was stored.
+enum Unsaid {
+    /// A cursor was changed after it was read.
+    Moved,
+    /// Anything else; it is reported already.
+    Failed,
+}
+
 /// A version ready to run, with the cursor change to store with its `active` frame.
 enum Ready {
     Generator(Box<(Generator, Started)>),
@@ -105,7 +113,7 @@ impl Keeper {
         }
         if let Ok(Some(create)) | Err(Some(create)) = self.stop().await {
             let stopped = report::frame(&self.key, Event::Stopped, create, Map::new());
-            self.say(vec![stopped], Vec::new()).await;
+            self.say(vec![stopped]).await;
         }
     }
 
@@ -132,7 +140,7 @@ impl Keeper {
                 let (Ok(stopped) | Err(stopped)) = self.stop().await;
                 let create = stopped.unwrap_or(told);
                 let done = report::frame(&self.key, Event::FinTerm, create, Map::new());
-                self.say(vec![done], Vec::new()).await;
+                self.say(vec![done]).await;
             }
         }
     }
@@ -140,6 +148,16 @@ impl Keeper {
     /// Starts the version of a `create` frame and returns whether that worked. If not, the old
     /// version keeps running, or the caller starts another if it `falls_back`.
     async fn create(&mut self, frame: Frame, falls_back: bool) -> bool {
+        self.create_over(frame, falls_back, None).await
+    }
+
+    /// Starts a version like [`Keeper::create`]. `before` ran and was stopped for it.
+    async fn create_over(
+        &mut self,
+        frame: Frame,
+        falls_back: bool,
+        before: Option<Frame>,
+    ) -> bool {
         let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
             Some((_, finishes)) => (finishes.clone(), None),
             None => {
@@ -157,33 +175,59 @@ impl Keeper {
             Ok(started) => started,
             // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => return false,
+            Err(error) if self.running.is_none() => {
+                self.not_ready(&frame, &error, falls_back, before).await;
+                return false;
+            }
             Err(error) => {
-                let is_down = self.running.is_none() && !falls_back;
-                self.invalid(&frame, &error, is_down).await;
+                self.invalid(&frame, &error, false).await;
                 return false;
             }
         };
         let Some(finished) = finished else {
             return self.swap(frame, version, started).await;
         };
-        let before = self.running.as_ref().map(|running| running.create.clone());
+        let before = self.running.as_ref().map(|running| running.create.clone()).or(before);
         // No other version starts while the old one's thread is running: the next Host starts this
         // version.
-        let Ok(old) = self.stop().await else { return false };
+        if self.stop().await.is_err() {
+            return false;
+        }
         match self.ready(version, started, finishes, finished).await {
-            Ok(ready) => self.activate(frame, ready, old).await,
+            Ok(ready) => {
+                let old = before.as_ref().map(Frame::id);
+                match self.activate(&frame, ready, old).await {
+                    Ok(()) => true,
+                    Err(Unsaid::Failed) => false,
+                    // An operator or a late commit of the previous Host has set its cursor.
+                    Err(Unsaid::Moved) => {
+                        Box::pin(self.create_over(frame, falls_back, before)).await
+                    }
+                }
+            }
             // The Host is ending: that says nothing about the version.
             Err(error) if error.kind == FailureKind::Stopped => false,
             Err(error) => {
-                // The old version has been stopped: start it again, unless it is this one.
-                let before = before.filter(|before| before.id() != frame.id());
-                let is_down = before.is_none() && !falls_back;
-                self.invalid(&frame, &error, is_down).await;
-                if let Some(before) = before {
-                    Box::pin(self.create(before, falls_back)).await;
-                }
+                self.not_ready(&frame, &error, falls_back, before).await;
                 false
             }
+        }
+    }
+
+    /// Reports a version that does not run, and starts again what ran before it.
+    async fn not_ready(
+        &mut self,
+        frame: &Frame,
+        error: &ModuleError,
+        falls_back: bool,
+        before: Option<Frame>,
+    ) {
+        // It is not started again if it is this version.
+        let before = before.filter(|before| before.id() != frame.id());
+        let is_down = before.is_none() && !falls_back;
+        self.invalid(frame, error, is_down).await;
+        if let Some(before) = before {
+            Box::pin(self.create(before, falls_back)).await;
         }
     }
 
@@ -211,21 +255,24 @@ impl Keeper {
     }
 
     /// Reports a version as active, and runs it.
-    async fn activate(&mut self, frame: Frame, mut ready: Ready, old: Option<FrameId>) -> bool {
+    async fn activate(
+        &mut self,
+        frame: &Frame,
+        mut ready: Ready,
+        old: Option<FrameId>,
+    ) -> Result<(), Unsaid> {
         let first = match &ready {
             Ready::Generator(both) => both.0.first_change(),
             Ready::Handler(handler) => handler.first_change(),
             Ready::Command(command, ..) => command.first_change(),
         };
-        let definition = match &ready {
-            Ready::Generator(both) => &both.1.definition,
-            Ready::Handler(handler) => handler.definition(),
-            Ready::Command(command, ..) => command.definition(),
+        let active = match &ready {
+            Ready::Generator(both) => both.0.version().active(&both.1.definition),
+            Ready::Handler(handler) => handler.version().active(handler.definition()),
+            Ready::Command(command, ..) => command.version().active(command.definition()),
         };
-        let frames = self.turn(&frame, old, definition);
-        let Some(appended) = self.say(frames, first.into_iter().collect()).await else {
-            return false;
-        };
+        let frames = self.turn(frame, old, active);
+        let appended = self.try_to_say(frames, first.into_iter().collect()).await?;
         if let Some(revision) = appended.cursors.first() {
             match &mut ready {
                 Ready::Generator(..) => {}
@@ -245,15 +292,16 @@ impl Keeper {
             }
         };
         let busy = self.busy.clone();
-        self.running = Some(Running { create: frame, stop, task, command, _busy: busy });
-        true
+        let create = frame.clone();
+        self.running = Some(Running { create, stop, task, command, _busy: busy });
+        Ok(())
     }
 
     /// Hands a newer version to a running command; calls in progress finish on the old one.
     async fn swap(&mut self, frame: Frame, version: Version, started: Started) -> bool {
         let Some(running) = &self.running else { return false };
         let old = Some(running.create.id()).filter(|old| *old != frame.id());
-        let frames = self.turn(&frame, old, &started.definition);
+        let frames = self.turn(&frame, old, version.active(&started.definition));
         let (taken, is_taken) = oneshot::channel();
         let Some((swaps, _)) = &running.command else { return false };
         // A failed send drops the message and `taken` with it.
@@ -272,17 +320,14 @@ impl Keeper {
         if let Some(running) = &mut self.running {
             running.create = frame;
         }
-        self.say(frames, Vec::new()).await.is_some()
+        self.say(frames).await.is_some()
     }
 
-    fn turn(&self, frame: &Frame, old: Option<FrameId>, definition: &Definition) -> Vec<NewFrame> {
+    fn turn(&self, frame: &Frame, old: Option<FrameId>, active: NewFrame) -> Vec<NewFrame> {
         let replaced = old.map(|old| {
             let by = Map::from_iter([("by".to_owned(), json!(frame.id().to_string()))]);
             report::frame(&self.key, Event::Replaced, old, by)
         });
-        let calls_ttl = self.shared.config.read().module(&self.key.name).calls_ttl;
-        let confined = &self.shared.confined;
-        let active = report::active(&self.key, frame.id(), definition, confined, calls_ttl);
         replaced.into_iter().chain([active]).collect()
     }
 
@@ -291,7 +336,7 @@ impl Keeper {
         tracing::warn!(target: report::TOLD, processor = %self.key, %error, "invalid");
         self.newest = self.newest.max(Some(frame.id()));
         let down = self.newest.filter(|_| is_down);
-        self.say(vec![report::invalid(&self.key, frame.id(), error, down)], Vec::new()).await;
+        self.say(vec![report::invalid(&self.key, frame.id(), error, down)]).await;
         if is_wedged(error) {
             self.fail(Fatal::Wedged(self.key.clone()));
         }
@@ -325,14 +370,23 @@ impl Keeper {
         };
         tracing::warn!(target: report::TOLD, processor = %self.key, %error, "ended with an error");
         let fin = report::failure(&self.key, Event::FinError, create, &error, input);
-        self.say(vec![fin], Vec::new()).await;
+        self.say(vec![fin]).await;
         if is_wedged(&error) {
             self.fail(Fatal::Wedged(self.key.clone()));
         }
     }
 
-    /// Appends frames and cursors; `None` when that failed.
-    async fn say(&self, frames: Vec<NewFrame>, cursors: Vec<CursorChange>) -> Option<Appended> {
+    /// Appends frames; `None` when that failed.
+    async fn say(&self, frames: Vec<NewFrame>) -> Option<Appended> {
+        self.try_to_say(frames, Vec::new()).await.ok()
+    }
+
+    /// Appends frames and cursors.
+    async fn try_to_say(
+        &self,
+        frames: Vec<NewFrame>,
+        cursors: Vec<CursorChange>,
+    ) -> Result<Appended, Unsaid> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last reports of an ending Host are appended too, if the store takes them at once.
         let sent_ms = wall_ms();
@@ -341,18 +395,19 @@ impl Keeper {
                 if let Some(last) = appended.frames.last() {
                     self.shared.clock.learn(sent_ms, last.id);
                 }
-                return Some(appended);
+                return Ok(appended);
             }
             Outcome::Stopped => {}
             Outcome::Conflict => {
-                tracing::error!(processor = %self.key, "its cursor was created by something else");
+                tracing::info!(processor = %self.key, "its place was changed; it is read again");
+                return Err(Unsaid::Moved);
             }
             Outcome::Refused(error) => {
                 tracing::error!(processor = %self.key, %error, "a lifecycle frame was refused");
             }
             Outcome::Unknown(error) | Outcome::Lost(error) => self.fail(Fatal::Lost(error)),
         }
-        None
+        Err(Unsaid::Failed)
     }
 
     fn fail(&self, fatal: Fatal) {

@@ -103,15 +103,16 @@ impl ModuleError {
 }
 
 /// The `active` frame: a version runs, with the parts of its definition that matter to operators
-/// and callers.
+/// and callers. `config`: the operator's part of its configuration.
 pub(super) fn active(
     key: &Key,
     create: FrameId,
     definition: &Definition,
+    config: &Value,
     confined: &[(&'static str, String)],
     calls_ttl: Ttl,
 ) -> NewFrame {
-    let mut facts = facts(definition, confined);
+    let mut facts = facts(definition, config, confined);
     if key.kind == Kind::Command {
         facts.extend(terms(definition));
         // Clients that append calls read it here.
@@ -123,7 +124,11 @@ pub(super) fn active(
 }
 
 /// The parts of a definition that matter to an operator, as fields of a meta.
-fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<String, Value> {
+fn facts(
+    definition: &Definition,
+    config: &Value,
+    confined: &[(&'static str, String)],
+) -> Map<String, Value> {
     let mut facts = Map::new();
     if !confined.is_empty() {
         let measures = confined.iter().map(|(what, how)| ((*what).to_owned(), json!(how)));
@@ -136,10 +141,10 @@ fn facts(definition: &Definition, confined: &[(&'static str, String)]) -> Map<St
         let patterns: Vec<_> = topics.as_slice().iter().map(ToString::to_string).collect();
         facts.insert("topics".to_owned(), json!(patterns));
     }
-    // The defaults; the operator's overrides are in the `create` frame.
-    let is_short = |config: &Value| config.to_string().len() <= TEXT_BYTES_MAX;
-    if !definition.config.is_null() && is_short(&definition.config) {
-        facts.insert("config".to_owned(), definition.config.clone());
+    let config = definition.config_with(config);
+    let is_set = config.as_object().map_or(!config.is_null(), |fields| !fields.is_empty());
+    if is_set && config.to_string().len() <= TEXT_BYTES_MAX {
+        facts.insert("config".to_owned(), config);
     }
     let asked = &definition.permissions;
     let asked =

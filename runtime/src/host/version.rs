@@ -196,11 +196,15 @@ impl Version {
         ModuleError::new(FailureKind::Stopped, error.message)
     }
 
+    /// The frame that reports that it runs.
+    pub(super) fn active(&self, definition: &Definition) -> NewFrame {
+        let (config, confined) = (&self.spec.config, &self.shared.confined);
+        report::active(&self.key, self.create, definition, config, confined, self.calls_ttl)
+    }
+
     /// The frame that reports a recovery. There may be one per input, so few are kept.
     pub(super) fn recovered(&self, definition: &Definition) -> NewFrame {
-        let confined = &self.shared.confined;
-        let mut frame =
-            report::active(&self.key, self.create, definition, confined, self.calls_ttl);
+        let mut frame = self.active(definition);
         frame.ttl = report::last(RECOVERIES_KEPT);
         frame
     }

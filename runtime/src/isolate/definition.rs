@@ -149,3 +149,18 @@ pub struct Definition {
     /// Command: whether a call cut off by a crash is rerun instead of failing.
     pub retry_after_crash: bool,
 }
+
+impl Definition {
+    /// The effective configuration: the defaults, overridden by the operator's values key by key.
+    pub(crate) fn config_with(&self, given: &Value) -> Value {
+        match (&self.config, given) {
+            (Value::Object(defaults), Value::Object(given)) => {
+                let mut config = defaults.clone();
+                config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
+                Value::Object(config)
+            }
+            (defaults, Value::Null) => defaults.clone(),
+            (_, given) => given.clone(),
+        }
+    }
+}

@@ -122,6 +122,11 @@ impl Command {
         (self.saved.revision == 0).then(|| self.saved.change(&self.cursor))
     }
 
+    /// The version it is of.
+    pub(super) const fn version(&self) -> &Version {
+        &self.version
+    }
+
     /// The definition of its module.
     pub(super) const fn definition(&self) -> &Definition {
         &self.definition

@@ -120,6 +120,11 @@ impl Handler {
         (self.saved.revision == 0).then(|| self.saved.change(&self.cursor, &self.saved))
     }
 
+    /// The version it is of.
+    pub(super) const fn version(&self) -> &Version {
+        &self.version
+    }
+
     /// The definition of its module.
     pub(super) const fn definition(&self) -> &Definition {
         &self.started.definition

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-
+use xs_engine::{NewFrame, Topic};
+use xs_protocol::{AppendRequest, Role};
 use xs_runtime::host::HostEnd;
 
 use super::support::{World, meta};
@@ -340,4 +341,48 @@ async fn who_waited_for_a_place_is_started_once_after_a_restart() {
     }
     host.stop().await;
     assert_eq!(world.topic("xs.handler.b.active").len(), 1);
+}
+
+/// It was once down until the next Host came, and only the server's log said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_changes_while_its_processor_starts_is_read_again() {
+    let command = "export default { run: () => ({ ok: true }) };".to_owned();
+    let generator = "export default { duplex: true, async *run(ctx) { \
+                     for await (const frame of ctx.input) yield { n: frame.meta.n }; } };";
+    for (kind, source, place, input, output) in [
+        ("handler", emits("1"), "", "in", "p.out"),
+        ("command", command, "", "p.call", "p.complete"),
+        ("generator", generator.to_owned(), ":input", "p.send", "p.recv"),
+    ] {
+        let world = World::new(&[(&format!("{kind}s/p.js"), &source)]);
+        world.store.hold(&format!("xs.{kind}.p.active"), "go");
+        let host = world.host().await;
+        world.until("the first place is held", || world.store.holds()).await;
+        let state = if place.is_empty() { "" } else { "{\"offset\":0}" };
+        world.set_cursor(&format!("xs.{kind}.p{place}"), 0, state);
+        let go = NewFrame::new(Topic::parse("go").unwrap());
+        let client = world.client(Role::Append).await;
+        client.append(&AppendRequest::frames(vec![go])).await.unwrap();
+        world.wait(&format!("xs.{kind}.p.active"), 1).await;
+        world.append(input, json!({ "args": {}, "n": 1 }), "");
+        world.wait(output, 1).await;
+        assert!(world.topic(&format!("xs.{kind}.p.invalid")).is_empty());
+        host.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_in_effect_is_told() {
+    let source = "export default { topics: 'in', config: { a: 1, b: 2 }, \
+                  run(frame, ctx) { return { config: ctx.config }; } };";
+    let world = World::new(&[("handlers/h.js", source)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.active", 1).await;
+    world.save("xs.toml", "[modules.h.config]\nb = 3\nc = 4\n");
+    let active = world.wait("xs.handler.h.active", 2).await;
+    let told: Vec<_> = active.iter().map(|frame| meta(frame)["config"].clone()).collect();
+    assert_eq!(told, [json!({ "a": 1, "b": 2 }), json!({ "a": 1, "b": 3, "c": 4 })]);
+    world.append("in", json!({}), "");
+    assert_eq!(meta(&world.wait("h.out", 1).await[0])["config"], told[1]);
+    host.stop().await;
 }
