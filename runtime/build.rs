@@ -1,5 +1,5 @@
 //! Embeds the JavaScript of the extensions. Deno's crates name their sources by path and read them
-//! when a snapshot is built; a binary of ours has to run where those paths do not exist.
+//! when a snapshot is built; our binary has to run where those paths do not exist.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,9 +29,10 @@ fn main() {
     fs::write(out.join("sources.rs"), table).expect("OUT_DIR can be written");
 }
 
-/// A script that is loaded on demand, as deno_core would wrap it to compile it. What stands in
-/// parentheses the engine reads ahead of itself to the end, once for each of them: a function that
-/// is declared is read but once. A script of another form is left as it is.
+/// Wraps a script that is loaded on demand, as deno_core would wrap it to compile it, but in a
+/// declared function. The engine reads ahead to the end of each parenthesized expression before it
+/// parses it, so every pair of parentheses costs another pass; a declared function is read only
+/// once. A script of another form is returned unchanged.
 fn wrapped(text: String) -> String {
     const HEAD: &str = "(function () {\n";
     const TAIL: &str = "})();";
@@ -44,8 +45,8 @@ fn wrapped(text: String) -> String {
     format!("\"use strict\"; return (script());{above}function script() {{\n{body}}}")
 }
 
-/// Where cargo unpacks crates of a registry, the usual case; needs nothing that a build of one
-/// package has not downloaded.
+/// The directories into which cargo unpacks crates of a registry, the usual case. Needs only what a
+/// build of this package alone downloads.
 fn unpacked(own: &Path) -> Option<Vec<PathBuf>> {
     let lock = fs::read_to_string(own.join("../Cargo.lock")).ok()?;
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -62,7 +63,8 @@ fn unpacked(own: &Path) -> Option<Vec<PathBuf>> {
     CRATES.iter().map(find).collect()
 }
 
-/// Where cargo says that they are: vendored, patched, or in a home of another kind.
+/// The directories that cargo reports, for crates that are vendored, patched or in another kind of
+/// home.
 fn asked_for() -> Vec<PathBuf> {
     let cargo = env::var("CARGO").expect("cargo sets it");
     let output = Command::new(cargo)

@@ -1,8 +1,8 @@
-//! A job of the benches, no example of how to use the crate; `xs-bench` and `xs-guard` run it. What
-//! it costs to bring frames into an isolate and results back, without store, socket and Host:
-//! `crossing frames COUNT` prints a line of JSON for each kind of handler, `crossing starts COUNT`
-//! one for isolates that are started one after the other, `crossing emits COUNT` and the like one
-//! for that handler alone.
+//! A job of the benchmarks, run by `xs-bench` and `xs-guard`, not an example of how to use the
+//! crate. Measures what it costs to bring frames into an isolate and results back, without store,
+//! socket and Host: `crossing frames COUNT` prints a line of JSON for each kind of handler,
+//! `crossing starts COUNT` one for isolates that are started one after the other,
+//! `crossing emits COUNT` and the like one for that handler alone.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A handler that does this.
+/// A handler with this body.
 fn spec(run: &str) -> Result<IsolateSpec, Failed> {
     let source = format!(
         "export default {{ topics: 'in', state: {{ n: 0, sum: 0 }}, run(frame, ctx) {{ {run} }} }};"
@@ -57,7 +57,7 @@ fn spec(run: &str) -> Result<IsolateSpec, Failed> {
     Ok(IsolateSpec::new("it", Kind::Handler, FrameId::first_of_ms(1), graph))
 }
 
-/// The time of so many starts, each ended before the next.
+/// The time of `count` starts, each ended before the next.
 async fn starts(count: usize) -> Result<Duration, Failed> {
     let mut time = Duration::ZERO;
     for _ in 0..count {
@@ -70,7 +70,7 @@ async fn starts(count: usize) -> Result<Duration, Failed> {
     Ok(time)
 }
 
-/// The time of one handler over so many frames.
+/// The time one handler takes for this many frames.
 async fn cross(run: &str, frames: usize) -> Result<Duration, Failed> {
     let (isolate, _) = Isolate::start(spec(run)?, Arc::new(NoStore)).await?;
     isolate.load_state(None).await?;

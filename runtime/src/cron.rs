@@ -64,7 +64,8 @@ pub(crate) struct Cron {
     days: Set,
     months: Set,
     weekdays: Set,
-    /// Whether a day may match either its day of the month or its weekday: if both are restricted.
+    /// Whether a day need match only its day of the month or its weekday: true if both are
+    /// restricted.
     either: bool,
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Batch {
     /// The input of the latest outputs, their number and their weight.
     latest: (usize, usize, Weight),
     pub(super) replies: Replies,
-    /// The call that awaits something. Earlier calls have been replied for.
+    /// The call that awaits something. Earlier calls have been replied to.
     pub(super) waiting: Option<Waiting>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Batch {
 pub(super) struct Waiting {
     /// Its input.
     pub(super) index: usize,
-    /// Stops the timer of this wait when dropped, so that it is not taken for a later one's.
+    /// Stops the timer of this wait when dropped, so that the timer cannot end a later wait.
     _over: DropGuard,
 }
 

@@ -55,7 +55,8 @@ pub(crate) struct Bridge {
     /// The topic of results that name none, computed on first use.
     pub(super) results: OnceCell<Topic>,
     granted: RefCell<Granted>,
-    /// The hosts that a module under trial names: its requests go to the test, and only these.
+    /// The hosts that a module under trial names. Its requests go to the test, and only for these
+    /// hosts.
     pub(super) named_net: RefCell<Option<PermissionsContainer>>,
     secrets: RefCell<Secrets>,
     pub(super) batch: RefCell<Option<Batch>>,
@@ -67,7 +68,7 @@ pub(crate) struct Bridge {
     pub(super) state_answer: RefCell<Option<oneshot::Sender<Result<(), ModuleError>>>>,
     control: RefCell<VecDeque<String>>,
     controlled: Notify,
-    /// All that runs was told to end.
+    /// All runs were told to end.
     stopping: Cell<bool>,
     ending: RefCell<Option<ModuleError>>,
     ended: Notify,
@@ -99,7 +100,7 @@ impl Run {
         self.answer.is_none()
     }
 
-    /// Cuts it off: its code may continue, but its output is refused.
+    /// Cuts the run off: its code may continue, but its output is refused.
     pub(super) fn cut(&mut self) -> Option<oneshot::Sender<Result<(), ModuleError>>> {
         (self.complete, self.body) = (None, None);
         self.answer.take()
@@ -283,7 +284,7 @@ impl Bridge {
         self.controlled.notify_one();
     }
 
-    /// Tells JavaScript that the code of a run that was cut off has had its time.
+    /// Tells JavaScript that the time for the code of a run that was cut off is over.
     pub(super) fn leave(&self, run: u32) {
         self.abort(Some(run), "", "the call is over");
     }
@@ -301,14 +302,14 @@ impl Bridge {
         self.signal_awaited.set(true);
     }
 
-    /// Whether an event loop without work means that what is left of the runs can never end, as
-    /// they were told to and wait for nothing: they are over then.
+    /// Whether an event loop without work means that the remaining runs can never end, because they
+    /// were told to end and wait for nothing. If so, ends them.
     pub(crate) fn is_left(&self, error: &ModuleError) -> bool {
         let told = self.stopping.get() && self.control.borrow().is_empty();
         if !told || self.batch.borrow().is_some() {
             return false;
         }
-        // What has finished is being stored.
+        // The output of finished runs is being stored.
         for (_, run) in self.runs.borrow_mut().extract_if(|_, run| !run.finished) {
             run.answer.map(|answer| answer.send(Err(error.clone())).is_ok());
         }
@@ -316,7 +317,7 @@ impl Bridge {
         true
     }
 
-    /// Whether what nobody can reach was to be looked for, since this was asked last.
+    /// Whether a garbage collection was requested since the last call.
     pub(crate) fn is_to_collect(&self) -> bool {
         self.collect.take()
     }

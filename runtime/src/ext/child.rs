@@ -84,7 +84,7 @@ pub(super) fn op_xs_spawn(
         let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");
         return Err(JsErrorBox::range_error(text));
     }
-    // Registered before the child exists, so that its end is not missed.
+    // Registered before the child exists, so that its exit is not missed.
     let ends = signal(SignalKind::child())
         .map_err(|error| JsErrorBox::generic(format!("cannot hear of programs: {error}")))?;
     let mut child = command(&bridge, &request).spawn().map_err(|error| {

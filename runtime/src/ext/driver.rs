@@ -312,8 +312,8 @@ pub(super) async fn op_xs_committed(state: Rc<RefCell<OpState>>) {
     .await;
 }
 
-/// The call of the input at `index` waits, from now on at most for the definition's timeout, in
-/// which what the store takes its time for does not count; -1: none does.
+/// Notes that the call of the input at `index` waits, or with -1 that none does. From now on it may
+/// wait for the definition's timeout at most; time spent waiting for the store does not count.
 #[op2(fast)]
 pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());

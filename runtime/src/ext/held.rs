@@ -1,5 +1,6 @@
-//! The time for which the store holds up a handler: what came before a call that waits is stored
-//! first, which takes as long as the disk is full, and that is no fault of the call.
+//! Time during which the store holds up a handler. Before a call can wait, the output of earlier
+//! calls must be stored; on a full disk that takes as long as the disk is full, and does not count
+//! against the call's timeout.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long an isolate was held up so far.
+/// How long an isolate has been held up so far.
 #[derive(Default)]
 pub(super) struct Held {
     before: Cell<Duration>,
@@ -15,11 +16,11 @@ pub(super) struct Held {
     goes_on: Notify,
 }
 
-/// It is held up as long as this is there.
+/// The isolate is held up until this is dropped.
 pub(super) struct Hold<'a>(&'a Held);
 
 impl Held {
-    /// It waits for the store. There is one commit at a time to wait for.
+    /// Starts a wait for the store. There is at most one commit to wait for at a time.
     pub(super) fn begin(&self) -> Hold<'_> {
         self.since.set(Some(Instant::now()));
         Hold(self)
@@ -30,7 +31,7 @@ impl Held {
         self.before.get() + now
     }
 
-    /// Waits for a time in which it is not held up.
+    /// Resolves once this much time has passed in which the isolate was not held up.
     pub(super) async fn pass(&self, time: Duration) {
         let (began, before) = (Instant::now(), self.time());
         loop {
@@ -40,7 +41,8 @@ impl Held {
                 return;
             }
             match self.since.get() {
-                // No await lies between the look and this: one thread, no lost wake-up.
+                // No await lies between the check and this registration: one thread, no lost
+                // wake-up.
                 Some(_) => self.goes_on.notified().await,
                 None => tokio::time::sleep(left).await,
             }

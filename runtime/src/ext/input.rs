@@ -1,7 +1,7 @@
 //! The input of a generator: frames `<name>.send`, each handed over alone, so that the position
 //! stored for the next run is exactly after the last one taken. A frame counts as taken when the
 //! next is requested, or when its loop is left. A crash may repeat the last frame, but loses none.
-//! Frames at the end of too long a chain are not handed over.
+//! Frames at the end of a chain that is too long are not handed over.
 
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ struct Position {
     offset: u64,
 }
 
-/// The position of a generator to which everything after an offset is new.
+/// The position of a generator that starts with the frame after `offset`.
 pub(crate) fn place_behind(offset: u64) -> Bytes {
     Bytes::from(json!(Position { offset: offset + 1 }).to_string())
 }

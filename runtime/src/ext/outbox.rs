@@ -1,6 +1,6 @@
 //! The frames of one run on their way to the store: in order, batched while an append is in flight,
-//! bounded. The run continues as soon as there is room. A refused frame that is awaited is reported
-//! to the waiter. One that is not awaited is a loss: the frames queued after it are not stored
+//! bounded. The run continues as soon as there is room. The refusal of an awaited frame is reported
+//! to the waiter. That of any other frame is a loss: the frames queued after it are not stored
 //! either, and the run gets the error at its next frame, while it waits for more, or at its end.
 
 use std::cell::RefCell;
@@ -108,7 +108,7 @@ impl Outbox {
         inner.frames >= UNAWAITED_FRAMES_MAX || inner.bytes >= UNAWAITED_BYTES_MAX
     }
 
-    /// A loss that was not reported to the run yet; counts it as reported.
+    /// Returns a loss that was not reported to the run yet, and counts it as reported.
     pub(super) fn take_loss(&self) -> Option<BackendError> {
         let loss = self.lost_since(self.told());
         let mut inner = self.inner.borrow_mut();
@@ -231,7 +231,7 @@ impl Outbox {
             inner.bytes -= behind.iter().map(|(frame, _)| Weight::of(frame).total()).sum::<usize>();
             behind
         };
-        // The unawaited ones among them are part of the same loss.
+        // The unawaited frames among them are part of the same loss.
         tell(error, behind.into_iter().map(|(_, stored)| stored));
     }
 }

@@ -84,7 +84,7 @@ impl Pipes {
         OUTPUTS.into_iter().any(|output| self.unread.borrow().contains_key(&(program, output)))
     }
 
-    /// From here on the output is read by the module, or discarded.
+    /// Ends the buffering of an output: from now on the module reads it, or it is discarded.
     fn settle(&self, program: u32, output: u32) {
         if let Some(pipe) = self.unread.borrow_mut().remove(&(program, output)) {
             pipe.settled.cancel();

@@ -108,8 +108,8 @@ impl Given {
     }
 }
 
-/// The loop over a stream with a position was left: the first `count` of the items handed over last
-/// are done.
+/// The loop over a stream with a position was left: of the items handed over last, the first
+/// `count` are done.
 #[op2(fast)]
 pub(super) fn op_xs_left(state: &mut OpState, stream: u32, count: u32) {
     let given = state.borrow::<Rc<Bridge>>().places.given.borrow();
@@ -155,7 +155,7 @@ impl SourcePlace {
         }
     }
 
-    /// Stores the position that a source has reached by itself.
+    /// Stores a position that a source has reached without handing over an item.
     pub(super) fn reached(self: &Rc<Self>, place: Bytes) {
         self.keep(place, self.outbox.told());
     }

@@ -6,7 +6,8 @@ use deno_core::{OpState, op2};
 
 use super::bridge::Bridge;
 
-/// Deno's names for a request without an answer yet, and for an answer not read to its end.
+/// Deno's names for a request without a response, and for a response whose body was not read to its
+/// end.
 const OPEN: [&str; 2] = ["fetchCancelHandle", "fetchResponse"];
 
 /// The number of requests that hold a connection.

@@ -16,7 +16,7 @@ fn script(state: &OpState) -> Option<Arc<Script>> {
     state.borrow::<Rc<Bridge>>().spec.script.clone()
 }
 
-/// The next piece of work: code of a prompt, or frames. Never resolves when there is no more.
+/// The next piece of work: code typed at a prompt, or frames. Never resolves when there is no more.
 #[op2]
 #[string]
 pub(super) async fn op_xs_script_next(state: Rc<RefCell<OpState>>) -> String {

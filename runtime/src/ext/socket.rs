@@ -37,8 +37,8 @@ use crate::permissions::{self, Denial};
 
 /// Concurrent sockets of one module.
 const SOCKETS_MAX: usize = 64;
-/// Sockets whose loop was left and whose peer has not ended them yet: of more the oldest is
-/// dropped.
+/// Maximum number of sockets whose loop was left and whose peer has not ended them yet; beyond it,
+/// the oldest is dropped.
 const LEAVING_MAX: usize = 64;
 /// Maximum bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -65,8 +65,8 @@ pub(super) struct Sockets {
     open: RefCell<HashMap<u32, Rc<Socket>>>,
     /// Sockets that are still connecting.
     connecting: Rc<Cell<usize>>,
-    /// Fires for each socket whose loop was left, oldest first; those that have ended stay in it
-    /// until the next one is left.
+    /// The tokens that drop the sockets whose loop was left, oldest first. Those of sockets that
+    /// have ended are removed when the next socket is left.
     leaving: RefCell<VecDeque<CancellationToken>>,
     next: Cell<u32>,
 }
@@ -86,7 +86,7 @@ impl Sockets {
         Ok(Connecting(Rc::clone(&self.connecting)))
     }
 
-    /// Makes room for another socket that is being left.
+    /// Registers a socket whose loop was left, and drops the oldest ones beyond the limit.
     fn leave(&self, given_up: CancellationToken) {
         let mut leaving = self.leaving.borrow_mut();
         leaving.retain(|other| !other.is_cancelled());
@@ -106,9 +106,10 @@ impl Drop for Connecting {
 struct Socket {
     sender: tokio::sync::Mutex<SplitSink<Stream, Message>>,
     receiver: tokio::sync::Mutex<SplitStream<Stream>>,
-    /// Fires when the peer did not answer a close in time, or the module dropped the socket.
+    /// Fires when the peer did not answer a close in time, when the module dropped the socket, or
+    /// when the socket is done.
     given_up: CancellationToken,
-    /// Fires when the module reads no more of it.
+    /// Fires when the module stops reading.
     left: CancellationToken,
 }
 
@@ -281,8 +282,8 @@ impl Socket {
         }
     }
 
-    /// Answers a close, which reading does, and waits for the peer to end the connection. One that
-    /// keeps it open is abandoned.
+    /// Answers a close, which reading does, and waits for the peer to end the connection. Gives up
+    /// on a peer that keeps it open.
     async fn answer_close(&self, receiver: &mut SplitStream<Stream>) {
         let ended = async { while let Some(Ok(_)) = receiver.next().await {} };
         tokio::select! {
@@ -365,8 +366,8 @@ pub(super) async fn op_xs_socket_close(
     let _ = socket.send(Message::Close(frame)).await;
 }
 
-/// Ends a socket of which the module reads no more: its number is free at once, and the connection
-/// is gone when the peer has answered the close, or had the time for it.
+/// Leaves a socket that the module no longer reads. Its number is free at once; the connection ends
+/// when the peer has answered the close, or after the time limit for that.
 #[op2(fast)]
 pub(super) fn op_xs_socket_leave(state: &mut OpState, number: u32) {
     let bridge = state.borrow::<Rc<super::bridge::Bridge>>();

@@ -31,13 +31,13 @@ const PERIOD: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 64 * 1024;
 /// Maximum bytes of one line; a longer one is handed over in pieces.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// With so many bytes and no end a line is cut: what is left of it is more than a return alone, so
-/// that its last piece is not empty, whatever ends it.
+/// A line without an end that has reached this many bytes is cut. What remains is then always more
+/// than a lone carriage return, so the last piece is not empty, whatever the line ending.
 const PARTIAL_BYTES_MAX: usize = LINE_BYTES_MAX + 2;
-/// A file that another one has replaced is left once nothing was added to it for so long: who
-/// writes it may have it open still.
+/// A replaced file is abandoned once nothing was added to it for this long: the program that writes
+/// it may still have it open.
 const REST: Duration = Duration::from_secs(1);
-/// A replaced file that keeps growing is abandoned after this time.
+/// A replaced file that keeps growing is abandoned after this time all the same.
 const REST_MAX: Duration = Duration::from_secs(60);
 
 /// A tail's position: which file, and the byte after the last line handed over.
@@ -372,10 +372,10 @@ impl Reading {
     }
 }
 
-/// Where a line that is too long is cut: not within a character.
+/// Where to cut a line that is too long: not within a character.
 fn boundary(line: &[u8]) -> usize {
     let continues = |at: usize| line.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
-    // Of what is no text, anywhere.
+    // Anywhere, if it is not UTF-8.
     (LINE_BYTES_MAX - 3..=LINE_BYTES_MAX).rfind(|at| !continues(*at)).unwrap_or(LINE_BYTES_MAX)
 }
 
@@ -406,7 +406,8 @@ mod tests {
         }
     }
 
-    /// An end that was written after the rest came alone, as an empty piece.
+    /// Regression test: a line ending that was written after the rest of its line was handed over
+    /// as an empty piece.
     #[test]
     fn the_end_of_a_line_that_was_cut_is_no_piece() {
         for (beyond, end, pieces) in [

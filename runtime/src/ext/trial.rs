@@ -94,7 +94,7 @@ pub(super) async fn op_xs_trial_ended(
     Ok(format!("{result}\n{}", frames::encode(out.iter(), &*bridge.backend)))
 }
 
-/// The clock of a module under trial has come to this time, in milliseconds since the Unix epoch.
+/// Sets the clock of a module under trial, in milliseconds since the Unix epoch.
 #[op2(fast)]
 pub(super) fn op_xs_trial_now(state: &mut OpState, now_ms: f64) {
     if let Some(trial) = &state.borrow::<Rc<Bridge>>().spec.trial {
@@ -104,7 +104,7 @@ pub(super) fn op_xs_trial_now(state: &mut OpState, now_ms: f64) {
 }
 
 /// Sends a request to the test instead of the network and returns head and body of the answer as
-/// JSON. What the definition does not name is denied, as on the network.
+/// JSON. A host that the definition does not name is denied, as on the network.
 #[op2]
 #[string]
 pub(super) async fn op_xs_ask(

@@ -1,7 +1,7 @@
-//! Changes of files as they happen, under the watched path: a file or directory that takes the
-//! place of the watched one is watched too, also where a directory or a link on the way there is
-//! replaced; one that is moved away no longer is. Several changes between two reads of the module
-//! are reported as one.
+//! Changes of files under a watched path, as they happen. A file or directory that takes the place
+//! of the watched one is watched in turn, also when a directory or a link on the way to it is
+//! replaced; one that is moved away is no longer watched. Several changes between two reads by the
+//! module are reported as one.
 
 mod way;
 
@@ -29,8 +29,8 @@ use crate::permissions::{Granted, ReadDenied};
 
 /// Maximum number of changed files waiting for the module.
 const WAITING_MAX: usize = 10_000;
-/// How often a way is looked at anew because it changed while it was looked at; after that its next
-/// change is waited for.
+/// How often to follow a way again because it changed meanwhile; after that, its next change is
+/// waited for.
 const LOOKS_MAX: usize = 16;
 
 /// Changes reported by the kernel that the module has not read yet.
@@ -42,24 +42,24 @@ struct Told {
 
 #[derive(Default)]
 struct Changes {
-    /// Below the watched path, which itself is the empty path.
+    /// Changes by path relative to the watched path, which itself is the empty path.
     waiting: BTreeMap<PathBuf, &'static str>,
     failed: Option<String>,
-    /// The watched path, resolved: where it was last, when it is away.
+    /// The watched path, resolved; its last target while it is away.
     real: PathBuf,
-    /// How it leads there.
+    /// The way to it.
     way: Way,
-    /// What is there.
+    /// The file or directory at its end.
     identity: Option<Identity>,
-    /// The number of the watcher that is listened to.
+    /// The number of the current watcher; events of others are ignored.
     listened: u64,
-    /// The watched path does not exist now: events below it concern another place.
+    /// The watched path does not exist now: events below it concern another file or directory.
     is_away: bool,
-    /// There may be a new file or directory in its place, which must be watched.
+    /// There may be a new file or directory at the watched path, which must be watched.
     is_new: bool,
     /// The path may lead elsewhere now.
     is_moved: bool,
-    /// Its return cannot be noticed.
+    /// Nothing would report that it exists again.
     is_lost: bool,
 }
 
@@ -80,12 +80,12 @@ pub(super) async fn op_xs_watch(
     let bridge = bridge(&state);
     let granted = bridge.granted();
     let begun = tokio::task::spawn_blocking(move || {
-        // What is not there, or may not be read, is refused here; later it is waited for.
+        // A path that is missing or may not be read is an error here; later it is waited for.
         granted.readable(&path)?;
         let (told, watcher) = (Arc::default(), Arc::default());
         let watch = Watch { told, granted, path, watcher };
         let begun = watch.told.look(&watch.granted, &watch.path, &watch.watcher);
-        // It was there already.
+        // What existed before the watch is not a change.
         watch.told.changes.lock().waiting.clear();
         Ok(match begun {
             Ok(()) => Ok(watch),
@@ -116,8 +116,9 @@ impl Told {
         }
     }
 
-    /// Watches all that a way consists of, and what it leads to; tells whether changes of its end
-    /// are noticed. What lies above may be closed to this process, and then its changes are not.
+    /// Watches all directories of a way and the file or directory at its end. Also returns whether
+    /// the coming and going of its end is noticed: this process may not be allowed to watch a
+    /// directory above it.
     fn watch(
         self: &Arc<Self>,
         number: u64,
@@ -145,7 +146,7 @@ impl Told {
         Ok((watcher, is_noticed))
     }
 
-    /// Looks where the path leads now, and watches that from here on.
+    /// Finds out where the path leads now, and watches that from now on.
     fn look(
         self: &Arc<Self>,
         granted: &Granted,
@@ -159,7 +160,7 @@ impl Told {
             let real = match granted.readable(path) {
                 Ok(real) => Some(real),
                 Err(ReadDenied::Io { .. }) => None,
-                // It leads to what may not be read.
+                // It leads to something that may not be read.
                 Err(ReadDenied::Denied(_)) => {
                     let mut changes = self.changes.lock();
                     (changes.is_away, changes.is_lost) = (true, true);
@@ -170,7 +171,8 @@ impl Told {
             let (made, is_noticed) = self.watch(number, &way, real.as_deref())?;
             let identity = real.as_deref().and_then(Identity::of);
             let is_same = Way::to(&place) == way && granted.readable(path).ok() == real;
-            // Both listen for a moment, so that nothing is missed of what stays where it is.
+            // Both watchers are active for a moment, so that no change of a file that stays in
+            // place is missed.
             let mut changes = self.changes.lock();
             changes.listened = number;
             changes.lead(way, real, identity);
@@ -184,7 +186,7 @@ impl Told {
         Ok(())
     }
 
-    /// Continues with whatever took the place of the watched path at the end of the same way.
+    /// Continues with a new file or directory at the end of the same way.
     fn go_on(
         self: &Arc<Self>,
         granted: &Granted,
@@ -194,7 +196,7 @@ impl Told {
         let real = self.changes.lock().real.clone();
         match granted.readable(path) {
             Ok(found) if found == real => {}
-            // Nothing is there yet, or no longer, which is reported.
+            // It does not exist yet, or no longer; that is reported.
             Err(ReadDenied::Io { .. }) => return Ok(()),
             // The path leads to another place now.
             Ok(_) | Err(ReadDenied::Denied(_)) => return self.look(granted, path, watcher),
@@ -239,8 +241,8 @@ impl Changes {
                 let is_new = self.is_new;
                 self.is_new |= kind != "change";
                 match kind {
-                    // Reported once it is watched: what is created in it from then on is reported
-                    // too.
+                    // Reported once it is watched, so that what is created in it after the report
+                    // is reported too.
                     "create" => continue,
                     // For a directory this may arrive after the event of its replacement.
                     "remove" => self.is_away = true,
@@ -249,7 +251,7 @@ impl Changes {
                     _ => {}
                 }
             } else if !path.starts_with(&self.real) {
-                // Another entry of a directory on the way concerns nobody.
+                // Changes of other entries in a directory on the way are irrelevant.
                 if self.way.has(&path) && kind != "change" {
                     self.is_moved = true;
                     if kind == "remove" {
@@ -265,14 +267,14 @@ impl Changes {
         }
     }
 
-    /// What is watched is away.
+    /// Notes that the watched path no longer exists.
     fn gone(&mut self) {
         if !std::mem::replace(&mut self.is_away, true) {
             self.add(PathBuf::new(), "remove");
         }
     }
 
-    /// The path leads to this from now on, or to nothing.
+    /// Notes where the path leads from now on; `None` if it leads nowhere.
     fn lead(&mut self, way: Way, real: Option<PathBuf>, identity: Option<Identity>) {
         self.way = way;
         (self.is_new, self.is_moved) = (false, false);
@@ -334,7 +336,7 @@ impl Source<String> for Watch {
 }
 
 impl Watch {
-    /// Watches whatever took the place of the watched path, at the end of its way or of another.
+    /// Continues with a new file or directory at the watched path, by the same way or by another.
     async fn go_on(&self, is_moved: bool) -> Result<(), JsErrorBox> {
         let (told, watcher) = (Arc::clone(&self.told), Arc::clone(&self.watcher));
         let (granted, path) = (self.granted.clone(), self.path.clone());
@@ -350,7 +352,7 @@ impl Watch {
         JsErrorBox::generic(format!("watching {:?}: {error}", self.path))
     }
 
-    /// A path below the watched one as the module would write it.
+    /// A path below the watched one, as the module would write it.
     fn shown(&self, below: &Path) -> String {
         match below.as_os_str().is_empty() {
             true => self.path.clone(),

@@ -114,7 +114,7 @@ fn no<T: Send + 'static>(refusal: BackendError) -> BoxFuture<'static, Result<T, 
 }
 
 /// The store as an isolate sees it. Dropping a future or a stream cancels the request. Every method
-/// that an implementation does not provide refuses.
+/// refuses unless an implementation provides it.
 pub trait Backend: Send + Sync + 'static {
     /// The error of a method that is not provided.
     fn refusal(&self) -> BackendError {

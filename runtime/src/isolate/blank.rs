@@ -211,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// Dozens of runtimes that started at once on a busy machine once timed out one by one, and
-    /// ended their Host.
+    /// Regression test: dozens of runtimes that started at once on a busy machine timed out one by
+    /// one, and ended their Host.
     #[tokio::test]
     async fn a_runtime_is_waited_for_while_others_are_made() {
         let (tell, mut told) = oneshot::channel();

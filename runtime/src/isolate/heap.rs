@@ -61,7 +61,8 @@ pub(super) fn leave() {
 /// may use the isolate.
 ///
 /// # Safety
-/// Only for [`v8::Isolate::add_near_heap_limit_callback`]; safe code would do, but for the type.
+/// Only for [`v8::Isolate::add_near_heap_limit_callback`]. It is unsafe only because that type
+/// demands it.
 unsafe extern "C" fn reached(_data: *mut c_void, current: usize, _initial: usize) -> usize {
     let more = HEAP.with(|heap| {
         let mut heap = heap.try_borrow_mut().ok()?;
@@ -76,7 +77,7 @@ unsafe extern "C" fn reached(_data: *mut c_void, current: usize, _initial: usize
         interrupt::soon();
         Some(heap.grace.more())
     });
-    // While it is torn down.
+    // There is no entry while the isolate is torn down.
     current.saturating_add(more.unwrap_or(STEP_BYTES))
 }
 
@@ -119,7 +120,7 @@ impl Grace {
         Self { left: bytes, reserves: RESERVES_MAX, failed: false }
     }
 
-    /// Bytes by which to raise the limit that has been reached; with 0 an allocation fails.
+    /// Bytes by which to raise the limit that was reached; with 0 an allocation fails.
     fn more(&mut self) -> usize {
         if self.left > 0 {
             let step = self.left.min(STEP_BYTES);

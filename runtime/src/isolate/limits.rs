@@ -12,7 +12,7 @@ pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const OUTPUT_RECORDS_BYTES_PER_CALL_MAX: usize = 2 * 1024 * 1024;
 /// Number of outputs in a shared commit beyond which no further handler call joins it. A whole
 /// batch of inputs with one output each gives this many; larger commits save nothing more, and
-/// other writers wait behind them.
+/// other writers wait for them.
 pub(crate) const GROUP_OUTPUTS: usize = INPUTS_MAX;
 /// Bytes of bodies in a shared commit beyond which no further call joins it.
 pub(crate) const GROUP_BODIES_BYTES: usize = 4 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! Secrets, the values of environment variables a module was given, are masked in its errors and
-//! its log. They are recognised verbatim and in the usual encodings: JSON, percent-encoding, as
-//! the URL parser escapes them, Base64. Other derivations of such a value are not.
+//! its log. They are recognised verbatim and in the usual encodings: JSON, percent-encoding, the
+//! escapes of URL parsers, Base64. Other derivations of such a value are not recognised.
 
 use std::sync::Arc;
 
@@ -14,9 +14,10 @@ const SECRET_BYTES_MIN: usize = 8;
 /// Replaces a secret.
 const MASK: &str = "***";
 
-/// What an address has escaped besides controls, spaces and what is not ASCII, by the part in which
-/// something is written: a query, one of another scheme, a fragment, a path, a user or a password.
-/// `#` and `?` stay where they begin the next part, and `^` in older ones.
+/// The characters that URL parsers escape, besides control characters, spaces and non-ASCII ones,
+/// by the part of the URL: a query, a query of a non-special scheme, a fragment, a path, a user or
+/// a password. Some sets lack `#` and `?`, which begin the next part if written as they are, or
+/// `^`, which older parsers do not escape.
 const ADDRESSES: [&[u8]; 9] = [
     b"\"<>'",
     b"\"#<>'",
@@ -29,7 +30,7 @@ const ADDRESSES: [&[u8]; 9] = [
     b"\"#/:;<=>?@[\\]^`{|}",
 ];
 
-/// Values that are not to be seen.
+/// Values to mask.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets(Arc<[String]>);
 
@@ -148,7 +149,8 @@ mod tests {
         ] {
             assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
         }
-        // As URL, and whoever goes by its standard, takes them when they are written as they are.
+        // As `URL`, and any parser that follows its standard, escapes values that are written as
+        // they are.
         let secrets = Secrets::of(["s3cr3t/to\"ken+x y", "it's#{no}?`|^[\u{e4}]"].into_iter());
         for encoded in [
             "s3cr3t/to%22ken+x%20y",
@@ -162,7 +164,7 @@ mod tests {
         ] {
             assert_eq!(secrets.mask(format!("a={encoded}&b")), "a=***&b");
         }
-        // Half of it is another text.
+        // Half of a secret is not a secret.
         assert_eq!(secrets.mask(value[..9].to_owned()), value[..9]);
     }
 

@@ -240,7 +240,7 @@ impl Running {
             Err(error) => self.failure(error),
             // A termination can look like an event loop without work.
             Ok(()) if stop.reason().is_some() => self.terminated().unwrap_or_else(panicked),
-            // Told to end, they only wait for what never comes.
+            // The remaining runs were told to end, and wait for something that never comes.
             Ok(()) if bridge.is_left(&ended(&bridge.spec.graph, &stop)) => stopped.await,
             // The driver always waits for work: only a call that waits for nothing gets here.
             Ok(()) if bridge.is_stalled() => ext::stalled(&bridge.spec.name),

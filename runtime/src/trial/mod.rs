@@ -59,7 +59,7 @@ pub struct Trial {
     pub(crate) clock: Arc<Clock>,
 }
 
-/// The clock of a trial: its module has it advance, and its store looks at it.
+/// The clock of a trial: advanced by its module, read by its store.
 #[derive(Debug)]
 pub(crate) struct Clock(AtomicU64);
 

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::typescript::compile;
 
-    /// Each source is nested as deep as is accepted; traversing its tree needs the most stack.
+    /// Each source is nested as deeply as is accepted; traversing its tree needs the most stack.
     #[test]
     fn there_is_room_for_all_that_is_not_too_deep() {
         let nested = [

@@ -1,6 +1,6 @@
-//! The way to a watched path: the directories and links that lead there. When one of them is
-//! replaced the path leads elsewhere, though nothing happened to what it led to. Only looks; what
-//! may be read is not decided here.
+//! The way to a watched path: the directories and links that lead to it. When one of them is
+//! replaced, the path leads elsewhere although its old target is unchanged. This module only
+//! inspects the file system; it does not decide what may be read.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -11,21 +11,21 @@ use std::path::{Component, Path, PathBuf};
 /// Links followed on the way to one path; the kernel follows no more.
 const LINKS_MAX: usize = 40;
 
-/// Each name that leads to a path, in the directory in which it really is.
+/// The names that lead to a path, each in the directory in which it really is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Way {
-    /// Directories, links, and at last the file or directory itself. Where the way breaks off, the
-    /// last one is what is missing.
+    /// Directories, links, and finally the file or directory itself. If the way breaks off, `last`
+    /// is the missing name.
     names: BTreeSet<PathBuf>,
     last: PathBuf,
 }
 
-/// What tells one file from another one that has taken its place.
+/// Distinguishes a file from another one that takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity(u64, u64);
 
 impl Identity {
-    /// That of what is at a path now.
+    /// The identity of the file or directory that is at a path now.
     pub(super) fn of(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|found| Self(found.dev(), found.ino()))
     }
@@ -68,17 +68,17 @@ impl Way {
         way
     }
 
-    /// Whether a path is on it.
+    /// Whether a path is one of its names.
     pub(super) fn has(&self, path: &Path) -> bool {
         self.names.contains(path)
     }
 
-    /// The directories that tell of changes of it.
+    /// The directories to watch for changes of the way.
     pub(super) fn dirs(&self) -> BTreeSet<&Path> {
         self.names.iter().filter_map(|name| name.parent()).collect()
     }
 
-    /// The directory that tells when its end comes or goes.
+    /// The directory to watch for the appearance or removal of its end.
     pub(super) fn around(&self) -> Option<&Path> {
         self.last.parent()
     }
@@ -118,12 +118,12 @@ mod tests {
         assert!(
             way.dirs().contains(at("conf").as_path()) && !way.dirs().contains(at("v1").as_path())
         );
-        // It breaks off at what is missing.
+        // The way breaks off at a missing name.
         fs::remove_file(at("conf/data")).unwrap();
         let way = Way::to(&at("link/key"));
         assert_eq!(way.around(), Some(at("conf").as_path()));
         assert!(way.has(&at("conf/data")) && !way.has(&at("conf/v1")));
-        // A link to itself is no way.
+        // A link to itself leads nowhere.
         symlink("loop", at("loop")).unwrap();
         assert!(Way::to(&at("loop/x")).has(&at("loop")));
         assert_eq!(Way::to(Path::new("/")).around(), None);
