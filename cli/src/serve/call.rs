@@ -80,7 +80,7 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
     }
     let key = Key { kind: Kind::Command, name: name.clone() };
     let runs = lifecycle.get(&key).is_some_and(|slots| {
-        // Without a place it runs once there is one.
+        // A command that waits for a place runs once there is one.
         slots.wants_to_run() && (!slots.is_down() || slots.waits().is_some())
     });
     if runs {
@@ -100,7 +100,7 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
 fn kept(active: &Frame) -> Ttl {
     let meta: Value = serde_json::from_slice(active.meta()).unwrap_or_default();
     let ttl = meta["calls_ttl"].as_str().and_then(|text| Ttl::parse(text).ok());
-    // With another ttl a call could go before its turn.
+    // With any other ttl, a call could be removed before its turn.
     ttl.filter(|ttl| matches!(ttl, Ttl::TimeMs(_))).unwrap_or_default()
 }
 
