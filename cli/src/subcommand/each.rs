@@ -225,8 +225,8 @@ impl Runner<'_> {
             let handled = self.handle(delivered, position).await;
             let is_done = match &handled {
                 Ok(is_done) => *is_done,
-                // The command did its work, and only recording that failed, if the position moved
-                // on.
+                // If the position is past the frame, the command did its work and only recording
+                // that failed.
                 Err(_) => {
                     let reached = position.as_ref().and_then(Position::reached);
                     offset.is_some() && reached > offset
