@@ -243,8 +243,8 @@ impl Drop for CallFeed {
         let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
         let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());
         self.core.submit(Batch::from(cancel), move |result| {
-            // If there is no space for it, a listening Host is told by an ephemeral frame. Not
-            // directly here: this callback runs while batches are being answered.
+            // If there is no space for it, an ephemeral frame still reaches a listening Host. Not
+            // appended here: this callback runs while batches are being answered.
             if let (Err(_), Ok(runtime)) = (result, runtime) {
                 runtime.spawn(async move {
                     core.submit(Batch::from(brief), |_| ());

@@ -1,5 +1,5 @@
-//! Decides who runs the modules of a store: the server itself, a remote Host, or nobody. Never two,
-//! or generators would run twice.
+//! Decides who runs the modules of a store: the server itself, a remote Host, or neither. Never two
+//! at once, or generators would run twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
