@@ -30,7 +30,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// longest.
 pub(crate) const WAIT_FIRST: Duration = Duration::from_millis(50);
 const WAIT_LONGEST: Duration = Duration::from_secs(2);
-/// How long to wait for why a connection ended that did.
+/// How long to wait for the reason why a connection ended.
 const REASON_WAIT: Duration = Duration::from_secs(1);
 /// Bytes in flight between the client and the server of one process.
 const PIPE_BYTES: usize = 1024 * 1024;
@@ -48,7 +48,7 @@ pub(crate) enum Need {
     /// It may be created, and other processes can connect too: the pipe that feeds it may stay
     /// open.
     Feed,
-    /// Only a running server will do.
+    /// It must be served.
     Server,
 }
 
@@ -115,8 +115,8 @@ impl Session {
         }
     }
 
-    /// Connects to a server alone, which is waited for as long as it takes. A store that nobody
-    /// serves is left to the server that is to come: opened here, it would keep that out.
+    /// Connects to a server, and waits for it as long as it takes. Never opens a store that is not
+    /// served: that would lock out the server that is awaited.
     pub(crate) async fn await_server(address: Option<Address>) -> anyhow::Result<Self> {
         let address = address.map_or_else(default_address, Ok)?;
         let client = match Client::connect(&address, options()).await {
@@ -141,13 +141,13 @@ impl Session {
         self.local.is_none()
     }
 
-    /// The error with the exit code of what ended the connection. Who waited for an answer then is
-    /// told only that it ended, for what became of the request nobody knows.
+    /// Returns the error with the exit code for the reason why the connection ended. A pending
+    /// request reports only that it ended, since its outcome is unknown.
     pub(crate) async fn told(&self, error: anyhow::Error) -> anyhow::Error {
         if !exit::is_cut(&error) {
             return error;
         }
-        // It may have been another connection.
+        // The connection that ended may have been a different one.
         match tokio::time::timeout(REASON_WAIT, self.client.closed()).await {
             Ok(why) if why.class() == Class::Access => {
                 ExitError::new(Exit::Denied, exit::text(&error)).into()
@@ -273,7 +273,7 @@ pub(crate) fn no_store(dir: &Path) -> String {
     })
 }
 
-/// The message where only a server will do.
+/// The message when a server is required.
 pub(crate) fn no_server(dir: &Path) -> String {
     format!("no server at {0}; start one with `xs serve {0}`", dir.display())
 }
@@ -323,7 +323,7 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
         ClientError::Connect { kind: io::ErrorKind::NotADirectory, .. } => {
             format!("{error}; a store is a directory")
         }
-        // Another program listens there, which is no protocol violation.
+        // Another program listens there, which is not a protocol violation.
         ClientError::Protocol(stranger @ ProtocolError::Preface(_)) => stranger.to_string(),
         ClientError::NoCa { .. } => {
             format!("{error}; give the server's CA with --tls-ca or $XS_TLS_CA")
@@ -337,23 +337,23 @@ pub(crate) fn explain(error: ClientError) -> anyhow::Error {
     }
 }
 
-/// Whether a server that ended a stream so, or did not answer, may come back.
+/// Whether a server that ended a stream with this error, or did not answer, may come back.
 pub(crate) fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Refused(refusal) => {
             let is_late = matches!(refusal.code, Code::HelloTimeout | Code::Stalled);
             is_late || refusal.code.class().may_retry()
         }
-        // Some addresses lead nowhere, whoever listens.
+        // Some addresses can never be reached.
         ClientError::Connect { .. } => error.class().may_retry(),
         other => matches!(other, ClientError::Disconnected(_)),
     }
 }
 
-/// What comes of work during which nothing is asked of the server, which has to outlive it.
+/// Runs work that asks nothing of the server but needs it to stay up.
 ///
 /// # Errors
-/// The server is gone, or those of the work.
+/// The connection ended, or the work failed.
 pub(crate) async fn while_served<T>(
     client: &Client,
     work: impl Future<Output = anyhow::Result<T>>,
@@ -365,11 +365,11 @@ pub(crate) async fn while_served<T>(
     }
 }
 
-/// Connects to a server that does not answer yet, as soon as it does. The next attempt is made
-/// after `wait`, which grows with each.
+/// Connects to a server that does not answer yet, as soon as it does. Each attempt is preceded by
+/// `wait`, which grows.
 ///
 /// # Errors
-/// What no waiting mends.
+/// An error that waiting cannot fix.
 pub(crate) async fn when_it_answers(
     address: &Address,
     wait: &mut Duration,

@@ -19,8 +19,8 @@ use crate::json::BODY_IN_LINE_MAX;
 
 /// Maximum bytes of one line: a frame's meta, at most 64 KiB, plus its other fields.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// Bytes of one line of others, which may hold a body, as those of `cat --with-body` do: each byte
-/// of it may be one that JSON escapes with six.
+/// Maximum bytes of a line from elsewhere, which may hold a body, as those of `cat --with-body` do:
+/// JSON may escape each byte of the body with six.
 const LINE_WITH_BODY_MAX: u64 = LINE_BYTES_MAX + 6 * BODY_IN_LINE_MAX;
 
 /// Bytes per read.
@@ -46,7 +46,8 @@ pub(crate) struct Selection {
     /// Unreadable ranges: the first offset, and the first one after the range.
     #[serde(default)]
     pub(crate) unread: Vec<(u64, u64)>,
-    /// Frames in unreadable ranges beyond those. An export that was cut off may count some twice.
+    /// Frames in unreadable ranges that are not listed. An export that was cut off may count some
+    /// twice.
     #[serde(default)]
     pub(crate) unread_more: u64,
 }
@@ -187,7 +188,7 @@ impl Dump {
         Ok(line.offset.map(|offset| offset + 1))
     }
 
-    /// Bodies that get their names together.
+    /// Collects bodies that get their names together.
     pub(crate) fn keep(&self) -> Kept<'_> {
         Kept { dump: self, paths: HashSet::new() }
     }
@@ -198,7 +199,7 @@ impl Dump {
     }
 }
 
-/// Bodies that are written and have no names yet. One sync makes all of them durable.
+/// Bodies that are written but have no names yet. One sync makes all of them durable.
 pub(crate) struct Kept<'a> {
     dump: &'a Dump,
     paths: HashSet<PathBuf>,
@@ -209,7 +210,7 @@ impl Kept<'_> {
         self.paths.len()
     }
 
-    /// Writes one, unless it is there.
+    /// Writes a body, unless it exists.
     pub(crate) fn add(&mut self, hash: &BlobHash, bytes: &[u8]) -> io::Result<()> {
         if BlobHash::of(bytes) != *hash {
             return Err(other_bytes(hash));
@@ -223,7 +224,7 @@ impl Kept<'_> {
         Ok(())
     }
 
-    /// Gives them their names, durable before the frames that name them are written.
+    /// Gives the bodies their names, durably. Must precede writing the frames that name them.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if self.paths.is_empty() {
             return Ok(());
@@ -247,7 +248,7 @@ fn sync_files(_: &File, paths: &HashSet<PathBuf>) -> io::Result<()> {
     paths.iter().try_for_each(|path| File::open(unfinished(path))?.sync_all())
 }
 
-/// A body that is written piece by piece.
+/// A body being written in chunks.
 pub(crate) struct Incoming {
     hash: BlobHash,
     path: PathBuf,
@@ -342,7 +343,7 @@ pub(crate) struct Stored {
     pub(crate) id: FrameId,
     pub(crate) new: NewFrame,
     pub(crate) hash: Option<BlobHash>,
-    /// The body, where the line has it and it is not empty.
+    /// The body, if the line has one that is not empty.
     pub(crate) body: Option<Bytes>,
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use xs_engine::OpenError;
 
-/// What the engine does first with a store that it opens.
+/// The engine's first step in opening a store.
 const LOCKING: &str = "lock";
 
 /// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
@@ -48,9 +48,9 @@ impl From<Exit> for ExitCode {
 pub(crate) struct ExitError {
     exit: Exit,
     text: String,
-    /// It is that the connection ended; a request is not told why.
+    /// The connection ended; a pending request does not learn why.
     is_cut: bool,
-    /// Another connection may do better.
+    /// Another connection may not meet this error.
     may_pass: bool,
 }
 
@@ -65,12 +65,12 @@ impl ExitError {
         Self { is_cut: true, may_pass: true, ..Self::new(Exit::Unreachable, text) }
     }
 
-    /// The same error, which another connection may not meet.
+    /// The same error, marked as one that another connection may not meet.
     pub(crate) fn passing(self) -> Self {
         Self { may_pass: true, ..self }
     }
 
-    /// Returns such an error as an `Err`.
+    /// An `Err` with a new error.
     pub(crate) fn fail<T>(exit: Exit, text: impl Into<String>) -> anyhow::Result<T> {
         Err(Self::new(exit, text).into())
     }
@@ -94,7 +94,7 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// Whether an error is that a connection ended.
+/// Whether an error says that a connection ended.
 pub(crate) fn is_cut(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<ExitError>().is_some_and(|error| error.is_cut))
 }
@@ -104,7 +104,7 @@ pub(crate) fn may_pass(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<ExitError>().is_some_and(|error| error.may_pass))
 }
 
-/// What an error says: each of its causes once, and what helps where the system's words do not.
+/// The text of an error: each cause once, and advice where the system's message does not help.
 pub(crate) fn text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(said) {
@@ -127,7 +127,7 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
     text
 }
 
-/// What one cause says. That a store is locked to be opened, and in which file, is its own affair.
+/// The text of one cause. Omits that a store is locked to be opened, and in which file.
 fn said(cause: &(dyn std::error::Error + 'static)) -> String {
     match cause.downcast_ref::<OpenError>() {
         Some(OpenError::Io { what: LOCKING, error, .. }) => error.to_string(),
@@ -135,7 +135,7 @@ fn said(cause: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Whether the reader of our output went away, which is no failure of ours.
+/// Whether the reader of our output has closed it, which is not a failure.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause

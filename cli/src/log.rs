@@ -11,8 +11,8 @@ use crate::args::{LogArgs, LogFormat};
 pub(crate) fn start(args: LogArgs) {
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        // A line that cannot be written, to a full disk or a pipe that nobody reads, is dropped. To
-        // report that on standard error too would panic, in the middle of a commit for example.
+        // A line that cannot be written, to a full disk or a pipe without a reader, is dropped.
+        // Reporting that on standard error too would panic, in the middle of a commit for example.
         .log_internal_errors(false)
         .with_max_level(args.log_level)
         .with_ansi(false);

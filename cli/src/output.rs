@@ -305,7 +305,7 @@ pub(crate) async fn reader_gone() {
         loop {
             match rustix::event::poll(&mut watched, None) {
                 Ok(_) => {
-                    // There is no receiver when the subcommand has ended by itself.
+                    // There is no receiver when the subcommand has ended on its own.
                     let _ = gone.send(());
                     break;
                 }

@@ -11,7 +11,7 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use crate::args::{Args, address_at, innermost};
 use crate::exit::{Exit, ExitError};
 
-/// What subcommands are called elsewhere, and here.
+/// Names of subcommands in other tools, and ours.
 const ELSEWHERE: [(&str, &[&str]); 14] = [
     ("ls", &["topics", "cat"]),
     ("list", &["topics", "cat"]),
@@ -28,7 +28,7 @@ const ELSEWHERE: [(&str, &[&str]); 14] = [
     ("delete", &["remove"]),
     ("start", &["serve"]),
 ];
-/// Characters of a value that cannot be used which are shown.
+/// Maximum characters shown of an invalid value.
 const SHOWN_CHARS: usize = 60;
 
 /// Inserts `--addr` before an address typed as the first argument of a subcommand.
@@ -138,7 +138,8 @@ fn suggest_count(error: &mut clap::Error, command: &Command) {
     }
 }
 
-/// A subcommand that has another name elsewhere; what is only spelt alike is no help then.
+/// Suggests our name for a subcommand that is called differently elsewhere, rather than one that is
+/// merely spelt alike.
 fn suggest_own(error: &mut clap::Error, command: &Command) {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
         return;
@@ -150,7 +151,7 @@ fn suggest_own(error: &mut clap::Error, command: &Command) {
     }
 }
 
-/// The command that `each` runs was taken for a topic.
+/// Suggests `--` when the command that `each` runs was taken for a topic.
 fn suggest_hyphens(error: &mut clap::Error, command: &Command) {
     if error.kind() == ErrorKind::MissingRequiredArgument && command.get_name() == "each" {
         let tip = StyledStr::from("the command comes after --, as in xs each jobs -- cat");

@@ -1,4 +1,4 @@
-//! Bodies of messages and blobs: JSON lines, no two alike.
+//! Bodies of messages and blobs: JSON lines, all different.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use xs_bench::workload::{Frames, Random, Shape};
 
 /// Bytes that bodies are cut from.
 const POOL: usize = 256 * 1024;
-/// A body begins with when it was due and with its number.
+/// A body begins with the time when it was due and with its number.
 const STAMP: usize = 16;
 
 /// Makes bodies.
@@ -38,17 +38,17 @@ fn lines(frames: &mut Frames, len: usize) -> Vec<u8> {
 }
 
 impl Bodies {
-    /// How many were made.
+    /// Returns how many bodies were made.
     pub(crate) const fn made(&self) -> u64 {
         self.made
     }
 
-    /// A body of so many bytes. It costs little to make, and has parts that others have too.
+    /// Returns a body of `len` bytes. It is cheap to make, and shares parts with others.
     pub(crate) fn next(&mut self, len: usize) -> Bytes {
         self.due(len, Instant::now())
     }
 
-    /// The same, and tells when it was due.
+    /// Like [`Self::next`], for a body that was due at a given time.
     pub(crate) fn due(&mut self, len: usize, due: Instant) -> Bytes {
         let at = self.random.next() as usize % (POOL - len);
         let mut body = self.pool[at..at + len].to_vec();
@@ -59,19 +59,19 @@ impl Bodies {
         Bytes::from(body)
     }
 
-    /// How long ago the body was due.
+    /// Returns how long ago the body was due.
     pub(crate) fn age(&self, body: &[u8]) -> Duration {
         let nanos = body.first_chunk().map_or(0, |nanos| u64::from_le_bytes(*nanos));
         self.begun.elapsed().saturating_sub(Duration::from_nanos(nanos))
     }
 
-    /// A body of 256 bytes that compresses as real ones do.
+    /// Returns a body of 256 bytes that compresses like real ones.
     pub(crate) fn unlike(&mut self) -> Bytes {
         self.made += 1;
         self.frames.body()
     }
 
-    /// A blob of so many bytes.
+    /// Returns a blob of `len` bytes.
     pub(crate) fn blob(&mut self, len: usize) -> Bytes {
         let mut blob = lines(&mut self.frames, len);
         blob[..8].copy_from_slice(&self.made.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Plots of the results: bars of rates, each panel by its own best, and latencies from median to
+//! Plots of the results: bars of rates, each panel scaled to its best, and latencies from median to
 //! maximum on one logarithmic axis. The tables hold the numbers.
 
 use std::fmt::Write as _;
@@ -10,10 +10,10 @@ use crate::sample::{Sample, of, spread};
 
 const WIDTH: f64 = 430.0;
 const COLUMNS: usize = 3;
-/// Height of a bar with what is between it and the next, and of what is above the first.
+/// Height of a bar with the space to the next, and of the space above the first.
 const LINE: f64 = 17.0;
 const HEAD: f64 = 26.0;
-/// Where bars begin, and how long the longest is.
+/// Where bars begin, and the length of the longest.
 const LEFT: f64 = 82.0;
 const LENGTH: f64 = 250.0;
 const LATENCY_WIDTH: f64 = 900.0;

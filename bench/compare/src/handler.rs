@@ -1,6 +1,6 @@
 //! A log of messages through code that answers each, keeps a count, and stores answers, count and
-//! position together: a handler of xs, and for reference a consumer of a Redis stream in Node. And
-//! an actor of cross.stream, which stores the answers alone.
+//! position together: a handler of xs, and for reference a consumer of a Redis stream in Node. Also
+//! an actor of cross.stream, which stores only the answers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ const ACTOR: &str = "{
 const CONSUMER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumer.cjs");
 const BATCH: u64 = 512;
 
-/// When answers came, and how many.
+/// When the first answers arrived, and how many have.
 #[derive(Debug, Default)]
 struct Answers {
     first: Option<(Instant, u64)>,
@@ -51,7 +51,7 @@ impl Answers {
         }
     }
 
-    /// Answers a second from the first that came on.
+    /// Returns the answers per second since the first arrived.
     fn rate(&self) -> anyhow::Result<f64> {
         let (begun, first) = self.first.context("there were no answers")?;
         ensure!(self.count > first, "all answers came at once: too few for a rate");
@@ -59,7 +59,7 @@ impl Answers {
     }
 }
 
-/// Messages a second through a handler of xs.
+/// Returns the messages per second through a handler of xs.
 pub(crate) async fn xs(setup: &Setup, messages: u64) -> anyhow::Result<f64> {
     let policy = setup.promise.policy()?;
     let modules = setup.dir.join("modules");
@@ -94,7 +94,7 @@ pub(crate) async fn xs(setup: &Setup, messages: u64) -> anyhow::Result<f64> {
     answers.rate()
 }
 
-/// Messages a second through an actor of cross.stream.
+/// Returns the messages per second through an actor of cross.stream.
 pub(crate) async fn cross_stream(setup: &Setup, messages: u64) -> anyhow::Result<f64> {
     const APPENDS: u64 = 8;
     let server = CrossStream::start(setup).await?;
@@ -120,7 +120,7 @@ pub(crate) async fn cross_stream(setup: &Setup, messages: u64) -> anyhow::Result
     answers.rate()
 }
 
-/// Messages a second through a consumer in Node, whose packages are in a directory.
+/// Returns the messages per second through a consumer in Node, whose packages are in `tools`.
 pub(crate) async fn redis(setup: &Setup, tools: &Path, messages: u64) -> anyhow::Result<f64> {
     let server = Redis::start(setup).await?;
     let mut connection = server.link().await?.connection;
@@ -155,7 +155,7 @@ pub(crate) async fn redis(setup: &Setup, tools: &Path, messages: u64) -> anyhow:
     answers.rate()
 }
 
-/// Where the packages of the consumer are, or why it cannot run.
+/// Returns where the packages of the consumer are, or why it cannot run.
 pub(crate) fn tools(named: Option<PathBuf>) -> Result<PathBuf, &'static str> {
     if crate::system::find("node").is_none() {
         return Err("node is missing");

@@ -1,5 +1,5 @@
-//! What the machine does by itself, measured in the same run: the limits that rows are held
-//! against.
+//! What the machine can do without any system, measured in the same run: the limits that rows are
+//! compared with.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,27 +16,27 @@ const MESSAGE: usize = 300;
 const FILE_PIECE: usize = 1024 * 1024;
 const FILE_BYTES: usize = 256 * 1024 * 1024;
 
-/// The limits. Bytes and messages are those of a second.
+/// The limits. Bytes and messages are per second.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     pub(crate) memcpy: f64,
     pub(crate) crc32: f64,
     pub(crate) sha256: f64,
-    /// Into a new file, in pieces of 1 MiB, without a sync.
+    /// Into a new file, in chunks of 1 MiB, without a sync.
     pub(crate) page_cache: f64,
-    /// One way over loopback TCP, in pieces of 64 KiB.
+    /// One way over loopback TCP, in chunks of 64 KiB.
     pub(crate) socket: f64,
-    /// Messages of 300 B one way over loopback TCP, a write each. It is no limit of a row: who
-    /// delivers many at a time writes them together.
+    /// Messages of 300 B one way over loopback TCP, one write each. Not a limit of any row: a
+    /// system that delivers many at a time writes them together.
     pub(crate) sends: f64,
-    /// There and back over loopback TCP, 300 B each way, in blocking threads.
+    /// Round trips over loopback TCP, 300 B each way, between blocking threads.
     pub(crate) trips: Histogram,
     /// `fdatasync` after 4 KiB, into space that was written before.
     pub(crate) syncs: Histogram,
 }
 
 impl Limits {
-    /// Measures them; each for about so long.
+    /// Measures the limits, each for about `slice`.
     pub(crate) fn measure(dir: &Path, slice: Duration) -> anyhow::Result<Self> {
         const COUNT: u64 = 500;
         let large = FILE_PIECE as u64;
@@ -57,7 +57,7 @@ impl Limits {
         })
     }
 
-    /// Their names and values, for people.
+    /// Returns their names and values, for people.
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
         let gb = |bytes: f64| format!("{:.1} GB/s", bytes / 1e9);
         let times = |times: &Histogram| {
@@ -87,27 +87,28 @@ impl Limits {
         self.syncs.micros(0.5)
     }
 
-    /// Messages of a size that a socket carries.
+    /// Returns how many messages of a size a socket carries per second.
     pub(crate) fn socket(&self, size: u64) -> f64 {
         self.socket / size as f64
     }
 
-    /// Messages of a size that a socket carries and a file takes.
+    /// Returns how many messages of a size a socket carries and a file takes per second.
     pub(crate) fn write(&self, size: u64) -> f64 {
         self.socket.min(self.page_cache) / size as f64
     }
 
-    /// Groups of so many messages, one sync after the other.
+    /// Returns how many messages per second become durable in groups of `group`, one sync after the
+    /// other.
     pub(crate) fn durable(&self, group: u64) -> f64 {
         (group as f64 * 1e6 / self.sync()).min(self.write(256))
     }
 
-    /// MB/s of a blob on its way in: its name is its SHA-256.
+    /// Returns the MB/s of a blob that is put: its name is its SHA-256.
     pub(crate) fn put(&self) -> f64 {
         self.socket.min(self.page_cache).min(self.sha256) / 1e6
     }
 
-    /// MB/s of a blob on its way out.
+    /// Returns the MB/s of a blob that is read.
     pub(crate) fn get(&self) -> f64 {
         self.socket / 1e6
     }
@@ -131,7 +132,7 @@ fn pair() -> anyhow::Result<(TcpStream, TcpStream)> {
     Ok((here, there))
 }
 
-/// Writes of so many bytes a second from one thread to another.
+/// Returns the writes of `len` bytes per second from one thread to another.
 fn one_way(len: usize, slice: Duration) -> anyhow::Result<f64> {
     let (mut here, mut there) = pair()?;
     let reader = std::thread::spawn(move || {
@@ -144,7 +145,7 @@ fn one_way(len: usize, slice: Duration) -> anyhow::Result<f64> {
         count += 1;
     }
     drop(here);
-    // It ends with the stream, which is over.
+    // It ends with the stream, which has ended.
     let _ = reader.join();
     Ok(per_second(count, begun.elapsed()))
 }

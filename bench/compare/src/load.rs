@@ -1,6 +1,6 @@
-//! Load: so many operations in flight for a time, or operations at a fixed rate whatever becomes of
-//! those before. Latencies of the second kind count from when an operation was due, so an answer
-//! that comes late is not left out of what it delays.
+//! Load: a number of operations in flight for some time, or operations at a fixed rate, whatever
+//! becomes of earlier ones. The latencies of the second kind count from when an operation was due,
+//! so that they include delays caused by late answers.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -15,14 +15,14 @@ use rustix::time::{
 use tokio::net::unix::pipe::Receiver;
 use xs_bench::histogram::Histogram;
 
-/// What a load did.
+/// The results of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     pub(crate) time: Duration,
     pub(crate) times: Histogram,
 }
 
-/// Keeps so many operations in flight until the time is over, then waits for the last.
+/// Keeps this many operations in flight until the time is over, then waits for the last.
 pub(crate) async fn closed<F>(
     slice: Duration,
     in_flight: usize,
@@ -46,12 +46,12 @@ where
     }
 }
 
-/// How many operations a rate has in a time.
+/// Returns how many operations a rate yields in a time.
 pub(crate) fn count(slice: Duration, per_second: u32) -> u64 {
     (slice.as_secs_f64() * f64::from(per_second)).max(1.0) as u64
 }
 
-/// Begins so many operations at a rate; each is told when it was due.
+/// Starts `count` operations at a rate; each gets the time when it was due.
 pub(crate) async fn open<F>(
     count: u64,
     per_second: u32,
@@ -81,10 +81,10 @@ where
     Ok(Load { time: begun.elapsed(), times })
 }
 
-/// Ticks at a rate, as exactly as the kernel's timers are, which tokio's are not.
+/// Ticks at a rate, as precisely as the kernel's timers, unlike tokio's.
 #[derive(Debug)]
 struct Pace {
-    /// A timer, read as a pipe is.
+    /// A timer, read like a pipe.
     timer: Receiver,
     next: Instant,
     interval: Duration,
@@ -102,7 +102,7 @@ impl Pace {
         Ok(Self { timer: Receiver::from_owned_fd_unchecked(timer)?, next, interval })
     }
 
-    /// Waits for the next tick; the times of all that have come.
+    /// Waits for the next tick. Returns the times of all that are due.
     async fn due(&mut self) -> anyhow::Result<Vec<Instant>> {
         let mut count = [0; 8];
         loop {

@@ -1,5 +1,5 @@
-//! xs beside what users would pick instead: the same work, on the same machine, in one run, system
-//! by system in turn. It measures and writes results; it judges nothing.
+//! Compares xs with what users would pick instead: the same work, on the same machine, in one run,
+//! one system after the other. It measures and writes results; it judges nothing.
 
 #![forbid(unsafe_code)]
 
@@ -67,7 +67,7 @@ struct Args {
     only: Vec<String>,
 }
 
-/// A comparison under way.
+/// A comparison in progress.
 struct Comparison {
     tokio: Runtime,
     dir: PathBuf,
@@ -85,7 +85,7 @@ struct Comparison {
     missing: Vec<String>,
 }
 
-/// Which groups of rows and which systems are wanted: all, where none is named.
+/// Which groups of rows and which systems are wanted: all if none is named.
 #[derive(Debug, Default)]
 struct Only {
     groups: Vec<String>,
@@ -115,7 +115,7 @@ impl Only {
         self.groups.is_empty() || self.groups.iter().any(|one| one == name)
     }
 
-    /// Whether there are rows of what waits for the disk.
+    /// Whether there are rows that wait for the disk.
     fn is_durable(&self) -> bool {
         let mut durable = Group::ALL.iter().filter(|(_, group)| group.promise() == Promise::Power);
         self.group(HANDLER) || durable.any(|(name, _)| self.group(name))
@@ -131,7 +131,7 @@ fn main() -> anyhow::Result<()> {
     let only = Only::parse(&args.only)?;
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
-    // What is told to mean nothing may mean nothing anywhere.
+    // A quick run prints meaningless figures anyway, so any directory will do.
     if !args.quick && only.is_durable() {
         scratch::check_durable(&dir)?;
     }
@@ -218,7 +218,7 @@ impl Comparison {
         }
     }
 
-    /// All groups, repetition by repetition and in each of them system by system.
+    /// Runs all groups: for each repetition, one system after the other.
     fn groups(&mut self) -> anyhow::Result<()> {
         for (name, group) in Group::ALL {
             if !self.only.group(name) {
@@ -249,7 +249,7 @@ impl Comparison {
         Ok(tempfile::Builder::new().prefix("xs-compare.").tempdir_in(&self.dir)?)
     }
 
-    /// A directory for a server, after what was written before is on the disk.
+    /// Creates a directory for a server, once everything written before is on the disk.
     fn setup(&self, program: PathBuf, promise: Promise) -> anyhow::Result<(TempDir, Setup)> {
         rustix::fs::sync();
         let scratch = self.scratch()?;
@@ -285,7 +285,7 @@ impl Comparison {
                     let rate = self.tokio.block_on(handler::xs(&setup, messages));
                     self.handled(row, Xs::NAME, rep, rate)?;
                 }
-                // It keeps neither state nor position, which is less than is promised.
+                // It keeps neither state nor position, which is less than this promise requires.
                 if let (Some(program), Promise::Process) = (self.cross_stream.clone(), promise) {
                     let (_scratch, setup) = self.setup(program, promise)?;
                     let messages = messages.min(CrossStream::MESSAGES_MAX);

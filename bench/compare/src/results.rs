@@ -1,4 +1,4 @@
-//! What a run leaves behind: a page with environment, settings, limits and tables, and plots.
+//! The output of a run: a page with environment, settings, limits and tables, and plots.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,7 +20,7 @@ pub(crate) struct Version {
     pub(crate) settings: fn(Promise) -> &'static str,
 }
 
-/// All of a run.
+/// All results of a run.
 pub(crate) struct Results<'a> {
     pub(crate) facts: Vec<(&'static str, String)>,
     pub(crate) versions: Vec<Version>,
@@ -56,7 +56,7 @@ position.";
 const _: () = assert!(CrossStream::MESSAGES_MAX == 10_000, "the page says so");
 
 impl Results<'_> {
-    /// Writes them to a directory.
+    /// Writes the results to a directory.
     pub(crate) fn write(&self, dir: &Path) -> anyhow::Result<()> {
         fs::write(dir.join("README.md"), self.page())?;
         let names: Vec<_> = self.versions.iter().map(|version| version.name).collect();
@@ -73,7 +73,7 @@ impl Results<'_> {
         self.samples.iter().any(|sample| sample.row == row.key)
     }
 
-    /// Whether what was measured is of a store with fewer messages than others have.
+    /// Whether a system was measured on a store with fewer messages than the others.
     fn smaller(&self, row: &Row, system: &str) -> bool {
         of(self.samples, row.key, system).any(|figures| figures.messages.is_some())
     }
@@ -129,7 +129,7 @@ impl Results<'_> {
         }
     }
 
-    /// How many times as good as the best of the servers xs is.
+    /// Returns how many times as good as the best other server xs is.
     fn ratio(&self, row: &Row) -> Option<f64> {
         let ours = self.spread(row, Xs::NAME)?.median;
         let rivals = self.versions.iter().map(|version| version.name);
@@ -143,7 +143,7 @@ impl Results<'_> {
         }
     }
 
-    /// Which part of what the machine could do xs does.
+    /// Returns how much of the machine's limit xs reaches.
     fn part(&self, row: &Row) -> Option<f64> {
         let (ours, limit) = (self.spread(row, Xs::NAME)?.median, row.limit?(&self.limits));
         Some(if row.more_is_better() { ours / limit } else { limit / ours })

@@ -1,5 +1,5 @@
 //! The rows of the comparison: what each measures, what its acknowledgements promise, and which
-//! limit of the machine it is held against.
+//! limit of the machine it is compared with.
 
 use crate::limits::Limits;
 use crate::system::Promise;
@@ -7,9 +7,9 @@ use crate::system::Promise;
 /// Which figure of a row is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Figure {
-    /// So many of something in a second: more is better.
+    /// A number per second: more is better.
     Rate(&'static str),
-    /// The median latency in microseconds: less is better. Others stand in the table of latencies.
+    /// The median latency in microseconds: less is better. The table of latencies has the others.
     Latency,
     /// An amount: less is better.
     Amount(&'static str),
@@ -22,7 +22,7 @@ pub(crate) struct Row {
     pub(crate) title: &'static str,
     pub(crate) promise: Promise,
     pub(crate) figure: Figure,
-    /// The same figure if nothing but the machine had to be waited for, where that can be told.
+    /// The same figure if only the machine had to be waited for, where that is known.
     pub(crate) limit: Option<fn(&Limits) -> f64>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) const ROWS: &[Row] = &[
         Some(Limits::trip),
     ),
     row("fan-out", "append at 20/s to each of 100 subscribers", Process, Figure::Latency, None),
-    // Many deliveries go in one write, so it is bytes that count.
+    // Many deliveries share a write, so bytes are the limit.
     row("fan-out-rate", "deliveries to 100 subscribers", Process, RATE, Some(|l| l.socket(256))),
     row("put-1", "put blobs of 1 MiB", Process, BYTES, Some(Limits::put)),
     row("get-1", "get blobs of 1 MiB", Process, BYTES, Some(Limits::get)),

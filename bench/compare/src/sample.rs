@@ -1,4 +1,4 @@
-//! What was measured of a row: one sample a system and repetition, and medians over them.
+//! What was measured for a row: one sample per system and repetition, and medians over them.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use xs_bench::report::per_second;
 
 use crate::load::Load;
 
-/// Which part of all latencies does not exceed what is told, and its name.
+/// The quantiles of latencies that are reported, and their names.
 pub(crate) const SHARES: [(&str, f64); 4] =
     [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
 /// The figures of a sample.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
-    /// What the row compares.
+    /// The figure that the row compares.
     pub(crate) value: f64,
     /// Latencies in microseconds, by [`SHARES`].
     pub(crate) latencies: Option<[f64; 4]>,
-    /// Microseconds on a processor for each message.
+    /// Microseconds on a processor per message.
     pub(crate) client_us: Option<f64>,
     pub(crate) server_us: Option<f64>,
-    /// Messages of the store, where they make a difference and others have more.
+    /// Number of messages in the store, where that matters and other systems have more.
     pub(crate) messages: Option<u64>,
 }
 
@@ -44,29 +44,29 @@ pub(crate) struct Spread {
 }
 
 impl Figures {
-    /// A figure alone.
+    /// Figures with only a value.
     pub(crate) fn of(value: f64) -> Self {
         Self { value, ..Self::default() }
     }
 
-    /// How many a second, each operation having so many, and the latencies of operations.
+    /// The rate, where each operation counts as `each`, and the latencies of operations.
     pub(crate) fn rate(load: &Load, each: f64) -> Self {
         let value = per_second(load.times.count(), load.time) * each;
         Self { value, ..Self::latency(&load.times) }
     }
 
-    /// Latencies.
+    /// Latencies; the value is the median.
     pub(crate) fn latency(times: &Histogram) -> Self {
         let us = SHARES.map(|(_, share)| times.micros(share));
         Self { value: us[0], latencies: Some(us), ..Self::default() }
     }
 
-    /// Says that the store has fewer messages than others have, if so.
+    /// Notes that the store has fewer messages than those of others, if so.
     pub(crate) fn of_store(self, messages: Option<u64>) -> Self {
         Self { messages, ..self }
     }
 
-    /// Adds the time that so many messages took on processors.
+    /// Adds the processor time per message, given the time that `count` messages took.
     pub(crate) fn cpu(mut self, client: Duration, server: Option<Duration>, count: u64) -> Self {
         let each = |time: Duration| time.as_nanos() as f64 / 1e3 / count.max(1) as f64;
         self.client_us = Some(each(client));
@@ -76,7 +76,7 @@ impl Figures {
 }
 
 impl Sample {
-    /// A line for a file.
+    /// Returns the sample as a line of JSON.
     pub(crate) fn json(&self, unit: &str) -> Value {
         let mut line = Map::new();
         let mut add = |name: &str, value: Value| line.insert(name.to_owned(), value);
@@ -103,7 +103,7 @@ impl Sample {
     }
 }
 
-/// Median and range of values; `None` when there are none.
+/// Returns median and range of values; `None` when there are none.
 pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -116,7 +116,7 @@ pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     Some(Spread { median, low, high })
 }
 
-/// The samples of a row on a system.
+/// Returns the samples of a row on a system.
 pub(crate) fn of<'a>(
     samples: &'a [Sample],
     row: &'a str,

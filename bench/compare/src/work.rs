@@ -1,4 +1,4 @@
-//! The work: groups of rows, each done on a server of its own that is started for it.
+//! The work: groups of rows, each measured on a server that is started for it.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use crate::load::{closed, count, open};
 use crate::sample::{Figures, Sample};
 use crate::system::{Feed, Link, Promise, Setup, System, TOPICS};
 
-/// How much of everything.
+/// The amounts of work.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amounts {
     /// How long a row is measured.
@@ -52,7 +52,7 @@ impl Group {
         ("blob", Self::Blob),
     ];
 
-    /// What acknowledgements in it promise.
+    /// What the acknowledgements promise.
     pub(crate) const fn promise(self) -> Promise {
         match self {
             Self::Durable => Promise::Power,
@@ -65,7 +65,7 @@ impl Group {
 const BATCH: usize = 64;
 const BATCHES: usize = 8;
 const SUBSCRIBERS: usize = 100;
-/// The topic that is read alone.
+/// The topic that is read on its own.
 const TOPIC: u64 = 7;
 const MIB: u64 = 1 << 20;
 
@@ -79,11 +79,11 @@ pub(crate) struct Run<'a, S: System> {
     bodies: RefCell<Bodies>,
     samples: &'a mut Vec<Sample>,
     rep: usize,
-    /// Messages of the store that is read, if they are fewer than those of others.
+    /// Number of messages in the store that is read, if it is smaller than those of other systems.
     fewer: Option<u64>,
 }
 
-/// Does a group of rows on one system.
+/// Runs a group of rows on one system.
 pub(crate) async fn group<S: System>(
     group: Group,
     setup: &Setup,
@@ -114,7 +114,7 @@ pub(crate) async fn group<S: System>(
     }
 }
 
-/// Time on a processor that server and client took.
+/// Processor time of server and client.
 struct Meter {
     pid: Option<u32>,
     server: Times,
@@ -244,7 +244,7 @@ impl<S: System> Run<'_, S> {
                 self.sample(row, figures.of_store(self.fewer));
             }
         }
-        // What a server says of its work is not part of a store.
+        // The server's own log is not part of the store.
         let said = fs::metadata(self.setup.log()).map_or(0, |data| data.blocks() * 512);
         let disk = allocated(&self.setup.dir)? - said;
         self.sample("disk", Figures::of(disk as f64 / stored as f64));
@@ -271,7 +271,7 @@ impl<S: System> Run<'_, S> {
         Ok(())
     }
 
-    /// Appends beside readers; how many.
+    /// Appends while readers read. Returns the number of appends.
     async fn mixed(&mut self) -> anyhow::Result<u64> {
         let links = [self.system.link().await?, self.system.link().await?];
         let seen = Cell::new(0);
@@ -358,7 +358,7 @@ impl<S: System> Run<'_, S> {
         self.blob(["put-100", "get-100"], 100 * MIB, |done, _| done < large).await
     }
 
-    /// Puts blobs of so many bytes, then gets them, one at a time, while it is said to go on.
+    /// Puts blobs of `len` bytes, then gets them, one at a time, as long as `go_on` says.
     async fn blob(
         &mut self,
         rows: [&'static str; 2],
@@ -385,7 +385,7 @@ impl<S: System> Run<'_, S> {
         }
         let get = meter.cpu(Figures::latency(&times[1]), times[1].count());
         for (row, figures) in rows.into_iter().zip([put, get]) {
-            // The median: what makes blobs is not part of it.
+            // The rate at the median, which excludes the making of blobs.
             let value = len as f64 / figures.value;
             self.sample(row, Figures { value, ..figures });
         }
@@ -399,7 +399,7 @@ async fn read_on(link: &impl Link, seen: &Cell<u64>) -> anyhow::Result<Infallibl
     }
 }
 
-/// Takes so many messages from each feed; how old they were when they came.
+/// Takes `count` messages from each feed. Returns how old they were on arrival.
 async fn received<F: Feed>(
     feeds: &mut [F],
     count: u64,
@@ -420,7 +420,7 @@ async fn received<F: Feed>(
     }))
 }
 
-/// Bytes that the files of a directory take on the disk.
+/// Returns the bytes that the files of a directory take on the disk.
 fn allocated(dir: &Path) -> anyhow::Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir)? {

@@ -80,7 +80,7 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
     }
     let key = Key { kind: Kind::Command, name: name.clone() };
     let runs = lifecycle.get(&key).is_some_and(|slots| {
-        // Without a place it runs once there is one.
+        // A command that waits for a place runs once there is one.
         slots.wants_to_run() && (!slots.is_down() || slots.waits().is_some())
     });
     if runs {
@@ -100,7 +100,7 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
 fn kept(active: &Frame) -> Ttl {
     let meta: Value = serde_json::from_slice(active.meta()).unwrap_or_default();
     let ttl = meta["calls_ttl"].as_str().and_then(|text| Ttl::parse(text).ok());
-    // With another ttl a call could go before its turn.
+    // With any other ttl, a call could be removed before its turn.
     ttl.filter(|ttl| matches!(ttl, Ttl::TimeMs(_))).unwrap_or_default()
 }
 
@@ -243,8 +243,8 @@ impl Drop for CallFeed {
         let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
         let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());
         self.core.submit(Batch::from(cancel), move |result| {
-            // If there is no space for it, a listening Host is told by an ephemeral frame. Not
-            // directly here: this callback runs while batches are being answered.
+            // If there is no space for it, an ephemeral frame still reaches a listening Host. Not
+            // appended here: this callback runs while batches are being answered.
             if let (Err(_), Ok(runtime)) = (result, runtime) {
                 runtime.spawn(async move {
                     core.submit(Batch::from(brief), |_| ());

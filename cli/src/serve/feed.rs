@@ -85,7 +85,7 @@ fn gap(error: &ReadError, before: u64, behind: u64) -> Result<Pulled, Refusal> {
             // far it extends, and everything above the read's position has been delivered.
             let until = corruption.until.unwrap_or_else(|| from.saturating_add(1));
             let to = if behind > before { behind } else { until.min(before) };
-            // The damaged record may be no frame, between two whole ones.
+            // The damaged record may not be a frame, so that none is missing.
             Ok(if from < to { Pulled::Gap { from, to } } else { Pulled::More })
         }
         other => Err(refuse::read(other)),

@@ -18,8 +18,8 @@ pub(super) enum Put {
     Blob,
 }
 
-/// What found too little of something and has not been stored since: 0, or 1 more than the place of
-/// what was missing in [`SHORTAGES`].
+/// For each kind of data, what was missing when it was last refused: 0 if it has been stored since,
+/// otherwise 1 plus the index in [`SHORTAGES`].
 #[derive(Debug, Default)]
 pub(crate) struct Fullness {
     dir: PathBuf,
@@ -39,11 +39,11 @@ impl Fullness {
         Self { dir, ..Self::default() }
     }
 
-    /// Records that data was stored, or refused for lack of what `refused` says.
+    /// Records that data was stored, or was refused because of a shortage.
     pub(super) fn note(&self, put: Put, refused: Option<Shortage>) {
         let noted = self.noted(put);
         let now = refused.map_or(0, number);
-        // Stored batches are many: it is written when it changes.
+        // Batches are frequent, so this is written only when it changes.
         if noted.load(Ordering::Relaxed) == now {
             return;
         }
@@ -60,12 +60,13 @@ impl Fullness {
         }
     }
 
-    /// What the store has too little of, if anything.
+    /// What the store is short of, if anything.
     pub(super) fn shortage(&self) -> Option<Shortage> {
         self.shortage_with(free(&self.dir))
     }
 
-    /// The same with so many free bytes. Nobody may have put anything since there is room again.
+    /// The same, given the number of free bytes. With enough of them, forgets the shortage: nothing
+    /// may have been stored since there is space again.
     fn shortage_with(&self, free: Option<u64>) -> Option<Shortage> {
         if self.is_noted() && free.is_some_and(|free| free >= ROOM_BYTES) {
             self.note(Put::Batch, None);

@@ -1,5 +1,5 @@
-//! Decides who runs the modules of a store: the server itself, a remote Host, or nobody. Never two,
-//! or generators would run twice.
+//! Decides who runs the modules of a store: the server itself, a remote Host, or neither. Never two
+//! at once, or generators would run twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use xs_engine::Topic;
 use xs_protocol::{Code, Detail, HostClaim, Refusal, Wake};
 
-/// When a reconnecting Host may retry: its old connection has ended by then, unless that takes all
-/// the time it is given.
+/// When a reconnecting Host may retry: its old connection has ended by then, unless it takes all
+/// the time that it has for that.
 const AGAIN_MS: u32 = 1_000;
 
 /// Called when a Host arrives, with its first connection, and when its last one has ended: its
@@ -53,9 +53,8 @@ impl Hosts {
 
     /// Admits a connection of a Host, until the returned value is dropped.
     ///
-    /// # Errors
     /// [`Refusal`] when another Host runs the modules, or the same one over an older connection,
-    /// which is then told to end.
+    /// which is then made to end.
     pub(super) fn come(
         self: &Arc<Self>,
         claim: HostClaim,

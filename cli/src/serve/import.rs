@@ -24,8 +24,8 @@ struct Plan {
 }
 
 /// The imports in progress. Queued frames are not in the store yet, so an import of the same frames
-/// waits until they are. Later imports queue up behind it: they would store newer ids and offsets
-/// before it. A waiting import counts as in progress on its connection, which bounds their number.
+/// waits until they are. Later imports wait after it: they would store newer ids and offsets before
+/// it. A waiting import counts as in progress on its connection, which bounds their number.
 #[derive(Default)]
 pub(super) struct Imports(Mutex<UnderWay>);
 

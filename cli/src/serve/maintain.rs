@@ -73,7 +73,7 @@ impl Turn {
     }
 }
 
-/// Tells the log what was asked for and what came of it, each number by itself.
+/// Logs the requested work and its result, each number as a field of its own.
 fn log(request: &MaintainRequest, done: &Value) {
     let n = |key: &str| done[key].as_u64();
     let said = "worked on the store's files";

@@ -133,7 +133,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Says what opening the store did, when it had not been closed in order.
+/// Logs what opening the store did, unless it had been closed cleanly.
 fn log_recovery(report: &RecoveryReport) {
     if report.clean {
         return;
@@ -153,7 +153,8 @@ fn log_recovery(report: &RecoveryReport) {
     }
 }
 
-/// Opens the store, once who has it for a moment is done: a subcommand that needs no server.
+/// Opens the store. Waits a moment for a process that has it open, which may be a subcommand that
+/// needs no server.
 async fn open(dir: &Path, options: StoreOptions) -> anyhow::Result<Result<Store, OpenError>> {
     let (until, mut waits) = (Instant::now() + HELD_FOR_MAX, false);
     loop {

@@ -62,8 +62,8 @@ pub(super) fn in_range(
     Ok(offsets)
 }
 
-/// Collects pages, each of which is told how many items are still useful; `None` when there are
-/// more than `max`.
+/// Collects pages. `page` gets the number of items that are still useful. Returns `None` when there
+/// are more than `max`.
 fn gather<T>(
     max: u64,
     page: impl Fn(Option<&Topic>, u64) -> Page<T>,

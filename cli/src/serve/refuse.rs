@@ -66,8 +66,8 @@ pub(super) fn append(error: &AppendError) -> Refusal {
     }
 }
 
-/// The refusal of a batch that puts a cursor above the head, its own frames counted in: a reader
-/// that began there would wait in silence, and miss what comes until the log is as long.
+/// The refusal of a batch that sets a cursor above the head, to which its own frames count: a
+/// reader that began there would wait in silence, and miss frames until the log was as long.
 pub(super) fn cursor_ahead(batch: &Batch, head: u64) -> Option<Refusal> {
     let stored = batch.frames.iter().filter(|frame| frame.ttl != Ttl::Ephemeral).count();
     let most = head.saturating_add(stored as u64);

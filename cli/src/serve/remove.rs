@@ -16,9 +16,9 @@ pub(super) struct Removes(Vec<Asked>);
 /// A requested removal.
 #[derive(Debug, Clone, Copy, Default)]
 struct Asked {
-    /// What the store is to remove; `None` where there is no frame.
+    /// The frame to remove; `None` if there is none.
     id: Option<FrameId>,
-    /// There was a frame, which is gone for readers already.
+    /// There was a frame, but readers no longer see it.
     is_gone: bool,
 }
 
@@ -52,10 +52,10 @@ impl Removes {
         appended
     }
 
-    /// Also counts frames that are gone for readers already, as removed: their bytes are to go too.
-    /// So whoever repeats a removal that was cut off has it finished, and the same answer. What a
-    /// compaction took before was there if its offset is below the head, unless only some topics
-    /// are allowed; of an id it cannot be told.
+    /// Also counts as removed the frames that readers no longer see, because their bytes must go
+    /// too: repeating a removal that was cut off finishes it and gives the same answer. A frame
+    /// that compaction has dropped is known by an offset below the head, unless only some topics
+    /// are allowed. An id tells nothing.
     fn with_gone(
         &mut self,
         store: &Store,
@@ -75,7 +75,8 @@ impl Removes {
             };
             match (stored, within) {
                 (Some(frame), _) if within.is_none_or(|of| of.matches(frame.topic())) => {
-                    // Another frame may have had its id before an import, and is not meant.
+                    // Since an import, a visible frame may have the same id; it is not the one
+                    // meant.
                     let id = frame.id();
                     if store.get(id).map_err(failed)?.is_none() {
                         *asked = Asked { id: asked.id.or(Some(id)), is_gone: true };
@@ -147,7 +148,7 @@ pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refus
     let (mut batch, mut removes) = resolve(store, batch)?;
     removes.with_gone(store, &asked, within.as_ref())?;
     batch.removes = removes.ids();
-    // Where something is gone, the journal may still have bytes of it.
+    // The journal may still have bytes of frames that are gone.
     if !removes.has_gone()
         && let Some(nothing) = removes.nothing_to_do(store, &batch)
     {
@@ -194,11 +195,11 @@ mod tests {
         let done = now(&store, request(asked.clone())).unwrap();
         assert_eq!(done.removed, [Removed, Removed, Removed, Absent]);
         assert_eq!([0, 1, 2, 3].map(is_stored), [false, false, false, true]);
-        // Of an id nothing is left that would tell it from one that never was.
+        // The id of a frame that was compacted away looks like one that never existed.
         let done = now(&store, request(asked)).unwrap();
         assert_eq!(done.removed, [Removed, Removed, Absent, Absent]);
         assert_eq!(store.head(), 5);
-        // Whoever does not ask for the bytes is told what there is to see.
+        // Without a request to remove the bytes, only visible frames count.
         let (batch, removes) = resolve(&store, request(vec![Bound::Offset(0)])).unwrap();
         assert_eq!(removes.nothing_to_do(&store, &batch).unwrap().removed, [Absent]);
     }

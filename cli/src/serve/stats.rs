@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 use xs_engine::{CountBytes, Health, Histogram, ScrubStats, Shortage, StoreStats};
 
-/// The text of the part of STATS that is the store's. `shortage`: what something was refused for
-/// the want of.
+/// The store's part of STATS, as JSON. `shortage`: what the store is short of, if anything.
 pub(super) fn text(stats: &StoreStats, shortage: Option<Shortage>) -> String {
     let StoreStats { info, files, frames, commit, scrub, space, .. } = stats;
     let count = |of: &CountBytes| json!({ "count": of.count, "bytes": of.bytes });

@@ -19,7 +19,7 @@ use super::{descriptors, refuse};
 /// When a refused upload may be retried, in milliseconds.
 const COME_AGAIN_MS: u32 = 1000;
 
-/// Shared by an upload and whatever may have to end it.
+/// Shared by an upload and the code that may have to end it.
 type Writer = Arc<Mutex<Option<BlobWriter>>>;
 
 /// The long uploads of a server.

@@ -16,10 +16,10 @@ const BODY_HELD_MAX: u64 = BODY_IN_LINE_MAX;
 /// Maximum number of frames with lost bodies that are named individually.
 const NAMED_MAX: u64 = 20;
 
-/// Why there is no body to print, of a store that answers: damage took it.
+/// Why a body cannot be printed although the store answers: it is lost or damaged.
 struct Missing {
     why: anyhow::Error,
-    /// Bytes of it that are printed all the same, of a body that is too long to be held.
+    /// Bytes printed before the damage was met, of a body too long to be held.
     printed: u64,
 }
 
@@ -29,7 +29,7 @@ impl From<Missing> for anyhow::Error {
     }
 }
 
-/// The error of a body of which so many bytes are printed.
+/// The error for a body of which `printed` bytes are already printed.
 fn cut_off(why: anyhow::Error, printed: u64) -> anyhow::Error {
     match printed {
         0 => why,
@@ -51,7 +51,7 @@ pub(super) async fn print(
     }
 }
 
-/// The same of one of many frames: a body that is lost is told of, and ends nothing.
+/// [`print`] for one of many frames: a lost body is reported and does not end the read.
 pub(super) async fn print_among(
     client: &Client,
     frame: &Frame,
@@ -92,7 +92,7 @@ async fn attempt(
             Err(missing) => return Ok(Err(missing)),
         },
         None if wanted.only => {}
-        // One frame with too long a body must not end what goes on for ever. Its hash is there.
+        // A body that is too long must not end a read that may be endless. The frame has its hash.
         Some(hash) if wanted.with_frame() && frame.body_len() > BODY_HELD_MAX => {
             notice(&too_long(frame, &hash));
             out.frame(frame, None)?;
@@ -118,14 +118,14 @@ pub(super) async fn copy(client: &Client, hash: &BlobHash, out: &mut Output) -> 
     }
 }
 
-/// A body of which a part is printed: over another connection, the rest follows.
+/// A partly printed body; the rest follows over another connection.
 struct Begun {
     of: FrameId,
     printed: u64,
 }
 
-/// Prints the body of a frame. One that can be held is printed when all of it was found to be
-/// right; in the middle of another, damage may be met.
+/// Prints the body of a frame. A body that can be held is verified before any of it is printed;
+/// damage may be met in the middle of a longer one.
 async fn pour(
     mut blob: BlobStream,
     of: FrameId,
@@ -211,17 +211,17 @@ pub(super) fn is_damage(error: &ClientError) -> bool {
 #[derive(Default)]
 pub(super) struct Lost {
     count: u64,
-    /// The body of which a part is printed.
+    /// The partly printed body.
     begun: Option<Begun>,
 }
 
 impl Lost {
-    /// How many.
+    /// The number of these frames.
     pub(super) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Tells of one of which a part is printed. A reader has to know of each.
+    /// Reports a partly printed body. Never suppressed: a reader must know of each.
     fn note_cut_off(&mut self, frame: &Frame, printed: u64) {
         self.count += 1;
         notice(&format!(
@@ -232,7 +232,7 @@ impl Lost {
         ));
     }
 
-    /// Tells of one.
+    /// Reports a frame without its body.
     pub(super) fn note(&mut self, frame: &Frame) {
         self.count += 1;
         if self.count <= NAMED_MAX {
@@ -279,10 +279,10 @@ async fn open(
     }
 }
 
-/// The error of bytes that damage took.
+/// The [`Missing`] for a damaged body.
 ///
 /// # Errors
-/// It is another, and the store cannot be asked.
+/// The error is a different one: the store could not answer.
 fn missing(error: ClientError, printed: u64) -> anyhow::Result<Missing> {
     let is_damage = is_damage(&error);
     let why = explain(error);

@@ -109,8 +109,8 @@ async fn answers(client: &Client, call: CallArgs, out: &mut Output) -> anyhow::R
     Ok(Exit::Ok)
 }
 
-/// Whether something waits on standard input although the call was given nothing. It is read where
-/// that is said alone: a script's may never end, and a loop's holds the next lines of the loop.
+/// Whether standard input may hold data that the call ignores. It is read only for `-`: that of a
+/// script may never end, and that of a loop holds the lines of its next rounds.
 struct Unread(bool);
 
 impl Unread {
@@ -118,7 +118,7 @@ impl Unread {
         Self(call.words.is_empty() && call.args.is_none() && !io::stdin().is_terminal())
     }
 
-    /// Says so once, when there is something by now.
+    /// Reports that once, as soon as there is data.
     fn tell(&mut self, name: &Topic) {
         if self.0 && ioctl_fionread(io::stdin()).is_ok_and(|bytes| bytes > 0) {
             self.0 = false;
@@ -127,7 +127,7 @@ impl Unread {
     }
 }
 
-/// Why a call was refused, with the command that was most likely meant by the name of none.
+/// Why a call was refused; for an unknown command, with the name that was most likely meant.
 async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::Error {
     let is_unknown = error.code() == Some(Code::UnknownCommand);
     let told = explain(error);

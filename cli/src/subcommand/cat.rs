@@ -22,7 +22,7 @@ use crate::output::{Output, notice, reader_gone};
 
 /// How long to look for the topic that was meant.
 const LOOK_FOR_LIKELY: Duration = Duration::from_millis(500);
-/// Bytes of a body of which a person is shown the beginning.
+/// Maximum bytes of a body whose beginning is shown to a person.
 const PREVIEW_BYTES: u32 = 4 * 1024;
 
 pub(super) async fn run(
@@ -73,7 +73,7 @@ pub(super) async fn run(
     // The first error is the cause of the second.
     let ended = ended.and_then(|exit| saved.map(|()| exit));
     ended.map(|exit| match all_or_failed(exit, reader.unread + reader.lost.count()) {
-        // Nothing was printed, and not because nothing is there.
+        // The filter threw on every frame, so that nothing was printed means nothing.
         Exit::Ok if reader.filter.always_threw() => Exit::Failed,
         exit => exit,
     })
@@ -103,7 +103,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Begins, or goes on over another connection.
+    /// Begins to read, or continues over another connection.
     async fn go(
         &mut self,
         wanted: &ReadOptions,
@@ -197,7 +197,7 @@ impl Reader<'_> {
                     let reached = match &last {
                         Ok(Some(last)) => last.offset().map(|offset| offset + 1),
                         Ok(None) => events.position(),
-                        // Of those before it, all were printed.
+                        // All frames before this point were printed.
                         Err(_) => self.link.point.map(|point| point.offset),
                     };
                     if let (Some(position), Some(reached)) = (&mut *position, reached) {
@@ -242,7 +242,7 @@ impl Reader<'_> {
 
     async fn print(&mut self, delivered: &Delivered, out: &mut Output) -> anyhow::Result<()> {
         let Delivered { frame, body } = delivered;
-        // It may have come for the filter alone.
+        // The body may have been delivered for the filter only.
         match body.as_ref().filter(|_| self.wanted.wanted() || out.is_person()) {
             Some(body) if self.wanted.only => {
                 if out.body_begin(body)? {
@@ -259,7 +259,7 @@ impl Reader<'_> {
     }
 }
 
-/// What to say of a place that nothing was stored at yet.
+/// The notice for a start at which nothing is stored yet.
 fn beyond(start: Start, head: u64) -> Option<String> {
     let (is_beyond, which) = match start {
         Start::From(Bound::Offset(offset)) => (offset > head, format!("from {offset} on")),
@@ -276,11 +276,11 @@ async fn tell_of_none(client: &Client, topics: &TopicPatterns) {
     notice(&format!("no matching frames in {topics}{hint}"));
 }
 
-/// The topic that was most likely meant by one that is not there.
+/// The topic that was most likely meant by one that does not exist.
 async fn likely(client: &Client, topics: &TopicPatterns) -> Option<String> {
     let typed = topics.to_string();
     let typed = Topic::parse(&typed).ok()?;
-    // It is a favour, and not to be waited for where there are a million.
+    // A mere courtesy, not worth a wait where there are a million topics.
     let all = tokio::time::timeout(LOOK_FOR_LIKELY, client.topics(&TopicPatterns::all()));
     let all = all.await.ok()?.ok()?;
     let mut names = all.iter().map(|one| one.topic.as_str());
@@ -290,7 +290,7 @@ async fn likely(client: &Client, topics: &TopicPatterns) -> Option<String> {
     nearest(typed.as_str(), &mut names).map(str::to_owned)
 }
 
-/// Ends when the position has to be saved; never when there is none or it did not move.
+/// Resolves when the position is due to be saved; never if there is none or it has not moved.
 async fn save_is_due(position: Option<&Position>) {
     match position.and_then(Position::due) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -298,7 +298,7 @@ async fn save_is_due(position: Option<&Position>) {
     }
 }
 
-/// Tells of frames that a reader goes without; how many of them cannot be read.
+/// Reports frames that a reader misses; returns how many of them cannot be read.
 pub(super) fn passed_over(gap: Gap) -> u64 {
     notice(&describe(gap));
     match gap {

@@ -144,14 +144,15 @@ async fn server(address: &Address) -> Check {
     }
 }
 
-/// What an error says, and of which address.
+/// The text of an error, which names the address.
 fn told(address: &Address, error: ClientError) -> String {
     let (text, address) = (explain(error).to_string(), address.to_string());
     if text.contains(&address) { text } else { format!("{address}: {text}") }
 }
 
-/// Whether the store takes appends, and events of the present. It is asked as every subcommand asks
-/// it, and opened for that where no server has it; nothing when there is no store yet.
+/// Checks whether the store takes appends, and whether its newest event is ahead of the clock.
+/// Connects as every subcommand does, which opens a store that is not served. Returns nothing when
+/// there is no store yet.
 async fn store(address: &Address) -> Vec<Check> {
     let name = "store";
     let dir = match address {

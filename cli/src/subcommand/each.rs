@@ -104,16 +104,16 @@ struct Runner<'a> {
     each: &'a EachArgs,
     stop: &'a CancellationToken,
     filter: Filter,
-    /// What is read; `None` until it is known where to begin.
+    /// The read; `None` until it is known where to begin.
     options: Option<ReadOptions>,
-    /// How many more, when they are counted here.
+    /// How many more frames to handle, when they are counted here.
     left: Option<u64>,
     /// Frames that cannot be read.
     unread: u64,
 }
 
 impl Runner<'_> {
-    /// Begins, or goes on over another connection: where the cursor is, if there is one.
+    /// Begins, or continues over another connection, from the cursor if there is one.
     async fn go(&mut self, position: &mut Option<Position>) -> anyhow::Result<Exit> {
         let Some(options) = self.options.clone() else {
             let options = self.begin(position).await?;
@@ -124,7 +124,7 @@ impl Runner<'_> {
             let before = position.reached();
             position.go_on(&self.link.client).await?;
             if position.reached() > before {
-                // One was parked, and the answer lost.
+                // A frame was parked, and the answer was lost.
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             if let (Some(point), Some(reached)) = (&mut self.link.point, position.reached()) {
@@ -134,7 +134,7 @@ impl Runner<'_> {
         self.read(&options, position).await
     }
 
-    /// Finds out where to begin.
+    /// Determines where to begin.
     async fn begin(&mut self, position: &mut Option<Position>) -> anyhow::Result<ReadOptions> {
         let each = self.each;
         let wanted = ReadOptions {
@@ -205,7 +205,8 @@ impl Runner<'_> {
         self.end(position).await
     }
 
-    /// Handles those that are wanted; false when it is to stop before all were.
+    /// Handles the frames that pass the filter; returns false when it must stop before all are
+    /// handled.
     async fn handle_all(
         &mut self,
         frames: Vec<Delivered>,
@@ -224,7 +225,8 @@ impl Runner<'_> {
             let handled = self.handle(delivered, position).await;
             let is_done = match &handled {
                 Ok(is_done) => *is_done,
-                // The command has done its work, and only to say so has failed.
+                // If the position is past the frame, the command did its work and only recording
+                // that failed.
                 Err(_) => {
                     let reached = position.as_ref().and_then(Position::reached);
                     offset.is_some() && reached > offset
@@ -241,7 +243,8 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// What is parked is among all topics, and is nothing to run the command for.
+    /// Whether a frame is on the parking topic. That is among all topics, but the command is not
+    /// run for its frames.
     fn is_parked(&self, one: &Delivered) -> bool {
         self.each.park.as_ref().is_some_and(|park| one.frame.topic() == park.as_str())
     }
@@ -302,7 +305,7 @@ impl Runner<'_> {
     }
 
     /// Whether a failure is not the frame's fault: Ctrl-C and service managers signal the command
-    /// too, and its end may be seen here first.
+    /// too, and this process may see it end before it sees its own signal.
     async fn is_none_of(&self, failure: &Failure) -> bool {
         let lag = match failure {
             Failure::Exited(status) if status.code().is_none_or(|code| code > 128) => LAG_OF_SIGNAL,

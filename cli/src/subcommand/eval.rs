@@ -25,7 +25,7 @@ use crate::variables;
 
 /// Number of history lines kept.
 const HISTORY_LINES: usize = 1_000;
-/// The history file, beside the user's default store.
+/// The history file, next to the user's default store.
 const HISTORY_FILE: &str = "eval-history";
 
 /// The script to run.

@@ -44,7 +44,7 @@ impl Filter {
         self.threw > 0 && self.threw == self.asked
     }
 
-    /// Maximum bytes of bodies to be delivered with their frames for it.
+    /// Maximum bytes of bodies to be delivered with their frames for the filter.
     pub(super) fn bodies_up_to(&self) -> u32 {
         let reads = self.test.as_ref().is_some_and(Test::reads_bodies);
         if reads { BODY_WITH_FRAME_MAX } else { 0 }
@@ -130,11 +130,11 @@ impl Filter {
         while let Some(event) = events.next().await {
             let frames = match event.map_err(explain)? {
                 SubEvent::Frames { frames, .. } => frames,
-                // Those that were not looked at may match.
+                // Frames that were not looked at may match.
                 SubEvent::Dropped { refusal, .. } => {
                     return Err(Resume::Waits.dropped(refusal, 0));
                 }
-                // The way forward tells of what cannot be read.
+                // The forward read reports what cannot be read.
                 SubEvent::Gap(_) | SubEvent::CaughtUp { .. } | SubEvent::Pulse => continue,
             };
             let verdicts = self.judge(client, &frames).await?;

@@ -63,7 +63,7 @@ pub(super) async fn run(
         Ok(Ended::At(wrong)) => {
             let before = match sender.stored {
                 0 => "nothing is stored".to_owned(),
-                // The rest of its batch waits for the line.
+                // The other lines of its batch are not stored until the line is corrected.
                 stored if sender.key.is_some() => {
                     format!(
                         "{stored} lines are stored; when that line is mended, the same command \
@@ -120,7 +120,7 @@ async fn feed(
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(wrong) => {
-                    // Those before it cannot be read again.
+                    // The lines before it cannot be read again.
                     sender.send(lines.take_begun()).await?;
                     return Ok(Ended::At(wrong));
                 }
@@ -161,7 +161,7 @@ async fn next_piece(
         tokio::select! {
             piece = pieces.receiver.recv() => break piece,
             settled = sender.settle_one(), if !sender.waiting.is_empty() => settled?,
-            // The input may be silent for hours.
+            // The server may go away while the input is silent, for hours perhaps.
             gone = while_served(client, pending::<anyhow::Result<()>>()) => gone?,
             () = stop.cancelled(), if !is_stopped => {}
         }
@@ -169,7 +169,7 @@ async fn next_piece(
     match piece.transpose() {
         Ok(piece) => Ok(piece),
         Err(error) => {
-            // Those before it cannot be read again.
+            // The lines before it cannot be read again.
             sender.send(lines.take_begun()).await?;
             Err(error).context("cannot read the input")
         }
@@ -251,12 +251,12 @@ struct Lines {
     searched: usize,
     batch: Batch,
     batch_bytes: usize,
-    /// Batches end at the same lines whenever the lines come.
+    /// Whether batches end at the same lines however the input arrives.
     is_keyed: bool,
     count: u64,
 }
 
-/// Frames, and the line of the first.
+/// Frames, and the line number of the first.
 #[derive(Default)]
 struct Batch {
     frames: Vec<NewFrame>,
@@ -350,13 +350,13 @@ impl Lines {
         self.batch.frames.len() >= BATCH_LINES_MAX || self.batch_bytes >= BATCH_BYTES
     }
 
-    /// What there is of a batch.
+    /// Takes what there is of a batch.
     fn take_batch(&mut self) -> Batch {
         self.batch_bytes = 0;
         std::mem::take(&mut self.batch)
     }
 
-    /// What there is of a batch that may end at any line.
+    /// Takes what there is of a batch, if it may end at any line.
     fn take_begun(&mut self) -> Batch {
         if self.is_keyed { Batch::default() } else { self.take_batch() }
     }
@@ -368,7 +368,7 @@ struct Sender<'a> {
     key: Option<IdempotencyKey>,
     waiting: VecDeque<(u64, Reply<Appended>)>,
     stored: u64,
-    /// Lines of which nobody knows, as the connection was lost before the answer.
+    /// Lines whose outcome is unknown, because the connection was lost before the answer.
     unknown: u64,
     first: Option<FrameId>,
     last: Option<FrameId>,
@@ -377,7 +377,7 @@ struct Sender<'a> {
 impl<'a> Sender<'a> {
     fn new(client: &'a Client, key: Option<IdempotencyKey>) -> anyhow::Result<Self> {
         if let Some(key) = &key {
-            // That of the last line there could be.
+            // The key of the last possible line, which is the longest.
             key_of(key, u64::MAX).map_err(|error| {
                 ExitError::new(Exit::Usage, format!("--key with the number of a line: {error}"))
             })?;
@@ -398,7 +398,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// How many of the lines that were read are stored.
+    /// Says how many of the lines read are stored.
     fn told(&self, read: u64) -> String {
         let Self { stored, unknown, .. } = self;
         match unknown {
@@ -409,11 +409,11 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// How the rest gets stored too, after an error or a stop.
+    /// Advice for getting the rest stored, after an error or a stop.
     fn advice(&self, error: Option<&anyhow::Error>) -> &'static str {
         match (&self.key, error.map(exit::of)) {
             (None, _) => "",
-            // The same again would be refused again.
+            // The same lines would be refused again.
             (Some(_), Some(Exit::Condition)) => {
                 "; the key was used with other lines: give those again, or another key"
             }
@@ -421,7 +421,7 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Waits until at most `left` batches are not acknowledged.
+    /// Waits until at most `left` batches are unacknowledged.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
             self.settle_one().await?;

@@ -1,5 +1,5 @@
-//! The connection of a reader that outlives its server: with `--reconnect` it is made again, to the
-//! same store, however long that takes.
+//! The connection of a reader that may outlive its server: with `--reconnect` it is made anew, to
+//! the same store, however long that takes.
 
 use std::time::Duration;
 
@@ -15,24 +15,23 @@ use crate::connect::{Session, WAIT_FIRST, explain, when_it_answers};
 use crate::exit::{self, Exit, ExitError};
 use crate::output::notice;
 
-/// A reader's connection, and where it goes on over it.
+/// A reader's connection, and where to continue over it.
 pub(super) struct Link {
     pub(super) client: Client,
-    /// When the server goes away it is waited for.
+    /// Whether to wait for the server when it goes away.
     pub(super) waits: bool,
-    /// Where to go on; `None` while the start of the read says so.
+    /// Where to continue; `None` while that is still the start of the read.
     pub(super) point: Option<ResumePoint>,
     cursor: Option<CursorName>,
-    /// The point is that of the cursor, and nothing was read since.
+    /// The point is that of the cursor, and nothing has been read since.
     is_of_cursor: bool,
     /// The offset of the next frame when the reader was started.
     head: u64,
-    /// The wait before the next attempt. A server that answers and then refuses is not asked
-    /// without a pause.
+    /// The wait before the next attempt, which also follows when a server answers and then refuses.
     wait: Duration,
 }
 
-/// What a reader asks for, with what it found out before.
+/// What a reader requests, with what was determined for it.
 pub(super) struct Begun {
     pub(super) options: ReadOptions,
     /// How many more frames are wanted, when the reader counts them.
@@ -41,7 +40,7 @@ pub(super) struct Begun {
 }
 
 impl Link {
-    /// Of a reader that is started now.
+    /// The link of a reader that starts now.
     pub(super) fn new(client: &Client, waits: bool) -> Self {
         let head = client.server().head;
         Self {
@@ -55,8 +54,8 @@ impl Link {
         }
     }
 
-    /// Finds out where a read begins, and what has to be known of it to go on over another
-    /// connection. That changes nothing until all is found: after an error it may be done again.
+    /// Determines where a read begins, and what is needed to continue it over another connection.
+    /// Changes nothing until all of that is known, so it may be repeated after an error.
     pub(super) async fn begin(
         &mut self,
         wanted: &ReadOptions,
@@ -68,8 +67,8 @@ impl Link {
             Some(name) => Some(Position::open(&self.client, name).await?),
             None => None,
         };
-        // An offset of the cursor holds in the epoch in which it was set: where frames that it
-        // counts as read are lost, it is refused.
+        // The cursor's offset holds in the epoch in which it was set: if frames that it counts as
+        // read are lost, the server refuses it.
         let point = position.as_ref().and_then(Position::point);
         if let Some(point) = &point {
             options.start = Start::From(Bound::Offset(point.offset));
@@ -91,8 +90,8 @@ impl Link {
         Ok(Begun { options, left, position })
     }
 
-    /// Turns a start that each request would count anew into an offset: what was appended since the
-    /// reader was started is wanted, however many connections that takes.
+    /// Turns a start that each request would count anew into an offset: all that was appended since
+    /// the reader started is wanted, however many connections that takes.
     async fn fix_start(
         &self,
         options: &mut ReadOptions,
@@ -111,14 +110,14 @@ impl Link {
         Ok(())
     }
 
-    /// Where something came of the stream, the server is well.
+    /// Resets the wait after an event of the stream, which shows that the server is well.
     pub(super) fn heard(&mut self, event: Option<&Result<SubEvent, ClientError>>) {
         if event.is_some_and(|event| !matches!(event, Err(_) | Ok(SubEvent::Dropped { .. }))) {
             self.wait = WAIT_FIRST;
         }
     }
 
-    /// All before an offset was seen.
+    /// Records that all frames before an offset were seen.
     pub(super) fn reach(&mut self, offset: Option<u64>) {
         if let Some(offset) = offset {
             self.point = Some(self.client.server().resume().point(offset));
@@ -126,7 +125,7 @@ impl Link {
         }
     }
 
-    /// Subscribes there.
+    /// Subscribes from the current point.
     pub(super) async fn subscribe(
         &self,
         options: &ReadOptions,
@@ -145,7 +144,7 @@ impl Link {
         })
     }
 
-    /// What to say where the store does not have what was read of it.
+    /// The message when the store no longer has what was read from it.
     fn ahead(&self, refusal: &Refusal) -> String {
         let from = refusal.details.iter().find_map(|detail| match detail {
             Detail::Offset(offset) => Some(*offset),
@@ -169,11 +168,11 @@ impl Link {
     }
 }
 
-/// Waits for the server behind a connection that ended: another one to the same store, or `None`
-/// when `stop` came first.
+/// Waits for the server after its connection ended. Returns a new connection to the same store, or
+/// `None` when `stop` came first.
 ///
 /// # Errors
-/// What no waiting mends.
+/// An error that waiting cannot fix.
 pub(super) async fn back(
     session: &Session,
     link: &mut Link,

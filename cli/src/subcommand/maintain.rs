@@ -195,7 +195,7 @@ pub(super) async fn repair(args: &RepairArgs, addr: Option<Address>) -> anyhow::
         ]],
     )?;
     out.flush()?;
-    // They are saved, and what verify says of them would be so for ever.
+    // They are saved without their bodies, which verify would report forever.
     let without_body = report.lost.iter().find(|lost| lost.blob.is_some() && lost.offset.is_some());
     if let Some(offset) = without_body.and_then(|lost| lost.offset) {
         let into = into.display();

@@ -172,8 +172,8 @@ where
             }
         };
         tokio::select! {
-            // Polled first: a signal that ends the commands of `each` arrives here too, and is
-            // their reason.
+            // Polled first: a signal that ends the commands of `each` also arrives here, and is the
+            // reason for their end.
             biased;
             () = stopped => {
                 stop.cancel();

@@ -17,7 +17,7 @@ pub(super) struct Plan {
     pub(super) limit: Option<Duration>,
     /// Whether Ctrl-C is handled by the subcommand itself.
     pub(super) ignores_interrupt: bool,
-    /// Whether it waits for a server, instead of opening a store that nobody serves.
+    /// Whether it waits for a server instead of opening a store that is not served.
     pub(super) awaits_server: bool,
     /// Whether it must save a position, store lines it has read, or tell what it did, before it
     /// ends.

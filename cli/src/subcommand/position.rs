@@ -22,7 +22,7 @@ pub(super) enum Resume {
     From(&'static str),
     /// Not at all: it reads backwards.
     Never,
-    /// By itself, when the server is back.
+    /// Automatically, when the server is back.
     Waits,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Position {
     /// The cursor as it was found, in the epoch in which it was set.
     found: Option<ResumePoint>,
     reached: Option<u64>,
-    /// What a save said that was not answered yet.
+    /// The offset of the last save that was sent; it may not be answered.
     asked: Option<u64>,
     due: Instant,
 }
@@ -105,8 +105,8 @@ impl Position {
         })
     }
 
-    /// Goes on over another connection. A save whose answer was lost with the last one may have
-    /// been done.
+    /// Continues over another connection. A save whose answer was lost with the previous one may
+    /// have been made.
     pub(super) async fn go_on(&mut self, client: &Client) -> anyhow::Result<()> {
         self.client = client.clone();
         let cursor = client.cursor_get(&self.name).await.map_err(explain)?;
@@ -120,7 +120,7 @@ impl Position {
                 self.reached = self.reached.max(self.saved);
                 Ok(())
             }
-            // A change makes it higher.
+            // Changes only raise the revision.
             _ if revision < self.revision => {
                 let name = &self.name;
                 let text = format!(
@@ -138,12 +138,12 @@ impl Position {
         self.found
     }
 
-    /// The first frame that was not handled, also when that is not saved yet.
+    /// The first frame that was not handled, even if that is not saved yet.
     pub(super) const fn reached(&self) -> Option<u64> {
         self.reached
     }
 
-    /// What is behind this was not handled after all.
+    /// Moves back: frames from `to` on were not handled after all.
     pub(super) const fn retreat(&mut self, to: Option<u64>) {
         self.reached = to;
     }
@@ -158,7 +158,7 @@ impl Position {
         (self.reached != self.saved).then_some(self.due)
     }
 
-    /// The change that saves the position, for a batch that has more in it.
+    /// The change that saves the position, for a batch with other changes.
     pub(super) fn change(&mut self) -> Option<CursorChange> {
         let offset = self.reached.filter(|_| self.reached != self.saved)?;
         self.asked = Some(offset);

@@ -34,7 +34,7 @@ pub(super) async fn ping(ping: &PingArgs, addr: Option<Address>) -> anyhow::Resu
     let begun = Instant::now();
     let give_up = ping.wait.map(|wait| begun + wait);
     let (client, took) = loop {
-        // A server that does not answer at all is not waited for any longer either.
+        // Also bounds the wait for a server that does not answer at all.
         let left = give_up
             .map_or(ANSWER_MAX, |at| at.saturating_duration_since(Instant::now()).max(ANSWER_MIN));
         let Ok(answered) = tokio::time::timeout(left, answer(&address)).await else {

@@ -33,17 +33,17 @@ use crate::json::{self, BODY_IN_LINE_MAX};
 use crate::output::{Output, counted, notice};
 use crate::progress;
 
-/// Bodies of an export that are made durable together, and bytes of lines that wait for them.
+/// Bodies of an export that are made durable together, and bytes of lines waiting for them.
 const BODIES_MAX: usize = 4096;
 const LINES_BYTES: usize = 4 * 1024 * 1024;
-/// Frames of one import, and bytes of bodies with them.
+/// Frames of one import, and bytes of the bodies sent with them.
 const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum number of unanswered imports.
 const BATCHES_MAX: usize = 4;
-/// Frames that are removed together: what a batch takes.
+/// Frames that are removed together: as many as fit in a batch.
 const REMOVED_AT_ONCE: usize = BATCH_RECORDS_MAX;
-/// Frames that were refused of which each is named.
+/// Maximum number of refused frames that are named individually.
 const NAMED_MAX: u64 = 20;
 
 pub(super) async fn export(
@@ -122,12 +122,12 @@ async fn write(
             }
             lines += &json::frame(frame, None);
             lines.push('\n');
-            // Files are written without a pause, and whoever stops it is not to wait for all.
+            // Writing files never pauses, and a stop must not wait for all of them.
             tokio::task::yield_now().await;
         }
         if batch.is_none() || kept.len() >= BODIES_MAX || lines.len() >= LINES_BYTES {
             kept.finish().context("the bodies")?;
-            // Whoever goes on with this export behind a line has to know what is missing before it.
+            // An export that continues after a line must know what is missing before it.
             if std::mem::take(&mut is_new) {
                 dump.select(selection)?;
             }
@@ -242,12 +242,12 @@ pub(super) async fn import(
     match is_whole {
         Ok(true) => {}
         Ok(false) => {
-            // What was sent is answered.
+            // Everything that was sent is answered first.
             importer.settle(0).await.with_context(|| importer.so_far())?;
             notice(&importer.so_far());
             return Ok(Exit::Interrupted);
         }
-        // Nothing has come of it yet.
+        // Nothing has been imported yet.
         Err(error) if importer.new + importer.there == 0 => return Err(error),
         Err(error) => return Err(error).context(importer.so_far()),
     }
@@ -311,7 +311,7 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// What to say of an import that is not whole.
+    /// How far an import came that did not end well.
     fn so_far(&self) -> String {
         let Self { new, there, .. } = self;
         format!(
@@ -406,7 +406,7 @@ impl<'a> Importer<'a> {
     /// Waits until at most `left` imports are unanswered.
     async fn settle(&mut self, left: usize) -> anyhow::Result<()> {
         while self.waiting.len() > left {
-            // It stays there until its answer comes: whoever stops it waits for that too.
+            // The reply stays in the queue until it arrives, so that a stop waits for it too.
             let Some((_, reply)) = self.waiting.front_mut() else { break };
             let answer = reply.await;
             let Some((numbers, _)) = self.waiting.pop_front() else { break };
@@ -425,7 +425,7 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// What to say of a line whose body is nowhere.
+/// The message for a line whose body is not found.
 fn no_body(path: &Path) -> String {
     format!(
         "its body is neither in the line nor in {}: xs cat prints bodies with --with-body, up to \
@@ -484,8 +484,8 @@ pub(super) async fn remove(
     Ok(if removed < count { Exit::NotFound } else { Exit::Ok })
 }
 
-/// The places without duplicates: those that name, by offset or by id, an event that an earlier one
-/// names.
+/// The places without duplicates: those that name, by offset or by id, the same event as an earlier
+/// one.
 async fn once(client: &Client, places: Vec<Bound>) -> anyhow::Result<Vec<Bound>> {
     let is_mixed = places.iter().any(|place| matches!(place, Bound::Id(_)));
     let (mut offsets, mut ids) = (HashSet::new(), HashSet::new());

@@ -51,7 +51,7 @@ fn a_store_path_may_exceed_the_socket_path_limit() {
     assert!(!absolute.join("xs.sock").exists());
 }
 
-/// What needs TLS is refused before anything is opened or made.
+/// What needs TLS is refused before anything is opened or created.
 #[test]
 fn other_machines_are_out_of_reach() {
     let place = Sandbox::new();

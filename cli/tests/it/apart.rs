@@ -1,5 +1,5 @@
-//! Modules with a process of their own: they run as any other, what breaks them breaks nothing else,
-//! and the kernel keeps them from what they need not have.
+//! Modules with a process of their own: they run like any other, a crash of one affects no other,
+//! and the kernel keeps them from what they were not granted.
 
 use std::fs;
 
@@ -27,7 +27,7 @@ fn process_of(server: &Server, name: &str) -> Option<u32> {
     })
 }
 
-/// Serves one module apart and one that is not.
+/// Serves two modules, one of them apart.
 fn served(more: &str) -> (Sandbox, Server) {
     let place = Sandbox::new();
     let open = place.write("open/file.txt", "open");
@@ -56,7 +56,7 @@ fn a_module_apart_is_kept_from_what_it_was_not_given() {
     let shown = place.ok(&["modules", "show", "peek"]).json();
     assert_eq!(shown[0]["process"], *active, "{}", shown[0]);
     let landlock = active["landlock"].as_str().unwrap();
-    // The definition asks for both files: only the kernel stands before this one.
+    // The definition asks for both files: only the kernel protects this one.
     let shut = place.xs(&["call", "peek", &path("shut/file.txt")]);
     if landlock.starts_with("on") || landlock.starts_with("in part") {
         assert_eq!(shut.code, 1, "{}", shut.text());
@@ -130,7 +130,7 @@ export default {
 };
 "#;
 
-/// What a program is given is what its module has: it runs, reads what may be read, and ends with it.
+/// A program may do what its module may: it runs, reads what may be read, and ends with its module.
 #[test]
 fn programs_of_a_module_apart_are_as_confined_as_it_is() {
     let place = Sandbox::new();
@@ -161,7 +161,7 @@ fn programs_of_a_module_apart_are_as_confined_as_it_is() {
         let text = format!("skipped: programs of a module apart: landlock {landlock}\n");
         std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
     }
-    // Other processes are out of its reach, its own are not.
+    // It cannot reach other processes, but its own.
     let server_pid = server.pid();
     if landlock.starts_with("on") {
         let other = runs(&format!("kill -TERM {server_pid}"), &[]);
@@ -171,7 +171,7 @@ fn programs_of_a_module_apart_are_as_confined_as_it_is() {
     assert_eq!(own["out"], "done\n", "{own}");
     let killed = runs("sleep 1000", &["kill:=true"]);
     assert_eq!(killed["signal"], "SIGTERM", "{killed}");
-    // What runs when the module is stopped ends with it.
+    // A program that is running when the module is stopped ends with it.
     let mut caller =
         place.command(&["call", "runs", "script=echo $$ > /dev/null; exec sleep 7461"]);
     let mut caller = caller.stderr(std::process::Stdio::null()).spawn().unwrap();
@@ -185,7 +185,8 @@ fn programs_of_a_module_apart_are_as_confined_as_it_is() {
     place.ok(&["modules", "stop", "runs"]);
     eventually(|| sleeps().is_none().then_some(()));
     caller.wait().unwrap();
-    // Without the line it is told what is missing, and starts nothing.
+    // Without the line in xs.toml the module is refused, with the missing permission, and starts
+    // nothing.
     place.write("modules/xs.toml", &config(""));
     let invalid = place.await_frames("xs.command.runs.invalid", 1)[0].clone();
     assert_eq!(invalid["meta"]["code"], "permission", "{invalid}");
@@ -220,7 +221,7 @@ fn process_isolation_is_switched_on_and_off_while_serving() {
     place.write("modules/xs.toml", "");
     place.await_frames("xs.generator.tick.active", 3);
     eventually(|| (server.children().len() == 1).then_some(()));
-    // Where a module runs makes no version of it.
+    // Moving a module to another process does not create a version of it.
     assert_eq!(place.frames("xs.generator.tick.create").len(), 1);
     place.write("modules/xs.toml", "[modules.tick]\nread = [\"/etc\"]\n");
     eventually(|| place.log().contains("need isolation").then_some(()));

@@ -1,4 +1,4 @@
-//! A way to a server on which it can be held in the middle of what it says.
+//! A relay to a server that can be held in the middle of an answer.
 
 use std::io::Read as _;
 use std::net::Shutdown;
@@ -8,16 +8,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::support::{PATIENCE, Sandbox};
 
-/// Stands before the server of a store. The first connection is held.
+/// Relays connections to the server of a store. The first connection is held.
 pub(crate) struct Between {
-    /// The address to go by.
+    /// The address to connect to.
     pub(crate) front: PathBuf,
     held: Receiver<()>,
     go: Sender<()>,
 }
 
 impl Between {
-    /// Holds the first connection when the server has said so many bytes on it.
+    /// Holds the first connection once the server has sent `held_after` bytes on it.
     pub(crate) fn new(place: &Sandbox, held_after: u64) -> Self {
         let front = place.path("front");
         std::fs::create_dir_all(&front).unwrap();
@@ -30,7 +30,7 @@ impl Between {
         let mut first = Some((is_held, let_go));
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                // Without a server, the client finds its connection closed.
+                // If there is no server, the client finds its connection closed.
                 if let (Ok(client), Ok(server)) = (client, UnixStream::connect(&store)) {
                     relay(client, server, held_after, first.take());
                 }
@@ -44,7 +44,7 @@ impl Between {
         self.held.recv_timeout(PATIENCE).unwrap();
     }
 
-    /// Hands on what was held, and all that follows.
+    /// Forwards what was held, and all that follows.
     pub(crate) fn let_go(&self) {
         self.go.send(()).unwrap();
     }

@@ -73,7 +73,8 @@ fn calls_are_kept_as_long_as_the_operator_says() {
     assert!(server.stop().success());
 }
 
-/// What waits there may be a loop's, or a script's that never ends: it is left, and not silently.
+/// The input may belong to a loop, or be that of a script that never ends: it is not read, and a
+/// notice says so.
 #[test]
 fn call_reads_standard_input_only_for_minus() {
     let (place, server) = served();
@@ -93,7 +94,7 @@ fn call_reads_standard_input_only_for_minus() {
         let is_left = input.stream_position().unwrap() == 0;
         assert_eq!(is_left, !args.contains(&"-"), "{args:?}");
     }
-    // Nothing waits in a pipe that somebody holds open.
+    // An open pipe with no data in it.
     let (read, _write) = io::pipe().unwrap();
     let mut command = place.command(&["call", "bytes"]);
     let run = Run::from(command.stdin(read).output().unwrap());
@@ -101,7 +102,7 @@ fn call_reads_standard_input_only_for_minus() {
     assert!(server.stop().success());
 }
 
-/// A call carries on the chain that led to it, so a loop of calls ends as any other.
+/// A call continues the chain that led to it, so a loop of calls ends like any other.
 #[test]
 fn a_loop_of_calls_is_cut() {
     let place = Sandbox::new();
@@ -128,7 +129,7 @@ fn a_loop_of_calls_is_cut() {
     assert!(server.stop().success());
 }
 
-/// What others make of a call is none of its results, and does not end it.
+/// Frames that other modules make from a call are not its results, and do not end it.
 #[test]
 fn a_handler_that_reads_calls_does_not_answer_them() {
     let place = Sandbox::new();
@@ -160,7 +161,7 @@ fn a_handler_that_reads_calls_does_not_answer_them() {
     assert!(server.stop().success());
 }
 
-/// What a command calls others with is none of its results either.
+/// Nor are the calls that the command itself makes.
 #[test]
 fn a_command_that_calls_another_answers_with_its_own_results() {
     let (place, server) = served();
@@ -189,7 +190,7 @@ fn a_command_that_calls_another_answers_with_its_own_results() {
 #[test]
 fn a_deadline_ends_a_call_with_its_own_exit_code() {
     let (place, server) = served();
-    // As near as the machine lets it be: the call has begun before.
+    // Repeated with longer timeouts on a slow machine, until the call begins in time.
     let has_begun = ["3s", "15s", "75s"].into_iter().any(|time| {
         let slow = place.xs(&["call", "slow", "--timeout", time]);
         assert_eq!(slow.code, 6, "{}", slow.err);
@@ -213,7 +214,7 @@ fn an_interrupted_call_is_cancelled() {
     assert!(server.stop().success());
 }
 
-/// Whoever gave it up does not want its effects any more, whenever it could begin.
+/// A caller that gave up does not want the effects of the call, whenever it could begin.
 #[test]
 fn a_call_cancelled_while_the_host_is_away_never_runs() {
     let (place, server) = served();
@@ -248,7 +249,7 @@ fn call_help_prints_the_arguments_of_a_command() {
     );
     assert_eq!(place.xs(&["call", "nothing", "--help"]).code, 3);
     assert!(server.stop().success());
-    // The log knows it without a server.
+    // The log has the description, so no server is needed.
     let told = place.ok(&["call", "echo", "--help"]).json().remove(0);
     assert_eq!(told["state"], "waiting for a server");
     let usage = place.ok(&["call", "--help"]).text();

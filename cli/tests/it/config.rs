@@ -1,4 +1,4 @@
-//! `xs serve --config`: what a file says, what is typed over it, and what is wrong with it.
+//! `xs serve --config`: what a file sets, what overrides it, and what is wrong with it.
 
 use std::process::Stdio;
 
@@ -17,7 +17,7 @@ fn paths_in_an_options_file_are_relative_to_it() {
     std::fs::create_dir(place.path("etc/s")).unwrap();
     let log = std::fs::File::create(place.path("log")).unwrap();
     let mut serve = place.command(&["serve", "--config", text(&file), "--sync", "interval:50ms"]);
-    // The store of the file counts more than that of the environment.
+    // The store in the file takes precedence over that of the environment.
     let serve = serve.current_dir("/").env("XS_ADDR", "/nowhere").stderr(log);
     let mut child = serve.stdout(Stdio::null()).spawn().unwrap();
     let ping = place.xs(&["ping", "--wait", "4m"]);
@@ -78,7 +78,7 @@ fn print_config_output_is_a_fixed_point() {
     assert!(!place.path("s").exists(), "printing makes no store");
 }
 
-/// However it is named: a server that is started from the printed file serves the same one.
+/// However the store is named, a server started from the printed file serves the same one.
 #[test]
 fn print_config_names_the_store() {
     let place = Sandbox::new();

@@ -1,5 +1,5 @@
 //! kill -9 of the Host, of the server and of both at random moments under load: each input has
-//! exactly one output, each call exactly one end, and nothing a generator has yielded is there twice.
+//! exactly one output, each call exactly one end, and no value of a generator is stored twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ export default generator({ async *run(ctx) {
 
 fn kill(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    // It may be gone already: a Host dies with its server.
+    // It may have ended already: a Host dies with its server.
     let _ = kill_process(pid, Signal::KILL);
 }
 
@@ -67,7 +67,7 @@ fn a_crash_of_either_process_doubles_and_loses_nothing() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let serve = || place.serve(&["--modules", "modules", "--sync", "none", "--log-level", "warn"]);
     let mut server = Some(serve());
-    // Calls from before a command was created are nobody's.
+    // Calls from before a command was created are never answered.
     place.await_frames("xs.command.echo.active", 1);
     let (mut inputs, mut calls) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..rounds {
@@ -85,7 +85,7 @@ fn a_crash_of_either_process_doubles_and_loses_nothing() {
     println!("counted: {rounds} crashes of Host, server or both under load");
 }
 
-/// Kills the Host, the server or both; the server, if it lives.
+/// Kills the Host, the server or both. Returns the server if it survives.
 fn crash(server: Server, what: u64, after: Duration) -> Option<Server> {
     std::thread::sleep(after);
     let children = server.children();
@@ -99,7 +99,7 @@ fn crash(server: Server, what: u64, after: Duration) -> Option<Server> {
     None
 }
 
-/// Appends inputs and calls for as long as the server lives; what was acknowledged.
+/// Appends inputs and calls until the server dies; returns the acknowledged ones.
 async fn load(place: &Sandbox) -> (Vec<FrameId>, Vec<FrameId>) {
     let (mut inputs, mut calls) = (Vec::new(), Vec::new());
     // The server may be killed before it has greeted.
@@ -133,7 +133,7 @@ async fn read(client: &Client, topics: &str) -> Vec<Frame> {
     all
 }
 
-/// Waits until everything is worked off, for as long as it goes on; every frame.
+/// Waits until all is handled, for as long as there is progress; returns every frame.
 async fn rest(place: &Sandbox, at_least: usize) -> Vec<Frame> {
     let client = connect(&place.store()).await;
     let (mut outputs, mut give_up) = (0, Instant::now() + PATIENCE);
@@ -154,7 +154,7 @@ async fn rest(place: &Sandbox, at_least: usize) -> Vec<Frame> {
         if now > outputs {
             (outputs, give_up) = (now, Instant::now() + PATIENCE);
         }
-        // Looking takes its time from what is looked at.
+        // Reading takes time from the work that is waited for.
         tokio::time::sleep(Duration::from_millis(50 + frames.len() as u64 / 50)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Many connections at a time: what each costs, and that none of them holds up the others.
+//! Many connections at a time: what each costs, and that none of them delays the others.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,7 @@ const BUSY: usize = 100;
 /// What a connection may cost the server while nothing happens on it.
 const IDLE_BYTES_MAX: u64 = 32 * 1024;
 
-/// Whether this process, and the server it starts, may have so many descriptors.
+/// Whether this process, and the server it starts, may have this many descriptors.
 fn may_open(count: usize, test: &str) -> bool {
     let limit = getrlimit(Resource::Nofile);
     let wanted = count as u64 + 500;
@@ -28,7 +28,7 @@ fn may_open(count: usize, test: &str) -> bool {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         let is_enough = limit.maximum.is_none_or(|maximum| maximum >= wanted);
         if !is_enough || setrlimit(Resource::Nofile, raised).is_err() {
-            // Not through the macros, whose output of a test that passes nobody sees.
+            // Not with the macros, whose output is hidden when a test passes.
             let text = format!("skipped: {test}: {wanted} descriptors are more than allowed\n");
             std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
             return false;
@@ -68,7 +68,7 @@ fn idle_connections_cost_little_and_do_not_slow_busy_ones() {
     let server = place.serve(&["--sync", "none"]);
     let store = place.store();
     let socket = store.join("xs.sock");
-    // The first ones make what stays: threads, buffers, arenas.
+    // The first connections create what stays: threads, buffers, arenas.
     drop((0..BUSY).map(|_| greet(&socket)).collect::<Vec<_>>());
     let before = server.rss_anon();
     let idle: Vec<UnixStream> = (0..IDLE).map(|_| greet(&socket)).collect();
@@ -89,7 +89,7 @@ fn idle_connections_cost_little_and_do_not_slow_busy_ones() {
         let stats = async || -> serde_json::Value {
             serde_json::from_str(&clients[0].stats().await.unwrap()).unwrap()
         };
-        // The first ones may be on their way out still.
+        // The first connections may still be closing.
         let others_are_gone = async {
             while stats().await["server"]["connections"] != IDLE + BUSY {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -97,7 +97,7 @@ fn idle_connections_cost_little_and_do_not_slow_busy_ones() {
         };
         tokio::time::timeout(PATIENCE, others_are_gone).await.expect("each is counted once");
         let stats = stats().await;
-        // The frames of the busy, and the one that says that the server started.
+        // The frames of the busy clients, and the one for the start of the server.
         assert_eq!(stats["store"]["head"], BUSY * 20 + 1);
     });
     drop(idle);
@@ -126,7 +126,7 @@ fn memory_is_bounded_by_received_bytes() {
     });
     let each = server.rss_anon().saturating_sub(before) / PEERS as u64;
     println!("24 MiB announced and 116 bytes sent: {each} bytes each");
-    // Address space is reserved for what comes next; pages are taken as it comes.
+    // Address space is reserved for the whole message; pages are used as it arrives.
     assert!(each < 2 * IDLE_BYTES_MAX, "{each} bytes for a message of which nothing came");
 }
 

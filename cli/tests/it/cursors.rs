@@ -1,4 +1,4 @@
-//! Readers that remember where they are: `cat --cursor`, `each`, and `cursor` that looks at them.
+//! Readers that remember their position: `cat --cursor`, `each`, and `cursor`, which shows it.
 
 use std::fs;
 use std::process::Stdio;
@@ -38,7 +38,7 @@ fn cat_resumes_from_its_cursor() {
     assert_eq!(bodies(&place.xs(&cat)), "d");
     place.ok(&["cursor", "set", "report", "1"]);
     assert_eq!(bodies(&place.xs(&cat)), "bcd");
-    // What a filter passed over counts as read too.
+    // Frames that a filter skips count as read too.
     place.ok(&["append", "other", "-n"]);
     assert_eq!(bodies(&place.xs(&cat)), "");
     assert_eq!(offset(&place, "report"), 5);
@@ -69,7 +69,7 @@ fn a_follower_that_is_interrupted_has_saved_what_it_printed() {
     assert_eq!(bodies(&place.xs(&["cat", "--cursor", "c", "-b", "t"])), "c");
 }
 
-/// Without a word it would wait until the log is as long, and begin in the middle of it.
+/// Without a message, it would wait in silence until the log was as long, and begin in the middle.
 #[test]
 fn a_cursor_that_lies_beyond_the_frames_is_told() {
     let place = Sandbox::new();
@@ -82,7 +82,7 @@ fn a_cursor_that_lies_beyond_the_frames_is_told() {
     drop(store);
     for served in [false, true] {
         let _server = served.then(|| place.serve(&[]));
-        // With -F, it is a server that is asked.
+        // -F requires a server.
         for command in [
             &["cat", "--cursor", "c", "t"][..],
             &["cat", "-f", "--cursor", "c", "t"],
@@ -107,7 +107,7 @@ fn two_readers_of_one_cursor_conflict() {
     let place = Sandbox::new();
     let _server = place.serve(&[]);
     lines(&place, "a\n");
-    // The command waits at a pipe until the test has moved the cursor.
+    // The command waits for a pipe until the test has moved the cursor.
     let script = "mkfifo gate && : > ready && cat gate";
     let mut each = place
         .command(&["each", "t", "--cursor", "c", "--", "sh", "-c", script])
@@ -184,7 +184,7 @@ fn parked_events_are_not_handled_again() {
     let refused = each(&["t."]);
     assert_eq!(refused.code, 2, "{}", refused.err);
     assert!(refused.err.contains("t.parked is one of the topics"), "{}", refused.err);
-    // Of all topics it is passed over.
+    // Among all topics, the parking topic is skipped.
     for _ in 0..2 {
         assert_eq!(each(&[]).code, 0);
         assert_eq!(place.frames("t.parked").len(), 2);

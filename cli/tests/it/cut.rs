@@ -1,5 +1,5 @@
 //! Connections that are reset in the middle of a message, at any byte of either direction: the
-//! server goes on and has back what they took, the client says that the connection is lost.
+//! server continues and frees what they used, and the client reports that the connection is lost.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -21,14 +21,15 @@ use xs_protocol::{
 use crate::client::{connect, frame, runtime};
 use crate::support::{PATIENCE, Sandbox, Server, eventually};
 
-/// Connections that are reset, half of them while they send, half while they are sent to.
+/// Connections that are reset, half of them while they send, half while they receive.
 const CUTS: u64 = 300;
-/// What is read: more than the buffers of sockets hold, so that the server is in the middle of it.
+/// Frames to read: more bytes than the buffers of sockets hold, so that the server is in the middle
+/// of sending.
 const FRAMES: u64 = 512;
 const BODY_BYTES: usize = 16 * 1024;
-/// Bytes of the append that never comes whole.
+/// Bytes of the append that never arrives in full.
 const CUT_BYTES: usize = 256 * 1024;
-/// What the server may have grown by: a fifth of the appends that are cut.
+/// Maximum growth of the server: a fifth of the appends that are cut.
 const GROWN_MAX: u64 = 4 << 20;
 
 /// Numbers that are the same in each run.
@@ -86,7 +87,7 @@ fn greeting() -> Gather {
     out
 }
 
-/// The same, and an append.
+/// The greeting, and an append.
 fn appending() -> Bytes {
     let mut out = greeting();
     request(&mut out, Op::Append, 3, 0);
@@ -100,19 +101,19 @@ fn appending() -> Bytes {
     out.take_all()
 }
 
-/// Whatever the socket still holds is lost, and the peer is told so.
+/// Closes a socket with a reset; what it still holds is lost.
 fn reset(stream: impl AsFd) {
     set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
 
-/// A connection that is reset after so many bytes that it sends.
+/// A connection that is reset once it has sent these bytes.
 fn cut_sending(at: SocketAddr, bytes: &[u8]) {
     let mut stream = TcpStream::connect(at).unwrap();
     stream.write_all(bytes).unwrap();
     reset(stream);
 }
 
-/// A connection that is reset after so many bytes that it is sent.
+/// A connection that is reset once it has received `count` bytes.
 fn cut_receiving(at: SocketAddr, greeting: &[u8], count: u64) {
     let mut stream = TcpStream::connect(at).unwrap();
     stream.write_all(greeting).unwrap();
@@ -121,7 +122,7 @@ fn cut_receiving(at: SocketAddr, greeting: &[u8], count: u64) {
     reset(stream);
 }
 
-/// Waits until nobody is connected but who asks.
+/// Waits until no client is connected except the one that asks.
 fn await_quiet(place: &Sandbox) {
     eventually(|| {
         let stats: Value = place.ok(&["stats"]).json().remove(0);
@@ -155,7 +156,7 @@ fn a_server_outlives_connections_that_are_reset() {
             }
         }
     };
-    // The first ones make what stays: threads, buffers, arenas.
+    // The first connections create what stays: threads, buffers, arenas.
     cut(CUTS / 2);
     await_quiet(&place);
     let (before, held) = (server.rss_anon(), sockets(&server));
@@ -170,7 +171,7 @@ fn a_server_outlives_connections_that_are_reset() {
     assert!(server.stop().success(), "{}", place.log());
 }
 
-/// Hands on what both say, and resets both after so many bytes of the server's.
+/// Relays both directions, and resets both sides after `count` bytes from the server.
 async fn relay(client: tokio::net::TcpStream, server: SocketAddr, count: u64) {
     let (mut client, mut server) = (client, tokio::net::TcpStream::connect(server).await.unwrap());
     {
@@ -186,7 +187,7 @@ async fn relay(client: tokio::net::TcpStream, server: SocketAddr, count: u64) {
     reset(&server);
 }
 
-/// Reads until the connection is lost; how many frames came, and why it ended.
+/// Reads until the connection is lost. Returns the number of frames, and why it ended.
 async fn read(at: SocketAddr) -> (u64, ClientError) {
     let client = match Client::connect(&Address::Tcp(at), ClientOptions::default()).await {
         Ok(client) => client,
@@ -228,7 +229,7 @@ fn a_client_distinguishes_a_reset_from_an_end() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let between = listener.local_addr().unwrap();
         for _ in 0..CUTS {
-            // Most of them early, where messages are short and of many kinds.
+            // Mostly early, where messages are short and of many kinds.
             let below = 1 << (4 + random.below(17));
             let count = random.below(below);
             let relayed = async {

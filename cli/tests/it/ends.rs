@@ -1,4 +1,4 @@
-//! Ends of servers and Hosts, in order and by kill -9: what reads goes on where it was, and is told
+//! Ends of servers and Hosts, orderly and by kill -9: readers continue where they were, and learn
 //! how.
 
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ fn tailing(path: &str) -> String {
     )
 }
 
-/// Where the generator goes on, if it has kept a place.
+/// Where the generator continues, if it has kept a position.
 fn place_of_tail(place: &Sandbox) -> Option<u64> {
     runtime().block_on(async {
         let client = connect(&place.store()).await;
@@ -35,7 +35,8 @@ fn place_of_tail(place: &Sandbox) -> Option<u64> {
     })
 }
 
-/// A stop may come at any moment; a crash repeats nothing once the place behind the lines is kept.
+/// A stop may come at any moment; a crash repeats nothing once the position after the lines is
+/// kept.
 #[test]
 fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
     let place = Sandbox::new();
@@ -53,12 +54,12 @@ fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
     for end in 0..2 * ENDS {
         let serving = place.serve(&["--modules", "modules", "--sync", "none"]);
         if end == 0 {
-            // It begins at the end of the file as it is then.
+            // It begins at the end of the file at that time.
             eventually(|| place_of_tail(&place));
         }
         let (lines, bytes) = write();
         if end % 2 == 0 {
-            // Some of them are being made events now.
+            // Some of them are being turned into events now.
             place.await_frames("lines.recv", (lines - LINES + 1) as usize);
             assert!(serving.stop().success(), "{}", place.log());
         } else {
@@ -75,7 +76,7 @@ fn each_line_of_a_tailed_file_is_an_event_once_over_stops_and_kills() {
     assert_eq!(place.frames("lines.recv").len() as u64, lines);
 }
 
-/// The command that is named goes on with the first event that was not printed.
+/// The command in the message continues with the first event that was not printed.
 #[test]
 fn a_reader_prints_how_to_resume_when_its_server_is_killed() {
     let place = Sandbox::new();

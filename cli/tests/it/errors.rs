@@ -1,5 +1,5 @@
-//! Every message that goes with an exit code, in one file to be read as a newcomer reads them:
-//! errors.txt. `XS_UPDATE_ERRORS=1` writes it anew; the difference is what is reviewed.
+//! Every message that accompanies an exit code, in one file to be read as a newcomer would:
+//! errors.txt. `XS_UPDATE_ERRORS=1` rewrites it; the difference is reviewed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -129,7 +129,7 @@ const SERVED: &[&[&str]] = &[
     &["gc"],
 ];
 
-/// What changes from run to run and from place to place.
+/// Replaces what changes from run to run and from place to place.
 fn normal(place: &Sandbox, text: &str) -> String {
     let text = text.replace(place.path("").to_str().unwrap().trim_end_matches('/'), "DIR");
     let mut out = String::new();

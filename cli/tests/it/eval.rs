@@ -119,7 +119,7 @@ fn eval_has_the_permissions_of_its_user() {
         let head = BufReader::new(&stream).lines().map(Result::unwrap);
         assert!(head.take_while(|line| !line.is_empty()).count() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
-        // Until the other side has had it.
+        // Until the other side has received it.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     place.write("hi.ts", &format!("export const hi = await (await fetch({url:?})).text();"));
@@ -171,7 +171,8 @@ fn a_prompt_remembers_what_was_typed() {
     assert!(open.code == 1 && open.err.contains("incomplete"), "{}", open.err);
 }
 
-/// The stack went down to the code that evaluates the line, and what was typed had its name in it.
+/// The stack reached down to the code that evaluates the line, and what was typed was named after
+/// that code.
 #[test]
 fn a_prompt_shows_no_lines_of_xs_in_a_stack() {
     let place = with_frames();
@@ -200,7 +201,7 @@ fn eval_fails_on_a_promise_that_cannot_settle() {
         let said = String::from_utf8_lossy(&ended.stderr);
         assert!(said.contains("nothing can settle"), "{said}");
     }
-    // What comes late is no such thing, nor is what is still being stored.
+    // A late value is no such error, nor is an append that is still in progress.
     let late = "await new Promise((done) => setTimeout(done, 200)); await ctx.append('late'); 1";
     assert_eq!(place.ok(&["eval", late]).text(), "1\n");
     let unawaited = "for (let n = 0; n < 300; n++) ctx.append('many', { meta: { n } }); 2";

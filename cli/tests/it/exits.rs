@@ -1,4 +1,4 @@
-//! Every exit code, and what is said with it.
+//! Every exit code, and the message that accompanies it.
 
 use std::fs::{self, File};
 use std::process::Stdio;

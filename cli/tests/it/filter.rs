@@ -71,7 +71,7 @@ fn an_invalid_expression_is_refused_before_reading() {
     assert_eq!((endless.code, endless.out.len()), (1, 0));
     assert!(endless.err.contains("CPU time"), "{}", endless.err);
     for promise in ["fetch('http://127.0.0.1:1')", "Promise.reject(new Error('no'))"] {
-        // It says nothing of any of them: a script must not take that for an answer.
+        // The expression says nothing about any frame: a script must not take that for an answer.
         for more in [&[][..], &["--last", "3"]] {
             let run = place.xs(&[&["cat", "--where", promise], more].concat());
             assert_eq!((run.code, run.out.len()), (1, 0), "{}", run.err);

@@ -1,5 +1,5 @@
 //! Followers that sleep: they miss nothing, and the server keeps nothing for them. One is a client
-//! that does not take what it is sent, one the binary itself, stopped by a signal.
+//! that does not read what it is sent, the other is the binary itself, stopped by a signal.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, Sandbox, signal, wait_within};
 
 const FRAMES: usize = 200_000;
 const BATCH: usize = 500;
-/// What the server's own memory may grow by, whatever a follower does not take.
+/// Maximum growth of the server's own memory, whatever a follower does not read.
 const GROWTH_MAX: u64 = 24 * 1024 * 1024;
 
 #[test]
@@ -28,7 +28,7 @@ fn sleeping_followers_get_everything_and_cost_nothing() {
             let frames = (first..first + BATCH).map(|n| frame("t", &json!({ "n": n }), &body));
             AppendRequest::frames(frames.collect())
         };
-        // The first batches make the buffers that stay.
+        // The first batches create the buffers that stay.
         for first in (0..20 * BATCH).step_by(BATCH) {
             append.append(&batch(first)).await.unwrap();
         }

@@ -2,7 +2,7 @@
 
 use crate::support::{Sandbox, masked};
 
-/// Runs the same subcommands against a served store and one that nobody serves.
+/// Runs the same subcommands against a store that is served and one that is not.
 fn both(test: impl Fn(&Sandbox)) {
     let place = Sandbox::new();
     test(&place);
@@ -12,7 +12,7 @@ fn both(test: impl Fn(&Sandbox)) {
     assert!(server.stop().success());
 }
 
-/// The output without the offsets, which differ by the frames of the server itself.
+/// The output without the offsets, which differ by the server's own frames.
 fn shown(place: &Sandbox, args: &[&str], input: &str) -> String {
     let run = place.xs_with(args, input.as_bytes());
     assert_eq!(run.code, 0, "xs {args:?}: {}", run.err);

@@ -1,11 +1,11 @@
-//! Handlers with much to do: what they make is stored whatever the store takes at once, and each
-//! call sees what the calls before it have made.
+//! Handlers with much to do: their output is stored however little the store takes at once, and
+//! each call sees the output of the calls before it.
 
 use serde_json::json;
 
 use crate::support::Sandbox;
 
-/// Makes more of a batch of inputs than one batch of the store may hold.
+/// Makes more frames from a batch of inputs than one batch of the store may hold.
 const SPREAD: &str = r#"
 import { handler } from "xs";
 export default handler({ topics: "in", start: "first", state: { n: 0 }, run(frame, ctx) {
@@ -41,7 +41,7 @@ fn a_handler_backlog_is_processed_in_batches_within_the_limits() {
     assert!(place.frames("xs.handler.spread.fin.error").is_empty());
 }
 
-/// Keeps the newest of a kind, and answers when it is asked to forget.
+/// Keeps the newest frame of a kind, and removes it on request.
 const FORGET: &str = r#"
 import { handler } from "xs";
 export default handler({
@@ -67,7 +67,7 @@ fn frames_are_removed_with_the_commit_that_says_so() {
     assert_eq!(place.await_frames("forget.out", 1)[0]["meta"]["forgot"], one);
     let left: Vec<_> = place.frames("notes").iter().map(|frame| frame["id"].clone()).collect();
     assert_eq!(left, [two]);
-    // A topic that it does not name: the whole commit is refused.
+    // The frame has a topic that the definition does not name: the whole commit is refused.
     append("forget", &json!({ "id": other }));
     let failed = place.await_frames("xs.handler.forget.fin.error", 1).remove(0);
     assert_eq!(failed["meta"]["code"], "store", "{failed}");

@@ -1,4 +1,4 @@
-//! `xs help`: pages on topics, beside clap's own on subcommands.
+//! `xs help`: pages on topics, along with clap's own on subcommands.
 
 use crate::support::Sandbox;
 
@@ -46,7 +46,7 @@ fn below(help: &str, heading: &str) -> Vec<String> {
     names.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
 }
 
-/// Every help text of the binary: it fits, shows an example, and names what holds by default.
+/// Every help text of the binary: it fits, shows an example, and names the defaults.
 fn walk(place: &Sandbox, path: &[&str], seen: &mut usize) {
     let help = place.ok(&[path, &["--help"]].concat()).text();
     *seen += 1;

@@ -1,4 +1,4 @@
-//! `xs host`: modules that run elsewhere than beside their server, over real sockets.
+//! `xs host`: modules that run apart from their server, over real sockets.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,11 +21,11 @@ const COPY: &str = "import { handler } from \"xs\";\nexport default handler({ to
 const TICK: &str = "import { generator } from \"xs\";\nexport default generator({ async *run(ctx) {\n\
     for await (const _ of ctx.every(\"50ms\")) yield { tick: true }; } });\n";
 
-/// A place with modules, and a server that runs none.
+/// A sandbox with modules, and a server that runs none.
 struct World {
     place: Sandbox,
     server: Option<Server>,
-    /// Where it listens beside its socket.
+    /// The TCP address it listens on.
     addr: String,
     token: String,
 }
@@ -44,7 +44,7 @@ impl World {
         Self { place, server, addr, token }
     }
 
-    /// Starts a Host over TCP whose messages go to a file of the name.
+    /// Starts a Host over TCP that logs to the file `log`.
     fn host(&self, log: &str) -> Host {
         self.host_at(log, &self.addr, Some(&self.token))
     }
@@ -57,7 +57,7 @@ impl World {
         Host::start(&mut command, self.place.path(log))
     }
 
-    /// Runs a Host that ends by itself.
+    /// Runs a Host that ends on its own.
     fn refused(&self, addr: &str, token: Option<&str>) -> Run {
         let mut command =
             self.place.command(&["host", "modules", "-a", addr, "--log-level", "off"]);
@@ -148,11 +148,11 @@ fn modules_run_over_tcp_with_a_token_that_they_do_not_have() {
     world.place.await_frames("copy.out", 1);
     assert_eq!(state(&world.place, "copy"), "active");
     assert_eq!(world.place.frames("xs.host.start").len(), 1);
-    // Another client with the token is no Host.
+    // Another client with the token is not a Host.
     let mut cat = world.place.command(&["cat", "-a", &world.addr, "in"]);
     let cat = Run::from(cat.env("XS_TOKEN", &world.token).output().unwrap());
     assert_eq!((cat.code, cat.json().len()), (0, 1), "{}", cat.err);
-    // Neither arguments nor variables of any process say the token, but for those it was given in.
+    // The token is in the arguments and variables only of the process that it was given to.
     let processes = host.processes();
     assert_eq!(processes.len(), 1);
     for (pid, file) in
@@ -209,7 +209,7 @@ fn modules_resume_when_the_server_comes_back() {
     let is_later = |frame: &Value| frame["id"].as_str() > came[1]["id"].as_str();
     eventually(|| world.place.frames("tick.recv").iter().any(is_later).then_some(()));
     assert_eq!(came[0]["meta"], came[1]["meta"], "one Host");
-    // Each change is said once, however often it was tried.
+    // Each change is logged once, however often it was tried.
     let log = host.log();
     assert!(log.matches("modules run").count() <= 2, "{log}");
     assert_eq!(host.stop().0, Some(0));
@@ -220,7 +220,7 @@ fn reconnect_waits_for_a_server_that_was_stopped() {
     let mut world = World::new(&[("handlers/copy.ts", COPY)]);
     let host = world.host("host.log");
     let serve = |world: &World| world.place.serve(&["--listen", &world.addr, "--sync", "none"]);
-    // On a busy machine a Host may once need longer than a server that stops has.
+    // On a busy machine, a Host may take longer to end than a stopping server waits.
     let in_time = (1..=3).any(|round| {
         world.place.await_frames("xs.handler.copy.active", round);
         let ends = world.place.frames("xs.host.end").len();
@@ -242,7 +242,7 @@ fn reconnect_waits_for_a_server_that_was_stopped() {
     assert_eq!(host.stop().0, Some(0));
 }
 
-/// A server that is started again knows from the log that somebody runs modules elsewhere.
+/// A restarted server knows from the log that modules run elsewhere.
 #[test]
 fn a_call_waits_for_the_host_over_a_restart_of_the_server() {
     let mut world = World::new(&[("commands/echo.ts", ECHO)]);
@@ -345,7 +345,8 @@ fn a_host_waits_for_its_server_and_can_be_stopped() {
     assert_eq!(host.stop().0, Some(0));
 }
 
-/// What the server holds a Host of one module to is tested with the protocol; here, that it is one.
+/// The protocol's tests cover the restrictions on a Host of one module; this one covers that it is
+/// such a Host.
 #[test]
 fn a_module_apart_has_a_process_and_a_connection_of_its_own() {
     let world = World::new(&[("commands/echo.ts", ECHO), ("handlers/copy.ts", COPY)]);
@@ -361,7 +362,7 @@ fn a_module_apart_has_a_process_and_a_connection_of_its_own() {
     assert_eq!(processes.len(), 2);
     assert!(processes.iter().any(|words| words.contains("--only\0echo\0")), "{processes:?}");
     assert_eq!(world.place.frames("xs.host.start").len(), 1, "it is one Host");
-    // It is killed; the other goes on, and it comes again.
+    // It is killed; the other continues, and it is restarted.
     let alone = host.processes().into_iter().find(|pid| words(pid).contains("--only")).unwrap();
     crate::support::signal_pid(alone, Signal::KILL);
     world.place.await_frames("xs.command.echo.active", 2);

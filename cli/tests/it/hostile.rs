@@ -1,5 +1,5 @@
-//! Modules that do their worst: the server and the other modules go on, and a lifecycle frame tells
-//! what happened, with file, line and column.
+//! Modules that do their worst: the server and the other modules continue, and a lifecycle frame
+//! says what happened, with file, line and column.
 
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ export default handler({ topics: "poke", run() {
   for (;;) kept.push({ of: kept.length });
 } });
 "#;
-    // Large pieces use the memory up long before the engine would look where it is by itself.
+    // Large objects use up the memory long before the engine would check it on its own.
     let large = source.replace("{ of: kept.length }", "new Array(10_000).fill(0)");
     for source in [source, &large] {
         with("handlers/hungry.ts", source, |place, _| {

@@ -1,5 +1,5 @@
-//! kill -9 of the server at random moments while clients append and a handler answers: what was
-//! acknowledged is there once and in order, and each input has exactly one output.
+//! kill -9 of the server at random moments while clients append and a handler answers: every
+//! acknowledged frame is stored once and in order, and each input has exactly one output.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::client::{connect, frame, runtime};
 use crate::support::{PATIENCE, Sandbox};
 
 const CLIENTS: u64 = 4;
-/// Frames one client has under way.
+/// Frames that one client has in flight.
 const IN_FLIGHT: usize = 4;
 const ROUNDS: u64 = 100;
 const ROUNDS_LONG: u64 = 1000;
@@ -43,7 +43,7 @@ impl Random {
 /// What has been seen in the log so far.
 #[derive(Default)]
 struct Seen {
-    /// The offset to read on from.
+    /// The offset to continue reading from.
     next: u64,
     /// The newest number of each client.
     newest: HashMap<u64, u64>,
@@ -72,7 +72,7 @@ fn nothing_acknowledged_is_lost_and_no_output_is_doubled() {
     let server = place.serve(&["--modules", "modules"]);
     runtime().block_on(async {
         let client = connect(&place.store()).await;
-        // For as long as it goes on.
+        // For as long as there is progress.
         let (mut outputs, mut give_up) = (0, Instant::now() + PATIENCE);
         loop {
             look(&client, &mut seen).await;
@@ -94,7 +94,8 @@ fn nothing_acknowledged_is_lost_and_no_output_is_doubled() {
     assert!(server.stop().success(), "{}", place.log());
 }
 
-/// Appends from several clients until the server is gone; what was acknowledged, by its offset.
+/// Appends from several clients until the server is dead. Returns the acknowledged frames, with
+/// their offsets.
 async fn append_until_killed(
     store: &Path,
     round: u64,
@@ -147,7 +148,7 @@ async fn append_on(
     acknowledged
 }
 
-/// Reads what is new in the log and checks the order within each client.
+/// Reads new frames of the log and checks the order within each client.
 async fn look(client: &Client, seen: &mut Seen) {
     let options = ReadOptions {
         topics: TopicPatterns::parse("in.*,count.out").unwrap(),

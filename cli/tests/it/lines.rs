@@ -1,5 +1,5 @@
-//! `append --lines` over a server that is killed: what is said of the lines that were under way,
-//! and the same command again, with a key.
+//! `append --lines` over a server that is killed: the report on the lines that were in flight, and
+//! the same command again, with a key.
 
 use std::io::Write as _;
 use std::process::{Child, ChildStdin, Stdio};
@@ -16,7 +16,7 @@ fn count(place: &Sandbox, topic: &str) -> u64 {
     topics.first().map_or(0, |topic| topic["count"].as_u64().unwrap())
 }
 
-/// The first of the numbers in a text, behind one another.
+/// The numbers in a text, in order.
 fn numbers(text: &str) -> Vec<u64> {
     let words = text.split(|c: char| !c.is_ascii_digit());
     words.filter(|word| !word.is_empty()).map(|word| word.parse().unwrap()).collect()
@@ -50,8 +50,8 @@ fn lines_in_flight_when_the_server_dies_are_reported() {
     assert!((stored..=most).contains(&count), "{count}: {}", run.err);
 }
 
-/// Feeds some lines, and ends the server or the command when all whole batches are stored, before
-/// or instead of the input.
+/// Feeds some lines, and ends the server or the command once all complete batches are stored,
+/// before or instead of the input.
 fn fed(
     place: &Sandbox,
     args: &[&str],
@@ -104,7 +104,7 @@ fn lines_with_a_key_are_stored_once_however_often_they_are_sent() {
     assert!(other.err.contains("or another key"), "{}", other.err);
     assert!(!other.err.contains("the same command"), "{}", other.err);
     assert_eq!(count(&place, "t"), 4000);
-    // The line that is wrong has to be another before anything helps.
+    // Nothing helps until the wrong line is corrected.
     let lines: String = (0..600).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let keyed = ["append", "u", "--lines", "--json", "--key", "u"];
     let wrong = place.xs_with(&keyed, format!("{lines}no\n").as_bytes());
@@ -132,7 +132,7 @@ fn topic_from_appends_each_line_to_its_own_topic() {
     assert_eq!((run.code, &run.json()[0]["lines"]), (0, &2.into()), "{}", run.err);
     let stored = place.ok(&["cat", "--format", "{topic} {meta.n}", "logs."]).text();
     assert_eq!(stored, "logs.web 1\nlogs.db.main 2\n");
-    // What comes before a bad line is stored, as with every bad line.
+    // Lines before a bad one are stored, as with any bad line.
     let run = place.xs_with(&args, b"{\"service\":\"web\"}\n{\"service\":\"a b\"}\n");
     assert_eq!((run.code, run.err.contains("line 2: topic ")), (1, true), "{}", run.err);
     assert!(run.err.contains("the line before it is stored"), "{}", run.err);

@@ -1,5 +1,5 @@
-//! Bodies that damage took, in a store as it was found and in what a repair saved of it: whoever
-//! reads many events goes without them, says so, and is not held up.
+//! Bodies lost to damage, in the damaged store and in what a repair saved of it: a reader of many
+//! events goes on without them, and reports them.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::Sandbox;
 
-/// In the middle of a body that streams, so that it is met when much of it has been read.
+/// In the middle of a streamed body, so that it is met after much of it has been read.
 const MARK: &[u8] = b"here it is damaged";
 
-/// Changes one byte of a pack that holds `what`.
+/// Changes one byte of the pack that holds `what`.
 fn damage(place: &Sandbox, what: &[u8]) {
     let packs = fs::read_dir(place.store().join("blobs")).unwrap();
     let hit = packs.map(|file| file.unwrap().path()).any(|path| {
@@ -25,7 +25,7 @@ fn damage(place: &Sandbox, what: &[u8]) {
     assert!(hit, "the packs hold the body");
 }
 
-/// A store of which the middle one of three bodies is damaged, and, as `saved`, what was repaired.
+/// A store in which the second of three bodies is damaged, and, as `saved`, what a repair saved.
 fn damaged() -> Sandbox {
     let place = Sandbox::new();
     let run = place.xs_with(&["append", "t", "--lines"], b"one\ntwo\nthree\n");
@@ -35,7 +35,7 @@ fn damaged() -> Sandbox {
     place
 }
 
-/// A store of which the middle one of three bodies is long, does not shrink, and is damaged.
+/// A store in which the second of three bodies is long, incompressible, and damaged.
 fn damaged_in_a_long_one() -> Sandbox {
     damaged_in_one_of(3 << 20)
 }
@@ -74,7 +74,7 @@ fn check_exports(place: &Sandbox, store: &str) {
     let archive = format!("{dump}.tar.zst");
     let run = place.xs(&["-a", store, "export", "--archive", &archive]);
     assert_eq!((run.code, run.json()), (1, vec![told(false, 3)]), "{}", run.err);
-    // The one that has no body is no hindrance to the others.
+    // The one without a body does not prevent the import of the others.
     for from in [&dump, &archive] {
         let copy = format!("copy-of-{from}");
         let run = place.xs(&["import", from, &copy]);
@@ -83,7 +83,7 @@ fn check_exports(place: &Sandbox, store: &str) {
     }
 }
 
-/// What goes on behind a frame that cannot be read goes on behind a body.
+/// A read that continues after an unreadable frame also continues after a lost body.
 fn check_reads(place: &Sandbox, store: &str) {
     let said = "(offset 1) cannot be read: skipped";
     for read in [&["cat", store][..], &["last", store, "t", "-n", "3"]] {
@@ -114,7 +114,7 @@ fn a_read_continues_after_a_lost_body() {
     }
     let place = damaged_in_a_long_one();
     check_reads(&place, "./store");
-    // What was printed of it before the damage was met could be taken for the whole.
+    // What was printed of it before the damage was met could be taken for the whole body.
     assert_eq!(place.xs(&["cat", "./store", "-b"]).text(), "onethree");
     let hash = &place.ok(&["cat", "./store"]).json()[1]["hash"];
     for one in [&["get", "./store", "1", "-b"][..], &["cas", "get", hash.as_str().unwrap()]] {
@@ -123,7 +123,7 @@ fn a_read_continues_after_a_lost_body() {
     }
 }
 
-/// One that is too long to be held is printed as it comes.
+/// A body that is too long to be held is printed as it arrives.
 #[test]
 fn a_body_that_is_cut_off_says_so() {
     let len = 72 << 20;
@@ -152,7 +152,7 @@ fn an_export_skips_a_long_body_damaged_in_the_middle() {
     check_exports(&place, "./store");
 }
 
-/// Fails on the middle one, and handles the others when that one is parked.
+/// Fails on the second frame, and handles the others when that one is parked.
 fn check_each(place: &Sandbox, store: &str) {
     let seen = || fs::read_to_string(place.path("seen")).unwrap_or_default();
     let each = |park: &[&str]| {

@@ -1,4 +1,4 @@
-//! A store looked after from the command line, and what needs no store.
+//! Maintenance of a store from the command line, and tools that need no store.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -41,7 +41,7 @@ fn a_sound_store_is_verified_and_a_damaged_one_repaired() {
     let saved = run.json();
     assert_eq!(saved.last().unwrap()["frames"], 3);
     assert_eq!(place.ok(&["cat", "./saved", "--limit", "1", "-b"]).text(), "one");
-    // What it says makes the new store sound.
+    // Following the advice makes the new store sound.
     assert!(run.err.contains("xs remove -a saved 1 removes one"), "{}", run.err);
     assert_eq!(place.xs(&["verify", "saved"]).code, 1);
     place.ok(&["remove", "-a", "saved", "1", "--yes"]);
@@ -111,7 +111,7 @@ fn maintenance_is_logged_with_its_numbers() {
     }
 }
 
-/// Lets what is asked through to the server, and its first answer, and no other.
+/// Relays requests to the server, and its first answer but no other.
 fn deaf(place: &Sandbox) -> PathBuf {
     let path = place.path("deaf.sock");
     let (listener, store) = (UnixListener::bind(&path).unwrap(), place.store());
@@ -157,7 +157,7 @@ fn maintenance_works_while_a_server_runs() {
     for text in ["a", "b", "c"] {
         place.ok(&["append", "state", "--ttl", "last:1", text]);
     }
-    // Three lines, what the server says of its start, and three states.
+    // Three lines, the frame for the server's start, and three states.
     assert_eq!(place.ok(&["verify"]).json()[0]["frames"], 7);
     assert_eq!(place.ok(&["backup", "store", "backup"]).json()[0]["head"], 7);
     place.ok(&["append", "t", "four"]);
@@ -219,7 +219,7 @@ fn doctor_checks_the_environment() {
     assert_eq!(names(&place), all);
     let server = place.serve(&["--listen", ":0"]);
     assert_eq!(names(&place), all);
-    // Of a machine elsewhere nothing is known but what its server tells.
+    // Nothing is known of a remote machine except what its server reports.
     let start = &place.await_frames("xs.start", 1)[0]["meta"];
     let tcp = start["listen"][1].as_str().unwrap();
     let checks = place.ok(&["doctor", "-a", tcp]).json();

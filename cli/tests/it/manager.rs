@@ -1,4 +1,4 @@
-//! Under a service manager: what it is told, and the sockets that it has opened.
+//! Under a service manager: the notifications, and the sockets that it has opened.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -73,7 +73,7 @@ fn an_unreachable_service_manager_does_not_stop_the_server() {
     assert!(place.log().contains("cannot notify the service manager"), "{}", place.log());
 }
 
-/// A server with sockets as descriptors 3 and, if there is another, 4.
+/// A server with sockets as descriptors 3 and, for a second one, 4.
 fn activated(place: &Sandbox, sockets: Vec<OwnedFd>, args: &str) -> Command {
     let count = sockets.len();
     let xs = env!("CARGO_BIN_EXE_xs");
@@ -106,7 +106,7 @@ fn inherited_sockets_are_served_and_left_in_place() {
     fs::create_dir(place.store()).unwrap();
     let socket = place.store().join("xs.sock");
     let unix = listen_unix(&socket, 0o600);
-    // Somebody comes before the server is there, as the first connection to a socket unit does.
+    // A client connects before the server runs, as the first connection to a socket unit does.
     let early = place.command(&["append", "t", "early"]).stdout(Stdio::piped()).spawn().unwrap();
     let (tcp, address) = listen_tcp("127.0.0.1:0").unwrap();
     let mut server = activated(&place, vec![unix, tcp], "").spawn().unwrap();

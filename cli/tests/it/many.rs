@@ -1,5 +1,5 @@
-//! Many modules at a time, and one again and again: none is starved by another, and what has ended
-//! leaves nothing behind.
+//! Many modules at a time, and one many times: none is starved by another, and ended ones leave
+//! nothing behind.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,15 +11,15 @@ use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
 use crate::client::{connect, frame, runtime};
 use crate::support::{Sandbox, Server, eventually};
 
-/// Modules beside the one that takes all it can.
+/// Modules besides the one that takes all it can.
 const MODULES: usize = 63;
 const INPUTS: usize = 20;
 /// Starts and stops of one module.
 const CYCLES: usize = 30;
 const CYCLES_LONG: usize = 1_000;
-/// Isolates after which a Host makes room for another.
+/// Isolates after which a Host is replaced.
 const SPENT: u64 = xs_runtime::host::SPENT_ISOLATES_MAX as u64;
-/// What an isolate that has ended keeps until then, with room for the allocator.
+/// What an ended isolate keeps until then, with room for the allocator.
 const KEPT_BYTES: u64 = 2 * 1024 * 1024;
 
 #[test]
@@ -71,8 +71,8 @@ fn restarting_modules_leaks_nothing() {
             cycle(&client, n).await;
             let [_, _, bytes] = holds(&server).unwrap_or_default();
             most = most.max(bytes);
-            // The first ones make what all share. One that is kept ready for what starts next comes
-            // when the Host rests.
+            // The first cycles create what all share. The isolate that is kept ready for the next
+            // start is made when the Host rests.
             if n == 2 {
                 let is_ready = || (threads(&server, "js-blank").len() == 1).then_some(());
                 eventually(is_ready);
@@ -82,7 +82,7 @@ fn restarting_modules_leaks_nothing() {
     });
     let allowed = before[2] + KEPT_BYTES * SPENT.min(cycles as u64);
     assert!(most <= allowed, "{most} bytes at most, {allowed} after {before:?}");
-    // Threads of its pools come and go.
+    // Threads of its pools start and end.
     let rests = |now: [u64; 3]| now[0] <= before[0] + 2 && now[1] <= before[1] + 4;
     eventually(|| holds(&server).filter(|now| rests(*now)));
     assert!(server.stop().success(), "{}", place.log());
@@ -105,7 +105,7 @@ async fn append(client: &Client, frame: xs_engine::NewFrame) -> FrameId {
     client.append(&AppendRequest::frames(vec![frame])).await.unwrap().frames[0].id
 }
 
-/// Waits for a frame of a topic behind another frame.
+/// Waits for a frame of a topic after another frame.
 async fn told_of(client: &Client, after: FrameId, topic: &str) {
     let options = ReadOptions {
         topics: TopicPatterns::parse(topic).unwrap(),
@@ -132,8 +132,8 @@ fn told(text: &str) {
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// Threads of the Host whose names begin so: their ids, and their names. The Host may only be
-/// about to be started.
+/// Threads of the Host with this name prefix: their ids and names. The Host may not have started
+/// yet.
 fn threads(server: &Server, prefix: &str) -> Vec<(String, String)> {
     let Some(pid) = server.children().first().copied() else { return Vec::new() };
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
@@ -144,7 +144,7 @@ fn threads(server: &Server, prefix: &str) -> Vec<(String, String)> {
     named.filter(|(_, name)| name.starts_with(prefix)).collect()
 }
 
-/// The isolate that is kept ready is the next version's, with all that watches one, and another
+/// The next version gets the isolate that is kept ready, with all that watches one, and another
 /// takes its place.
 #[test]
 fn an_isolate_is_ready_for_what_starts_next() {

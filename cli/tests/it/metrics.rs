@@ -1,4 +1,4 @@
-//! The numbers of a server: what is there, that it is what it says, and what keeps others out.
+//! The metrics of a server: which there are, that they are right, and who is kept out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
@@ -13,7 +13,7 @@ export default generator({ async *run(ctx) {
 } });
 "#;
 
-/// Every family, in the order of its name: a new one is told here and in docs/operations.md.
+/// Every family, by name: a new one is added here and in docs/operations.md.
 const FAMILIES: &[(&str, &str)] = &[
     ("process_open_fds", "gauge"),
     ("process_resident_memory_bytes", "gauge"),
@@ -66,7 +66,7 @@ pub(crate) fn address(place: &Sandbox) -> String {
     })
 }
 
-/// Status and body of a page. A server does not wait for who is slow to ask.
+/// Status and body of a page. A server does not wait for a client that is slow to ask.
 pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
@@ -88,7 +88,7 @@ struct Family {
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
 }
 
-/// Reads an exposition, strictly: what is not well-formed fails the test.
+/// Parses an exposition strictly: one that is not well-formed fails the test.
 fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families = BTreeMap::<String, Family>::new();
     let (mut helped, mut current) = (None, String::new());
@@ -175,7 +175,7 @@ fn value(families: &BTreeMap<String, Family>, name: &str, label: Option<(&str, &
     family.samples.iter().find(|(_, labels, _)| has(labels)).map_or(0.0, |(.., value)| *value)
 }
 
-/// How often the store was synced: by each append at least.
+/// How often the store was synced: at least once per append.
 fn syncs(families: &BTreeMap<String, Family>) -> f64 {
     let stages = families["xs_commit_stage_duration_seconds"].samples.iter();
     let is_sync = |name: &str, labels: &BTreeMap<String, String>| {
@@ -200,10 +200,10 @@ fn metrics_are_well_formed_and_correct() {
         let (status, text) = get(&address, "/metrics");
         assert_eq!(status, 200);
         let families = parse(&text);
-        // The present exposition may be one of a moment ago.
+        // The exposition may be a moment old.
         let appended = value(&families, "xs_requests_total", Some(("op", "append"))) >= 5.0;
         let active = value(&families, "xs_modules", Some(("state", "active"))) == 1.0;
-        // What is said of the store is looked at before.
+        // The store's metrics are collected before the others.
         let stored = value(&families, "xs_log_head_offset", None) >= 9.0;
         (appended && active && stored && syncs(&families) >= 5.0).then_some(families)
     });

@@ -1,5 +1,5 @@
-//! Words in the wrong place: addresses where a directory is meant, stores where they would be
-//! overwritten, names that are taken. What is refused makes nothing.
+//! Words in the wrong place: addresses where a directory is meant, stores that would be
+//! overwritten, names that are taken. A refused command creates nothing.
 
 use std::fs;
 
@@ -142,7 +142,7 @@ fn internal_subcommands_are_not_suggested() {
     assert_eq!((run.code, run.err.contains("__host")), (2, false), "{}", run.err);
 }
 
-/// No change is acted on while the file is broken; who asks how the modules are is told.
+/// No change is applied while the file is broken, and every view of the modules reports it.
 #[test]
 fn an_invalid_xs_toml_is_reported_while_modules_keep_running() {
     let place = Sandbox::new();
@@ -167,7 +167,7 @@ fn an_invalid_xs_toml_is_reported_while_modules_keep_running() {
     let shown = &place.ok(&["modules", "show", "h"]).json()[0];
     assert_eq!((&shown["state"], &shown["xs.toml"]["column"]), (&"active".into(), &10.into()));
     assert!(shown["help"].as_str().unwrap().starts_with("fix xs.toml"), "{shown}");
-    // A save meets the same; the log of the process speaks of each content of the file once.
+    // A save meets the same error; the server's log reports each content of the file once.
     place.write("modules/handlers/h.ts", &source.replace('1', "2"));
     eventually(|| (place.frames("xs.host.config")[0]["id"] != told[0]["id"]).then_some(()));
     assert_eq!(place.log().matches("the modules are left unchanged").count(), 1);
@@ -176,7 +176,7 @@ fn an_invalid_xs_toml_is_reported_while_modules_keep_running() {
     place.await_frames("xs.handler.h.active", 2);
     eventually(|| place.frames("xs.host.config")[0]["meta"]["error"].is_null().then_some(()));
     assert_eq!(place.ok(&["modules", "list", "--check"]).json().len(), 2);
-    // What the last server said is nothing that one without modules says.
+    // A server without modules does not repeat the error that the last one reported.
     place.write("modules/xs.toml", "[");
     eventually(|| place.frames("xs.host.config")[0]["meta"]["error"].is_object().then_some(()));
     assert!(server.stop().success(), "{}", place.log());

@@ -1,4 +1,4 @@
-//! `xs modules`: what an operator sees of the modules and does about them.
+//! `xs modules`: what an operator sees of the modules, and can do about them.
 
 use std::fs;
 
@@ -62,7 +62,7 @@ fn a_module_is_stopped_started_and_reset() {
     let started = place.ok(&["modules", "start", "sum"]).json();
     assert_eq!(started[0]["event"], "active");
     assert_eq!(place.await_frames("sum.out", 3)[2]["meta"]["sum"], 9);
-    // A server that starts again takes it neither for stopped nor for new.
+    // To a restarted server it is neither stopped nor new.
     assert!(server.stop().success());
     let server = place.serve(&["--modules", "modules", "--sync", "none"]);
     place.await_frames("xs.handler.sum.active", 3);
@@ -74,7 +74,7 @@ fn a_module_is_stopped_started_and_reset() {
     place.ok(&["modules", "reset", "sum", "--yes"]);
     add(&place, 5);
     assert_eq!(place.await_frames("sum.out", 4)[3]["meta"]["sum"], 5);
-    // What it remembers since the reset, and what it did before that.
+    // Its state since the reset, and its state before that.
     assert_eq!([then(4), then(2)], ["5", "5"].map(|n| format!("{{\"sum\":{n}}}\n")));
     add(&place, 7);
     place.await_frames("sum.out", 5);
@@ -102,7 +102,7 @@ fn a_deleted_module_is_not_shown_as_stopped() {
     assert!(server.stop().success());
 }
 
-/// Between two Hosts, and between two lives of a server.
+/// Between two Hosts, and between two runs of a server.
 #[test]
 fn modules_stop_works_without_a_running_host() {
     let (place, server) = served();
@@ -139,15 +139,15 @@ fn failed_modules_are_shown_and_set_the_exit_code() {
     assert!(shown["help"].as_str().unwrap().contains("xs modules start sum"), "{shown}");
     let logs = place.ok(&["modules", "logs", "sum"]).json();
     assert_eq!(logs[0]["meta"]["message"], "adding 1");
-    // Started again it meets the same frame.
+    // When it is started again, it meets the same frame.
     let again = place.xs(&["modules", "start", "sum"]);
     assert_eq!(again.code, 0, "{}", again.err);
     place.await_frames("xs.handler.sum.fin.error", 2);
     assert!(server.stop().success());
 }
 
-/// It is told where an operator looks: once in the server's log, in the module's, and still when it
-/// runs again.
+/// The failure is reported where an operator looks: once in the server's log, in the module's, and
+/// still after it runs again.
 #[test]
 fn a_generator_that_fails_is_seen_by_the_operator() {
     let place = Sandbox::new();
@@ -187,7 +187,7 @@ fn a_generator_that_fails_is_seen_by_the_operator() {
     assert!(told[0]["place"].as_str().unwrap().starts_with("generators/late.ts:2:"), "{log}");
 }
 
-/// What is shown is what holds, and what is advised is what helps.
+/// What is shown is in effect, and the advice helps.
 #[test]
 fn modules_show_suggests_similar_names() {
     let place = Sandbox::new();
@@ -222,7 +222,7 @@ fn modules_show_suggests_similar_names() {
     assert!(server.stop().success());
 }
 
-/// That an older version runs again in the next life of the server does not mend the newest.
+/// An older version that runs again after a restart of the server does not fix the newest.
 #[test]
 fn an_invalid_newest_version_is_reported_until_fixed() {
     let place = Sandbox::new();
@@ -248,7 +248,7 @@ fn an_invalid_newest_version_is_reported_until_fixed() {
     place.write("modules/handlers/h.ts", &source.replace('1', "2"));
     place.await_frames("xs.handler.h.active", 3);
     check("active", 0);
-    // One that was taken away is no failure.
+    // A deleted module is not a failure.
     place.write("modules/handlers/h.ts", "export default {");
     place.await_frames("xs.handler.h.invalid", 2);
     std::fs::remove_file(place.path("modules/handlers/h.ts")).unwrap();
@@ -285,7 +285,7 @@ fn parked_inputs_are_retried_or_discarded() {
     place.await_frames("sum.out", 3);
     assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
     assert!(server.stop().success());
-    // Each is a line of the server's log too.
+    // Each is also a line of the server's log.
     let log = place.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("an input was parked")).collect();
     assert_eq!(lines.len(), 3, "{log}");
@@ -294,7 +294,7 @@ fn parked_inputs_are_retried_or_discarded() {
     }
 }
 
-/// Also what the engine prints of a module that is terminated, past the log.
+/// Nor are lines that the engine prints about a terminated module, past the log.
 #[test]
 fn a_log_of_json_has_no_other_line() {
     let place = Sandbox::new();
@@ -317,7 +317,7 @@ fn a_log_of_json_has_no_other_line() {
     let lines: Vec<_> = log.lines().map(serde_json::from_str::<Value>).collect();
     assert!(lines.len() > 2 && lines.iter().all(Result::is_ok), "{log}");
     assert!(!log.contains("module evaluation pending"), "{log}");
-    // Of an input's tries the first is told, and how it ended.
+    // The first failure of an input is logged, and its outcome.
     let about = |what: &str| {
         let about = lines.iter().flatten().filter(|line| line["message"] == what);
         about.map(|line| (line["attempt"].clone(), line["due"].is_string())).collect::<Vec<_>>()
@@ -326,7 +326,7 @@ fn a_log_of_json_has_no_other_line() {
     assert_eq!(about("an input was parked"), [(json!(3), false)], "{log}");
 }
 
-/// More than go into one batch, and more batches than conflicts are put up with.
+/// More records than fit in one batch, and more batches than conflicts are tolerated.
 #[test]
 fn unpark_and_discard_take_all_or_the_named_inputs() {
     let (place, server) = served();
@@ -386,7 +386,7 @@ fn modules_are_made_and_checked_without_a_store() {
     let errors = run.json().into_iter().filter(|module| !module["error"].is_null());
     let errors: Vec<_> = errors.map(|module| module["error"]["code"].clone()).collect();
     assert_eq!(errors, ["syntax", "definition"]);
-    // One file alone, and the directory in which one is.
+    // A single file, and the directory that holds it.
     let bad = place.xs(&["modules", "check", "m/handlers/bad.ts"]);
     assert_eq!((bad.code, bad.json().len()), (1, 1), "{}", bad.err);
     assert_eq!(bad.json()[0]["file"], "handlers/bad.ts");
@@ -444,7 +444,7 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
     let mut until = |what: &str| {
         let mut lines = lines.by_ref().map(Result::unwrap);
-        // A program is given frames and nothing else.
+        // A program is given frames only.
         let found = lines.find(|line| {
             assert!(line.starts_with('{'), "{line}");
             line.contains(what)
@@ -466,7 +466,7 @@ fn dev_serves_a_store_of_its_own_and_shows_what_happens() {
     assert!(crate::support::wait_within(&mut dev, crate::support::PATIENCE).success());
 }
 
-/// What was parked and handled again is handled once when all of it is handled anew.
+/// An input that was parked and then handled is handled once when all inputs are handled anew.
 #[test]
 fn a_reset_module_handles_each_input_once() {
     let place = Sandbox::new();

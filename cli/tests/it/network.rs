@@ -1,4 +1,4 @@
-//! What others on the network meet: tokens, TLS, and that neither reaches the log.
+//! Access over the network: tokens, TLS, and that neither reaches the log.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,9 +11,9 @@ use crate::support::{
     PATIENCE, Run, Sandbox, Server, eventually, output_within, signal_pid, text, wait_within,
 };
 
-/// Where a server listens beside its socket.
+/// The TCP address of a server.
 pub(crate) fn listening(place: &Sandbox) -> String {
-    // A server answers before it has told.
+    // A server answers before it announces its addresses.
     let start = place.await_frames("xs.start", 1);
     start[0]["meta"]["listen"][1].as_str().unwrap().to_owned()
 }
@@ -85,7 +85,7 @@ fn tokens_limit_their_clients_and_are_never_logged() {
     }
 }
 
-/// What it waits for is told that the connection ended, and the connection why.
+/// A pending request reports that the connection ended, and the connection reports why.
 #[test]
 fn a_token_that_is_revoked_ends_what_it_appends() {
     let place = Sandbox::new();
@@ -106,7 +106,7 @@ fn a_token_that_is_revoked_ends_what_it_appends() {
     assert!(server.stop().success());
 }
 
-/// Its pipe has no reader, or its disk is full: nothing but the log suffers.
+/// The log's pipe has no reader, or its disk is full: nothing but the log suffers.
 #[test]
 fn a_server_whose_log_cannot_be_written_works() {
     let (reader, pipe) = std::io::pipe().unwrap();
@@ -213,7 +213,7 @@ fn other_machines_need_tls_and_a_token() {
     assert_eq!((wrong.code, wrong.err.contains("another name")), (5, true), "{}", wrong.err);
     let plain = place.xs(&["cat", &format!("127.0.0.1:{port}")]);
     assert_eq!((plain.code, plain.err.contains("xss://")), (5, true), "{}", plain.err);
-    // Another certificate is taken while the server runs; SIGHUP asks for it at once.
+    // The server loads another certificate while it runs; SIGHUP makes it do so at once.
     let [ca, ..] = certify(&place, "localhost");
     signal_pid(server.pid(), rustix::process::Signal::HUP);
     eventually(|| {

@@ -1,5 +1,5 @@
-//! What somebody does who has read nothing: slashes in topics, foreign addresses, files in the
-//! wrong places, a signal that comes twice.
+//! What a user does without having read anything: slashes in topics, foreign addresses, files in
+//! the wrong places, a signal that arrives twice.
 
 use std::fs::File;
 
@@ -48,13 +48,13 @@ fn no_store_is_created_in_a_directory_with_other_files() {
     }
     let left: Vec<_> = std::fs::read_dir(place.path("project")).unwrap().collect();
     assert_eq!(left.len(), 6, "{left:?}");
-    // What nobody sees is no reason.
+    // Hidden files are no obstacle.
     place.write("new/.gitignore", "*");
     place.ok(&["append", "./new", "t", "x"]);
     assert_eq!(place.ok(&["cat", "./new"]).json().len(), 1);
 }
 
-/// As `ccache gcc` is one; and what is wrong with one that will not do is said.
+/// For example `ccache gcc`. The reason why one cannot be used is reported.
 #[test]
 fn a_compiler_may_be_several_words() {
     let setup = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/setup");
@@ -110,8 +110,8 @@ fn an_output_error_is_not_blamed_on_the_store() {
     }
 }
 
-/// `timeout` and others that pass a signal on send it to the process and to its group. Taken for a
-/// second wish it ended the server as kill -9 does.
+/// `timeout` and others that forward a signal send it to the process and to its group. Taken for a
+/// second request, it ended the server like kill -9.
 #[test]
 fn two_signals_at_once_count_as_one() {
     let place = Sandbox::new();

@@ -1,4 +1,4 @@
-//! What a run says of its outcome: frames that could not be read, that threw or were not there,
+//! What a run reports of its outcome: frames that could not be read, that threw or did not exist,
 //! modules that cannot start, servers that do not answer.
 
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::{Sandbox, signal_pid};
 
-/// A store of which the middle one of three frames is damaged.
+/// A store in which the second of three frames is damaged.
 fn damaged() -> Sandbox {
     let place = Sandbox::new();
     for n in ["{\"n\":1}", "{\"n\":\"the second\"}", "{\"n\":3}"] {
@@ -20,7 +20,8 @@ fn damaged() -> Sandbox {
     place
 }
 
-/// Changes a byte of the frame that says that it is the second, under the eyes of a server if any.
+/// Changes a byte of the frame that calls itself the second, while a server may have the store
+/// open.
 fn damage(place: &Sandbox) {
     let files = fs::read_dir(place.store().join("log")).unwrap();
     let hit = files.map(|file| file.unwrap().path()).any(|path| {
@@ -80,7 +81,7 @@ fn where_reports_errors_with_last_too() {
     for n in 0..4 {
         place.ok(&["append", "t", "--meta", &format!("{{\"n\":{n}}}"), "-n"]);
     }
-    // What threw on all that it was asked about is wrong.
+    // A filter that threw on every frame is wrong.
     for (filter, last, code, printed, threw) in [
         ("nope.x", "1", 1, 0, "4 events"),
         ("f.meta.n === 1 || nope.x", "1", 0, 1, "2 events"),
@@ -114,7 +115,7 @@ fn the_cursor_of_a_module_is_its_own() {
         let said = "belongs to a module; xs modules reset sum starts it over";
         assert_eq!((run.code, run.err.contains(said)), (2, true), "{line:?}: {}", run.err);
     }
-    // What it does not read is nothing that it is behind by.
+    // Frames that it does not read do not count towards its lag.
     for _ in 0..5 {
         place.ok(&["append", "other", "-n"]);
     }
@@ -160,7 +161,7 @@ fn ping_and_call_give_up_on_a_stalled_server_in_time() {
     let server = place.serve(&[]);
     signal_pid(server.pid(), Signal::STOP);
     for line in [&["ping", "--wait", "1s"][..], &["call", "a", "--timeout", "1s"]] {
-        // Anything may take long once; nothing here takes long by itself.
+        // Anything may take long once, but nothing here always does.
         let in_time = (0..5).any(|_| {
             let begun = Instant::now();
             let run = place.xs(line);
@@ -184,7 +185,7 @@ fn file_minus_is_standard_input() {
     assert_eq!(place.ok(&["last", "-n", "2", "t", "--format", "{body}"]).text(), "one\ntwo\n");
 }
 
-/// The newest of a topic cannot be read: those before it are what there is.
+/// The newest frame of a topic cannot be read: its predecessor is reported.
 #[test]
 fn last_per_topic_works_on_a_damaged_store() {
     let place = Sandbox::new();
@@ -201,7 +202,7 @@ fn last_per_topic_works_on_a_damaged_store() {
     assert!(server.stop().success());
 }
 
-/// Ids go on from a clock that was ahead, until the clock has come to them.
+/// Ids continue from a clock that was ahead, until the clock has reached them.
 #[test]
 fn a_clock_that_was_ahead_is_reported() {
     let place = Sandbox::new();
@@ -228,7 +229,7 @@ fn a_clock_that_was_ahead_is_reported() {
     let server = place.serve(&[]);
     assert!(server.stop().success());
     assert!(place.log().contains("years ahead of this clock"), "{}", place.log());
-    // What the text tells to do helps.
+    // The advice in the message helps.
     place.ok(&["export", "-a", "./ahead", "out"]);
     place.ok(&["import", "out", "./mended", "--new-ids"]);
     assert_eq!(clock("./mended")["state"], "ok");

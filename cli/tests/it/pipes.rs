@@ -54,8 +54,8 @@ fn lines_are_stored_while_the_pipe_stays_open() {
     assert!(wait_within(&mut append, PATIENCE).success());
 }
 
-/// Whoever had nothing to say to it noticed nothing, and a producer wrote on for hours into a pipe
-/// that led nowhere.
+/// A client with nothing to send noticed nothing, and its producer wrote for hours into a pipe that
+/// led nowhere.
 #[test]
 fn an_idle_input_does_not_outlive_its_server() {
     for (line, begun) in [
@@ -79,7 +79,7 @@ fn an_idle_input_does_not_outlive_its_server() {
         server.kill();
         let run = Run::from(output_within(append, PATIENCE));
         assert_eq!(run.code, 5, "{line:?}: {}", run.err);
-        // On a busy machine it may not have been greeted yet, which is said in other words.
+        // On a busy machine it may not be connected yet, which changes the message.
         assert!(run.err.contains("closed"), "{line:?}: {}", run.err);
         drop(stdin);
     }
@@ -90,7 +90,7 @@ fn lines_before_an_error_of_the_input_are_stored() {
     let place = Sandbox::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(b"one\ntwo\nthr").unwrap();
-    // It goes without reading this: who reads what it has sent is told of a reset behind it.
+    // It closes without reading this, so the reader of what it sent gets a reset after it.
     (&theirs).write_all(b"unread").unwrap();
     drop(ours);
     let mut append = place.command(&["append", "t", "--lines"]);
@@ -111,7 +111,7 @@ fn lines_without_a_server_let_others_in() {
         .unwrap();
     let stdin = append.stdin.as_mut().unwrap();
     writeln!(stdin, "one").unwrap();
-    // The store is there once the process has made it.
+    // The process creates the store when it opens it.
     eventually(|| place.store().join("xs.sock").exists().then_some(()));
     assert_eq!(place.await_frames("t", 1)[0]["body"], "one");
     place.ok(&["append", "t", "two"]);
@@ -122,7 +122,7 @@ fn lines_without_a_server_let_others_in() {
     assert!(!place.store().join("xs.sock").exists());
 }
 
-/// While they are fed, slowly, they have not opened the store.
+/// They open the store only after the slow input has ended.
 #[test]
 fn bodies_without_a_server_let_others_in() {
     let place = Sandbox::new();
@@ -141,7 +141,7 @@ fn bodies_without_a_server_let_others_in() {
         let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().unwrap();
         let mut feed: Box<dyn std::io::Write> = match child.stdin.take() {
             Some(stdin) => Box::new(stdin),
-            // Opened once the other end is.
+            // Opening it waits for the other end.
             None => Box::new(std::fs::File::create(place.path("pipe")).unwrap()),
         };
         feed.write_all(b"a body, ").unwrap();
@@ -160,7 +160,7 @@ fn bodies_without_a_server_let_others_in() {
     assert_eq!(place.frames("other").len(), 6);
 }
 
-/// One that is longer than fits in memory needs the store, and shares it.
+/// A body too long for memory needs the store, and shares it.
 #[test]
 fn a_long_body_without_a_server_lets_others_in() {
     let place = Sandbox::new();
@@ -218,7 +218,7 @@ fn a_follower_without_a_server_lets_others_in() {
     assert_eq!(place.frames("t").len(), 2);
 }
 
-/// As under ssh, or in the loop of a script whose input it takes.
+/// As under ssh, or in a loop of a script, whose input it consumes.
 #[test]
 fn append_says_that_it_reads_standard_input() {
     let place = Sandbox::new();

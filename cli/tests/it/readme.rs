@@ -1,4 +1,4 @@
-//! README.md, typed as it stands, beside a copy of the examples.
+//! README.md, typed as it stands, next to a copy of the examples.
 
 use std::fs;
 use std::path::Path;

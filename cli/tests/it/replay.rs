@@ -1,10 +1,10 @@
-//! `xs replay`: a handler's file over what the store holds.
+//! `xs replay`: a handler's file run over the history of a store.
 
 use serde_json::{Value, json};
 
 use crate::support::{Run, Sandbox, text};
 
-/// Sums up; says so when the sum is over a limit.
+/// Sums up; reports when the sum is over a limit.
 const SUM: &str = r#"
 import { handler } from "xs";
 export default handler({
@@ -106,10 +106,10 @@ fn replay_diff_is_empty_only_for_the_same_code() {
         "{}",
         other.err
     );
-    // An operator's configuration counts as it does for a server.
+    // An operator's configuration applies as in a server.
     place.write("modules/xs.toml", "[modules.sum.config]\nlimit = 5\n");
     place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
-    // Elsewhere it is told by a name.
+    // For a file elsewhere, --name names the module.
     place.write("new/candidate.ts", &SUM.replace("topics: \"in\"", "topics: \"none\""));
     let gone = place.xs(&["replay", "new/candidate.ts", "--name", "sum", "--diff"]);
     assert_eq!(gone.code, 1, "{}", gone.err);
@@ -149,7 +149,7 @@ fn replay_explains_what_it_cannot_run() {
         let run = place.xs(&["replay", text(&file)]);
         assert_eq!((run.code, run.err.contains(part)), (1, true), "{part}: {}", run.err);
     }
-    // What came before the failure is told.
+    // The output before the failure is printed.
     let file = place.write("handlers/sum.ts", &strict);
     assert_eq!(place.xs(&["replay", text(&file)]).json().len(), 2);
     assert_eq!(place.xs(&["replay", "handlers/none.ts"]).code, 1);
@@ -158,7 +158,7 @@ fn replay_explains_what_it_cannot_run() {
     assert_eq!((name.code, name.err.contains(told)), (2, true), "{}", name.err);
 }
 
-/// Reads of the store see it as it was when the frame came, whatever was appended since.
+/// A handler sees the store as it was when its frame arrived, whatever was appended since.
 #[test]
 fn replay_reads_the_store_as_it_was() {
     let place = Sandbox::new();
@@ -203,7 +203,7 @@ fn replay_reads_the_store_as_it_was() {
     assert_eq!(made, expected);
 }
 
-/// A handler is offered what it would be offered in a server.
+/// A handler gets the variables that a server would offer it.
 #[test]
 fn variables_are_those_of_the_environment_and_of_a_file() {
     let place = Sandbox::new();
@@ -236,7 +236,7 @@ fn variables_are_those_of_the_environment_and_of_a_file() {
     assert_eq!(meta(&[&replay[..], &["--state-at", at]].concat()), behind);
 }
 
-/// A state is that of the history in which its frame was handled.
+/// A state is computed from the history in which its frame was handled.
 #[test]
 fn a_state_begins_with_the_reset_before_it() {
     let place = Sandbox::new();
@@ -261,7 +261,7 @@ fn a_state_begins_with_the_reset_before_it() {
     assert_eq!([0, 2, 3, 4].map(behind), [1, 3, 1, 2]);
 }
 
-/// Nor has what came before the first version that could run.
+/// The state excludes what came before the first version that could run.
 #[test]
 fn a_state_begins_with_the_first_version_that_was_none_of_a_broken_file() {
     let place = Sandbox::new();
@@ -276,7 +276,7 @@ fn a_state_begins_with_the_first_version_that_was_none_of_a_broken_file() {
     place.await_frames("xs.handler.count.active", 1);
     (0..2).for_each(|_| add());
     place.await_frames("count.out", 2);
-    // What came before it is told by no place that is kept.
+    // After the reset, no stored position says what came before it.
     place.ok(&["modules", "reset", "count", "--yes"]);
     add();
     place.await_frames("count.out", 3);

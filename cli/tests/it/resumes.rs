@@ -1,5 +1,5 @@
-//! The Rust client over a server that is killed and started again: who follows goes on by itself,
-//! and an append whose answer did not come is an error. The binary does so when it is told to.
+//! The Rust client over a server that is killed and restarted: a follower continues automatically,
+//! and an append without an answer is an error. The binary continues on request.
 
 use std::io::{BufRead as _, BufReader};
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, Run, Sandbox, output_within};
 const FRAMES: u64 = 500;
 const KILLS: u64 = 3;
 
-/// Takes frames, which must be the next ones of the topic, until `end`; how often it went on.
+/// Takes frames, which must be the next of the topic, until `end`. Returns how often it resumed.
 async fn take(follow: &mut Follow, next: &mut u64, end: u64) -> u64 {
     let mut resumed = 0;
     while *next < end {
@@ -53,7 +53,7 @@ fn followers_miss_and_repeat_nothing_over_killed_servers() {
                 client.append(&AppendRequest::frames(vec![one])).await.unwrap();
                 appended += 1;
             }
-            // In the middle of what is there to take.
+            // In the middle of the available frames.
             resumed += take(&mut follow, &mut next, appended - FRAMES / 2).await;
             server.kill();
             let late = client.append(&AppendRequest::frames(vec![frame("u", &json!(1), b"")]));
@@ -82,7 +82,7 @@ fn append(place: &Sandbox, numbers: Range<u64>) {
     assert_eq!(run.code, 0, "{}", run.err);
 }
 
-/// Reads on over servers that are killed, over one that is stopped in order, and to the end.
+/// Continues over servers that are killed and over one that is stopped in order, to the end.
 fn check_waits(place: &Sandbox, args: &[&str]) {
     let mut server = Some(place.serve(&[]));
     append(place, 0..20);
@@ -103,7 +103,7 @@ fn check_waits(place: &Sandbox, args: &[&str]) {
         } else {
             assert!(server_now.stop().success());
         }
-        // While it is away, too, by what lets nobody else in.
+        // Also while it is away, by a process that has the store to itself.
         for n in n..n + 5 {
             place.ok(&["append", "t", &n.to_string()]);
         }

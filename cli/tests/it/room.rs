@@ -1,4 +1,4 @@
-//! A server whose disk fills: who looks after it is told, and told when it is over.
+//! A server whose disk fills up: its operator learns of it, and of the end of it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -7,13 +7,13 @@ use std::process::{Command, Stdio};
 use crate::metrics::{address, get};
 use crate::support::{Sandbox, Server, eventually, text};
 
-/// Serves from a filesystem in memory of a few MiB, which only the server sees; nothing when this
-/// process may not mount any.
+/// Serves from a small filesystem in memory that only the server sees; `None` when this process may
+/// not mount any.
 fn serve_in(place: &Sandbox, mib: u32) -> Option<Server> {
     let mut mount = Command::new("unshare");
     mount.args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).stderr(Stdio::null());
     if !mount.status().is_ok_and(|status| status.success()) {
-        // Not through the macros, whose output of a test that passes nobody sees.
+        // Not with the macros, whose output is hidden when a test passes.
         let line = "skipped: a server whose disk is full: no mount without root\n";
         io::stdout().lock().write_all(line.as_bytes()).unwrap();
         return None;
@@ -54,9 +54,9 @@ fn a_full_disk_is_reported_until_a_blob_is_stored() {
     let addr = format!("127.0.0.1:{addr}");
     let readiness = || get(&http, "/readyz");
     eventually(|| (readiness().0 == 200).then_some(()));
-    // A segment for small events is there before the disk is full.
+    // A segment for small events exists before the disk is full.
     place.ok(&["append", "-a", &addr, "t", "first"]);
-    // Nothing that zstd could make small.
+    // Data that zstd cannot compress.
     let mut state = 1_u64;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

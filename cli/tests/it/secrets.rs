@@ -1,4 +1,4 @@
-//! `--env-file`: variables for modules and scripts, and what becomes of their values.
+//! `--env-file`: variables for modules and scripts, and where their values may appear.
 
 use crate::support::Sandbox;
 
@@ -62,7 +62,7 @@ fn eval_and_test_get_the_variables_of_env_file() {
     let thrown = eval("throw new Error(ctx.env.API_TOKEN)");
     assert!(thrown.code == 1 && !thrown.err.contains("s3cr3t"), "{}", thrown.err);
     assert_eq!(eval("ctx.env.HOME === undefined").text(), "false\n");
-    // What the environment says comes first.
+    // The environment takes precedence.
     let mut command = place.command(&["eval", "--env-file", "secrets.env", "ctx.env.PLAIN"]);
     let output = command.env("PLAIN", "from outside").output().unwrap();
     assert_eq!(output.stdout, b"from outside\n");

@@ -1,4 +1,4 @@
-//! The life of a server: what it says of itself, how it stops, what it leaves.
+//! The life of a server: its announcements, how it stops, what it leaves behind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -55,7 +55,7 @@ fn sigterm_leaves_neither_child_nor_socket() {
     assert_eq!(topics, ["xs.start", "xs.stopping"]);
 }
 
-/// A subcommand that needs no server has the store for a moment only.
+/// A subcommand that needs no server holds the store only for a moment.
 #[test]
 fn serve_waits_for_a_process_that_briefly_holds_the_store() {
     let place = Sandbox::new();
@@ -77,14 +77,14 @@ fn serve_waits_for_a_process_that_briefly_holds_the_store() {
     held.close().unwrap();
 }
 
-/// What `/proc/PID/stat` says behind the name: state, parent, group, session; the nice value is the
-/// 17th.
+/// The fields of `/proc/PID/stat` after the name: state, parent, group, session; the nice value is
+/// the 17th.
 fn fields(stat: &str) -> Vec<&str> {
     stat.rsplit_once(") ").unwrap().1.split(' ').collect()
 }
 
-/// Modules get what the server leaves of the processors: their process is a session of its own, and
-/// that and all of its threads are nicer.
+/// Modules get the processor time that the server leaves: their process has a session of its own,
+/// and all of its threads are nicer.
 #[test]
 fn the_host_runs_at_a_lower_priority() {
     let place = Sandbox::new();
@@ -111,8 +111,8 @@ fn the_host_runs_at_a_lower_priority() {
     assert!(server.stop().success());
 }
 
-/// The engine keeps bytecode below the user's home, and runs what it finds there, unless the Host is
-/// started in the right way.
+/// The engine would keep bytecode in the user's home, and run what it finds there, if the Host were
+/// not started in the right way.
 #[test]
 fn modules_leave_nothing_in_the_home_of_the_user() {
     let place = Sandbox::new();

@@ -1,5 +1,5 @@
-//! Signals to what waits: for a server that says nothing, a store that takes long to open, a pipe
-//! that nobody feeds, and one that nobody reads.
+//! Signals to processes that wait: for a silent server, a store that takes long to open, a pipe
+//! that is not written, and one that is not read.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -38,7 +38,7 @@ fn a_signal_ends_the_wait_for_a_silent_server() {
     }
 }
 
-/// One of the store's files is a pipe here, which takes for ever to be opened.
+/// One of the store's files is a pipe here, which takes forever to open.
 #[test]
 fn opening_a_slow_store_can_be_interrupted() {
     let place = Sandbox::new();
@@ -74,12 +74,12 @@ fn subcommands_waiting_for_input_can_be_interrupted() {
                 (stats["server"]["connections"] == count).then_some(())
             });
         };
-        // The one before it is gone.
+        // The previous one has disconnected.
         connected(1);
         let mut command = place.command(line);
         let command = command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
-        // It is connected, and has nothing to do but to read.
+        // It is connected, and only reads.
         connected(2);
         signal(&child, Signal::INT);
         assert_eq!(wait_within(&mut child, PATIENCE).code(), Some(130), "{line:?}");
@@ -90,7 +90,7 @@ fn subcommands_waiting_for_input_can_be_interrupted() {
     assert!(server.stop().success());
 }
 
-/// With one signal after the time that its reader has, with a second one at once.
+/// After one signal, it ends when its reader's time is over; after a second, at once.
 #[test]
 fn blocked_output_does_not_keep_a_stopped_subcommand() {
     let place = Sandbox::new();
@@ -100,7 +100,7 @@ fn blocked_output_does_not_keep_a_stopped_subcommand() {
     let stuck = || {
         let mut cat = place.command(&["cat"]).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = cat.stdout.take().unwrap();
-        // What the pipe holds, but for the end of its last page; and there is more.
+        // The pipe is full, except for the end of its last page, and there is more.
         eventually(|| {
             let waiting = rustix::io::ioctl_fionread(&stdout).unwrap();
             (waiting >= 60 * 1024).then_some(())
@@ -144,7 +144,7 @@ fn lines_that_were_read_are_stored_before_the_end() {
     }
 }
 
-/// The signal that ends the command is the reader's too.
+/// The signal that ends the command also reaches the reader.
 #[test]
 fn an_event_whose_command_was_stopped_with_its_reader_is_neither_parked_nor_skipped() {
     let place = Sandbox::new();
@@ -172,7 +172,7 @@ fn dev_stops_in_order_when_its_reader_goes() {
     place.ok(&["append", store, "in", "-n"]);
     stdout.read_line(&mut String::new()).unwrap();
     drop(stdout);
-    // Whatever is to be shown next is what it meets the closed pipe with.
+    // It finds the pipe closed when it has the next thing to show.
     let ended = eventually(|| {
         place.xs(&["append", store, "in", "-n"]);
         dev.try_wait().unwrap()

@@ -32,8 +32,8 @@ impl Sandbox {
         self.path("store")
     }
 
-    /// Writes a file, with the directories above it. Who looks at it sees all of it or what was
-    /// there before, however long this thread stands still meanwhile.
+    /// Writes a file, with the directories above it. A reader sees all of it or the previous
+    /// content, even if this thread is held up.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -43,7 +43,7 @@ impl Sandbox {
         path
     }
 
-    /// The binary in this directory, with nothing of the caller's environment that changes it.
+    /// The binary in this directory, without the caller's environment variables that affect it.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xs"));
         command
@@ -72,7 +72,7 @@ impl Sandbox {
         self.xs_with(args, b"")
     }
 
-    /// Runs the binary to its end with something on its standard input.
+    /// Runs the binary to its end with `input` on its standard input.
     pub(crate) fn xs_with(&self, args: &[&str], input: &[u8]) -> Run {
         let mut child = self
             .command(args)
@@ -103,7 +103,7 @@ impl Sandbox {
         self.serve_to(args, log)
     }
 
-    /// The same with another place for its log.
+    /// The same, with another destination for its log.
     pub(crate) fn serve_to(&self, args: &[&str], log: impl Into<Stdio>) -> Server {
         let store = self.store();
         let mut all = vec!["serve", store.to_str().unwrap()];
@@ -115,7 +115,7 @@ impl Sandbox {
         server
     }
 
-    /// What the servers of this place have said.
+    /// What the servers of this sandbox have logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -125,7 +125,7 @@ impl Sandbox {
         self.ok(&["cat", "--with-body", topics]).json()
     }
 
-    /// Waits until the topics hold so many frames and returns them.
+    /// Waits until the topics hold `count` frames and returns them.
     pub(crate) fn await_frames(&self, topics: &str, count: usize) -> Vec<Value> {
         let limit = count.to_string();
         let mut cat = self.command(&["cat", "--with-body", "-f", "--limit", &limit, topics]);
@@ -140,7 +140,7 @@ impl Sandbox {
 /// A run of the binary that has ended.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// -1 when a signal ended it.
+    /// -1 if a signal ended it.
     pub(crate) code: i32,
     pub(crate) out: Vec<u8>,
     pub(crate) err: String,
@@ -177,14 +177,14 @@ impl Server {
         self.child.as_ref().unwrap().id()
     }
 
-    /// SIGTERM, then waits for its end.
+    /// Sends SIGTERM, and waits for the end.
     pub(crate) fn stop(mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         signal(&child, Signal::TERM);
         wait_within(&mut child, PATIENCE)
     }
 
-    /// SIGKILL, then waits for its end.
+    /// Sends SIGKILL, and waits for the end.
     pub(crate) fn kill(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
@@ -236,7 +236,7 @@ pub(crate) fn signal_pid(pid: u32, signal: Signal) {
     let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
     kill_process(process, signal).unwrap();
     if signal == Signal::STOP {
-        // Its threads go on until one of them is given time to notice.
+        // Its threads continue until one of them gets time to notice.
         eventually(|| has_stopped(pid).then_some(()));
     }
 }
@@ -249,7 +249,7 @@ fn has_stopped(pid: u32) -> bool {
     })
 }
 
-/// Waits for a process; fails the test, and ends the process, when it takes too long.
+/// Waits for a process; if it takes too long, kills it and fails the test.
 pub(crate) fn wait_within(child: &mut Child, patience: Duration) -> ExitStatus {
     let ended = eventually_within(patience, || child.try_wait().unwrap());
     ended.unwrap_or_else(|| {
@@ -268,7 +268,7 @@ pub(crate) fn output_within(child: Child, patience: Duration) -> Output {
     })
 }
 
-/// Looks again and again until there is something, for as long as it is worth waiting.
+/// Polls until there is a result, for as long as it is worth waiting.
 pub(crate) fn eventually<T>(look: impl FnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, look).expect("it did not happen in time")
 }
@@ -287,7 +287,7 @@ fn eventually_within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>)
 }
 
 pub(crate) fn is_running(pid: u32) -> bool {
-    // A zombie that nobody has waited for is not running.
+    // A zombie that was not waited for is not running.
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
 }

@@ -1,4 +1,4 @@
-//! `--format`: lines of one's own from every subcommand that prints events.
+//! `--format`: custom lines from every subcommand that prints events.
 
 use crate::support::Sandbox;
 

@@ -1,4 +1,4 @@
-//! On a terminal: what people see, what they are asked, and that the terminal is theirs again
+//! On a terminal: what people see, what they are asked, and that the terminal is restored
 //! afterwards. The binary runs in a pseudo-terminal that it controls, as under a shell.
 
 use std::fs;
@@ -18,7 +18,7 @@ const ENTER_SCREEN: &str = "\u{1b}[?1049h";
 const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
 const CTRL_C: &str = "\u{3}";
 
-/// What runs in the terminal: the binary, between two looks at how the terminal is.
+/// What runs in the terminal: the binary, between two reports of the terminal's state.
 const SCRIPT: &str = r#"
 trap : INT
 stty cols 90 rows 24
@@ -28,7 +28,7 @@ echo $? > "$0/code"
 stty -g > "$0/after"
 "#;
 
-/// The binary in a terminal that `script` makes for it.
+/// The binary in a terminal that `script` creates for it.
 struct Terminal {
     child: Child,
     keys: ChildStdin,
@@ -42,7 +42,7 @@ struct Terminal {
 struct Ended {
     code: i32,
     shown: String,
-    /// Whether the terminal is as it was.
+    /// Whether the terminal is as it was before.
     clean: bool,
 }
 
@@ -118,7 +118,7 @@ impl Terminal {
     }
 }
 
-/// Text without what colours it.
+/// Text without its colours.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -158,7 +158,7 @@ fn people_get_aligned_lines_in_colour_and_programs_json() {
         ended.shown
     );
     assert_eq!(place.ok(&["cat"]).json().len(), 2);
-    // Values are made harmless by a template too, the text between them is the reader's own.
+    // A template makes values harmless too, but not the text between them, which is the user's own.
     let ended = Terminal::run(&place, &["last", "t", "--format", "<{body}>"]).end();
     assert_eq!(ended.shown.trim_end(), "<bell   and  [31mred>");
 }
@@ -196,7 +196,7 @@ fn append_on_a_terminal_does_not_wait_for_a_body() {
     assert_eq!(ended.code, 0, "{}", ended.shown);
     let frames = place.frames("t");
     assert_eq!((frames.len(), &frames[0]["hash"]), (1, &().into()));
-    // A dash asks for one: lines until Ctrl-D.
+    // A dash asks for standard input: lines until Ctrl-D.
     let mut typed = Terminal::run(&place, &["append", "t", "-"]);
     typed.keys("typed\n\u{4}");
     let ended = typed.end();
@@ -297,7 +297,7 @@ fn top_prints_once_without_a_terminal() {
 #[test]
 fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
     let place = filled();
-    // The prompt reads keys itself once it says that it takes what is pasted.
+    // The prompt reads keys itself once it has enabled bracketed paste.
     let ready = |typed: &Terminal, after: &str| {
         eventually(|| {
             let shown = typed.shown();
@@ -314,7 +314,7 @@ fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
     typed.keys("let kept = 'still'\n");
     typed.await_text("'still'\u{1b}");
     ready(&typed, "'still'\u{1b}");
-    // What waits is given up, and what was declared is there.
+    // A line that waits is abandoned, and earlier declarations remain.
     for (n, line) in [
         "await new Promise((done) => setTimeout(done, 1e9))",
         "ctx.read({ topics: 'metrics.*', follow: true })",
@@ -331,7 +331,7 @@ fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
         typed.await_text(&format!("still{n}"));
         ready(&typed, &format!("still{n}"));
     }
-    // What goes on has no other end than that of what was declared.
+    // A line that keeps running can only be ended along with everything that was declared.
     for (n, line) in [
         "(async function* () { for (;;) { await ctx.last('t'); } })()",
         "for (;;) { await ctx.append('goes.on', {}); }",
@@ -369,7 +369,8 @@ fn ctrl_c_cancels_a_prompt_line_and_twice_exits() {
     assert_eq!((ended.code, ended.clean), (0, true), "{}", ended.shown);
 }
 
-/// What becomes of a save is said once, also while `xs.toml` keeps all of them from being taken.
+/// The outcome of each save is reported once, even while an invalid `xs.toml` keeps all saves from
+/// being applied.
 #[test]
 fn dev_reports_each_failure_once() {
     let place = Sandbox::new();
@@ -384,7 +385,8 @@ fn dev_reports_each_failure_once() {
     place.write("m/xs.toml", "[modules.h]\nallow = [\"all\"]\n");
     dev.await_text("the modules keep running as before");
     dev.await_text("at xs.toml:2:10");
-    // It throws nothing: the one that did goes on with the frame it failed on, and fails again.
+    // This version does not throw; until it is active, the old one retries the frame and fails
+    // again.
     place.write("m/handlers/h.ts", "export default { topics: 'in', run() {} };");
     eventually(|| (dev.shown().matches("xs.toml:2:10").count() == 2).then_some(()));
     fs::remove_file(place.path("m/xs.toml")).unwrap();

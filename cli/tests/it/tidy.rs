@@ -5,24 +5,24 @@ use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 800;
 const COLUMNS_MAX: usize = 100;
-/// Where sources are: each has some.
+/// Where sources are: each directory has some.
 const PLACES: [&str; 9] =
     [".ci", "bench", "cli", "clients", "engine", "fuzz", "protocol", "runtime", "scripts"];
-/// Directories of what is made, not written.
+/// Directories of generated files.
 const MADE: [&str; 8] =
     ["target", "corpus", "artifacts", "coverage", "node_modules", "dist", "build", "__pycache__"];
 
-/// Which rules a file is under. All have a number of lines that they may have, and are ASCII.
+/// Which rules apply to a file. All are ASCII, with a limited number of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Of a crate: opens with what it is, and has short lines but for those that are one literal,
+    /// Of a crate: opens with a `//!` comment, and has short lines, except for a single literal,
     /// which cannot be broken without changing how it reads.
     Rust,
     /// Tests hold modules in raw strings, where a line break would move what they look at.
     RustTest,
     /// Of the clients, or a script: has short lines.
     Plain,
-    /// Modules and what they run on.
+    /// Modules and the code they run on.
     JavaScript,
 }
 
@@ -57,7 +57,7 @@ fn sources_follow_the_tidy_rules() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// Notes what in a file is against the rules.
+/// Records how a file violates the rules.
 fn look(name: &str, kind: Kind, text: &str, broken: &mut Vec<String>) {
     if text.lines().count() > LINES_MAX {
         broken.push(format!("{name}: more than {LINES_MAX} lines"));
@@ -82,7 +82,7 @@ fn look(name: &str, kind: Kind, text: &str, broken: &mut Vec<String>) {
     }
 }
 
-/// The files below a directory that somebody wrote.
+/// The handwritten files below a directory.
 fn files(root: &Path) -> Vec<PathBuf> {
     let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
@@ -101,7 +101,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What the map says is where it says.
+/// The paths that the documents name exist.
 #[test]
 fn paths_named_in_the_documents_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

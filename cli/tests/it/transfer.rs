@@ -1,4 +1,4 @@
-//! Stores written out, read in again, and events removed.
+//! Exports, imports, and removals of events.
 
 use std::fs;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::support::{
     PATIENCE, Run, Sandbox, eventually, output_within, signal, text, wait_within,
 };
 
-/// What a frame says, without its offset, which an import does not keep.
+/// The content of frames without offsets, which an import does not keep.
 fn content(frames: &[Value]) -> Vec<Value> {
     let without = |frame: &Value| {
         let mut frame = frame.clone();
@@ -49,7 +49,7 @@ fn an_export_becomes_the_same_store() {
     assert_eq!(all(&place, "./copy"), first);
     let told = &place.ok(&["import", "dump", "copy"]).json()[0];
     assert_eq!(told, &json!({ "new": 0, "there": 4, "refused": 0 }));
-    // Into a store in use ids are new, and the old ones find the frames.
+    // Into a store in use, ids are new, and the old ones still find the frames.
     place.ok(&["append", "./used", "z", "-n"]);
     let refused = place.xs(&["import", "dump", "used"]);
     assert_eq!(refused.code, 1, "{}", refused.err);
@@ -92,7 +92,7 @@ fn import_takes_bodies_inside_lines() {
     }
 }
 
-/// What JSON has to escape makes a line six times as long as the body.
+/// The characters that JSON has to escape make a line six times as long as the body.
 #[test]
 fn import_takes_the_longest_lines_that_cat_prints() {
     let place = Sandbox::new();
@@ -107,7 +107,7 @@ fn import_takes_the_longest_lines_that_cat_prints() {
     assert_eq!(told, [json!({ "new": 2, "there": 0, "refused": 0 })]);
     let hashes = |store| place.ok(&["cat", store, "--format", "{hash}"]).text();
     assert_eq!(hashes("./copy"), hashes("./store"));
-    // One that is longer is left out, and both say where it is to be had.
+    // A longer one is left out, and both subcommands say where to get it.
     let place = Sandbox::new();
     assert_eq!(place.xs_with(&["append", "t"], &vec![b'x'; (64 << 20) + 1]).code, 0);
     let cat = place.ok(&["cat", "--with-body"]);
@@ -143,7 +143,7 @@ fn the_import_script_of_the_docs_keeps_times() {
     assert_eq!(times, expected);
 }
 
-/// An import that is run again neither brings back what nobody sees any more nor stops at it.
+/// Repeating an import neither brings back frames that are no longer visible nor fails at them.
 #[test]
 fn importing_twice_changes_nothing() {
     let place = Sandbox::new();
@@ -165,7 +165,7 @@ fn importing_twice_changes_nothing() {
         assert_eq!(told, [json!({ "new": 0, "there": 4, "refused": 0 })], "{store}");
         assert_eq!(place.ok(&["cat", store]).json(), before);
     }
-    // Ids that are kept go on above one that nobody sees.
+    // Kept ids continue above one that is no longer visible.
     let more = line("03g4a5lk7bc9ucnxswp2nn1g4", "a", "forever", 5);
     place.write("dump/frames.jsonl", &format!("{}\n{more}", lines.join("\n")));
     let told = place.ok(&["import", "dump", "./kept"]).json();
@@ -191,7 +191,7 @@ fn an_interrupted_export_resumes() {
     let other = place.xs(&["export", "dump", "a"]);
     assert_eq!(other.code, 1);
     assert!(other.err.contains("holds a different export"), "{}", other.err);
-    // So long before now is another time with each run, and the same export.
+    // A relative time is a different one in each run, but the export is the same.
     let first = place.ok(&["export", "late", "--since", "1h"]).json();
     assert_eq!(first[0]["exported"], 4);
     place.ok(&["append", "a", "fifth"]);
@@ -200,7 +200,7 @@ fn an_interrupted_export_resumes() {
     assert_eq!(place.xs(&["export", "late", "--since", "2h"]).code, 1);
 }
 
-/// Each body is a file. What takes long is not to keep whoever stops it waiting.
+/// Each body is a file. Slow work must not delay a stop.
 #[test]
 fn an_export_stops_at_once_on_a_signal_and_resumes() {
     let place = Sandbox::new();
@@ -214,7 +214,7 @@ fn an_export_stops_at_once_on_a_signal_and_resumes() {
         signal(&export, one);
         let asked = Instant::now();
         assert_eq!(wait_within(&mut export, PATIENCE).code(), Some(130));
-        // Where nothing heeds it, the process is ended after 5 s.
+        // If nothing handles the signal, the process is ended after 5 s.
         assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     }
     let lines = fs::read_to_string(place.path("dump/frames.jsonl")).unwrap_or_default();
@@ -231,7 +231,7 @@ fn an_export_stops_at_once_on_a_signal_and_resumes() {
 #[test]
 fn import_names_refused_lines_and_takes_the_rest() {
     let place = Sandbox::new();
-    // As cross.stream writes it: no offset, no origin, keys of its own.
+    // As cross.stream writes it: no offset, no origin, additional keys.
     let ids =
         ["03g4a5lk7bc9ucnxswp2nn1gj", "03g4a5lk7bc9ucnxswp2nn1gk", "03g4a5lk7bc9ucnxswp2nn1gl"];
     let lines = [
@@ -253,7 +253,7 @@ fn import_names_refused_lines_and_takes_the_rest() {
     assert!(run.err.contains("3 lines refused") && run.err.contains("--new-ids"), "{}", run.err);
     assert_eq!(place.ok(&["get", "./copy", ids[2]]).json()[0]["topic"], "b");
     assert_eq!(place.xs(&["import", "nowhere", "copy"]).code, 1);
-    // What is said there is so.
+    // The advice in the message holds.
     let lines = fs::read_to_string(place.path("dump/frames.jsonl")).unwrap();
     let mended = lines.replace("\"9\"", "\"d\"").replace("sha256-47DEQ", "sha256-ypeBE");
     let mended: Vec<&str> = mended.lines().take(4).collect();
@@ -263,7 +263,7 @@ fn import_names_refused_lines_and_takes_the_rest() {
     assert!(told.err.contains("another event with this id"), "{}", told.err);
 }
 
-/// It said nothing of what it had done, nor how to go on.
+/// It reported neither what it had done, nor how to continue.
 #[test]
 fn an_import_that_ends_early_says_how_far_it_came() {
     let place = Sandbox::new();
@@ -274,7 +274,7 @@ fn an_import_that_ends_early_says_how_far_it_came() {
     for stops in [true, false] {
         let _ = fs::remove_dir_all(place.store());
         let server = place.serve(&[]);
-        // Not all batches are answered.
+        // Some batches are not answered yet.
         let between = Between::new(&place, 8 * 1024);
         let mut import = place.command(&["import", "dump", text(&between.front), "--new-ids"]);
         let import = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -319,7 +319,7 @@ fn removed_events_are_gone() {
     assert_eq!(stats["store"]["frames"]["live"], 2, "{stats}");
 }
 
-/// More than one batch takes, as xargs gives it.
+/// More than fit in one batch, as xargs passes them.
 #[test]
 fn many_events_are_removed_in_several_steps() {
     let place = Sandbox::new();
@@ -335,7 +335,7 @@ fn many_events_are_removed_in_several_steps() {
     assert_eq!(again.json(), [json!({ "removed": 0, "not_there": 5000 })], "{}", again.err);
 }
 
-/// Offset and id of one event are one event, and so is either of them twice.
+/// Offset and id of one event are one event, and so are repetitions of either.
 #[test]
 fn removing_an_event_twice_in_one_call_counts_once() {
     let place = Sandbox::new();
@@ -351,7 +351,7 @@ fn removing_an_event_twice_in_one_call_counts_once() {
     assert_eq!(run.json(), [json!({ "removed": 0, "not_there": 1 })], "{}", run.err);
 }
 
-/// What is wrong with the words is said before any store is looked for.
+/// Wrong arguments are reported before a store is looked for.
 #[test]
 fn export_explains_a_store_given_before_the_directory() {
     let place = Sandbox::new();
@@ -384,13 +384,13 @@ fn an_archive_becomes_the_same_store_and_is_the_same_again() {
     assert_eq!(all(&place, "./copy"), first);
     let again = place.xs_with(&["import", "-", "copy"], &bytes);
     assert_eq!(again.json(), [json!({ "new": 0, "there": 5, "refused": 0 })], "{}", again.err);
-    // Only some, and no body that they do not name.
+    // A selection, without bodies that it does not name.
     place.ok(&["export", "--archive", "some.tar.zst", "b,c"]);
     place.ok(&["import", "some.tar.zst", "some"]);
     let topics: Vec<_> = all(&place, "./some").iter().map(|one| one["topic"].clone()).collect();
     assert_eq!(topics, ["b", "c"]);
     assert!(fs::metadata(place.path("some.tar.zst")).unwrap().len() < 2000);
-    // Nothing is left beside them.
+    // No temporary files are left.
     let names: Vec<_> = fs::read_dir(place.path("."))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

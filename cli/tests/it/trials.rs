@@ -1,4 +1,4 @@
-//! `xs test`: tests that fail in ways that are not their own, and what is said meanwhile.
+//! `xs test`: tests that fail for reasons outside them, and what is logged meanwhile.
 
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ fn a_test_without_end_or_with_a_loose_promise_harms_no_other() {
     }
 }
 
-/// Such a loop cannot be left but by ending all that runs beside it.
+/// Such a loop can only be left by ending everything that runs along with it.
 #[test]
 fn a_test_with_an_endless_loop_does_not_hide_others() {
     let place = Sandbox::new();

@@ -1,5 +1,5 @@
-//! docs/tutorial.md, typed as it stands: its files are saved where it says, its commands are one
-//! session of a shell, in its order, in an empty directory.
+//! docs/tutorial.md, typed as it stands: its files are saved under their names, its commands are
+//! one shell session, in its order, in an empty directory.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,8 +8,8 @@ use std::process::{Output, Stdio};
 
 use crate::support::{PATIENCE, Sandbox, output_within};
 
-/// A page as a script, and how many lines of commands are in it. Blocks `sh` are run, blocks with a
-/// file's name are saved, others are what was printed when the page was written.
+/// A page as a script, and the number of command lines in it. `sh` blocks are run, blocks with a
+/// file name are saved, others are the output when the page was written.
 pub(crate) fn script(page: &str) -> (String, usize) {
     let mut script = "set -eu\n".to_owned();
     let mut block: Option<&str> = None;
@@ -40,7 +40,7 @@ pub(crate) fn script(page: &str) -> (String, usize) {
     (script, commands)
 }
 
-/// A shell in a place that runs a script with the binary on its path; its jobs end with it.
+/// A shell in a sandbox that runs a script with the binary on its path; its jobs end with it.
 pub(crate) fn run(place: &Sandbox, script: &str) -> Output {
     let binaries = Path::new(env!("CARGO_BIN_EXE_xs")).parent().unwrap();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());

@@ -1,4 +1,4 @@
-//! `-F`: what a reader does until there is a server, and while it looks for where to begin.
+//! `-F`: what a reader does until there is a server, and while it determines where to begin.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use crate::support::{PATIENCE, Run, Sandbox, eventually, output_within, signal, 
 /// Frames that are searched: more bytes than a server sends ahead.
 const FRAMES: u64 = 2_500;
 const META_BYTES: usize = 16 * 1024;
-/// Every so many of them matches.
+/// One in this many of them matches.
 const EVERY: u64 = 1_000;
-/// Bytes of the search after which it stands still.
+/// Bytes of the search after which it is held.
 const HELD_AFTER: u64 = 1024 * 1024;
 
 fn start(place: &Sandbox, args: &[&str], addr: &str) -> Child {
@@ -39,14 +39,14 @@ fn append(place: &Sandbox, numbers: Range<u64>) {
     assert_eq!(run.code, 0, "{}", run.err);
 }
 
-/// The search for the newest that match ended where the server stopped, as if there were no more:
-/// what it had not come to was never printed.
+/// The search for the newest matches ended when the server stopped, as if there were no more: the
+/// ones that it had not reached were never printed.
 #[test]
 fn a_search_for_the_newest_outlives_a_server_that_stops() {
     let expression = format!("f.meta.n % {EVERY} === 0");
     let tail = ["tail", "-n", "2", "t", "--where", &expression, "--format", "{meta.n}"];
     let every = |end: u64| (0..end).map(|n| format!("{}\n", n * EVERY)).collect::<String>();
-    // With it, all since the start is printed, and without it there is an error.
+    // With -F, all since the start is printed; without it, there is an error.
     for (more, expected) in [(&["-F", "--limit", "5"][..], every(5)), (&[], String::new())] {
         let place = Sandbox::new();
         append(&place, 0..1_999);
@@ -68,7 +68,7 @@ fn a_search_for_the_newest_outlives_a_server_that_stops() {
     }
 }
 
-/// What was printed of a body when its connection was lost was printed again before the rest.
+/// The part of a body printed before its connection was lost was printed again before the rest.
 #[test]
 fn a_body_that_is_cut_off_goes_on_where_it_was() {
     let place = Sandbox::new();
@@ -88,7 +88,7 @@ fn a_body_that_is_cut_off_goes_on_where_it_was() {
     server.kill();
 }
 
-/// Nobody else had moved the cursor, and it counted nothing that was not there.
+/// No other reader moved the cursor, and it never counted frames that were not there.
 #[test]
 fn a_reader_of_what_the_store_has_lost_is_told_so() {
     let cat = ["cat", "-F", "t", "--format", "{body}"];
@@ -113,7 +113,7 @@ fn a_reader_of_what_the_store_has_lost_is_told_so() {
             });
         }
         server.kill();
-        // As after a power cut, without a sync.
+        // As after a power cut without a sync.
         std::fs::remove_dir_all(place.store()).unwrap();
         std::fs::rename(place.path("before"), place.store()).unwrap();
         let server = place.serve(&[]);
@@ -130,7 +130,7 @@ fn a_cursor_is_no_place_to_begin_at() {
     assert_eq!((run.code, run.err.contains("use --cursor mailer")), (2, true), "{}", run.err);
 }
 
-/// A store that it opened itself, for as long as it ran, kept the server out for ever.
+/// A store that the reader opened itself kept the server out for as long as the reader ran.
 #[test]
 fn reconnect_leaves_a_store_to_its_server() {
     for exists in [false, true] {
@@ -163,14 +163,14 @@ fn reconnect_leaves_a_store_to_its_server() {
 #[test]
 fn reconnect_waits_for_an_address_and_not_for_what_is_wrong_with_it() {
     let place = Sandbox::new();
-    // The port is taken, and nobody listens.
+    // The port is taken, but nothing listens.
     let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&port, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let at: SocketAddr = getsockname(&port).unwrap().try_into().unwrap();
     let mut reader = start(&place, &["tail", "-F", "t", "--limit", "1"], &at.to_string());
     let waits = said(&mut reader).next().unwrap();
     assert!(waits.contains("refused") && waits.contains("; waiting for"), "{waits}");
-    // Who stops it is heeded at once.
+    // A stop takes effect at once.
     signal(&reader, Signal::INT);
     assert_eq!(Run::from(output_within(reader, PATIENCE)).code, 130);
 
@@ -179,7 +179,7 @@ fn reconnect_waits_for_an_address_and_not_for_what_is_wrong_with_it() {
     let file = place.write("file", "");
     let wrong = place.xs(&["tail", "-F", "-a", text(&file)]);
     assert_eq!(wrong.code, 5, "{}", wrong.err);
-    // With a token in the store, one is asked for.
+    // Once the store has a token, one is required.
     place.ok(&["token", "create", "a", "--role", "read"]);
     let server = place.serve(&["--listen", ":0"]);
     let listening = &place.await_frames("xs.start", 1)[0]["meta"]["listen"][1];

@@ -1,4 +1,4 @@
-//! What the protocol promises, with the store behind it.
+//! What the protocol promises, with a real store.
 
 use xs_engine::{
     Bound, Condition, FrameId, IdempotencyKey, NewFrame, ReadOptions, Removal, Start, Topic,
@@ -37,7 +37,7 @@ fn conditions_and_keys_reach_the_store() {
         };
         let appended = client.append(&first).await.unwrap();
         let at = appended.frames[0].offset.unwrap();
-        // Again, over a new connection: its condition no longer holds, and it is stored already.
+        // Again, over a new connection: its condition no longer holds, but it is already stored.
         let other = connect(&place.store()).await;
         let again = other.append(&first).await.unwrap();
         assert_eq!((again.repeated, &again.frames), (true, &appended.frames));
@@ -66,7 +66,7 @@ const fn counts(new: usize, there: usize, refused: usize) -> ImportCounts {
     ImportCounts { new, there, refused }
 }
 
-/// Imports all that a store holds of some topics into another; how many were new, there, refused.
+/// Imports all frames of some topics into another store. Returns how many were new, there, refused.
 async fn import(from: &Client, to: &Client, ids: ImportIds) -> (usize, usize, usize) {
     let topics = TopicPatterns::parse("a.*,b").unwrap();
     let options = ReadOptions { topics, ..ReadOptions::default() };
@@ -92,7 +92,7 @@ fn frames_move_between_stores_under_old_and_new_ids() {
             ids.push(appended.frames[0].id);
         }
         let used = connect(&used.store()).await;
-        // Ids of the same millisecond are in no order between stores.
+        // Ids of the same millisecond have no order between stores.
         while used.append(&one("b")).await.unwrap().frames[0].id < ids[499] {}
         assert_eq!(import(&source, &used, ImportIds::Verbatim).await, (0, 0, 500));
         for pass in [(500, 0, 0), (0, 500, 0)] {
@@ -102,7 +102,7 @@ fn frames_move_between_stores_under_old_and_new_ids() {
         assert_eq!((moved.old_id(), moved.topic()), (Some(ids[3]), "a.t3"));
         let body = used.blob_get(&moved.hash().unwrap()).await.unwrap().unwrap();
         assert_eq!(body.bytes(100).await.unwrap(), "body");
-        // A store that has only its own first frame, which is older than none of these.
+        // A store that has only its own first frame, which may be newer than some of these.
         let fresh = connect(&fresh.store()).await;
         let start = fresh.get(Bound::Offset(0)).await.unwrap().unwrap();
         let above = ids.iter().filter(|id| **id > start.id()).count();
@@ -116,7 +116,7 @@ fn frames_move_between_stores_under_old_and_new_ids() {
     drop(servers);
 }
 
-/// Also while an import of the same frame is on its way, and again once it was removed.
+/// Also while an import of the same frame is in flight, and again after it was removed.
 #[test]
 fn concurrent_imports_store_each_frame_once() {
     let (place, used) = (Sandbox::new(), Sandbox::new());
@@ -151,7 +151,7 @@ fn concurrent_imports_store_each_frame_once() {
     drop(servers);
 }
 
-/// Whether or not one of them waits for frames that are on their way.
+/// Whether or not one of them waits for frames that are in flight.
 #[test]
 fn imports_of_a_connection_keep_their_order() {
     let (place, kept, new) = (Sandbox::new(), Sandbox::new(), Sandbox::new());
@@ -159,7 +159,7 @@ fn imports_of_a_connection_keep_their_order() {
     runtime().block_on(async {
         let (kept, new) = (connect(&kept.store()).await, connect(&new.store()).await);
         let source = connect(&place.store()).await;
-        // Ids that are kept must be above what the other store has by itself.
+        // Kept ids must be above those that the other store has already.
         let above = kept.get(Bound::Offset(0)).await.unwrap().unwrap().id();
         while source.append(&one("a")).await.unwrap().frames[0].id < above {}
         let numbered = (0..8).map(|n| frame("b", &serde_json::json!(n), b"")).collect();
@@ -181,7 +181,7 @@ fn imports_of_a_connection_keep_their_order() {
     drop(servers);
 }
 
-/// The stored frames of a topic, at most one message of them.
+/// The stored frames of a topic, as many as fit in one message.
 async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
     let topics = TopicPatterns::parse(topic).unwrap();
     let options = ReadOptions { topics, ..ReadOptions::default() };
@@ -189,7 +189,7 @@ async fn exported(from: &Client, topic: &str) -> Vec<Delivered> {
     export.next().await.unwrap().unwrap()
 }
 
-/// Where nothing is stored because of what is there already.
+/// When nothing is stored because all of it is there already.
 #[test]
 fn an_import_answer_is_durable_only_when_the_counted_frames_are() {
     let place = Sandbox::new();
@@ -266,7 +266,7 @@ fn removals_by_id_and_offset_reach_the_files() {
         let nothing =
             RemoveRequest { frames: vec![Bound::Offset(9_999)], ..RemoveRequest::default() };
         assert_eq!(client.remove(&nothing).await.unwrap().removed, [Removal::Absent]);
-        // In one batch with an append, within topics.
+        // Combined with an append in one batch, and limited to topics.
         let batch = |topics: &str| AppendRequest {
             removes: vec![Bound::Id(kept.id)],
             removes_within: Some(TopicPatterns::parse(topics).unwrap()),

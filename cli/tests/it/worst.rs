@@ -1,6 +1,6 @@
 //! The worst that modules were made to do, a few at a time against one server, or each alone in the
-//! long form: each is told, and meanwhile a client appends and a healthy module handles what it
-//! appends. What else is held against them, and by whom:
+//! long form: each is reported, and meanwhile a client appends and a healthy module handles its
+//! frames. Further cases, and the tests that cover them:
 //!
 //! | what a module does | held by |
 //! |---|---|
@@ -45,12 +45,12 @@ const HEALTHY: &str =
     "export default { topics: 'in', state: 0, run(frame, ctx) { return { n: ++ctx.state }; } };";
 /// Time between two appends of the client.
 const PACE: Duration = Duration::from_millis(5);
-/// How many do their worst at a time, but in the long form.
+/// How many do their worst at a time, except in the long form.
 const AT_ONCE: usize = 4;
-/// Appends and outputs that each of the worst must not hold up.
+/// Appends and outputs that must still happen during each case.
 const PROGRESS: u64 = 5;
 
-/// How it ends: the frame is handled, the module fails, or it does not start.
+/// How a case ends: the frame is handled, the module fails, or it does not start.
 const OUT: &str = "out";
 const FAILS: &str = "fin.error";
 const INVALID: &str = "invalid";
@@ -257,7 +257,7 @@ fn hostile_modules_do_not_harm_others() {
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
 }
 
-/// Replaced or deleted while it does its worst, a module is gone, and the next version goes on.
+/// A module that is replaced or deleted while it does its worst ends, and the next version runs.
 #[test]
 fn a_replaced_busy_module_ends() {
     let place = Sandbox::new();
@@ -285,7 +285,7 @@ fn a_replaced_busy_module_ends() {
                 beside.client.append(&AppendRequest::frames(vec![poke])).await.unwrap();
             }
             place.write(&file, &source("return { fine: true };"));
-            // Its place is its own: what the old version did not finish comes first.
+            // Its position is kept: what the old version did not finish comes first.
             told.until(&format!("w{n}.out")).await;
             told.until(&format!("w{n}.out")).await;
             beside.goes_on(name, before).await;
@@ -296,7 +296,7 @@ fn a_replaced_busy_module_ends() {
     assert!(server.stop().success(), "{}", place.log());
 }
 
-/// Pokes the module once it runs; the end of the topic that tells how it ended.
+/// Pokes the module once it runs. Returns the last part of the topic that says how it ended.
 async fn outcome(client: &Client, told: &mut Told, n: usize) -> String {
     let lifecycle = format!("xs.handler.w{n}.");
     let out = format!("w{n}.out");
@@ -330,7 +330,7 @@ struct Told {
 }
 
 impl Told {
-    /// Passes over frames up to the next of a topic.
+    /// Skips frames up to the next of a topic.
     async fn until(&mut self, topic: &str) {
         while self.next().await.topic() != topic {}
     }

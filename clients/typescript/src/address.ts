@@ -1,4 +1,4 @@
-// Where a server listens, as people write it.
+// The address of a server, as people write it.
 
 import { statSync } from "node:fs";
 import { homedir } from "node:os";
@@ -13,7 +13,7 @@ export type Address =
   | { readonly path: string }
   | { readonly host: string; readonly port: number; readonly tls: boolean };
 
-/** The address as text. @throws {AddressError} for what is none */
+/** The address as text. @throws {AddressError} for anything else */
 export function addressText(address: Address): string {
   const { path, host: name } = Object(address) as { path?: unknown; host?: unknown };
   if (typeof path !== "string" && typeof name !== "string") {
@@ -24,7 +24,7 @@ export function addressText(address: Address): string {
   return `${address.tls ? "xss://" : ""}${host}:${address.port}`;
 }
 
-/** Whether only this machine can listen to what is said. */
+/** Whether only this machine can listen in. */
 export function isLocal(address: Address): boolean {
   if ("path" in address) return true;
   return ["localhost", "::1"].includes(address.host) || /^127(\.\d+){3}$/.test(address.host);
@@ -32,12 +32,12 @@ export function isLocal(address: Address): boolean {
 
 /**
  * Reads a store directory (its `xs.sock`), the path of a socket, `:port`, `host:port` or
- * `xss://host:port` (TLS). Text with `/`, or that begins with `.` or `~`, is a path.
+ * `xss://host:port` (TLS). Text that contains `/`, or begins with `.` or `~`, is a path.
  *
  * @throws {AddressError}
  */
 export function parseAddress(text: string): Address {
-  // An argument of the command line that is left out is undefined.
+  // A missing command-line argument is undefined.
   if (text === "" || text === undefined || text === null) {
     throw new AddressError(
       "the address is empty; give a store directory, a socket, :port or host:port",
@@ -53,7 +53,7 @@ export function parseAddress(text: string): Address {
 }
 
 function ofPath(path: string): Address {
-  // Half of a pair of UTF-16 would be another letter.
+  // An unpaired surrogate would become another character.
   if (/[\0\p{Surrogate}]/u.test(path)) throw new AddressError(`${shown(path)} names no file`);
   const isSocket = path.endsWith(".sock") && !isDirectory(path);
   return { path: isSocket ? path : join(path, SOCKET_NAME) };

@@ -1,4 +1,4 @@
-// Blobs as streams, both ways with bounded memory.
+// Blobs as streams, in both directions with bounded memory.
 
 import { createHash } from "node:crypto";
 import { MORE, Op, Reader } from "./coding.js";
@@ -22,14 +22,14 @@ import { Stream, type Host } from "./streams.js";
 import { asBuffer, hashBytes, type Blob, type BlobHash } from "./values.js";
 import { check, ignore, listen, until } from "./waiting.js";
 
-/** Where the bytes of a blob come from: a Readable, a ReadableStream, any iterable of bytes. */
+/** The source of a blob's bytes: a Readable, a ReadableStream, any iterable of bytes. */
 export type Source = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
- * An upload: `write` pieces, then `finish`; without it, after `close`, nothing is stored. Writes
- * need not be awaited before the next one or `finish`: they take turns, and hold the memory of
- * their pieces so long. A `write` that fails ends the upload, as nobody knows how much of its piece
- * was sent; those behind it and `finish` then throw ClientClosed, with what failed as its cause.
+ * An upload: `write` chunks, then `finish`; after `close` without it, nothing is stored. Writes
+ * need not be awaited before the next one or `finish`: they take turns, and hold their chunks in
+ * memory meanwhile. A `write` that fails ends the upload, because it is unknown how much of its
+ * chunk was sent; later writes and `finish` then throw ClientClosed, with the failure as its cause.
  */
 export class BlobWriter {
   #connection: Connection | undefined;
@@ -40,9 +40,9 @@ export class BlobWriter {
   #window = 0;
   #held: Buffer[] = [];
   #heldBytes = 0;
-  /** What ended it before `finish`. */
+  /** The error that ended it before `finish`. */
   #failure: unknown;
-  /** The signal has ended it, and nobody was told yet. */
+  /** The signal has ended it, and that was not reported yet. */
   #isAborted = false;
   #turn: Promise<unknown> = Promise.resolve();
   readonly #closing = new AbortController();
@@ -69,7 +69,7 @@ export class BlobWriter {
       this.#answer = connection.send(Op.BLOB_PUT, [], line);
       const answered = () => {
         this.#isAnswered = true;
-        // Who waits for credit need not any more.
+        // No one needs to wait for credit any more.
         line.fail(new ClientClosed("the upload was answered"));
       };
       this.#answer.then(answered, answered);
@@ -78,7 +78,7 @@ export class BlobWriter {
     return { connection: this.#connection, line: this.#line };
   }
 
-  /** The signal ends the upload, whether somebody waits for it just then or not. */
+  /** Ends the upload when the signal is aborted, whether or not anything waits for it. */
   readonly #abort = (): void => {
     if (this.#isOver) return;
     this.#failure = this.signal?.reason;
@@ -90,10 +90,10 @@ export class BlobWriter {
     return new ClientClosed("the upload is over", { cause: this.#failure });
   }
 
-  /** Does it after all that was asked for before. */
+  /** Runs work after everything requested before. */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turn.then(work);
-    // Who waits for `finish` alone learns of it there.
+    // A caller that only waits for `finish` gets the error there.
     this.#turn = done.catch(() => undefined);
     return done;
   }
@@ -115,7 +115,7 @@ export class BlobWriter {
 
   async #write(data: Buffer): Promise<void> {
     const { connection } = await this.#open();
-    // More than the window would never fit into it, and 0 says nothing.
+    // More than the window would never fit into it, and 0 means no limit.
     const { chunkBytes, uploadWindow } = connection.info;
     const most = CHUNK_BYTES_MAX;
     const size = Math.min(chunkBytes || most, uploadWindow || most, most);
@@ -151,7 +151,7 @@ export class BlobWriter {
     await connection.sendChunk(line, chunk, flags, this.signal);
   }
 
-  /** Sends the last of it, after the writes before, and waits until it is stored. */
+  /** Sends the rest, after any earlier writes, and waits until it is stored. */
   finish(): Promise<Blob> {
     return this.#inTurn(() => this.#finish());
   }
@@ -173,14 +173,14 @@ export class BlobWriter {
     }
   }
 
-  /** What is thrown of what failed: of what a signal has ended, its reason for the first. */
+  /** The error to throw: after an abort, the first is the signal's reason. */
   #told(error: unknown): unknown {
     const isFirst = this.#isAborted;
     this.#isAborted = false;
     return isFirst ? this.#failure : error;
   }
 
-  /** Forgets an upload that was not finished. May be called twice. */
+  /** Discards an unfinished upload. May be called twice. */
   close(): void {
     if (this.#line && this.#isAnswered) this.#line.isOver = true;
     this.#closing.abort(this.#over());
@@ -193,16 +193,16 @@ export class BlobWriter {
 }
 
 /**
- * The pieces of a blob. The last one comes only when all of them match the hash. After a lost
- * connection it begins anew and passes over what was handed out.
+ * The chunks of a blob. The last one arrives only if all of them match the hash. After a lost
+ * connection it starts over and skips what it has returned.
  */
 export class BlobReader extends Stream<Buffer> {
   readonly hash: BlobHash;
-  /** The length of the blob, once the first piece came. */
+  /** The length of the blob, once the first chunk has arrived. */
   bytes: bigint | undefined;
   #given = 0;
   #passed = 0;
-  /** When to give up, since nothing new comes. */
+  /** When to give up, if nothing new arrives. */
   #end: number | undefined;
   readonly #sum = createHash("sha256");
   readonly #backoff: Backoff;
@@ -218,7 +218,7 @@ export class BlobReader extends Stream<Buffer> {
     if (hash === null) throw new InvalidValue("the frame has no body");
     this.hash = hash;
     this.#backoff = new Backoff(host.retry);
-    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    // Encoded before anything is sent, so that the call itself reports a wrong argument.
     blobGet(hash, credit);
   }
 
@@ -236,7 +236,7 @@ export class BlobReader extends Stream<Buffer> {
         if (this.isClosed) break;
         const isRefused = error instanceof Unavailable;
         const isPassing = isRefused || error instanceof ConnectionLost;
-        // The reason of the signal may be any error.
+        // The signal's reason may be any error.
         if (!isPassing || this.host.closing.aborted || this.signal?.aborted) {
           this.close();
           throw error;
@@ -305,7 +305,8 @@ export class BlobReader extends Stream<Buffer> {
       await this.#ask(connection);
     } catch (error) {
       if (!(error instanceof NotFound) || typeof this.blob === "string") throw error;
-      // A token that is limited to topics may name it once its frame came on this connection.
+      // A token that is limited to topics may name it once its frame was delivered on this
+      // connection.
       await connection.ask(Op.GET, get(this.blob.id), this.signal);
       await this.#ask(connection);
     }

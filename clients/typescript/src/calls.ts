@@ -14,17 +14,17 @@ type Try = <T>(once: (connection: Connection) => Promise<T>) => Promise<T>;
 /**
  * The results of a call. The frame `<name>.complete` ends it and is kept in `complete`;
  * `<name>.error` throws CommandFailed. Closing it before the end cancels the call. It is never
- * made twice by itself.
+ * repeated automatically.
  */
 export class Call extends Stream<Frame> {
-  /** Id of the frame `<name>.call`, once the server accepted the call. */
+  /** Id of the frame `<name>.call`, once the server has accepted the call. */
   id: FrameId | undefined;
-  /** The frame `<name>.complete`, once it came. */
+  /** The frame `<name>.complete`, once it has arrived. */
   complete: Frame | undefined;
   readonly #body: Buffer[];
   #opening: Promise<FrameId> | undefined;
   #frames: Frame[] = [];
-  /** All of its frames came. */
+  /** All of its frames have arrived. */
   #isOver = false;
 
   constructor(
@@ -36,7 +36,7 @@ export class Call extends Stream<Frame> {
     this.#body = call(request);
   }
 
-  /** Makes the call unless it was made, and gives the id of `<name>.call`. */
+  /** Makes the call, unless it was made already, and returns the id of `<name>.call`. */
   open(): Promise<FrameId> {
     if (!this.#opening && this.isClosed) {
       return Promise.reject(new ClientClosed("the call was closed before it was made"));
@@ -48,7 +48,7 @@ export class Call extends Stream<Frame> {
   async #open(): Promise<FrameId> {
     const { credit } = this.request;
     const { line, parts } = await this.tryOnce(async (connection) => {
-      // It may have been closed while there was no connection to make it on.
+      // It may have been closed while there was no connection for it.
       if (this.isClosed) throw new ClientClosed("the call was closed before it was made");
       return connection.askStream(Op.CALL, this.#body, credit, this.signal);
     });
@@ -97,7 +97,7 @@ export class Call extends Stream<Frame> {
       push = await line.item(this.signal);
     } catch (error) {
       if (!this.complete || !(error instanceof XsError)) throw error;
-      // Only the word that it is over is lost: who was told of a failure would make the call again.
+      // Only the notice of the end is lost: after an error, a caller would repeat the call.
       this.#isOver = true;
       return;
     }

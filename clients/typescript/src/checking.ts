@@ -1,24 +1,24 @@
-// What people give, checked before anything of it is sent: plain JavaScript has no types.
+// Checks values from users before any of them is sent: plain JavaScript has no types.
 
 import { inspect } from "node:util";
 import { InvalidValue } from "./errors.js";
 
 const SHOWN = { depth: 0, breakLength: Infinity } as const;
 
-/** A value as errors show it. */
+/** A value as shown in errors. */
 export function shown(value: unknown): string {
   const text =
     typeof value === "string" ? JSON.stringify(value) : inspect(value, SHOWN);
   return text.length > 80 ? `${text.slice(0, 80)}..` : text;
 }
 
-/** Text as it travels. @throws {InvalidValue} for what is none */
+/** Text as sent. @throws {InvalidValue} for anything else */
 export function textBytes(text: string, what: string): Buffer {
   if (typeof text !== "string") throw new InvalidValue(`${what} is text, not ${shown(text)}`);
   return Buffer.from(text);
 }
 
-/** The same bytes as a Buffer. @throws {InvalidValue} for what is none */
+/** The same bytes as a Buffer. @throws {InvalidValue} for anything else */
 export function rawBytes(bytes: Uint8Array, what: string): Buffer {
   if (Buffer.isBuffer(bytes)) return bytes;
   if (!(bytes instanceof Uint8Array)) {
@@ -27,13 +27,13 @@ export function rawBytes(bytes: Uint8Array, what: string): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** A list. @throws {InvalidValue} for what is none */
+/** A list. @throws {InvalidValue} for anything else */
 export function listOf<T>(values: readonly T[], what: string): readonly T[] {
   if (!Array.isArray(values)) throw new InvalidValue(`${what} are an array, not ${shown(values)}`);
   return values;
 }
 
-/** A number that may be a fraction. @throws {InvalidValue} for what is none, or below 0 */
+/** A number that may be a fraction. @throws {InvalidValue} for anything else, or below 0 */
 export function numberOf(number: number, what: string): number {
   if (typeof number !== "number" || !(number >= 0)) {
     throw new InvalidValue(`${what} is a number from 0 on, not ${shown(number)}`);
@@ -41,13 +41,13 @@ export function numberOf(number: number, what: string): number {
   return number;
 }
 
-/** Whether it is a number that is neither less nor more; of others nothing can be compared. */
+/** Whether it is a number between the two, inclusive; other values cannot be compared. */
 export function isWithin(number: unknown, least: number, most: number): boolean {
   const isNumber = typeof number === "number" || typeof number === "bigint";
   return isNumber && number >= least && number <= most;
 }
 
-/** The names that an object may have, and what each of them is. */
+/** The names that an object may have, and what such an object is called. */
 export interface Keys {
   readonly what: string;
   readonly names: ReadonlySet<string>;
@@ -59,14 +59,14 @@ export function keys<T extends object>(what: string, names: Record<keyof T, 1>):
 }
 
 /**
- * The object, in which each name is known: one that is misspelt would be ignored, and what it says
- * with it. @throws {InvalidValue}
+ * The object, if each of its names is known: one that is misspelt would be ignored, along with its
+ * value. @throws {InvalidValue}
  */
 export function checkKeys<T extends object>(given: T, { what, names }: Keys): T {
   if (typeof given !== "object" || given === null) {
     throw new InvalidValue(`${shown(given)} is no object, in which each ${what} is named`);
   }
-  // Without an array of the names, as each append comes here.
+  // Without an array of the names, because every append gets here.
   for (const name in given) {
     if (names.has(name) || !Object.hasOwn(given, name)) continue;
     throw new InvalidValue(`${shown(name)} is no ${what}: these are ${[...names].join(", ")}`);
@@ -74,7 +74,7 @@ export function checkKeys<T extends object>(given: T, { what, names }: Keys): T 
   return given;
 }
 
-/** The same of what is of one of some kinds, which the first of its names tells. */
+/** The same for an object of one of several kinds, identified by the first name of each. */
 export function checkKind<T extends object>(given: T, kinds: readonly Keys[], what: string): T {
   const firsts = kinds.map(({ names }) => [...names][0] ?? "");
   const kind = kinds[firsts.findIndex((name) => name in Object(given))];

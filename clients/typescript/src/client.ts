@@ -1,4 +1,4 @@
-// The client: requests and streams over one connection after another.
+// The client: requests and streams over successive connections.
 
 import { addressText, parseAddress, type Address } from "./address.js";
 import { BlobReader, BlobWriter, type Source } from "./blobs.js";
@@ -72,11 +72,11 @@ import { check, sleep, until } from "./waiting.js";
 export const VERSION = "0.1.0";
 
 /**
- * Connects to a server: a store directory, its socket, `:port`, `host:port` or
- * `xss://host:port` (TLS).
+ * Connects to a server: a store directory, its socket, `:port`, `host:port` or `xss://host:port`
+ * (TLS).
  *
  * @throws {AddressError}, {ConnectError}, {AccessError}, {ProtocolError}, {Unavailable} (the server
- * has no room just now, or holds back who showed wrong tokens: try later)
+ * is full, or blocks a client that has shown wrong tokens: try later)
  */
 export async function connect(address: string, options: ConnectOptions = {}): Promise<Client> {
   const client = new Client(address, options);
@@ -90,10 +90,10 @@ export async function connect(address: string, options: ConnectOptions = {}): Pr
 }
 
 /**
- * A client of one server: any number of requests and streams at a time. It connects when it has
- * to, and anew when the connection was lost: then what changes nothing is asked again, streams go
- * on where they were, and an append without a key or a removal, which may or may not have been
- * done, throws ConnectionLost.
+ * A client of one server: any number of requests and streams at a time. It connects when needed,
+ * and again after a connection is lost: then requests that change nothing are sent again, streams
+ * continue where they were, and an append without a key or a removal, which may or may not have
+ * been done, throws ConnectionLost.
  */
 export class Client {
   readonly address: Address;
@@ -110,7 +110,7 @@ export class Client {
     const { token, tls, name = `xs-typescript/${VERSION}`, timeoutMs = 10_000 } = options;
     const { waitMs = 0, retry = {} } = options;
     this.address = parseAddress(address);
-    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    // Encoded before anything is sent, so that the call itself reports a wrong argument.
     messages.hello(name, token ?? "");
     numberOf(timeoutMs, "timeoutMs");
     numberOf(waitMs, "waitMs");
@@ -132,15 +132,15 @@ export class Client {
     await this.close();
   }
 
-  /** Makes the connection now, and goes on trying for so long when nobody listens there. */
+  /** Connects now, and keeps trying for `waitMs` when nothing listens there. */
   async open(waitMs = 0, signal?: AbortSignal): Promise<ServerInfo> {
     checkOptions({ signal }, OPTIONS.plain);
     return (await this.#connection(numberOf(waitMs, "waitMs"), signal)).info;
   }
 
   /**
-   * Ends the connection and what is under way on it: followers come to their end, as if each was
-   * closed, and all else throws ClientClosed, as it is not whole. May be called twice.
+   * Ends the connection and everything in progress on it: followers end as if each was closed, and
+   * everything else throws ClientClosed, since it is incomplete. May be called twice.
    */
   async close(): Promise<void> {
     this.#closing.abort(new ClientClosed("the client was closed"));
@@ -151,7 +151,7 @@ export class Client {
     this.#old.clear();
   }
 
-  /** What the server said of itself when the present or last connection was made. */
+  /** What the server said about itself when the current or last connection was made. */
   get server(): ServerInfo {
     if (!this.#current) {
       throw new ConnectError(`${addressText(this.address)}: there was no connection yet`);
@@ -170,10 +170,10 @@ export class Client {
       const left = Math.max(0, end - performance.now());
       this.#making ??= this.#connect(left).finally(() => (this.#making = undefined));
       try {
-        // A caller that stops waiting does not take the connection from the others.
+        // A caller that stops waiting does not cancel the connection for others.
         return await until(this.#making, signal);
       } catch (error) {
-        // Another's time may be over, not one's own.
+        // The time of another caller may have run out, not this one's.
         const isOver = isMine || performance.now() >= end;
         if (isOver || !isAway(error)) throw error;
       }
@@ -188,7 +188,7 @@ export class Client {
       try {
         const connection = await openConnection(this.#dial, signal);
         if (signal.aborted) {
-          // The end came when it was just made.
+          // The client was closed just after the connection was made.
           connection.abandon(new ClientClosed("the client was closed"));
           throw signal.reason;
         }
@@ -204,7 +204,7 @@ export class Client {
     }
   }
 
-  /** Lets what is under way on a connection that is not the present one come to its end. */
+  /** Lets the work in progress on a connection that is no longer current finish. */
   #retire(connection: Connection): void {
     this.#old = new Set([...this.#old].filter((one) => !one.failure));
     if (connection.failure) return;
@@ -213,9 +213,9 @@ export class Client {
   }
 
   /**
-   * Does something on a connection, again where nothing was done or doing it twice is the same as
-   * once (`again`). @throws what ends it: for what `changes` something ConnectionLost also where
-   * nothing was done in the last attempt, but one before it may have done it
+   * Does something on a connection, and repeats it if nothing was done or if doing it twice is the
+   * same as once (`again`). @throws the final error: for work that `changes` something,
+   * ConnectionLost even if the last attempt did nothing but an earlier one may have done it
    */
   async #try<T>(
     once: (connection: Connection) => Promise<T>,
@@ -232,7 +232,7 @@ export class Client {
         connection = await this.#connection(Math.max(0, end - performance.now()), signal);
         return await once(connection);
       } catch (error) {
-        // To make a connection was tried again already.
+        // Connecting was retried already.
         if (connection) wait = this.#pause(error, connection, backoff, how.again);
         const left = end - performance.now();
         if (wait === undefined || left < (isUnknown(error) ? 0 : wait)) {
@@ -246,7 +246,7 @@ export class Client {
     }
   }
 
-  /** Milliseconds to wait before another attempt; undefined where that is of no use. */
+  /** Milliseconds to wait before another attempt; undefined if that is useless. */
   #pause(
     error: unknown,
     connection: Connection,
@@ -276,10 +276,10 @@ export class Client {
   // Appending.
 
   /**
-   * Appends one frame. `body` may also be a Readable or another iterable of bytes; that and one
-   * longer than 1 MiB is uploaded as a blob before the frame is appended.
+   * Appends one frame. `body` may also be a Readable or another iterable of bytes; those, and
+   * bodies longer than 1 MiB, are uploaded as a blob before the frame is appended.
    *
-   * With a `key`, the store keeps the batch once, so it is sent again by itself after a lost
+   * With a `key`, the store keeps the batch once, so it is sent again automatically after a lost
    * connection.
    */
   async append(topic: string, body?: Body | Source, options: AppendOptions = {}): Promise<Stamp> {
@@ -297,7 +297,7 @@ export class Client {
     return stamp;
   }
 
-  /** Removes and appends frames and changes cursors, all of it or nothing. */
+  /** Removes and appends frames and changes cursors, all or nothing. */
   async appendBatch(batch: Batch, options: Signal = {}): Promise<Appended> {
     const { signal } = checkOptions(options, OPTIONS.plain);
     const { frames = [] } = checkKeys(batch, messages.BATCH);
@@ -305,7 +305,7 @@ export class Client {
     return this.#append(batch, signal);
   }
 
-  /** Appends what was looked at. */
+  /** Appends a batch that was checked. */
   async #append(batch: Batch, signal: AbortSignal | undefined): Promise<Appended> {
     const long = new Map<BlobHash, Buffer>();
     const frames = (batch.frames ?? []).map((frame) => named(frame, long));
@@ -318,7 +318,7 @@ export class Client {
     }
     const once = async (connection: Connection): Promise<readonly Buffer[]> => {
       for (const [hash, whole] of long) {
-        // A token that is limited to topics may name what was put on this connection alone.
+        // A token that is limited to topics may only name blobs that were put on this connection.
         if (putOn.get(hash) === connection) continue;
         try {
           putOn.set(hash, await known(connection, hash, whole, signal));
@@ -335,8 +335,8 @@ export class Client {
   }
 
   /**
-   * Removes frames, all of them, and tells of each whether it was there. It is not made again after
-   * a lost connection: it would tell that what it had removed was not there.
+   * Removes frames in one batch, and returns for each whether it existed. Not repeated after a lost
+   * connection: the answer would say that the removed frames did not exist.
    */
   async remove(
     bounds: readonly Bound[],
@@ -349,10 +349,10 @@ export class Client {
   }
 
   /**
-   * Appends up to 4,096 frames as another store delivered them, with the bodies that came with
-   * them (longer ones are put as blobs before), and tells of each what became of it; one that is
-   * refused keeps no other out. Frames that are there already are told as such, so an import that
-   * was cut off is made again from anywhere before.
+   * Appends up to 4,096 frames as another store delivered them, with the bodies that came with them
+   * (longer ones must be put as blobs first), and returns the outcome of each; a refused frame does
+   * not affect the others. Frames that exist already are reported as such, so an import that was
+   * cut off can be repeated from any earlier point.
    */
   async importFrames(
     frames: readonly Frame[],
@@ -373,8 +373,8 @@ export class Client {
   }
 
   /**
-   * The stored frames, then those that come: items whose `kind` is frame, caught_up, gap, pulse
-   * or resumed. It goes on over lost connections until it is closed or the `limit` is reached.
+   * The stored frames, then new ones: items whose `kind` is frame, caught_up, gap, pulse or
+   * resumed. Continues over lost connections until it is closed or the `limit` is reached.
    */
   follow(topics: Topics = "*", options: FollowOptions = {}): Follow {
     checkOptions(options, OPTIONS.follow);
@@ -385,8 +385,8 @@ export class Client {
   }
 
   /**
-   * One page of a bounded read; the next one is `fetch(page.next)`. Unlike `read` it leaves
-   * nothing behind on the server.
+   * One page of a bounded read; the next one is `fetch(page.next)`. Unlike `read`, it leaves no
+   * state on the server.
    */
   async fetch(
     topics: Topics | Selection = "*",
@@ -436,8 +436,8 @@ export class Client {
   }
 
   /**
-   * Stores bytes, text, or what a Readable or another iterable of bytes gives, as it comes. Bytes
-   * are sent again after a lost connection; of other sources that throws.
+   * Stores bytes, text, or what a Readable or another iterable of bytes yields, as it comes. After
+   * a lost connection, bytes are sent again; other sources throw.
    */
   async putBlob(source: Uint8Array | string | Source, options: Signal = {}): Promise<Blob> {
     const { signal } = checkOptions(options, OPTIONS.plain);
@@ -456,16 +456,16 @@ export class Client {
     return store(this.blobWriter(options), source, signal, this.#closing.signal);
   }
 
-  /** An upload piece by piece: `write`, then `finish`; without it nothing is stored. */
+  /** An upload in chunks: `write`, then `finish`, without which nothing is stored. */
   blobWriter(options: Signal = {}): BlobWriter {
     const { signal } = checkOptions(options, OPTIONS.plain);
     return new BlobWriter(this.#host.connection, signal);
   }
 
   /**
-   * The pieces of a blob: `for await (const piece of client.getBlob(hash))`. Given the frame whose
-   * body it is, it also outlives a lost connection with a token that is limited to topics, which
-   * may name the blobs of frames that came on its connection alone.
+   * The chunks of a blob: `for await (const piece of client.getBlob(hash))`. Given the frame whose
+   * body it is, it also survives a lost connection with a token that is limited to topics: such a
+   * token may only name blobs of frames that were delivered on its connection.
    */
   getBlob(blob: BlobHash | Frame, options: Omit<StreamOptions, "bodies"> = {}): BlobReader {
     const { credit = CREDIT_DEFAULT, signal } = checkOptions(options, OPTIONS.getBlob);
@@ -479,7 +479,7 @@ export class Client {
     return Buffer.concat(pieces);
   }
 
-  /** A frame's body, whether it came with it or not. */
+  /** A frame's body, whether or not it was delivered with it. */
   async body(frame: Frame, options: Signal = {}): Promise<Buffer> {
     checkOptions(options, OPTIONS.plain);
     if (!(frame instanceof Frame)) throw new InvalidValue(`${shown(frame)} is not a frame`);
@@ -496,8 +496,8 @@ export class Client {
   }
 
   /**
-   * Moves a cursor and gives its new revision. `expect` is the revision it must have now, 0 for
-   * none yet; with another one it throws CursorConflict.
+   * Moves a cursor and returns its new revision. `expect` is the revision it must have now, 0 if it
+   * must not exist; with a different one, CursorConflict is thrown.
    */
   async cursorSet(
     name: string,
@@ -538,8 +538,8 @@ export class Client {
   // Calls and the rest.
 
   /**
-   * Calls a command; its results come as frames: `for await (const frame of client.call(..))`.
-   * Closing it before the end cancels the call.
+   * Calls a command; its results are frames: `for await (const frame of client.call(..))`. Closing
+   * it before the end cancels the call.
    *
    * @throws {NotFound} (no such command, or 702 at the deadline) and {CommandFailed}
    */
@@ -559,15 +559,15 @@ export class Client {
     return new Call((once) => this.#try(once, how, signal), request, signal);
   }
 
-  /** What the server counts, as docs/wire.md names it. */
+  /** The server's statistics, named as in docs/wire.md. */
   async stats(options: Signal = {}): Promise<Record<string, any>> {
     checkOptions(options, OPTIONS.plain);
     return jsonOf(only(await this.#ask(Op.STATS, [], options.signal)));
   }
 
-  // Maintenance: answers come when the work has ended, with the names that the subcommand of the
-  // same name prints. Paths are absolute and of the server's machine, and only a client on its Unix
-  // socket may name one.
+  // Maintenance: answers arrive when the work has ended, with the names that the subcommand of the
+  // same name prints. Paths are absolute and on the server's machine, and only a client on its Unix
+  // socket may give one.
 
   async #maintain(body: Buffer[], { signal }: Signal, again = true): Promise<Record<string, any>> {
     return jsonOf(only(await this.#ask(Op.MAINTAIN, body, signal, again)));
@@ -579,7 +579,7 @@ export class Client {
     return this.#maintain(messages.maintain("verify"), options);
   }
 
-  /** Rewrites segments of which so much is dead, 50 percent unless given. */
+  /** Rewrites segments of which at least `deadPercent` is dead, 50 by default. */
   async compact(
     options: Signal & { readonly deadPercent?: number | undefined } = {},
   ): Promise<Record<string, any>> {
@@ -596,8 +596,8 @@ export class Client {
   }
 
   /**
-   * Copies the store to a directory, or what is new since the last backup there. `link`: files
-   * that never change get a second name instead.
+   * Copies the store to a directory, or only what is new since the last backup there. `link`: files
+   * that never change are hard-linked instead.
    */
   async backup(
     to: string,
@@ -608,7 +608,7 @@ export class Client {
   }
 
   /**
-   * Makes a store of its own with all that this one holds. It is not made again after a lost
+   * Creates an independent store with everything that this one holds. Not repeated after a lost
    * connection.
    */
   async fork(to: string, options: Signal = {}): Promise<Record<string, any>> {
@@ -616,7 +616,7 @@ export class Client {
     return this.#maintain(messages.maintain("fork", { path: to }), options, false);
   }
 
-  /** Milliseconds until the server sent up to 64 bytes back. */
+  /** Milliseconds until the server has echoed up to 64 bytes. */
   async ping(data: Uint8Array = new Uint8Array(), options: Signal = {}): Promise<number> {
     checkOptions(options, OPTIONS.plain);
     const sent = rawBytes(data, "what a ping carries");
@@ -630,14 +630,15 @@ export class Client {
   }
 }
 
-/** Whether another attempt to connect may do better. */
+/** Whether another attempt to connect may succeed. */
 function isAway(error: unknown): boolean {
   return (error instanceof ConnectError || error instanceof Unavailable) && error.retryable;
 }
 
 /**
- * Whether it says that nothing was done, which holds for its attempt alone. What a server says of
- * the request itself (3xx, 4xx) holds for all: it looks first whether it has it already.
+ * Whether the error says that nothing was done, which is true of its attempt only. The server's
+ * verdict on the request itself (3xx, 4xx) is true of all attempts: it first checks whether it has
+ * the request already.
  */
 function isUndone(error: unknown): boolean {
   if (error instanceof Refusal) return ![3, 4, 8].includes(Math.floor(error.code / 100));
@@ -651,7 +652,7 @@ function isSource(body: unknown): body is Source {
   return Symbol.asyncIterator in Object(body) || Symbol.iterator in Object(body);
 }
 
-/** The frame as it is sent: a long body is added to `long`, and named. */
+/** The frame as it is sent: a long body is added to `long`, and referred to by hash. */
 function named(frame: NewFrame, long: Map<BlobHash, Buffer>): NewFrame {
   const body = bodyOf(frame);
   if (!body || "blob" in body || body.length <= INLINE_BYTES_MAX) return frame;
@@ -660,7 +661,7 @@ function named(frame: NewFrame, long: Map<BlobHash, Buffer>): NewFrame {
   return { ...frame, json: undefined, body: { blob: hash } };
 }
 
-/** Has a connection know a blob: puts it unless it is there. */
+/** Makes a blob known on a connection: puts it unless it exists. */
 async function known(
   connection: Connection,
   hash: BlobHash,
@@ -680,7 +681,7 @@ function put(connection: Connection, whole: Buffer, signal?: AbortSignal): Promi
   return store(new BlobWriter(async () => connection, signal), [whole]);
 }
 
-/** Uploads what a source gives; the first of some signals ends it, also while the source stalls. */
+/** Uploads the contents of a source; any of the signals ends it, even while the source stalls. */
 async function store(
   writer: BlobWriter,
   source: Source,
@@ -697,7 +698,7 @@ async function store(
       await writer.write(value);
     }
   } catch (error) {
-    // A source that stalls does not end before it has given what it is asked for.
+    // A source that stalls does not end before it has yielded what was requested.
     new Promise((resolve) => resolve(pieces.return?.())).catch(() => undefined);
     throw error;
   } finally {

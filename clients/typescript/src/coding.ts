@@ -1,5 +1,5 @@
-// Integers, text and headers as they travel: what reads and writes bytes, and nothing of what
-// they mean. A read beyond the end is a ProtocolError, never another exception.
+// Integers, text and headers on the wire: reads and writes bytes, and knows nothing of their
+// meaning. A read beyond the end is a ProtocolError, never another exception.
 
 import { shown, textBytes } from "./checking.js";
 import { InvalidValue, ProtocolError } from "./errors.js";
@@ -88,7 +88,7 @@ export function header(fields: Omit<Header, "length">, bodyBytes: number): Buffe
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
-/** Takes a body apart from its beginning. */
+/** Reads a body from its beginning. */
 export class Reader {
   private at = 0;
 
@@ -154,7 +154,7 @@ export class Reader {
   }
 }
 
-/** Puts a body together. A number that does not fit its field is an InvalidValue. */
+/** Builds a body. A number that does not fit its field throws InvalidValue. */
 export class Writer {
   private readonly parts: Buffer[] = [];
   private small: number[] = [];
@@ -217,13 +217,13 @@ export class Writer {
     return this.u16(tag).u16(0).u32(value.length).raw(value);
   }
 
-  /** The body, in pieces. */
+  /** The body, in chunks. */
   done(): Buffer[] {
     this.raw(Buffer.alloc(0));
     return this.parts;
   }
 
-  /** The body, in one piece. */
+  /** The body, as one buffer. */
   bytes(): Buffer {
     return Buffer.concat(this.done());
   }

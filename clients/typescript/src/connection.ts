@@ -1,5 +1,5 @@
-// One connection: a socket around a Session. It ends with the first error and is never made
-// again; that is the client's business.
+// One connection: a socket around a Session. It ends with the first error and never reconnects;
+// that is up to the client.
 
 import { closeSync, constants, openSync } from "node:fs";
 import * as net from "node:net";
@@ -27,17 +27,17 @@ import { Settle, sleep, timer, until } from "./waiting.js";
 
 const SOCKET_PATH_MAX = 107;
 const CLOSE_WAIT_MS = 2000;
-/** After so long without a word the server is asked whether it is there, and given up. */
+/** After this time without data the server is probed, and after as much again given up. */
 const SILENCE_MS = 90_000;
 
 const PAID: readonly number[] = [Op.DELIVER, Op.BLOB_CHUNK];
 
 /**
- * A stream as the connection sees it: what came for it and was not yet taken. The credit that was
- * granted bounds how much that is, and the server is held to it.
+ * A stream as the connection sees it: the messages that arrived for it and were not taken yet. The
+ * credit granted bounds how many, and the server is held to it.
  */
 export class Line {
-  /** The server knows that the stream is over. */
+  /** The server knows that the stream has ended. */
   isOver = false;
   readonly #items: Push[] = [];
   #waiter: Settle<void> | undefined;
@@ -49,7 +49,7 @@ export class Line {
 
   constructor(
     readonly connection: Connection,
-    /** Of the request that opens it. */
+    /** The op of the request that opens it. */
     readonly op: number,
     readonly sub: number,
     credit: number,
@@ -61,7 +61,7 @@ export class Line {
   put(push: Push): void {
     if (this.#isEnded) return;
     const before = this.#items.at(-1);
-    // Pulses cost no credit: who does not take them finds one.
+    // Pulses cost no credit; of several in a row, one is kept.
     if (before && messages.isPulse(push) && messages.isPulse(before)) return;
     if (PAID.includes(push.op)) {
       this.#flow.came(push);
@@ -78,7 +78,7 @@ export class Line {
     this.#waiter?.resolve();
   }
 
-  /** The next message. @throws what ended the connection once all before it was taken */
+  /** The next message. @throws what ended the connection once all earlier messages were taken */
   async item(signal?: AbortSignal): Promise<Push> {
     for (;;) {
       const item = this.#items.shift();
@@ -92,7 +92,7 @@ export class Line {
     }
   }
 
-  /** What a message brought was used up: the server may send as much more. */
+  /** The contents of a message were used up: the server may send that much more. */
   took(push: Push): void {
     const grant = this.#flow.took(push.body.length);
     if (grant > 0 && !this.isOver) {
@@ -100,7 +100,7 @@ export class Line {
     }
   }
 
-  /** Ends the stream, from this side if need be, and wakes who waits for it; that throws `why`. */
+  /** Ends the stream, from this side if necessary; its waiting caller gets `why`. */
   close(why: unknown = new ClientClosed("the stream was closed")): void {
     this.connection.forget(this, !this.isOver);
     this.isOver = true;
@@ -109,9 +109,9 @@ export class Line {
   }
 }
 
-/** A connection whose HELLO was or will be answered. */
+/** A connection that has sent HELLO, answered or not. */
 export class Connection {
-  /** Why it is over. */
+  /** Why it has ended. */
   failure: XsError | undefined;
   /** Why the server is stopping; new requests belong on another connection. */
   draining: string | undefined;
@@ -121,7 +121,7 @@ export class Connection {
   readonly #lines = new Map<number, Line>();
   readonly #welcome = new Settle<ServerInfo>();
   readonly #ended = new Settle<void>();
-  /** Who waits, in order, until the server takes more. */
+  /** Callers that wait, in order, until the server takes more. */
   readonly #queue: Array<Settle<void>> = [];
   #isFull = false;
   #isFlushDue = false;
@@ -142,19 +142,19 @@ export class Connection {
     });
   }
 
-  /** Says HELLO; the socket is connected. */
+  /** Sends HELLO; the socket is connected. */
   greet(signal?: AbortSignal): Promise<ServerInfo> {
     this.#flush();
     return until(this.#welcome.promise, signal);
   }
 
-  /** Notices a peer that vanished without a word, of which TCP may tell nothing for long. */
+  /** Notices a peer that vanished silently, which TCP may not report for a long time. */
   watch(): void {
     this.#socket.setKeepAlive(true, SILENCE_MS);
     this.#silence = setTimeout(() => this.silent(), SILENCE_MS).unref();
   }
 
-  /** Nothing came for long: asks whether the server is there, and ends when that was of no use. */
+  /** After a long silence, probes the server; ends the connection if that was in vain. */
   silent(): void {
     if (this.failure) return;
     if (this.#isAsked) {
@@ -172,7 +172,7 @@ export class Connection {
     return this.#session.info;
   }
 
-  /** Whether new requests may be made on it. */
+  /** Whether it takes new requests. */
   get isUsable(): boolean {
     return this.failure === undefined && this.draining === undefined;
   }
@@ -190,10 +190,10 @@ export class Connection {
     return until(this.send(op, body), signal);
   }
 
-  /** Sends a request at once; the answer comes later. */
+  /** Sends a request at once; the answer arrives later. */
   send(op: number, body: readonly Buffer[] = [], line?: Line): Promise<readonly Buffer[]> {
     const answer = new Settle<readonly Buffer[]>();
-    // Whoever waited until it was writable goes on a little later, and it may have ended since.
+    // A caller that waited until it was writable resumes a little later, when it may have ended.
     const unsent = this.#unsent();
     if (unsent) {
       answer.reject(unsent);
@@ -217,7 +217,7 @@ export class Connection {
     try {
       return { line, parts: await until(this.send(op, body, line), signal) };
     } catch (error) {
-      // Whoever stops waiting takes the stream back; one that was refused does not exist.
+      // A caller that stops waiting takes the stream back; one that was refused does not exist.
       line.isOver = error instanceof XsError;
       line.close();
       throw error;
@@ -225,7 +225,7 @@ export class Connection {
   }
 
   /**
-   * Waits in order until the server takes more. @throws {NotSent}, or what forbids to try on
+   * Waits in order until the server takes more. @throws {NotSent}, or the error that rules out
    * another connection
    */
   async writable(signal?: AbortSignal): Promise<void> {
@@ -237,7 +237,7 @@ export class Connection {
       } finally {
         const at = this.#queue.indexOf(turn);
         if (at >= 0) this.#queue.splice(at, 1);
-        // Whoever is next follows once this one has sent.
+        // The next one follows once this one has sent.
         if (!this.#isFull) setImmediate(() => this.#drained());
       }
     }
@@ -245,7 +245,7 @@ export class Connection {
     if (unsent) throw unsent;
   }
 
-  /** What is told of a request that comes after the end of the connection. */
+  /** The error for a request after the end of the connection. */
   #unsent(): XsError | undefined {
     if (!this.failure) return undefined;
     const why = told(this.failure);
@@ -257,7 +257,7 @@ export class Connection {
     if (!this.#isFull) this.#queue.shift()?.resolve();
   }
 
-  /** A new stream; the request that opens it must be the next that is sent. */
+  /** Returns a new stream; the request that opens it must be sent next. */
   open(op: number, credit: number): Line {
     const line = new Line(this, op, this.#session.stream(), credit);
     if (this.#session.streamsLeft === 0) this.draining ??= "its stream numbers are used up";
@@ -265,7 +265,7 @@ export class Connection {
     return line;
   }
 
-  /** Sends a piece of an upload. */
+  /** Sends a chunk of an upload. */
   async sendChunk(line: Line, chunk: Buffer, flags: number, signal?: AbortSignal): Promise<void> {
     await this.writable(signal);
     if (line.isOver) throw new ClientClosed("the upload is over");
@@ -273,19 +273,19 @@ export class Connection {
     this.#flush();
   }
 
-  /** Sends a small one-way message; on a connection that is over it has no effect. */
+  /** Sends a small one-way message; no effect if the connection has ended. */
   tell(op: number, sub: number, body: readonly Buffer[] = []): void {
     if (this.failure) return;
     this.#session.tell(op, sub, body);
     this.#flushSoon();
   }
 
-  /** Gives nothing more to a stream. */
+  /** Delivers nothing more to a stream. */
   forget(line: Line, tell: boolean): void {
     if (this.#lines.delete(line.sub) && tell) this.tell(Op.UNSUBSCRIBE, line.sub);
   }
 
-  /** Ends a connection on which nothing is under way. */
+  /** Ends the connection if nothing is in progress on it. */
   closeWhenIdle(): void {
     if (this.#pending.size === 0 && this.#lines.size === 0) {
       this.abandon(new ConnectionLost("the connection is not used any more"));
@@ -298,7 +298,7 @@ export class Connection {
     this.#end(why);
   }
 
-  /** Waits until the socket is closed; what the server does not take is given up. */
+  /** Waits until the socket is closed; gives up on data that the server does not take. */
   async closed(): Promise<void> {
     const late = new AbortController();
     await Promise.race([this.#ended.promise, sleep(CLOSE_WAIT_MS, late.signal)]);
@@ -350,18 +350,18 @@ export class Connection {
     this.#silence = undefined;
     this.#socket.end();
     this.#welcome.reject(why);
-    // Whatever the code of CLOSE: what changes something may have been done.
+    // Whatever the code of CLOSE, a request that changes something may have been done.
     const ending = (op: number) => (CHANGES.has(op) ? lost(why) : told(why));
     for (const { op, answer } of this.#pending.values()) answer.reject(ending(op));
     this.#pending.clear();
     for (const line of this.#lines.values()) line.fail(ending(line.op));
     for (const turn of this.#queue.splice(0)) turn.resolve();
-    // The peer may never close its side; nothing more is wanted of it.
+    // The peer may never close its side; nothing more is expected from it.
     const isOrderly = why instanceof ConnectionLost || why instanceof ClientClosed;
     if (!isOrderly) this.#socket.destroySoon();
   }
 
-  /** Requests made in one turn of the loop leave together. */
+  /** Sends the requests of one iteration of the event loop together. */
   #flushSoon(): void {
     if (this.#isFlushDue) return;
     this.#isFlushDue = true;
@@ -380,8 +380,8 @@ export class Connection {
 }
 
 /**
- * What requests and streams that only read and who comes later are told of the end of a
- * connection. A breach of the protocol, a lost right and the user's own closing are final.
+ * The error for requests and streams that only read, and for later ones, when the connection ends.
+ * A protocol violation, a lost permission and a close by the user are final.
  */
 function told(why: XsError): XsError {
   if (why instanceof AccessError) return why;
@@ -389,12 +389,12 @@ function told(why: XsError): XsError {
   return lost(why);
 }
 
-/** Whether it is only the network that was too slow. */
+/** Whether the connection was closed only because the network was too slow. */
 function isLate(why: unknown): why is ProtocolRefused {
   return why instanceof ProtocolRefused && (why.code === 104 || why.code === 106);
 }
 
-/** What is told of a request or a call that changes something: it is not known what was done. */
+/** The error for a request or a call that changes something: it is unknown what was done. */
 function lost(why: XsError): XsError {
   if (why instanceof ProtocolError) return why;
   if (why instanceof ClientClosed) return new ClientClosed(why.message, { cause: why });
@@ -410,9 +410,7 @@ export interface Dial {
   readonly timeoutMs: number;
 }
 
-/**
- * Connects and says HELLO. @throws {ConnectError}, {Refusal}, {ProtocolError}, {AddressError}
- */
+/** Connects and sends HELLO. @throws {ConnectError}, {Refusal}, {ProtocolError}, {AddressError} */
 export async function openConnection(dial: Dial, signal?: AbortSignal): Promise<Connection> {
   const { address, timeoutMs } = dial;
   const text = addressText(address);
@@ -465,14 +463,15 @@ function dialSocket(dial: Dial): Dialed {
     try {
       socket = tls.connect({ ...named, ...dial.tls, host, port });
     } catch (cause) {
-      // What is given as certificates or keys is none.
+      // The given certificates or keys are invalid.
       throw new TlsError(`${addressText(address)}: ${(cause as Error).message}`, { cause });
     }
     event = "secureConnect";
   } else {
     socket = net.connect({ host: address.host, port: address.port });
   }
-  // Before it is connected nobody has spoken TLS: what fails then may do better later.
+  // Until it is connected, TLS was not tried: after an earlier failure, a later attempt may
+  // succeed.
   let isReached = !socket.connecting;
   socket.once("connect", () => (isReached = true));
   const isReady = new Promise<void>((resolve, reject) => {

@@ -1,4 +1,4 @@
-// CRC-32 (ISO-HDLC). Node has one from 20.15 on; before that it is computed here.
+// CRC-32 (ISO-HDLC). Node has it since 20.15; before that it is computed here.
 
 import * as zlib from "node:zlib";
 
@@ -10,7 +10,7 @@ const TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-/** The same in JavaScript. */
+/** The JavaScript implementation. */
 export const crc32InJs: Crc32 = (data) => {
   let crc = -1;
   for (const byte of data) crc = (crc >>> 8) ^ (TABLE[(crc ^ byte) & 0xff] ?? 0);

@@ -7,9 +7,9 @@ import * as messages from "./messages.js";
 import { asBuffer, u64, type CursorChange } from "./values.js";
 
 /**
- * What changes a cursor that has the revision it expects, for attempts one after another. A
- * conflict behind one whose answer was lost counts as done when the cursor is at the next revision
- * and has this value.
+ * A function that changes a cursor with an expected revision, over several attempts. A conflict
+ * after an attempt whose answer was lost counts as done if the cursor has the next revision and
+ * this value.
  */
 export function moving(
   change: CursorChange,

@@ -1,24 +1,24 @@
-// What can go wrong, by whose doing it is. `retryable` says whether the same request may be made
-// again, unchanged and without looking; nothing here retries.
+// The errors, by who caused them. `retryable` says whether the same request may be sent again,
+// unchanged and without checking; nothing here retries.
 
-/** Everything this package throws, but for the reason of a signal that was aborted. */
+/** The base of everything that this package throws, except for the reason of an aborted signal. */
 export class XsError extends Error {
   override get name(): string {
     return this.constructor.name;
   }
 
-  /** Whether the same request may be made again, unchanged and without looking. */
+  /** Whether the same request may be sent again, unchanged and without checking. */
   get retryable(): boolean {
     return false;
   }
 }
 
-/** Text that names no server, or one that may not be spoken to so. */
+/** Text that names no server, or one that may not be used in this way. */
 export class AddressError extends XsError {}
 
 /**
- * An argument that can never be sent: it breaks a rule of the protocol. Or a frame does not hold
- * what it is asked for: its body did not come with it, or is no JSON.
+ * An argument that can never be sent because it violates a rule of the protocol; or a frame without
+ * the requested content: its body was not delivered with it, or is not JSON.
  */
 export class InvalidValue extends XsError {}
 
@@ -29,7 +29,7 @@ export class ConnectError extends XsError {
   }
 }
 
-/** The server could not show who it is, or does not speak TLS. */
+/** The server could not prove its identity, or does not speak TLS. */
 export class TlsError extends ConnectError {
   override get retryable(): boolean {
     return false;
@@ -37,10 +37,10 @@ export class TlsError extends ConnectError {
 }
 
 /**
- * The connection ended before the answer: what was asked for may or may not have been done.
- * Requests that change nothing, and appends with a key, are made again by the client itself. If the
- * outcome of the first attempt is unknown, it stays so when the last one comes to nothing; what
- * ended that is the cause.
+ * The connection ended before the answer: the request may or may not have been done. Requests that
+ * change nothing, and appends with a key, are repeated by the client itself. If the outcome of the
+ * first attempt is unknown, it stays unknown when the last one fails; the error of that one is the
+ * cause.
  */
 export class ConnectionLost extends XsError {}
 
@@ -52,12 +52,12 @@ export class NotSent extends ConnectionLost {
 }
 
 /**
- * The client, a stream or an upload was closed. What the closing cut short may or may not have been
- * done, and a read or a download is not whole; what comes after it is not done.
+ * The client, a stream or an upload was closed. Work that the close interrupted may or may not have
+ * been done, and a read or a download is incomplete; later requests are not done.
  */
 export class ClientClosed extends XsError {}
 
-/** The server sent what the protocol does not allow; the connection is given up. */
+/** The server violated the protocol; the connection is closed. */
 export class ProtocolError extends XsError {}
 
 /** Bytes that do not match their CRC or their hash. */
@@ -65,7 +65,8 @@ export class IntegrityError extends ProtocolError {}
 
 /**
  * Stored frames that the server cannot read, from `first` to before `end`. `resume` is the offset
- * to go on from, which is `end`; for a read backwards the one to go on before, `first`.
+ * to continue from, which is `end`; for a backward read, the one to continue before, which is
+ * `first`.
  */
 export class CorruptRange extends XsError {
   readonly resume: bigint;
@@ -84,12 +85,12 @@ export class CorruptRange extends XsError {
 
 /** A command answered with `<name>.error`. */
 export class CommandFailed extends XsError {
-  /** What the command calls the failure, if anything. */
+  /** The command's name for the failure, if any. */
   readonly code: string | undefined;
 
   constructor(
     readonly command: string,
-    /** All that the command says of it. */
+    /** Everything that the command says about it. */
     readonly meta: Record<string, unknown>,
   ) {
     super(`${command}: ${String(meta["message"] ?? "failed without a message")}`);
@@ -97,7 +98,7 @@ export class CommandFailed extends XsError {
   }
 }
 
-/** What a refusal says beside its message. */
+/** What a refusal says besides its message. */
 export interface Details {
   retryAfterMs?: number;
   cursor?: string;
@@ -151,7 +152,7 @@ export const CODES: Readonly<Record<number, string>> = {
   800: "Indeterminate",
 };
 
-/** The server refused a request. The subclass is the class of its code. */
+/** The server refused a request. The subclass corresponds to the class of its code. */
 export class Refusal extends XsError {
   constructor(
     readonly code: number,
@@ -162,7 +163,7 @@ export class Refusal extends XsError {
     super(`${code} ${CODES[code] ?? "Other"}: ${text}`);
   }
 
-  /** The name of the code as docs/wire.md spells it; `Other` for one not known here. */
+  /** The name of the code as docs/wire.md spells it; `Other` if it is unknown. */
   get codeName(): string {
     return CODES[this.code] ?? "Other";
   }
@@ -177,22 +178,22 @@ export class AccessError extends Refusal {}
 /** 3xx: the request cannot succeed as it is. */
 export class InvalidRequest extends Refusal {}
 
-/** 4xx: a condition does not hold: read the present state, then make a new request. */
+/** 4xx: a condition does not hold: read the current state, then make a new request. */
 export class ConditionFailed extends Refusal {}
 
 /** 400: the cursor has another revision, `details.revision`. */
 export class CursorConflict extends ConditionFailed {}
 
 /**
- * 401: frames that were seen are lost, so an offset may stand for another frame now.
- * `details.offset` is the offset to go on from.
+ * 401: frames that were seen are lost, so an offset may belong to another frame now.
+ * `details.offset` is the offset to continue from.
  */
 export class CursorAhead extends ConditionFailed {}
 
 /** 403: the position belongs to another store. */
 export class OtherStore extends ConditionFailed {}
 
-/** 5xx: not now, and nothing was done: the same request may be made later. */
+/** 5xx: not now, and nothing was done: the same request may be sent later. */
 export class Unavailable extends Refusal {
   override get retryable(): boolean {
     return true;
@@ -202,10 +203,10 @@ export class Unavailable extends Refusal {
 /** 6xx: the store needs its operator. */
 export class StorageError extends Refusal {}
 
-/** 7xx: what was asked for is not there. */
+/** 7xx: the requested item does not exist. */
 export class NotFound extends Refusal {}
 
-/** 8xx: it may or may not have been done: read before repeating it. */
+/** 8xx: it may or may not have been done: check before repeating it. */
 export class Indeterminate extends Refusal {}
 
 const CLASSES: Readonly<Record<number, typeof Refusal>> = {
@@ -225,13 +226,13 @@ const SPECIAL: Readonly<Record<number, typeof Refusal>> = {
   403: OtherStore,
 };
 
-/** The error for a code. A class that is not known is as final as any. */
+/** The error for a code. An unknown class is as final as any. */
 export function refusalOf(code: number, text: string, details: Details = {}): Refusal {
   const kind = SPECIAL[code] ?? CLASSES[Math.floor(code / 100)] ?? Refusal;
   return new kind(code, text, details);
 }
 
-/** Whether it is not known what was done. */
+/** Whether it is unknown what was done. */
 export function isUnknown(error: unknown): error is ConnectionLost | Indeterminate {
   const isLost = error instanceof ConnectionLost && !(error instanceof NotSent);
   return isLost || error instanceof Indeterminate;

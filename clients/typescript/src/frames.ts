@@ -1,5 +1,5 @@
-// Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
-// they arrive and whose parts are read when they are asked for.
+// Frames as a server delivers them: FRAME records of docs/wire.md, whose CRC is checked on arrival
+// and whose parts are read on demand.
 
 import { inspect, type InspectOptions } from "node:util";
 import { crc32 } from "./crc.js";
@@ -24,7 +24,7 @@ const OLD_ID = 4;
 const TTL_LAST = 3;
 const NONE = Buffer.alloc(0);
 
-/** One stored event. What it is made of is read from its record when asked for. */
+/** One stored event. Its parts are read from its record on demand. */
 export class Frame {
   readonly kind = "frame";
   #meta: unknown;
@@ -34,7 +34,7 @@ export class Frame {
 
   constructor(
     record: Buffer,
-    /** Its ordinal in the log; null when it is ephemeral. */
+    /** Its ordinal in the log; null if it is ephemeral. */
     readonly offset: bigint | null,
     body?: Buffer,
   ) {
@@ -46,7 +46,7 @@ export class Frame {
     return idOfBytes(this.#record.subarray(16, 32));
   }
 
-  /** Milliseconds since 1970 when it was appended. */
+  /** When it was appended, in milliseconds since 1970. */
   get timeMs(): number {
     return this.#record.readUIntBE(16, 6);
   }
@@ -75,12 +75,12 @@ export class Frame {
     return this.#record.toString("utf8", at, at + this.#byte(10));
   }
 
-  /** The meta's JSON text as it was written; empty when there is none. */
+  /** The meta's JSON text as it was written; empty if there is none. */
   get metaJson(): string {
     return this.#record.toString("utf8", this.#topicAt + this.#byte(10));
   }
 
-  /** The meta, parsed on first use; undefined when there is none. */
+  /** The meta, parsed on first use; undefined if there is none. */
   get meta(): any {
     if (!this.#isRead) {
       const text = this.metaJson;
@@ -103,26 +103,26 @@ export class Frame {
     return (this.#byte(9) & BODY) !== 0;
   }
 
-  /** The hash of its body; null when it has none. */
+  /** The hash of its body; null if it has none. */
   get hash(): BlobHash | null {
     const at = this.#bodyAt + 8;
     return this.#hasBody ? hashOfBytes(this.#record.subarray(at, at + 32)) : null;
   }
 
-  /** The length of its body; 0 when it has none. */
+  /** The length of its body; 0 if it has none. */
   get bodyBytes(): bigint {
     return this.#hasBody ? this.#record.readBigUInt64LE(this.#bodyAt) : 0n;
   }
 
   /**
-   * Its body, if it came with the frame or there is none (then empty). undefined: read it with
+   * Its body, if it was delivered with the frame, or empty if it has none. undefined: read it with
    * the client's `body(frame)`.
    */
   get body(): Buffer | undefined {
     return this.#hasBody ? this.#body : NONE;
   }
 
-  /** The body that came with the frame as text. @throws {InvalidValue} when it did not come */
+  /** The body that was delivered with the frame, as text. @throws {InvalidValue} if it was not */
   text(): string {
     const body = this.body;
     if (!body) {
@@ -132,8 +132,8 @@ export class Frame {
   }
 
   /**
-   * The body that came with the frame as JSON. @throws {InvalidValue} when it did not come, or is
-   * not JSON
+   * The body that was delivered with the frame, as JSON. @throws {InvalidValue} if it was not, or
+   * is not JSON
    */
   json(): any {
     const text = this.text();
@@ -144,7 +144,7 @@ export class Frame {
     }
   }
 
-  /** Which processor made it; null when none did. */
+  /** The processor that made it; null if none did. */
   get origin(): Origin | null {
     const flags = this.#byte(9);
     if (!(flags & ORIGINATED)) return null;
@@ -166,8 +166,8 @@ export class Frame {
   }
 
   /**
-   * What JSON.stringify writes: all of it but the body, with the names that `xs cat` prints.
-   * Numbers of 64 bits are numbers up to 2^53, then text.
+   * What JSON.stringify writes: everything but the body, with the names that `xs cat` prints.
+   * 64-bit numbers are numbers up to 2^53, and text beyond.
    */
   toJSON(): Record<string, unknown> {
     const { kind, topic, id, hash, ttl, origin, oldId } = this;
@@ -184,7 +184,7 @@ export class Frame {
     };
   }
 
-  /** What console.log shows: what tells it from others, and not its body. */
+  /** What console.log shows: what distinguishes it from others, without its body. */
   [inspect.custom](depth: number, options: InspectOptions): string {
     if (depth < 0) return "[Frame]";
     const { topic, id, offset, hash, bodyBytes, ttl } = this;
@@ -202,17 +202,17 @@ export class Frame {
     }
   }
 
-  /** Its FRAME record, as it came. */
+  /** Its FRAME record, as delivered. */
   get record(): Buffer {
     return this.#record;
   }
 
-  /** What the run begins with that it came in. */
+  /** The first offset of the run in which it was delivered. */
   get base(): bigint {
     return this.offset === null ? NO_OFFSET : this.offset - BigInt(this.#record.readUInt32LE(12));
   }
 
-  /** Takes the body that came with it. */
+  /** Sets the body that was delivered with it. */
   give(body: Buffer): void {
     this.#body = body;
   }
@@ -225,8 +225,8 @@ export interface FrameList {
 }
 
 /**
- * The FRAME record at the beginning of some bytes. @throws {ProtocolError}, and IntegrityError
- * when it is not what its CRC says
+ * The FRAME record at the beginning of some bytes. @throws {ProtocolError}, and IntegrityError if
+ * it does not match its CRC
  */
 export function readRecord(run: Buffer): { record: Buffer; delta: number } {
   if (run.length < 32) throw new ProtocolError("a record ends within its head");
@@ -252,16 +252,16 @@ export function readRecord(run: Buffer): { record: Buffer; delta: number } {
 }
 
 /**
- * Bytes that may be kept: a view of them keeps all of what they came with, so that a frame of a few
- * bytes would keep a message of 2 MiB. They stay where they are if they are most of it, or all of
- * it is no more than what Node takes small buffers from.
+ * Bytes that may be kept. A view keeps its whole buffer alive, so a frame of a few bytes would keep
+ * a message of 2 MiB. The bytes are not copied if they are most of the buffer, or if that is no
+ * larger than those from which Node allocates small buffers.
  */
 export function own(bytes: Buffer): Buffer {
   const whole = bytes.buffer.byteLength;
   return whole <= Buffer.poolSize || 2 * bytes.length >= whole ? bytes : Buffer.from(bytes);
 }
 
-/** Reads a frame list to the end of a body. @throws {ProtocolError} */
+/** Reads a frame list up to the end of a body. @throws {ProtocolError} */
 export function readFrameList(reader: Reader): FrameList {
   const scannedTo = reader.u64("scanned_to");
   const runs = reader.u32("runs");
@@ -299,7 +299,7 @@ function readRun(reader: Reader, frames: Frame[]): void {
 
 const padding = (bytes: Buffer): Buffer => Buffer.alloc((8 - (bytes.length % 8)) % 8);
 
-/** Adds frames as they came, with the bodies that came with them. */
+/** Adds frames as they were delivered, with the bodies that were delivered with them. */
 export function putFrameList(out: Writer, frames: readonly Frame[]): void {
   const runs: Frame[][] = [];
   for (const frame of frames) {

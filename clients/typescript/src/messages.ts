@@ -56,7 +56,7 @@ const EXT_WITHIN = 3;
 const EXT_RESUME = 1;
 const EXT_SLOW = 2;
 
-/** Who runs modules: the instance, and the processor that is run alone, if it is one. */
+/** A client that runs modules: the instance, and the processor if it runs only one. */
 export interface Host {
   readonly instance: Buffer;
   readonly alone?: string;
@@ -132,7 +132,7 @@ export function readRefusal(code: number, body: Buffer): Refusal {
 
 // APPEND
 
-/** What one APPEND stores, all of it or nothing. */
+/** What one APPEND stores, all or nothing. */
 export interface Batch {
   readonly frames?: readonly NewFrame[] | undefined;
   readonly cursors?: readonly CursorChange[] | undefined;
@@ -141,9 +141,9 @@ export interface Batch {
   readonly key?: string | undefined;
   /** Answer only when it is synced, whatever the store's policy. */
   readonly durable?: boolean | undefined;
-  /** Ids or offsets of frames that are to be gone before the new ones are stored. */
+  /** Ids or offsets of frames to remove before the new ones are stored. */
   readonly remove?: readonly Bound[] | undefined;
-  /** Nothing is stored when a frame to remove has another topic. */
+  /** Nothing is stored if a frame to remove has another topic. */
   readonly within?: Topics | undefined;
 }
 
@@ -278,9 +278,9 @@ function putWithin(out: Writer, within: Topics | undefined): void {
 /** How frames are removed. */
 export interface RemoveOptions {
   readonly durable?: boolean | undefined;
-  /** Answer when none of their bytes is left in the store's files, which may take minutes. */
+  /** Answer only when none of their bytes are left in the store's files, which may take minutes. */
   readonly now?: boolean | undefined;
-  /** Nothing is removed, and AccessError thrown, when one has another topic. */
+  /** If a frame has another topic, nothing is removed and AccessError is thrown. */
   readonly within?: Topics | undefined;
 }
 
@@ -301,8 +301,8 @@ export function remove(bounds: readonly Bound[], options: RemoveOptions): Buffer
 /** How frames of another store are appended. */
 export interface ImportOptions {
   /**
-   * They get new ids, and the old ones find them too. Without it they keep theirs, which must be
-   * above all of the store's: in practice it is a new one.
+   * They get new ids, and can also be found by their old ones. Otherwise they keep their ids, which
+   * must be above all of the store's: in practice the store is a new one.
    */
   readonly newIds?: boolean | undefined;
   readonly durable?: boolean | undefined;
@@ -341,7 +341,7 @@ export type Start =
   | { readonly at: "from" | "after"; readonly bound: bigint | FrameId }
   | { readonly at: "last"; readonly count: bigint };
 
-/** What a read selects, in the protocol's terms; made by `selection`. */
+/** What a read selects, in the protocol's terms; created by `selection`. */
 export interface Selection {
   readonly topics: readonly string[];
   readonly start: Start;
@@ -353,22 +353,22 @@ export interface Selection {
   readonly follow: boolean;
 }
 
-/** Where a read begins: in one place at most; without any at the first frame. */
+/** Where a read begins: at most one of these; by default at the first frame. */
 export interface Begin {
   readonly from?: Bound | undefined;
   readonly after?: Bound | undefined;
-  /** With the newest so many frames. */
+  /** With this many of the newest frames. */
   readonly last?: number | bigint | undefined;
 }
 
 /** What a read selects. */
 export interface ReadOptions extends Begin {
   readonly before?: Bound | undefined;
-  /** The least time. */
+  /** The earliest time. */
   readonly since?: Time | undefined;
-  /** The first time no longer wanted. */
+  /** The time from which on frames are excluded. */
   readonly until?: Time | undefined;
-  /** Frames at most. */
+  /** Maximum number of frames. */
   readonly limit?: number | bigint | undefined;
   readonly reverse?: boolean | undefined;
 }
@@ -415,7 +415,7 @@ const SELECTION = keys<Selection>("part of a selection", {
   follow: 1,
 });
 
-/** What selects the next page, as a page has it. @throws {InvalidValue} for what is none */
+/** The selection of the next page, as found in a page. @throws {InvalidValue} for anything else */
 export function checkSelection(given: Selection): Selection {
   const { topics, start, before, sinceMs, untilMs, limit, reverse } = checkKeys(given, SELECTION);
   const number = (one: bigint | undefined) => (one === undefined ? one : u64(one, "a bound"));
@@ -487,7 +487,7 @@ export interface Page {
   readonly frames: Frame[];
   readonly head: bigint;
   readonly scannedTo: bigint;
-  /** What selects the page after it; undefined at the end. */
+  /** The selection of the next page; undefined at the end. */
   readonly next: Selection | undefined;
 }
 
@@ -555,7 +555,7 @@ export interface How {
   readonly slow?: Slow | undefined;
 }
 
-/** The store and the epoch in which the offset that a read starts from was seen. */
+/** The store and the epoch in which the start offset of a read was seen. */
 export type SeenIn = Omit<ResumePoint, "offset">;
 
 export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] {
@@ -580,7 +580,7 @@ export function subscribe(read: Selection, how: How, seenIn?: SeenIn): Buffer[] 
   return out.done();
 }
 
-/** With a credit of 0 nothing would ever come, so that nothing could be granted anew. */
+/** With a credit of 0, nothing would ever arrive, so nothing could be granted again. */
 function checkCredit(credit: number): void {
   if (!isWithin(credit, 1, limits.NUMBER_MAX)) {
     const most = limits.NUMBER_MAX;
@@ -594,7 +594,7 @@ function checkBodies(bodies: number): void {
   }
 }
 
-/** The limit is reached, or without follow all was delivered. */
+/** The limit is reached, or without follow everything was delivered. */
 export interface Ended {
   readonly kind: "ended";
   readonly scannedTo: bigint;
@@ -611,20 +611,20 @@ const GAPS = [undefined, "corrupt", "ephemeral", "conflated"] as const;
 
 export type StreamEvent = CaughtUp | Pulse | Gap | Dropped | Ended;
 
-/** Whether a message is a pulse, which says nothing but that the server is there. */
+/** Whether a message is a pulse, which only says that the server is alive. */
 export function isPulse(push: { readonly op: number; readonly body: Buffer }): boolean {
   return push.op === Op.SUB_EVENT && push.body[0] === 2;
 }
 
-/** Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob. */
+/** Whether a message is the last of its stream: DROPPED, ENDED, the end of a blob. */
 export function isLast(push: { op: number; more: boolean; body: Buffer }): boolean {
   if (push.op === Op.SUB_EVENT) return push.body[0] === 4 || push.body[0] === 5;
   return push.op === Op.BLOB_CHUNK && !push.more;
 }
 
 /**
- * What SUB_EVENT says. @throws {ProtocolError} for an event that was not asked for: what is not
- * understood could tell of frames that are missing
+ * Reads a SUB_EVENT. @throws {ProtocolError} for an event that was not requested: one that is not
+ * understood could report missing frames
  */
 export function readEvent(code: number, body: Buffer): StreamEvent {
   const reader = new Reader(body);
@@ -679,7 +679,7 @@ export function blobGet(hash: string, grant: number): Buffer[] {
   return new Writer().raw(hashBytes(hash)).u32(grant).done();
 }
 
-/** A call as it is asked for. */
+/** The parameters of a call. */
 export interface CallRequest {
   readonly name: string;
   readonly args: Buffer;
@@ -738,17 +738,17 @@ export function readCursors(body: Buffer): CursorSummary[] {
 
 const WORK = { verify: 1, compact: 2, gc: 3, backup: 4, fork: 5 } as const;
 
-/** Which blobs are removed. */
+/** Which blobs to remove. */
 export interface GcOptions {
-  /** Those that were put so long ago; a day unless given. */
+  /** Those that were put at least this long ago; a day by default. */
   readonly graceMs?: number | undefined;
-  /** From packs of which so much is dead; 25 unless given. */
+  /** From packs of which at least this percentage is dead; 25 by default. */
   readonly deadPercent?: number | undefined;
-  /** Only tell what would be done. */
+  /** Only report what would be done. */
   readonly dryRun?: boolean | undefined;
 }
 
-/** What work needs; what a kind does not use is left out. */
+/** The parameters of maintenance; each kind uses some of them. */
 export interface Work {
   readonly flags?: number;
   readonly deadPercent?: number;

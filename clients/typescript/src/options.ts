@@ -1,4 +1,4 @@
-// What the methods of a client may be told, and the names of it.
+// The options of a client's methods, and their names.
 
 import type { ConnectionOptions } from "node:tls";
 import { keys, type Keys } from "./checking.js";
@@ -12,22 +12,22 @@ import type {
 import type { Retry } from "./reading.js";
 import type { NewFrame, ResumePoint, Slow } from "./values.js";
 
-/** What ends the waiting of a request or a stream. */
+/** Aborts the wait for a request or a stream. */
 export interface Signal {
   readonly signal?: AbortSignal | undefined;
 }
 
 /** How to connect. */
 export interface ConnectOptions extends Signal {
-  /** A token, where the server asks for one. */
+  /** A token, if the server requires one. */
   readonly token?: string | undefined;
   /** TLS options of `xss://` addresses, for example `{ ca }` with the certificates to trust. */
   readonly tls?: ConnectionOptions | undefined;
-  /** What the server's log calls this client. */
+  /** The name of this client in the server's log. */
   readonly name?: string | undefined;
-  /** For the connection to be made and HELLO to be answered; 10,000 unless given. */
+  /** For connecting and for the answer to HELLO; 10,000 by default. */
   readonly timeoutMs?: number | undefined;
-  /** How long to go on trying when nobody listens there yet; 0 unless given. */
+  /** How long to keep trying when nothing listens there yet; 0 by default. */
   readonly waitMs?: number | undefined;
   readonly retry?: Partial<Retry> | undefined;
 }
@@ -41,47 +41,47 @@ export interface AppendOptions
 /** How a stream is served. */
 export interface StreamOptions extends Signal {
   /**
-   * Bodies of up to so many bytes, at most 1 MiB, come with their frames; 0 unless given. The
-   * client's `body(frame)` gives any.
+   * Bodies of up to this many bytes, at most 1 MiB, are delivered with their frames; 0 by default.
+   * The client's `body(frame)` returns any.
    */
   readonly bodies?: number | undefined;
-  /** Bytes that the server may send ahead of what was taken. */
+  /** Bytes that the server may send ahead. */
   readonly credit?: number | undefined;
 }
 
 export interface FollowOptions extends Omit<ReadOptions, "reverse">, StreamOptions {
-  /** Begin with what comes from now on. */
+  /** Begin with frames appended from now on. */
   readonly new?: boolean | undefined;
-  /** Go on from a point that another follower's `point` gave. */
+  /** Continue from another follower's `point`. */
   readonly resume?: ResumePoint | undefined;
-  /** What becomes of it when it takes frames too slowly; it is waited for unless given. */
+  /** What happens to it when it takes frames too slowly; by default, the server waits for it. */
   readonly slow?: Slow | undefined;
   /** Milliseconds between two pulses. */
   readonly pulseMs?: number | undefined;
 }
 
 export interface FetchOptions extends ReadOptions, Signal {
-  /** The bytes of a page at most. */
+  /** Maximum bytes of a page. */
   readonly pageBytes?: number | undefined;
 }
 
 export interface CallOptions extends StreamOptions {
   readonly body?: Uint8Array | string | undefined;
-  /** From now; the command's own unless given. */
+  /** From now; by default, the command's own. */
   readonly deadlineMs?: number | undefined;
 }
 
 export interface CursorOptions extends Signal {
-  /** The revision it must have; 0: it must not exist; left out: any. */
+  /** The revision it must have; 0: it must not exist; by default any. */
   readonly expect?: bigint | number | undefined;
 }
 
 export interface CursorSetOptions extends CursorOptions {
   readonly state?: Uint8Array | undefined;
   /**
-   * With `expect`, asks again when the answer was lost. A cursor that is found at the next revision
-   * with this offset and state then counts as moved: right for a place that is remembered, and
-   * wrong for a lock, since another may have set the same.
+   * With `expect`, repeats the request if the answer was lost. If the cursor then has the next
+   * revision with this offset and state, it counts as moved: right for a remembered position, and
+   * wrong for a lock, since another client may have set the same.
    */
   readonly again?: boolean | undefined;
 }
@@ -98,7 +98,7 @@ const bounds = {
   limit: 1,
 } as const;
 
-/** The options of each method by its name; `plain` of those that take a signal alone. */
+/** The options of each method by its name; `plain` is for those with only a signal. */
 export const OPTIONS = {
   plain: keys<Signal>("option", signal),
   connect: keys<ConnectOptions>("option of connect", {

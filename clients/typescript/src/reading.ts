@@ -1,4 +1,4 @@
-// What a reader has seen and where it goes on, without a connection.
+// What a reader has seen and where it continues, without a connection.
 
 import { Op } from "./coding.js";
 import { CorruptRange, OtherStore, ProtocolError } from "./errors.js";
@@ -9,14 +9,14 @@ import type { Push } from "./session.js";
 import { jsonable } from "./showing.js";
 import type { CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo } from "./values.js";
 
-/** What a follower is given. */
+/** An item of a follower. */
 export type Item = Frame | CaughtUp | Gap | Pulse | Resumed;
 
 /**
- * How a client goes on when the server is away or busy: it waits `firstMs`, then `factor` times
- * as long, up to `mostMs`, each time between half of it and all of it by chance. A request gives
- * up after `giveUpMs`, a read or a download after so long without anything new; followers never do.
- * `firstMs` and `mostMs` count as 1 at least.
+ * How a client retries when the server is away or busy: it waits `firstMs`, then `factor` times as
+ * long, up to `mostMs`, each time a random part of that between half and all. A request gives up
+ * after `giveUpMs`, a read or a download after that time without anything new; followers never do.
+ * `firstMs` and `mostMs` count as at least 1.
  */
 export interface Retry {
   readonly firstMs: number;
@@ -27,16 +27,16 @@ export interface Retry {
 
 export const RETRY: Retry = { firstMs: 50, mostMs: 5000, factor: 2, giveUpMs: 30_000 };
 
-/** How long a server can make a client wait, whatever it asks for. */
+/** How long a server can make a client wait at most. */
 const RETRY_AFTER_MAX_MS = 60_000;
 
 /**
- * How long an attempt waits after the one before, of which chance may take a half: without any a
- * server that is away would be asked in a busy loop.
+ * Minimum time between two attempts, of which chance may take half: without it, a server that is
+ * away would be polled in a busy loop.
  */
 const WAIT_MIN_MS = 1;
 
-/** The waiting times of one attempt after another. */
+/** The delays between successive attempts. */
 export class Backoff {
   #next: number;
   #isFirst = true;
@@ -48,15 +48,15 @@ export class Backoff {
     this.#next = Math.max(WAIT_MIN_MS, retry.firstMs);
   }
 
-  /** What was tried has worked. */
+  /** Resets the delays after a success. */
   reset(): void {
     this.#next = Math.max(WAIT_MIN_MS, this.retry.firstMs);
     this.#isFirst = true;
   }
 
   /**
-   * Milliseconds to wait after a request found its connection ended: none the first time, as that
-   * may be long ago.
+   * Milliseconds to wait after a request found its connection ended: none the first time, since
+   * that may have been long ago.
    */
   waitUnsent(): number {
     if (!this.#isFirst) return this.wait();
@@ -74,15 +74,15 @@ export class Backoff {
 }
 
 /**
- * One read or follow over as many connections as it takes: `begin` on each of them, `take` for
- * what comes, and `gave` for what was handed out, which moves the position.
+ * One read or follow over as many connections as it takes: `begin` on each of them, `take` for each
+ * message, and `gave` for each item returned, which moves the position.
  */
 export class Reading {
-  /** What there is still to read. */
+  /** What is still to be read. */
   rest: Selection;
-  /** All that there is to read was given. */
+  /** Everything to read was returned. */
   isDone = false;
-  /** A server has accepted it, and it is known where that has it begin. */
+  /** A server has accepted it, and its start is fixed. */
   isStarted = false;
   readonly #reverse: boolean;
   readonly #follow: boolean;
@@ -101,18 +101,18 @@ export class Reading {
     this.#epoch = point?.epoch ?? 0n;
   }
 
-  /** The offset to go on from after what was handed out; undefined before anything is known. */
+  /** The offset to continue from after the items returned; undefined before anything is known. */
   get position(): bigint | undefined {
     return this.#given;
   }
 
-  /** The position with the store and the epoch it holds for. */
+  /** The position with the store and the epoch in which it is valid. */
   get point(): ResumePoint | undefined {
     if (this.#given === undefined || this.#store === undefined) return undefined;
     return { store: this.#store, epoch: this.#epoch, offset: this.#given };
   }
 
-  /** What to subscribe to on a new connection. @throws {OtherStore} */
+  /** The options to subscribe with on a new connection. @throws {OtherStore} */
   begin(info: ServerInfo): Selection {
     if (this.#store !== undefined && this.#store !== info.store) {
       throw new OtherStore(403, "the position belongs to another store");
@@ -121,31 +121,31 @@ export class Reading {
   }
 
   /**
-   * The store and the epoch in which the offset that the rest begins at was seen: the server
-   * refuses it when frames that were seen there are lost.
+   * The store and the epoch in which the first offset of the rest was seen: the server refuses it
+   * if frames that were seen there are lost.
    */
   get seenIn(): SeenIn | undefined {
     if (this.#store === undefined || this.#seen === undefined) return undefined;
     if (this.rest.start.at !== "from") return undefined;
-    // A read backwards still begins at the id it was given, which needs no such check.
+    // A backward read still begins at the given id, which needs no such check.
     if (typeof this.rest.start.bound === "string") return undefined;
     return { store: this.#store, epoch: this.#epoch };
   }
 
-  /** The server accepted; after the first time there is something to tell. */
+  /** The server has accepted; after the first time, that is reported as an item. */
   began(info: ServerInfo): Resumed | undefined {
     this.#store = info.store;
     this.#epoch = info.epoch;
     if (this.isStarted) return jsonable<Resumed>({ kind: "resumed", offset: this.#seen ?? null });
-    // What is new and which the last are is known with what comes first: asked again later, others
-    // would be.
+    // The first message fixes which frames are new and which are the last: a later request would
+    // select others.
     const { at } = this.rest.start;
     const isOfNow = (at === "new" || at === "last") && this.#seen === undefined;
     this.isStarted = !(isOfNow && this.#follow);
     return undefined;
   }
 
-  /** An item was handed out, the last of those that `take` gave or not. */
+  /** Notes that an item was returned, and whether it is the last of those from `take`. */
   gave(item: Item, isLast: boolean): void {
     if (isLast) this.#given = this.#seen;
     else if (item.kind === "frame" && item.offset !== null) {
@@ -154,8 +154,8 @@ export class Reading {
   }
 
   /**
-   * What a message brings. @throws the refusal with which the server ended the stream, and
-   * {CorruptRange} where a bounded read cannot go on
+   * The items in a message. @throws the refusal with which the server ended the stream, and
+   * {CorruptRange} if a bounded read cannot continue
    */
   take(push: Push): Item[] {
     const items = this.#take(push);
@@ -172,12 +172,12 @@ export class Reading {
     const event = readEvent(push.code, push.body);
     switch (event.kind) {
       case "ended":
-        // Below where it began or is there is nothing that it could be told of.
+        // Nothing below its start or its position concerns it.
         if (this.#reverse || this.#isAhead(event.scannedTo)) this.#move(event.scannedTo);
         this.isDone = true;
         return [];
       case "dropped":
-        // At its start it may have waited for frames that are still to come.
+        // At its start it may have waited for frames that do not exist yet.
         if (this.#start < event.resume) this.#move(event.resume);
         throw event.refusal;
       case "caught_up": {
@@ -224,9 +224,9 @@ export class Reading {
   }
 
   /**
-   * The offset below which nothing is wanted, while nothing that is wanted was seen: above all when
-   * an id says it. It may lie above the head, where there is nothing yet that the server could
-   * check, and frames that come below it are not to be given. Otherwise below all.
+   * The offset below which nothing is wanted, as long as no wanted frame was seen: infinite if an
+   * id determines it. It may lie above the head, where the server has nothing to check yet, and
+   * frames below it must not be returned. Otherwise it is below all.
    */
   get #start(): bigint {
     const { start } = this.rest;
@@ -239,7 +239,7 @@ export class Reading {
     return this.#start <= offset && (this.#seen ?? 0n) <= offset;
   }
 
-  /** Notes how far the server looked. */
+  /** Notes how far the server has looked. */
   #move(offset: bigint): void {
     this.rest = goingOn(this.rest, offset, 0);
     this.#seen = offset;

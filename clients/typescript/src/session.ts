@@ -1,5 +1,5 @@
-// The client's half of a connection without a socket or a clock: bytes in, events out. It numbers
-// requests and streams, puts answers to their questions and answers PING.
+// The client's half of a connection, without a socket or a clock: bytes in, events out. It numbers
+// requests and streams, matches answers to requests, and answers PING.
 
 import { header, MORE, Op, PREFACE, PUSH, Reader, readHeader, RESPONSE } from "./coding.js";
 import type { Header } from "./coding.js";
@@ -27,11 +27,11 @@ export interface Push {
   readonly body: Buffer;
 }
 
-/** What the server's bytes mean. */
+/** The meaning of the server's bytes. */
 export type Event =
-  /** HELLO was answered: requests may be made. */
+  /** HELLO was answered: requests may be sent. */
   | { readonly kind: "welcome"; readonly info: ServerInfo }
-  /** The whole answer to a request: the parts of its body, or why it was refused. */
+  /** The complete answer to a request: the parts of its body, or why it was refused. */
   | {
       readonly kind: "answer";
       readonly corr: number;
@@ -46,41 +46,41 @@ export type Event =
 
 const PUSHES: readonly number[] = [Op.DELIVER, Op.SUB_EVENT, Op.BLOB_CHUNK, Op.CREDIT];
 
-/** One connection, from its first byte. What is to be sent is taken with `outgoing`. */
+/** One connection, from its first byte on. `outgoing` takes what is to be sent. */
 export class Session {
   info: ServerInfo | undefined;
   #in: Buffer[] = [];
   #held = 0;
-  /** Bytes without which there is nothing more to read. */
+  /** Number of bytes needed to read anything more. */
   #wanted = PREFACE.length;
   #isGreeted = false;
   #out: Buffer[] = [PREFACE];
   #corr = 0;
   #sub = 0;
   readonly #asked = new Map<number, { op: number; parts: Buffer[] }>();
-  /** What the parts of answers that are not whole yet count for. */
+  /** The bytes that count for parts of incomplete answers. */
   #partsBytes = 0;
-  /** Answers to PINGs that may not be written yet. */
+  /** Answers to PINGs that may not have been written yet. */
   #pongs = 0;
 
-  /** One that can open so many streams at most. */
+  /** Creates one that can open at most `streams` streams. */
   constructor(name: string, token = "", private readonly streams = NUMBER_MAX) {
     this.request(Op.HELLO, messages.hello(name, token));
   }
 
-  /** Takes what is to be sent. */
+  /** Takes the bytes to be sent. */
   outgoing(): Buffer[] {
     const out = this.#out;
     this.#out = [];
     return out;
   }
 
-  /** All that `outgoing` gave was written. */
+  /** Notes that everything from `outgoing` was written. */
   written(): void {
     this.#pongs = 0;
   }
 
-  /** Asks, and gives the number under which the answer comes. @throws {InvalidValue} */
+  /** Adds a request and returns the number of its answer. @throws {InvalidValue} */
   request(op: number, body: readonly Buffer[] = [], sub = 0): number {
     const most = this.info?.messageBytes ?? MESSAGE_BYTES_MAX;
     if (HEADER_BYTES + total(body) > most) {
@@ -93,7 +93,7 @@ export class Session {
     return this.#corr;
   }
 
-  /** Sends a one-way message. */
+  /** Adds a one-way message. */
   tell(op: number, sub: number, body: readonly Buffer[] = [], flags = 0): void {
     this.#send({ op, flags, code: 1, corr: 0, sub }, body);
   }
@@ -102,26 +102,28 @@ export class Session {
     this.#out.push(header(fields, total(body)), ...body);
   }
 
-  /** How many streams can still be opened: their numbers only rise. */
+  /** How many streams can still be opened: their numbers only increase. */
   get streamsLeft(): number {
     return this.streams - this.#sub;
   }
 
   /**
-   * The number of a new stream; the request that opens it must come next.
-   * @throws {NotSent} when there is none left
+   * Returns the number of a new stream; the request that opens it must come next. @throws {NotSent}
+   * if none is left
    */
   stream(): number {
     if (this.streamsLeft === 0) throw new NotSent("the connection has no stream numbers left");
     return ++this.#sub;
   }
 
-  /** Takes bytes of the server. @throws {ProtocolError}; then the connection is of no use */
+  /**
+   * Takes bytes from the server. @throws {ProtocolError}, after which the connection is unusable
+   */
   receive(data: Buffer): Event[] {
     this.#in.push(data);
     this.#held += data.length;
     const events: Event[] = [];
-    // Pieces are put together only when a whole message is there: each byte is copied once.
+    // Chunks are joined only once there is a complete message, so each byte is copied once.
     if (this.#held < this.#wanted && this.#isGreeted) return events;
     let buffer = this.#in.length === 1 ? data : Buffer.concat(this.#in);
     if (!this.#isGreeted) buffer = this.#preface(buffer);
@@ -216,12 +218,11 @@ function total(parts: readonly Buffer[]): number {
 }
 
 /**
- * The credit of one stream: what was taken is granted anew when it is half of what the stream
- * began with.
+ * The credit of one stream: bytes taken are granted again once they are half of the initial credit.
  */
 export class Flow {
   readonly #step: number;
-  /** Bytes the server may still send; below zero after a message that was longer. */
+  /** Bytes that the server may still send; negative after a message that was longer. */
   #left: number;
   #owed = 0;
 
@@ -244,7 +245,7 @@ export class Flow {
     this.#left -= count;
   }
 
-  /** Notes bytes that were used up, and says how many are to be granted now. */
+  /** Notes bytes that were used up, and returns how many to grant now. */
   took(count: number): number {
     this.#owed += count;
     if (this.#owed < this.#step) return 0;

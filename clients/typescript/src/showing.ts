@@ -1,8 +1,8 @@
-// How values look in JSON, which has no bigints.
+// The JSON form of values, since JSON has no bigints.
 
 import type { Appended as AppendedOf, FrameId, Stamp as StampOf } from "./values.js";
 
-/** A number where that is exact, up to 2^53; otherwise its digits as text. */
+/** A number if that is exact, up to 2^53; otherwise its digits as text. */
 export function exact(number: bigint): number | string {
   const near = Number(number);
   return Number.isSafeInteger(near) ? near : String(number);
@@ -21,17 +21,17 @@ function toJSON(this: object): Record<string, unknown> {
 const TO_JSON = { value: toJSON };
 
 /**
- * The value, which JSON.stringify takes from now on: bigints as `exact` gives them, bytes in
- * base64. It stays equal to one that was written down.
+ * Makes JSON.stringify accept the value: bigints in the form of `exact`, bytes in base64. It still
+ * equals a plain value with the same contents.
  */
 export function jsonable<T extends object>(value: T): T {
   return Object.defineProperty(value, "toJSON", TO_JSON);
 }
 
-// A property of each costs as much as to encode the frame, of which a batch has thousands: what an
-// append gives is of a class instead.
+// Defining a property on each would cost as much as encoding the frame, and a batch has thousands:
+// so an append returns instances of a class.
 
-/** What the store gave a frame. */
+/** What the store assigned to a frame. */
 export class Stamp implements StampOf {
   constructor(
     readonly id: FrameId,
@@ -43,7 +43,7 @@ export class Stamp implements StampOf {
   }
 }
 
-/** What became of a batch. */
+/** The result of a batch. */
 export class Appended implements AppendedOf {
   constructor(
     readonly frames: readonly StampOf[],

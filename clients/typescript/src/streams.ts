@@ -1,4 +1,4 @@
-// Reads and follows: a Reading over one connection after another.
+// Reads and follows: a Reading over successive connections.
 
 import { Op } from "./coding.js";
 import type { Connection, Line } from "./connection.js";
@@ -17,19 +17,19 @@ import type { Push } from "./session.js";
 import type { ResumePoint } from "./values.js";
 import { check, ignore, listen, sleep, until } from "./waiting.js";
 
-/** What streams need of their client. */
+/** What streams need from their client. */
 export interface Host {
   /** Aborted when the client is closed. */
   readonly closing: AbortSignal;
   readonly retry: Retry;
-  /** The connection for new requests, made within so long or the client's own bound. */
+  /** The connection for new requests, made within `giveUpMs` or the client's own limit. */
   connection(signal?: AbortSignal, giveUpMs?: number): Promise<Connection>;
 }
 
 /** An iterator that is its own iterable; leaving a `for await` ends it. */
 abstract class Stream<T> implements AsyncIterableIterator<T> {
   protected line: Line | undefined;
-  /** What was handed out last, for which no credit was granted yet. */
+  /** The item returned last, for which no credit was granted yet. */
   protected taken: Push | undefined;
   readonly #closing = new AbortController();
   #turn: Promise<unknown> = Promise.resolve();
@@ -38,7 +38,7 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
 
   abstract next(): Promise<IteratorResult<T, undefined>>;
 
-  /** Ends the stream; who waits for it comes to its end. May be called twice. */
+  /** Ends the stream, also for callers that wait for it. May be called twice. */
   close(): void {
     this.#closing.abort(new ClientClosed("the stream was closed"));
     this.drop();
@@ -49,8 +49,8 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
   }
 
   /**
-   * Takes the line that the server has accepted. An abort of the signal ends it, whether somebody
-   * waits for it just then or not; who waits next is told the reason.
+   * Takes over the line that the server has accepted. An abort of the signal ends it, whether or
+   * not anything waits for it; the next call throws the reason.
    */
   protected hold(line: Line): void {
     if (this.signal?.aborted) line.close(this.signal.reason);
@@ -68,19 +68,19 @@ abstract class Stream<T> implements AsyncIterableIterator<T> {
     line?.close();
   }
 
-  /** Does it after all that was asked for before: calls of `next` that overlap take turns. */
+  /** Runs work after everything requested before: overlapping calls of `next` take turns. */
   protected inTurn<U>(work: () => Promise<U>): Promise<U> {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => undefined);
     return done;
   }
 
-  /** What `close` cuts short; then it throws. */
+  /** Waits for a promise; `close` interrupts that with an error. */
   protected unlessClosed<U>(promise: Promise<U>): Promise<U> {
     return until(promise, this.#closing.signal);
   }
 
-  /** Waits, until the stream or the client is closed at most; who waited looks what is over. */
+  /** Waits, at most until the stream or the client ends; the caller checks which has ended. */
   protected async rest(ms: number, host: Host): Promise<void> {
     const ends = [this.#closing.signal, host.closing, this.signal];
     await sleep(ms, ...ends).catch(() => undefined);
@@ -105,9 +105,9 @@ export { Stream };
 abstract class ReaderStream<T> extends Stream<T> {
   #items: Item[] = [];
   #at = 0;
-  /** When to give up, since nothing came. */
+  /** When to give up, if nothing arrives. */
   #end: number | undefined;
-  /** Somebody has waited for it while the client was open. */
+  /** A caller has waited for it while the client was open. */
   #isBegun = false;
   readonly #backoff: Backoff;
 
@@ -115,22 +115,22 @@ abstract class ReaderStream<T> extends Stream<T> {
     private readonly host: Host,
     private readonly reading: Reading,
     private readonly how: How,
-    /** It tells of resumes, never gives up, and ends when its client is closed. */
+    /** It reports resumes, never gives up, and ends when its client is closed. */
     private readonly isEndless: boolean,
     signal: AbortSignal | undefined,
   ) {
     super(signal);
     this.#backoff = new Backoff(host.retry);
-    // Encoded before anything is sent, so that a wrong argument is told by the call.
+    // Encoded before anything is sent, so that the call itself reports a wrong argument.
     subscribe(reading.rest, how);
   }
 
-  /** The offset to go on from after what was handed out; undefined before anything is known. */
+  /** The offset to continue from after the items returned; undefined before anything is known. */
   get position(): bigint | undefined {
     return this.reading.position;
   }
 
-  /** The position with the store and the epoch it holds for: keep it to go on later. */
+  /** The position with the store and the epoch in which it is valid: keep it to continue later. */
   get point(): ResumePoint | undefined {
     return this.reading.point;
   }
@@ -142,9 +142,9 @@ abstract class ReaderStream<T> extends Stream<T> {
   }
 
   /**
-   * Has the server begin, so that nothing that comes later is missed; iterating does so too.
+   * Makes the server begin, so that nothing later is missed; iterating does so too.
    *
-   * @throws {ClientClosed} when it is closed before that
+   * @throws {ClientClosed} if it is closed before that
    */
   async open(): Promise<this> {
     this.#begin();
@@ -152,7 +152,7 @@ abstract class ReaderStream<T> extends Stream<T> {
       const isOpen = () => this.line && this.reading.isStarted;
       while (!isOpen() && !this.isClosed && !this.reading.isDone) {
         await this.#more();
-        // A caller may take its time before it asks for what comes.
+        // A caller may take its time before it asks for items.
         if (this.line) this.#end = undefined;
       }
       if (this.isClosed && !this.reading.isStarted) {
@@ -168,7 +168,7 @@ abstract class ReaderStream<T> extends Stream<T> {
     return this.inTurn(() => this.#next());
   }
 
-  /** Now and not once it is its turn: the client may be closed in between. */
+  /** Now, and not in its turn: the client may be closed in between. */
   #begin(): void {
     this.#isBegun ||= !this.host.closing.aborted;
   }
@@ -193,7 +193,7 @@ abstract class ReaderStream<T> extends Stream<T> {
     }
   }
 
-  /** Takes one message more, over as many connections as that takes. */
+  /** Takes one more message, over as many connections as that requires. */
   async #more(): Promise<void> {
     try {
       check(this.signal);
@@ -208,7 +208,7 @@ abstract class ReaderStream<T> extends Stream<T> {
       if (this.reading.isDone && this.line) this.line.isOver = push.op === Op.SUB_EVENT;
     } catch (error) {
       if (this.isClosed) return;
-      // Perhaps the connection was lost before the client was closed: it would have gone on then.
+      // If the connection was lost before the client was closed, it would have continued.
       const isEnd = error instanceof ClientClosed || isPassing(error);
       if (isEnd && this.host.closing.aborted && this.isEndless && this.#isBegun) {
         return this.close();
@@ -217,14 +217,17 @@ abstract class ReaderStream<T> extends Stream<T> {
     }
   }
 
-  /** Whether to go on after what ended the stream; how many milliseconds to wait before that. */
+  /**
+   * Decides whether to continue after the error that ended the stream; returns how many
+   * milliseconds to wait before that.
+   */
   #lost(error: unknown): number {
     const connection = this.line?.connection;
     const isRefused = error instanceof Unavailable;
     if (this.line && error instanceof XsError) this.line.isOver = isRefused;
     if (isRefused && error.code === 501 && connection) connection.draining ??= error.text;
     this.drop();
-    // The reason of the signal may be any error.
+    // The signal's reason may be any error.
     const isOver = this.host.closing.aborted || this.signal?.aborted;
     if (isOver || !isPassing(error)) {
       this.close();
@@ -240,7 +243,7 @@ abstract class ReaderStream<T> extends Stream<T> {
     return wait;
   }
 
-  /** Milliseconds for a connection to be made; undefined is the client's own bound. */
+  /** Milliseconds for connecting; undefined for the client's own limit. */
   #timeLeft(): number | undefined {
     if (this.isEndless) return undefined;
     const now = performance.now();
@@ -261,7 +264,9 @@ abstract class ReaderStream<T> extends Stream<T> {
   }
 }
 
-/** Whether another attempt may do better. Who asked to be dropped when too slow is told. */
+/**
+ * Whether another attempt may succeed. A reader that asked to be dropped when slow gets the error.
+ */
 function isPassing(error: unknown): boolean {
   if (error instanceof ConnectError) return error.retryable;
   if (error instanceof Unavailable) return error.code !== 503;
@@ -269,8 +274,8 @@ function isPassing(error: unknown): boolean {
 }
 
 /**
- * The frames of a bounded read. It goes on over lost connections, and throws what ended the last
- * one when nothing came for `giveUpMs`.
+ * The frames of a bounded read. It continues over lost connections, and throws the last
+ * connection's error if nothing arrives for `giveUpMs`.
  */
 export class Read extends ReaderStream<Frame> {
   async next(): Promise<IteratorResult<Frame, undefined>> {
@@ -283,8 +288,8 @@ export class Read extends ReaderStream<Frame> {
 }
 
 /**
- * What a follower is given: frames, caught_up, gaps, pulses and resumed; after a connection was
- * lost it goes on where it was. It ends when it or its client is closed.
+ * The items of a follower: frames, caught_up, gaps, pulses and resumed; after a lost connection it
+ * continues where it was. It ends when it or its client is closed.
  */
 export class Follow extends ReaderStream<Item> {
   async next(): Promise<IteratorResult<Item, undefined>> {

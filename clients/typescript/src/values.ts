@@ -1,15 +1,15 @@
-// The values of a store: ids, hashes, ttls, frames to append and what surrounds them. Ids and
-// hashes are their text; the topic rules are left to the server, which names them.
+// The values of a store: ids, hashes, ttls, frames to append, and related types. Ids and hashes are
+// text; the rules for topics are left to the server, which names them.
 
 import { createHash } from "node:crypto";
 import { keys, listOf, rawBytes, shown } from "./checking.js";
 import { InvalidValue } from "./errors.js";
 import { NO_OFFSET, PATTERNS_MAX } from "./limits.js";
 
-/** A frame's id: 25 digits of base 36, whose order is the order of the log. */
+/** A frame's id: 25 digits in base 36, whose order is that of the log. */
 export type FrameId = string;
 
-/** The id of its 16 bytes. */
+/** The id for its 16 bytes. */
 export function idOfBytes(bytes: Buffer): FrameId {
   const number = (bytes.readBigUInt64BE(0) << 64n) | bytes.readBigUInt64BE(8);
   return number.toString(36).padStart(25, "0");
@@ -33,10 +33,10 @@ export function idTimeMs(id: FrameId): number {
   return idBytes(id).readUIntBE(0, 6);
 }
 
-/** The SHA-256 that names a blob: `sha256-` and base64, as browsers write it. */
+/** The SHA-256 that names a blob: `sha256-` and base64, as in browsers. */
 export type BlobHash = `sha256-${string}`;
 
-/** The hash of its 32 bytes. */
+/** The hash for its 32 bytes. */
 export function hashOfBytes(bytes: Buffer): BlobHash {
   return `sha256-${bytes.toString("base64")}`;
 }
@@ -52,7 +52,7 @@ export function hashBytes(hash: string): Buffer {
   return bytes;
 }
 
-/** The hash of some bytes. @throws {InvalidValue} for what is none */
+/** The hash of some bytes. @throws {InvalidValue} for anything else */
 export function blobHash(bytes: Uint8Array): BlobHash {
   const raw = rawBytes(bytes, "what has a hash");
   return hashOfBytes(createHash("sha256").update(raw).digest());
@@ -65,7 +65,7 @@ export interface BlobRef {
 
 const DAY_MS = 24n * 60n * 60n * 1000n;
 
-/** Milliseconds of the units that a time may have. */
+/** Milliseconds in the units that a time may have. */
 const UNITS_MS: ReadonlyMap<string, bigint> = new Map([
   ["", 1n],
   ["ms", 1n],
@@ -88,7 +88,7 @@ export type Ttl =
   | `time:${Count}${"" | "ms" | "s" | "m" | "h" | "d" | "w"}`
   | `last:${Count}`;
 
-/** A ttl as it travels. @throws {InvalidValue} */
+/** A ttl as sent. @throws {InvalidValue} */
 export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
   const form = /^(?:(forever|ephemeral)|(time|last):0*(\d{1,20})([a-z]*))$/;
   const found = typeof ttl === "string" ? form.exec(ttl) : null;
@@ -104,7 +104,7 @@ export function ttlNumbers(ttl: string): { kind: number; value: bigint } {
   return { kind: isLast ? 3 : 2, value };
 }
 
-/** The ttl of its number on the wire. */
+/** The ttl with a number on the wire. */
 export function ttlText(kind: number, value: bigint): Ttl {
   if (kind < 2) return kind === 0 ? "forever" : "ephemeral";
   return `${kind === 2 ? "time" : "last"}:${value}`;
@@ -116,7 +116,7 @@ export type Bound = bigint | number | FrameId;
 /** Milliseconds since 1970, or a date. */
 export type Time = number | bigint | Date;
 
-/** Patterns: `a.b`, `a.b.*`, `*`, several with commas between or in a list. */
+/** Patterns: `a.b`, `a.b.*`, `*`; several separated by commas or in a list. */
 export type Topics = string | readonly string[];
 
 /** The patterns as a list. @throws {InvalidValue} */
@@ -131,7 +131,7 @@ export function patternsOf(topics: Topics): string[] {
   });
 }
 
-/** A u64 from what people give. @throws {InvalidValue} */
+/** A u64 from a value that a user gave. @throws {InvalidValue} */
 export function u64(number: bigint | number, what: string): bigint {
   if (typeof number !== "bigint" && typeof number !== "number") {
     throw new InvalidValue(`${what} is a number or a bigint, not ${shown(number)}`);
@@ -149,7 +149,7 @@ export function timeMs(time: Time): bigint {
   return u64(time instanceof Date ? time.getTime() : time, "a time");
 }
 
-/** Which processor made a frame, and from which input. */
+/** The processor that made a frame, and the input that it made it from. */
 export interface Origin {
   readonly processor: FrameId;
   readonly input: FrameId | null;
@@ -157,22 +157,22 @@ export interface Origin {
   readonly hops: number;
 }
 
-/** A body: bytes, text (UTF-8), or the name of a blob that the store has. */
+/** A body: bytes, text (UTF-8), or the hash of a blob that the store has. */
 export type Body = Uint8Array | string | BlobRef;
 
 /** A frame to append. */
 export interface NewFrame {
   readonly topic: string;
   readonly body?: Body | undefined;
-  /** A body in JSON instead of `body`. */
+  /** A JSON body instead of `body`. */
   readonly json?: unknown;
   /** Any JSON value; undefined or null for none. */
   readonly meta?: unknown;
-  /** The text of the meta instead, sent as it is. */
+  /** The text of the meta instead, sent unchanged. */
   readonly metaJson?: Uint8Array | string | undefined;
-  /** `forever` unless given. */
+  /** `forever` by default. */
   readonly ttl?: Ttl | undefined;
-  /** Only the host role may give it. */
+  /** Only the host role may set it. */
   readonly origin?: Origin | undefined;
 }
 
@@ -191,7 +191,7 @@ export function isBlobRef(body: unknown): body is BlobRef {
   return typeof body === "object" && body !== null && "blob" in body;
 }
 
-/** A body as it is sent. @throws {InvalidValue} */
+/** A body as sent. @throws {InvalidValue} */
 export function bodyOf(frame: NewFrame): Buffer | BlobRef | undefined {
   const { body, json } = frame;
   if (json !== undefined) {
@@ -202,7 +202,7 @@ export function bodyOf(frame: NewFrame): Buffer | BlobRef | undefined {
   return body === undefined || isBlobRef(body) ? body : rawBytes(body, "a body that is no text");
 }
 
-/** A meta as it is sent. @throws {InvalidValue} */
+/** A meta as sent. @throws {InvalidValue} */
 export function metaOf(frame: NewFrame): Buffer {
   const { meta, metaJson } = frame;
   if (metaJson !== undefined) {
@@ -211,7 +211,7 @@ export function metaOf(frame: NewFrame): Buffer {
   return meta === undefined || meta === null ? Buffer.alloc(0) : jsonBytes(meta);
 }
 
-/** Compact JSON. @throws {InvalidValue} for what JSON cannot say */
+/** Compact JSON. @throws {InvalidValue} for values that JSON cannot express */
 export function jsonBytes(value: unknown): Buffer {
   let text: string | undefined;
   try {
@@ -230,13 +230,13 @@ export function asBuffer(bytes: Uint8Array): Buffer {
     : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** A change of one cursor, stored in the same batch as the frames beside it. */
+/** A change of one cursor, stored in the same batch as the frames along with it. */
 export interface CursorChange {
   readonly name: string;
-  /** The offset of the first frame not yet handled; null removes the cursor. */
+  /** The offset of the first frame that was not handled yet; null removes the cursor. */
   readonly offset: bigint | number | null;
   readonly state?: Uint8Array | undefined;
-  /** The revision it must have; 0: it must not exist; left out: any. */
+  /** The revision it must have; 0: it must not exist; by default any. */
   readonly expect?: bigint | number | undefined;
 }
 
@@ -247,7 +247,7 @@ export const CURSOR_CHANGE = keys<CursorChange>("part of a change of a cursor", 
   expect: 1,
 });
 
-/** What must hold for a batch to be stored. */
+/** A condition for a batch to be stored. */
 export type Condition =
   /** No frame of the topics has a higher offset. */
   | { readonly lastAtMost: bigint | number; readonly topics: Topics }
@@ -257,10 +257,10 @@ export type Condition =
   | { readonly headIs: bigint | number };
 
 /**
- * What becomes of a follower that takes frames more slowly than they come. latest: when it is more
- * than so many frames behind, it gets a gap and the newest of each topic; it goes with neither
- * limit nor before, since and until. drop: then it ends with Unavailable, code 503. Without either
- * it is waited for, and misses no stored frame.
+ * What happens to a follower that takes frames more slowly than they arrive. latest: when it is
+ * more than this many frames behind, it gets a gap and the newest frame of each topic; cannot be
+ * combined with limit, before, since or until. drop: then it ends with Unavailable, code 503.
+ * Without either, the server waits for it and it misses no stored frame.
  */
 export type Slow = { readonly latest: bigint | number } | { readonly drop: bigint | number };
 
@@ -269,52 +269,52 @@ export const SLOW = [
   keys<{ drop: 1 }>("part of slow", { drop: 1 }),
 ];
 
-/** Of each kind the first one tells it. */
+/** The first name of each identifies its kind. */
 export const CONDITIONS = [
   keys<{ lastAtMost: 1; topics: 1 }>("part of a condition", { lastAtMost: 1, topics: 1 }),
   keys<{ empty: 1 }>("part of a condition", { empty: 1 }),
   keys<{ headIs: 1 }>("part of a condition", { headIs: 1 }),
 ];
 
-/** What the store gave a frame; an ephemeral one has no offset. */
+/** What the store assigned to a frame; an ephemeral one has no offset. */
 export interface Stamp {
   readonly id: FrameId;
   readonly offset: bigint | null;
 }
 
 /**
- * What became of one frame of an import: it is new, the store had it already, or it was left out
- * for the reason that docs/wire.md lists under the code.
+ * The outcome of one frame of an import: it is new, the store had it already, or it was refused for
+ * the reason that docs/wire.md lists under the code.
  */
 export type Outcome =
   | { readonly kind: "new" | "there" }
   | { readonly kind: "refused"; readonly code: number };
 
-/** What became of an import. */
+/** The result of an import. */
 export interface Imported {
   /** One for each frame, in order. */
   readonly outcomes: readonly Outcome[];
-  /** No power cut takes what is new. */
+  /** What is new survives a power cut. */
   readonly durable: boolean;
-  /** The offset after the last frame readers can see. */
+  /** The offset after the last frame visible to readers. */
   readonly head: bigint;
 }
 
-/** What became of a batch. */
+/** The result of a batch. */
 export interface Appended {
   readonly frames: readonly Stamp[];
   /** The new revisions, 0 for removed cursors. */
   readonly cursors: readonly bigint[];
-  /** No power cut takes it. */
+  /** The batch survives a power cut. */
   readonly durable: boolean;
   /**
-   * The batch with this key was there already: `frames` are the stamps of that one, or of its
-   * first frame alone where no more is known; `cursors` is empty, and nothing is removed again.
+   * A batch with this key existed already: `frames` holds its stamps, or only that of its first
+   * frame if no more is known; `cursors` is empty, and nothing is removed again.
    */
   readonly repeated: boolean;
-  /** Of each frame that was to be removed, whether it was there; all false when `repeated`. */
+  /** For each frame to be removed, whether it existed; all false if `repeated`. */
   readonly removed: readonly boolean[];
-  /** The offset after the last frame readers can see. */
+  /** The offset after the last frame visible to readers. */
   readonly head: bigint;
 }
 
@@ -333,7 +333,7 @@ export interface CursorSummary {
   readonly name: string;
   readonly revision: bigint;
   readonly epoch: bigint;
-  /** Of the first frame not yet handled. */
+  /** The offset of the first frame that was not handled yet. */
   readonly offset: bigint;
   /** When it was changed, in milliseconds since 1970. */
   readonly timeMs: bigint;
@@ -352,8 +352,8 @@ export interface Blob {
 }
 
 /**
- * Where a reader goes on: the first frame not yet seen, and where that offset was seen. It holds
- * for this store (32 hexadecimal digits) and this epoch.
+ * Where a reader continues: the first frame not seen yet, and where that offset was seen. Valid
+ * only for this store (32 hexadecimal digits) and this epoch.
  */
 export interface ResumePoint {
   readonly store: string;
@@ -361,13 +361,13 @@ export interface ResumePoint {
   readonly offset: bigint;
 }
 
-/** A resume point as text. @throws {InvalidValue} for what is none */
+/** A resume point as text. @throws {InvalidValue} for anything else */
 export function resumeText(point: ResumePoint): string {
   checkResume(point);
   return `${point.store}:${point.epoch}:${point.offset}`;
 }
 
-/** @throws {InvalidValue} for what is no resume point */
+/** @throws {InvalidValue} for anything but a resume point */
 export function checkResume(point: ResumePoint): void {
   const isStore = typeof point?.store === "string" && /^[0-9a-f]{32}$/.test(point.store);
   if (!isStore || typeof point.epoch !== "bigint" || typeof point.offset !== "bigint") {
@@ -375,7 +375,7 @@ export function checkResume(point: ResumePoint): void {
   }
 }
 
-/** The resume point of its text. @throws {InvalidValue} */
+/** Parses a resume point. @throws {InvalidValue} */
 export function parseResume(text: string): ResumePoint {
   const form = /^([0-9a-f]{32}):(\d{1,20}):(\d{1,20})$/;
   const found = typeof text === "string" ? form.exec(text) : null;
@@ -384,21 +384,21 @@ export function parseResume(text: string): ResumePoint {
   return { store, epoch: BigInt(epoch), offset: BigInt(offset) };
 }
 
-/** All that was stored at the beginning was given; what comes now is new. Comes once. */
+/** Everything stored at the beginning was returned; what follows is new. Occurs once. */
 export interface CaughtUp {
   readonly kind: "caught_up";
   readonly head: bigint;
 }
 
-/** The time asked for has passed. */
+/** The requested time has passed. */
 export interface Pulse {
   readonly kind: "pulse";
 }
 
 /**
  * Frames are missing here. corrupt: stored ones from `first` to before `end` cannot be read.
- * conflated: of those only the newest of each topic follow, as `slow` asked for. ephemeral:
- * `count` of these came faster than they were taken.
+ * conflated: of those, only the newest of each topic follow, as requested with `slow`. ephemeral:
+ * `count` of these arrived faster than they were taken.
  */
 export interface Gap {
   readonly kind: "gap";
@@ -409,15 +409,15 @@ export interface Gap {
 }
 
 /**
- * The connection was lost and made again: no stored frame is missing or doubled, ephemeral ones
- * of the meantime are. `offset` is where it went on; null: from its start.
+ * The connection was lost and made again: no stored frame is missing or repeated, but ephemeral
+ * ones sent meanwhile are missing. `offset` is where it continued; null: from its start.
  */
 export interface Resumed {
   readonly kind: "resumed";
   readonly offset: bigint | null;
 }
 
-/** What the server said of itself and of its store when the connection was made. */
+/** What the server said about itself and its store when the connection was made. */
 export interface ServerInfo {
   readonly name: string;
   readonly version: number;

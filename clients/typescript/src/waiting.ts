@@ -1,19 +1,19 @@
-// Waiting that a signal ends.
+// Waits that a signal ends.
 
-/** The longest time of a timer of Node, which takes a longer one for 1 ms: 24 days. */
+/** The longest time that a Node timer accepts: 24 days; it treats a longer one as 1 ms. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-/** A timer, also of a time that is longer than a timer takes. */
+/** A timer; a time beyond the maximum is cut to it. */
 export function timer(work: () => void, ms: number): NodeJS.Timeout {
   return setTimeout(work, Math.min(ms, TIMER_MS_MAX));
 }
 
-/** @throws the reason of a signal that was aborted */
+/** @throws the reason of an aborted signal */
 export function check(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
-/** Who waits for a signal, and the listener that tells them. */
+/** Callbacks that wait for a signal, and the listener that calls them. */
 interface Waiting {
   readonly all: Set<() => void>;
   readonly tell: () => void;
@@ -22,8 +22,8 @@ interface Waiting {
 const waiting = new WeakMap<AbortSignal, Waiting>();
 
 /**
- * Has a signal call `abort`. Node warns of a leak when a signal has more than ten listeners, and a
- * program has one signal for all that it does, so that each signal gets one listener.
+ * Makes a signal call `abort`. Node warns of a leak when a signal has more than ten listeners, and
+ * a program uses one signal for everything, so each signal gets one listener.
  */
 export function listen(signal: AbortSignal, abort: () => void): void {
   const found = waiting.get(signal);
@@ -40,8 +40,8 @@ export function listen(signal: AbortSignal, abort: () => void): void {
 }
 
 /**
- * Takes `abort` back. Nobody waits any more with the last one: Node keeps a signal that is made of
- * others, and all it holds, for as long as it has a listener.
+ * Removes `abort`, and the listener with the last one: Node keeps a signal that is composed of
+ * others, and all that it holds, as long as it has a listener.
  */
 export function ignore(signal: AbortSignal, abort: () => void): void {
   const found = waiting.get(signal);
@@ -50,10 +50,10 @@ export function ignore(signal: AbortSignal, abort: () => void): void {
   waiting.delete(signal);
 }
 
-/** The same promise, given up when the signal is aborted. */
+/** The same promise, abandoned when the signal is aborted. */
 export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;
-  // What is given up may still fail; then nobody asks.
+  // An abandoned promise may still fail, when no one waits for it any more.
   promise.catch(() => undefined);
   check(signal);
   let abort: () => void = () => undefined;
@@ -68,7 +68,7 @@ export async function until<T>(promise: Promise<T>, signal: AbortSignal | undefi
   }
 }
 
-/** Waits so many milliseconds, until the first of some signals is aborted at most. */
+/** Waits for this many milliseconds, at most until one of the signals is aborted. */
 export async function sleep(
   ms: number,
   ...signals: ReadonlyArray<AbortSignal | undefined>
@@ -82,7 +82,7 @@ export async function sleep(
     await over;
   } finally {
     clearTimeout(waking);
-    // Whoever waits for it within listens to the other signals until it is settled.
+    // Inner waits listen to the other signals until this is settled.
     timed.resolve();
   }
 }
@@ -98,7 +98,7 @@ export class Settle<T> {
       this.resolve = resolve;
       this.reject = reject;
     });
-    // It may be settled before or after somebody waits.
+    // It may be settled before or after anyone waits.
     this.promise.catch(() => undefined);
   }
 }

@@ -1,6 +1,6 @@
-//! cross.stream over its Unix socket, which is what its users take on one machine, with hyper as
-//! its own client has, but on connections that are kept. HTTP/1.1 has one request at a time on
-//! each, so as many are open as requests are outstanding.
+//! cross.stream over its Unix socket, which its users choose on one machine, with hyper like its
+//! own client, but on connections that are kept. HTTP/1.1 allows one request at a time on each, so
+//! there are as many connections as outstanding requests.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -29,9 +29,9 @@ use super::{Feed, Link, Promise, Setup, System, topics_from, until};
 
 /// Requests outstanding at a time, and connections.
 const OUTSTANDING: usize = 512;
-/// Bodies that a reader asks for at a time: beyond that it gets no faster.
+/// Bodies that a reader requests at a time: more do not make it faster.
 const BODIES: usize = 8;
-/// Names the JSON that is stored in the frame itself.
+/// The name of the JSON that is stored in the frame itself.
 const META: &str = "xs-meta";
 
 #[derive(Debug)]
@@ -47,8 +47,8 @@ pub(crate) struct CrossStreamLink {
     promise: Promise,
 }
 
-/// A task takes frames as they come, whatever their bodies take: a reader that is more than 1,024
-/// behind is cut off.
+/// A task takes frames as they arrive, however long their bodies take: a reader that is more than
+/// 1,024 frames behind is cut off.
 pub(crate) struct CrossStreamFeed {
     hashes: UnboundedReceiver<anyhow::Result<String>>,
     pool: Rc<Pool>,
@@ -61,18 +61,18 @@ struct Pool {
     room: Semaphore,
 }
 
-/// Frames as they come, one a line.
+/// Frames as they arrive, one per line.
 pub(crate) struct Frames {
     lines: Incoming,
     buffer: Vec<u8>,
     read: usize,
 }
 
-/// What is asked of a frame.
+/// The fields of a frame that are used.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Frame {
     pub(crate) topic: String,
-    /// Names its body.
+    /// The hash of its body.
     hash: Option<String>,
 }
 
@@ -94,7 +94,7 @@ fn request(method: Method, path: &str) -> hyper::http::request::Builder {
     Request::builder().method(method).uri(path).header(hyper::header::HOST, "localhost")
 }
 
-/// Sends a request; what comes is its answer.
+/// Sends a request and returns the body of the answer.
 async fn send(
     sender: &mut SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,
@@ -110,7 +110,7 @@ async fn send(
 }
 
 impl Pool {
-    /// Sends a request and hands out its answer piece by piece.
+    /// Sends a request and passes on its answer chunk by chunk.
     async fn ask(
         &self,
         request: Request<Full<Bytes>>,
@@ -136,7 +136,7 @@ impl Pool {
         self.ask(request(Method::GET, path).body(Full::default())?, each).await
     }
 
-    /// Frames, on a connection of their own.
+    /// Returns frames, over a connection of their own.
     async fn frames(&self, query: &str) -> anyhow::Result<Frames> {
         let mut sender = connect(&self.socket).await?;
         let request = request(Method::GET, &format!("/{query}")).body(Full::default())?;
@@ -144,7 +144,7 @@ impl Pool {
         Ok(Frames { lines, buffer: Vec::new(), read: 0 })
     }
 
-    /// A body, whole.
+    /// Returns a whole body.
     async fn body(&self, hash: &str) -> anyhow::Result<Bytes> {
         let mut pieces = Vec::new();
         self.get(&format!("/cas/{hash}"), |piece| pieces.push(piece)).await?;
@@ -156,7 +156,7 @@ impl Pool {
 }
 
 impl Frames {
-    /// The next frame; `None` at the end.
+    /// Returns the next frame; `None` at the end.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Frame>> {
         loop {
             let rest = &self.buffer[self.read..];
@@ -176,7 +176,7 @@ impl Frames {
         }
     }
 
-    /// Name of the next body there is.
+    /// Returns the hash of the next body.
     async fn next_hash(&mut self) -> anyhow::Result<Option<String>> {
         while let Some(frame) = self.next().await? {
             if frame.hash.is_some() {
@@ -227,7 +227,7 @@ impl System for CrossStream {
 }
 
 impl CrossStream {
-    /// What it has said so far.
+    /// Returns the server's output so far.
     pub(crate) fn said(&self) -> String {
         self.daemon.said()
     }
@@ -256,7 +256,7 @@ impl CrossStreamLink {
         Ok(())
     }
 
-    /// Frames by a query.
+    /// Returns the frames that a query selects.
     pub(crate) async fn frames(&self, query: &str) -> anyhow::Result<Frames> {
         self.pool.frames(query).await
     }
@@ -277,7 +277,7 @@ impl Link for CrossStreamLink {
         }
     }
 
-    /// One after the other, as several at a time have no order.
+    /// One after the other, because concurrent appends have no order.
     async fn append_all(&self, topic: u64, bodies: Vec<Bytes>) -> anyhow::Result<()> {
         for (topic, body) in topics_from(topic).zip(bodies) {
             self.append(topic, body).await?;

@@ -1,5 +1,5 @@
-//! The systems that are compared, each behind the same few operations: what a user of it would
-//! write with its usual client, in the way that serves it best.
+//! The systems that are compared, each with the same few operations: what a user of it would write
+//! with its usual client, in the way that suits it best.
 
 mod cross_stream;
 mod nats;
@@ -24,7 +24,7 @@ pub(crate) use self::redis::Redis;
 pub(crate) use self::sqlite::Sqlite;
 pub(crate) use self::xs::Xs;
 
-/// Topics that messages go to in turn.
+/// Number of topics that messages go to in turn.
 pub(crate) const TOPICS: u64 = 100;
 
 /// What an acknowledgement promises.
@@ -36,7 +36,7 @@ pub(crate) enum Promise {
     Power,
 }
 
-/// Where a server keeps its files, and the program that it is.
+/// Where a server keeps its files, and its program.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) dir: PathBuf,
@@ -45,55 +45,56 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// The file for what a server says.
+    /// Returns the file for the server's output.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
 }
 
-/// A system of which one server runs.
+/// A system with one running server.
 pub(crate) trait System: Sized {
     type Link: Link;
-    /// How rows name it.
+    /// Its name in rows.
     const NAME: &'static str;
     /// Whether it runs in the process of its client: it has no server and no subscribers.
     const IN_PROCESS: bool = false;
-    /// Whether it stores many messages in one go, in their order.
+    /// Whether it stores many messages at once, in order.
     const BATCHES: bool = true;
-    /// Messages that it is given to read or to handle, and deliveries that it makes, at most: more
-    /// would take too long.
+    /// Maximum number of messages that it gets to read or to handle, and of deliveries that it
+    /// makes: more would take too long.
     const MESSAGES_MAX: u64 = u64::MAX;
 
-    /// What is set, for people.
+    /// Its settings, for people.
     fn settings(promise: Promise) -> &'static str;
-    /// Starts a server, on what is in the directory.
+    /// Starts a server on the contents of the directory.
     async fn start(setup: &Setup) -> anyhow::Result<Self>;
-    /// The process that serves.
+    /// The id of the server's process.
     fn pid(&self) -> u32;
-    /// A new connection.
+    /// Opens a new connection.
     async fn link(&self) -> anyhow::Result<Self::Link>;
-    /// Kills the server as a crash would.
+    /// Kills the server like a crash.
     fn kill(self) -> anyhow::Result<()>;
 }
 
 /// A connection.
 pub(crate) trait Link: Clone {
     type Feed: Feed;
-    /// Names a blob.
+    /// The name of a blob.
     type Name;
 
-    /// Appends a message; acknowledged as promised.
+    /// Appends a message and waits for the acknowledgement.
     fn append(&self, topic: u64, body: Bytes) -> impl Future<Output = anyhow::Result<()>>;
-    /// Appends messages in one request, or as few as there can be: to topics in turn from one on.
+    /// Appends messages in one request, or as few as possible, to topics in turn beginning with
+    /// `topic`.
     fn append_all(
         &self,
         topic: u64,
         bodies: Vec<Bytes>,
     ) -> impl Future<Output = anyhow::Result<()>>;
-    /// Reads what is stored, bodies included, and counts it.
+    /// Reads the stored messages, bodies included, and counts them.
     async fn read(&self, topic: Option<u64>, seen: &Cell<u64>) -> anyhow::Result<()>;
-    /// Makes ready what reading one topic takes, where that is not what was appended: appends
-    /// messages of the topic once more, and tells how many.
+    /// Prepares reads of one topic, where they do not read what was appended: appends the topic's
+    /// messages once more, and returns how many.
     async fn prepare_topic(&self, _topic: u64, _bodies: Vec<Bytes>) -> anyhow::Result<u64> {
         Ok(0)
     }
@@ -103,28 +104,28 @@ pub(crate) trait Link: Clone {
     async fn follow(&self) -> anyhow::Result<Self::Feed>;
     /// Stores a blob.
     async fn put(&self, number: u64, blob: Bytes) -> anyhow::Result<Self::Name>;
-    /// Reads a blob; its bytes.
+    /// Reads a blob and returns its length.
     async fn get(&self, name: &Self::Name) -> anyhow::Result<u64>;
 }
 
-/// What is appended, as it comes.
+/// Messages as they are appended.
 pub(crate) trait Feed {
-    /// The next messages.
+    /// Waits for the next messages.
     async fn next(&mut self, each: &mut dyn FnMut(&[u8])) -> anyhow::Result<()>;
 }
 
-/// The topics in turn from one on.
+/// The topics in turn, beginning with `topic`.
 pub(crate) fn topics_from(topic: u64) -> impl Iterator<Item = u64> {
     (topic..).map(|topic| topic % TOPICS)
 }
 
-/// A port of this machine that nobody listens on.
+/// Returns a port of this machine that nothing listens on.
 pub(crate) fn free_port() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     Ok(listener.local_addr()?)
 }
 
-/// Tries until it works, while a server lives.
+/// Repeats an attempt until it succeeds, while the server lives.
 pub(crate) async fn until<T, F>(
     daemon: &mut Daemon,
     mut attempt: impl FnMut() -> F,
@@ -146,14 +147,14 @@ where
     }
 }
 
-/// A program by name, as a shell would find it.
+/// Finds a program by name, as a shell would.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
 }
 
-/// The first line of what a program says to one argument.
+/// Returns the first line that a program prints for an argument.
 pub(crate) fn says(program: &Path, arg: &str) -> String {
     let said = Command::new(program).arg(arg).output().map(|run| run.stdout).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);

@@ -1,4 +1,4 @@
-//! NATS JetStream through the crate `async-nats`: one stream in files, one replica, a subject a
+//! NATS JetStream through the crate `async-nats`: one stream in files, one replica, one subject per
 //! topic.
 
 use std::cell::Cell;
@@ -27,7 +27,7 @@ const SUBJECTS: &str = "bench.>";
 const BUCKET: &str = "blobs";
 /// Messages of one request of a pull consumer.
 const PAGE: usize = 5000;
-/// Consumers of readers are forgotten after this time.
+/// Consumers of readers are deleted after this time.
 const FORGET: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ fn configure(dir: &Path, port: u16, promise: Promise) -> anyhow::Result<std::pat
 }
 
 impl Nats {
-    /// Why a program cannot keep a promise, if so.
+    /// Whether a program cannot keep a promise.
     pub(crate) fn cannot(program: &Path, dir: &Path, promise: Promise) -> anyhow::Result<bool> {
         let path = configure(dir, 4222, promise)?;
         let check = Command::new(program).arg("-t").arg("-c").arg(path).output()?;

@@ -1,6 +1,6 @@
-//! Redis Streams through the crate `redis`, one multiplexed connection a link. All messages are in
-//! one stream, which is what gives them an order; where one topic is read, that topic has a stream
-//! of its own, filled apart.
+//! Redis Streams through the crate `redis`, one multiplexed connection per link. All messages are
+//! in one stream, which gives them an order. A topic that is read has a stream of its own, filled
+//! separately.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -17,7 +17,7 @@ use super::{Feed, Link, Promise, Setup, System, free_port, topics_from, until};
 
 /// The stream of all messages.
 const STREAM: &str = "bench";
-/// Messages of one page.
+/// Messages per page.
 const PAGE: usize = 1000;
 /// Requests that a connection queues.
 const QUEUE: usize = 1024;
@@ -41,7 +41,7 @@ pub(crate) struct RedisFeed {
 }
 
 impl Redis {
-    /// Where it is reached.
+    /// Its address.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -1,5 +1,5 @@
 //! A table in SQLite with a write-ahead log: no server, no socket, no subscribers, and one writer
-//! at a time. What a program pays that keeps its events in a file of its own.
+//! at a time. What a program pays that keeps its events in its own file.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -28,7 +28,7 @@ pub(crate) struct SqliteLink {
     connection: Rc<RefCell<Connection>>,
 }
 
-/// There is none.
+/// There are no feeds.
 #[derive(Debug)]
 pub(crate) struct NoFeed;
 
@@ -113,7 +113,7 @@ impl Link for SqliteLink {
         let mut select = connection.prepare_cached(&text)?;
         let mut rows = select.query(params![topic])?;
         while let Some(row) = rows.next()? {
-            // Others hand out bodies that outlive the next one, so this one is copied.
+            // Other systems return bodies that outlive the next one, so this one is copied.
             std::hint::black_box(Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?));
             seen.set(seen.get() + 1);
         }

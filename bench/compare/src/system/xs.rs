@@ -13,7 +13,7 @@ use xs_protocol::{Address, AppendRequest, Client, SubEvent, SubscribeOptions, Su
 
 use super::{Feed, Link, Promise, Setup, System, TOPICS, free_port, topics_from};
 
-/// Bodies up to so many bytes come with their frames.
+/// Bodies up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 64 * 1024;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct XsLink {
 }
 
 impl Promise {
-    /// The policy of a store that keeps it.
+    /// The sync policy of a store that keeps the promise.
     pub(crate) fn policy(self) -> anyhow::Result<SyncPolicy> {
         Ok(match self {
             Self::Process => "interval:1000ms".parse()?,

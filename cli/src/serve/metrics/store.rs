@@ -58,7 +58,8 @@ pub(super) fn expose(store: &Store, dir: &Path, out: &mut Exposition) {
     expose_commits(&stats.commit, out);
 }
 
-/// The cursors of modules are left out: what they pass over they need not move for.
+/// The lag of the slowest cursor. Cursors of modules are excluded: they need not move past frames
+/// that their modules ignore.
 fn lag_max(store: &Store, head: u64) -> u64 {
     let cursors = store.cursors();
     let of_readers = cursors.iter().filter(|cursor| !cursor.name.as_str().starts_with("xs."));
@@ -86,7 +87,7 @@ fn expose_files(files: &FileStats, out: &mut Exposition) {
     }
 }
 
-/// What has not been yet has no sample: a time of 0 would be long ago.
+/// What has not happened yet has no sample: a time of 0 would be long ago.
 fn expose_space(space: &SpaceStats, out: &mut Exposition) {
     let (log, packs) = ([("kind", "log")], [("kind", "packs")]);
     let help = "Bytes that can be given back, by estimate; of packs as the last gc left them.";

@@ -1,4 +1,4 @@
-//! `modules new`: a first version of a module, with the types an editor needs beside it.
+//! `modules new`: a first version of a module, and the types that an editor needs.
 
 use std::fs;
 use std::io::{self, Write as _};

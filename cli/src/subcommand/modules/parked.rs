@@ -27,8 +27,8 @@ const BATCH_FRAMES: usize = 512;
 /// Maximum number of consecutive conflicts with other operators at the same handler.
 const CONFLICTS_MAX: u32 = 16;
 
-/// The records that are still undecided, oldest first. Records from before a reset do not count
-/// where their inputs were offered again.
+/// The records that are still undecided, oldest first. Records from before a reset do not count if
+/// their inputs were offered again.
 pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame>> {
     let event = |event| TopicPattern::Exact(key.name.event_topic(key.kind, event));
     let topics = vec![TopicPattern::Exact(key.name.topic(PARKED)), event(UNPARK), event(DISCARD)];

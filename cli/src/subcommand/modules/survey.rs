@@ -449,7 +449,7 @@ mod tests {
         json!({ "create": FrameId::first_of_ms(ms).to_string() })
     }
 
-    /// The version that ran before was said to run on.
+    /// The frame says that the previous version keeps running.
     #[test]
     fn what_could_not_fall_back_is_invalid() {
         let state = |failed: u64, down: Option<u64>| {

@@ -1,6 +1,6 @@
 """A client of xs, the event stream store.
 
-`connect` gives a `Client` whose methods wait; `xs_stream.aio.connect` an `AsyncClient` with the
+`connect` returns a `Client`, whose methods block; `xs_stream.aio.connect` an `AsyncClient` with the
 same methods for asyncio.
 """
 

@@ -1,4 +1,4 @@
-"""Where a server listens, as people write it."""
+"""The address of a server, as people write it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can listen to what is said."""
+        """Whether only this machine can listen in."""
         return (
             self.path is not None
             or self.host in ("localhost", "::1")
@@ -40,7 +40,7 @@ class Address:
 
 def parse_address(text: Union[str, "os.PathLike[str]"]) -> Address:
     """Reads a store directory (its `xs.sock`), the path of a socket, `:port`, `host:port` or
-    `xss://host:port` (TLS). Text with `/`, or that begins with `.` or `~`, is a path.
+    `xss://host:port` (TLS). Text that contains `/`, or begins with `.` or `~`, is a path.
 
     Raises AddressError.
     """
@@ -86,7 +86,7 @@ def _of_host(text: str, whole: str, tls: bool) -> Address:
     if tls and not host:
         raise AddressError(f"{whole!r} names no host")
     try:
-        # As it is when it is connected to.
+        # Encoded as it will be for connecting.
         if b"\0" in host.encode("idna"):
             raise UnicodeError("a host has no NUL")
     except UnicodeError as error:

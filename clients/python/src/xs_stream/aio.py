@@ -1,4 +1,4 @@
-"""The asyncio face: `AsyncClient`, made by `connect`."""
+"""The asyncio interface: `AsyncClient`, created by `connect`."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ async def connect(
     `xss://host:port` (TLS).
 
     tls: an SSLContext, or a file with the certificates to trust, for `xss://` addresses.
-    timeout: seconds for the connection to be made and HELLO to be answered.
-    wait: seconds to go on trying when nobody listens there yet.
+    timeout: seconds for connecting and for the answer to HELLO.
+    wait: seconds to keep trying when nothing listens there yet.
 
-    Raises AddressError, ConnectError, AccessError, Unavailable (the server has no room just now, or
-    holds back who showed wrong tokens: try later), ProtocolError.
+    Raises AddressError, ConnectError, AccessError, Unavailable (the server is full, or blocks a
+    client that has shown wrong tokens: try later), ProtocolError.
     """
     client = AsyncClient(address, token=token, tls=tls, name=name, timeout=timeout, retry=retry)
     millis(wait, "wait")
@@ -119,10 +119,10 @@ async def connect(
 
 
 class AsyncClient:
-    """A client of one server: any number of requests and streams at a time, from one event loop.
-    It connects when it has to, and anew when the connection was lost: then what changes nothing is
-    asked again, streams go on where they were, and an append without a key or a removal, which may
-    or may not have been done, raises ConnectionLost."""
+    """A client of one server: any number of requests and streams at a time, from one event loop. It
+    connects when needed, and again after a connection is lost: then requests that change nothing
+    are sent again, streams continue where they were, and an append without a key or a removal,
+    which may or may not have been done, raises ConnectionLost."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class AsyncClient:
     ) -> None:
         self.address: Address = parse_address(address)
         self.retry = checked(retry, Retry, "retry")
-        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        # Encoded before anything is sent, so that the call itself reports a wrong argument.
         messages.hello(name, "" if token is None else token)
         millis(timeout, "timeout")
         if tls is not None and not self.address.tls:
@@ -163,8 +163,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection and what is under way on it: followers come to their end, as if each
-        was closed, and all else raises ClientClosed, as it is not whole. May be called twice."""
+        """Ends the connection and everything in progress on it: followers end as if each was
+        closed, and everything else raises ClientClosed, since it is incomplete. May be called
+        twice."""
         self._closed = True
         for asleep in self._asleep:
             if not asleep.done():
@@ -183,7 +184,7 @@ class AsyncClient:
 
     @property
     def server(self) -> ServerInfo:
-        """What the server said of itself when the present or last connection was made."""
+        """What the server said about itself when the current or last connection was made."""
         if self._current is None:
             raise ConnectError(f"{self.address}: there was no connection yet")
         return self._current.info
@@ -191,7 +192,7 @@ class AsyncClient:
     # Connections.
 
     async def _sleep(self, seconds: float) -> None:
-        """Waits, until the client is closed at most."""
+        """Waits, at most until the client is closed."""
         if self._closed:
             return
         asleep: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
@@ -202,7 +203,8 @@ class AsyncClient:
             self._asleep.discard(asleep)
 
     async def _connection(self, give_up: Optional[float] = None) -> Connection:
-        """The connection for new requests; makes one, for so many seconds at most, if need be."""
+        """The connection for new requests. Makes one if necessary, within at most `give_up`
+        seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.retry.give_up if give_up is None else give_up)
         while True:
@@ -211,13 +213,13 @@ class AsyncClient:
             current = self._current
             if current is not None and current.is_usable:
                 return current
-            # One that has failed may not have been told of yet: waiting for it again would spin.
+            # A failed attempt may not have been cleared yet: waiting for it again would spin.
             is_mine = self._making is None or self._making.done()
             if self._making is None or is_mine:
                 self._making = loop.create_task(self._connect(max(0.0, until - loop.time())))
                 self._making.add_done_callback(self._made)
-            # A caller that stops waiting does not take the connection from the others. And what
-            # ends it is raised into none of them that goes on: their frames would hang on it.
+            # A caller that stops waiting does not cancel the connection for others. Nor is the
+            # error raised into those that go on: its traceback would keep their frames alive.
             making = self._making
             await asyncio.wait({making})
             if making.cancelled():
@@ -225,7 +227,7 @@ class AsyncClient:
             error = making.exception()
             if error is None:
                 return making.result()
-            # Another's time was over, not one's own.
+            # The time of another caller ran out, not this one's.
             is_over = is_mine or loop.time() >= until
             if is_over or not (isinstance(error, (ConnectError, Unavailable)) and error.retryable):
                 raise error
@@ -252,7 +254,7 @@ class AsyncClient:
                 await asyncio.sleep(wait)
                 continue
             if self._closed:
-                # The end came when it was just made.
+                # The client was closed just after the connection was made.
                 connection.abandon(ClientClosed("the client was closed"))
                 raise ClientClosed("the client was closed")
             if self._current is not None:
@@ -261,7 +263,7 @@ class AsyncClient:
             return connection
 
     def _retire(self, connection: Connection) -> None:
-        """Lets what is under way on a connection that is not the present one come to its end."""
+        """Lets the work in progress on a connection that is no longer current finish."""
         self._old = {one for one in self._old if one.failure is None}
         if connection.failure is None:
             self._old.add(connection)
@@ -270,9 +272,9 @@ class AsyncClient:
     async def _try(
         self, once: Callable[[Connection], Awaitable[T]], again: bool, changes: bool = False
     ) -> T:
-        """Does something on a connection, again where nothing was done or doing it twice is the
-        same as once (`again`). Raises what ends it: for what `changes` something ConnectionLost
-        also where nothing was done in the last attempt, but one before it may have done it."""
+        """Does something on a connection, and repeats it if nothing was done or if doing it twice
+        is the same as once (`again`). Raises the final error: for work that `changes` something,
+        ConnectionLost even if the last attempt did nothing but an earlier one may have done it."""
         loop = asyncio.get_running_loop()
         backoff, until = Backoff(self.retry), loop.time() + self.retry.give_up
         unknown: Optional[XsError] = None
@@ -299,9 +301,9 @@ class AsyncClient:
         again: bool,
         left: float,
     ) -> Optional[float]:
-        """Seconds to wait before another attempt, of those that are left; None: there is none."""
+        """Seconds to wait before another attempt, of those that are left; None if there is none."""
         if connection is None:
-            # To make one was tried again already.
+            # Connecting was retried already.
             return None
         if is_unknown(error):
             return backoff.wait() if again and not self._closed and left >= 0 else None
@@ -336,10 +338,10 @@ class AsyncClient:
         key: Optional[str] = None,
         durable: bool = False,
     ) -> Stamp:
-        """Appends one frame. `body` may also be a file or an iterable of bytes; that and one
-        longer than 1 MiB is uploaded as a blob before the frame is appended.
+        """Appends one frame. `body` may also be a file or an iterable of bytes; those, and bodies
+        longer than 1 MiB, are uploaded as a blob before the frame is appended.
 
-        key: the store keeps a batch with this key once, so it is sent again by itself after a
+        key: the store keeps a batch with this key once, so it is sent again automatically after a
         lost connection. durable: answer only when it is synced, whatever the store's policy.
         """
         if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
@@ -358,7 +360,7 @@ class AsyncClient:
         durable: bool = False,
         remove: Sequence[Bound] = (),
     ) -> Appended:
-        """Removes and appends frames and changes cursors, all of it or nothing."""
+        """Removes and appends frames and changes cursors, all or nothing."""
         long: Dict[BlobHash, bytes] = {}
         ready = [_ready(frame, long) for frame in all_of(frames, NewFrame, "frames")]
         cursors = all_of(cursors, CursorChange, "changes of cursors")
@@ -372,7 +374,8 @@ class AsyncClient:
 
         async def once(connection: Connection) -> Sequence[bytes]:
             for name, whole in long.items():
-                # A token that is limited to topics may name what was put on this connection alone.
+                # A token that is limited to topics may only name blobs that were put on this
+                # connection.
                 if put_on[name] is not connection:
                     try:
                         put_on[name] = await _putting(whole, name)(connection)
@@ -389,11 +392,11 @@ class AsyncClient:
         durable: bool = False,
         now: bool = False,
     ) -> Sequence[bool]:
-        """Removes frames, all of them, and tells of each whether it was there. It is not made again
-        after a lost connection: it would tell that what it had removed was not there.
+        """Removes frames in one batch, and returns for each whether it existed. Not repeated after
+        a lost connection: the answer would say that the removed frames did not exist.
 
-        within: nothing is removed, and AccessError raised, when one has another topic. now: answer
-        when none of their bytes is left in the store's files, which may take minutes.
+        within: if a frame has another topic, nothing is removed and AccessError is raised. now:
+        answer only when none of their bytes are left in the store's files, which may take minutes.
         """
         body = messages.remove([bound_of(bound) for bound in bounds], durable, now, within)
         return messages.read_appended((await self._ask(Op.REMOVE, body, False))[0]).removed
@@ -402,12 +405,12 @@ class AsyncClient:
         self, frames: Iterable[Frame], *, new_ids: bool = False, durable: bool = False
     ) -> Imported:
         """Appends up to 4,096 frames as another store delivered them, with the bodies that came
-        with them (longer ones are put as blobs before), and tells of each what became of it; one
-        that is refused keeps no other out. Frames that are there already are told as such, so an
-        import that was cut off is made again from anywhere before.
+        with them (longer ones must be put as blobs first), and returns the outcome of each; a
+        refused frame does not affect the others. Frames that exist already are reported as such, so
+        an import that was cut off can be repeated from any earlier point.
 
-        new_ids: they get new ids, and the old ones find them too. Without it they keep theirs,
-        which must be above all of the store's: in practice it is a new one.
+        new_ids: they get new ids, and can also be found by their old ones. Otherwise they keep
+        their ids, which must be above all of the store's: in practice the store is a new one.
         """
         body = messages.import_frames(all_of(frames, Frame, "frames"), new_ids, durable)
         return messages.read_imported((await self._ask(Op.IMPORT, body))[0])
@@ -431,8 +434,8 @@ class AsyncClient:
     ) -> Read:
         """The stored frames of some topics, in order: `async for frame in client.read(..)`.
 
-        Bodies of up to `bodies` bytes, at most 1 MiB, come with their frames; `body(frame)` gives
-        any. `credit` bounds the bytes that the server sends ahead of what was taken.
+        Bodies of up to `bodies` bytes, at most 1 MiB, are delivered with their frames;
+        `body(frame)` returns any. `credit` bounds the bytes that the server sends ahead.
         """
         options = read_options(
             topics,
@@ -465,12 +468,11 @@ class AsyncClient:
         slow: Optional[Slow] = None,
         credit: int = CREDIT_DEFAULT,
     ) -> Follow:
-        """The stored frames, then those that come: items whose `kind` is frame, caught_up, gap,
-        pulse or resumed. It goes on over lost connections until it is closed or the `limit` is
-        reached.
+        """The stored frames, then new ones: items whose `kind` is frame, caught_up, gap, pulse or
+        resumed. Continues over lost connections until it is closed or the `limit` is reached.
 
-        resume: go on from a point that another follower's `point` gave. pulse: seconds between
-        two pulses, 0 for none. slow: latest(n) or drop(n), unless it shall be waited for.
+        resume: continue from another follower's `point`. pulse: seconds between two pulses, 0 for
+        none. slow: latest(n) or drop(n); without it, the server waits for a slow follower.
         """
         options = read_options(
             topics,
@@ -504,14 +506,14 @@ class AsyncClient:
         page_bytes: int = PAGE_BYTES_MAX,
         **where: Any,
     ) -> Page:
-        """One page of a bounded read, which is selected as for `read`; the next one is
-        `fetch(page.next)`. Unlike `read` it leaves nothing behind on the server."""
+        """One page of a bounded read, selected as for `read`; the next one is `fetch(page.next)`.
+        Unlike `read`, it leaves no state on the server."""
         options = topics if isinstance(topics, ReadOptions) else read_options(topics, **where)
         parts = await self._ask(Op.FETCH, messages.fetch(options, page_bytes))
         return messages.read_page(parts[0], options)
 
     async def get(self, bound: Bound) -> Optional[Frame]:
-        """The frame with an id or an offset; None when there is none."""
+        """The frame with an id or an offset; None if there is none."""
         parts = await self._ask(Op.GET, messages.get(bound_of(bound)))
         frames = messages.read_list(parts[0]).frames
         return frames[0] if frames else None
@@ -540,8 +542,8 @@ class AsyncClient:
         return (await self._ask(Op.BLOB_HAS, messages.blob_name(name)))[0] == b"\1"
 
     async def put_blob(self, source: Union[Body, Source, AsyncIterable[bytes]]) -> Blob:
-        """Stores bytes, text, a file or an iterable of bytes, whose pieces are sent as they come.
-        Bytes are sent again after a lost connection; of other sources that raises."""
+        """Stores bytes, text, a file or an iterable of bytes, whose chunks are sent as they come.
+        After a lost connection, bytes are sent again; other sources raise."""
         if isinstance(source, str):
             source = text_bytes(source, "a blob")
         if source is None or isinstance(source, (bytes, bytearray, memoryview)):
@@ -560,7 +562,8 @@ class AsyncClient:
             return await writer.finish()
 
     async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does what may wait for others than the server, which only closing the client ends."""
+        """Runs work that may wait for something other than the server; closing the client
+        interrupts it."""
         task = asyncio.ensure_future(work)
         self._waiting.add(task)
         try:
@@ -575,15 +578,16 @@ class AsyncClient:
         return task.result()
 
     def blob_writer(self) -> BlobWriter:
-        """An upload piece by piece: `write`, then `finish`; without it nothing is stored."""
+        """An upload in chunks: `write`, then `finish`, without which nothing is stored."""
         return BlobWriter(self)
 
     def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobReader:
-        """The pieces of a blob: `async for piece in client.get_blob(hash)`. The last one comes
-        only when all of them match the hash. Raises NotFound.
+        """The chunks of a blob: `async for piece in client.get_blob(hash)`. The last one arrives
+        only if all of them match the hash. Raises NotFound.
 
-        Given the frame whose body it is, it also outlives a lost connection with a token that is
-        limited to topics, which may name the blobs of frames that came on its connection alone.
+        Given the frame whose body it is, it also survives a lost connection with a token that is
+        limited to topics: such a token may only name blobs of frames that were delivered on its
+        connection.
         """
         return BlobReader(self, blob, credit)
 
@@ -593,14 +597,14 @@ class AsyncClient:
             return b"".join([piece async for piece in reader])
 
     async def body(self, frame: Frame) -> bytes:
-        """A frame's body, whether it came with it or not."""
+        """A frame's body, whether or not it was delivered with it."""
         body = checked(frame, Frame, "what has a body").body
         return body if body is not None else await self.read_blob(frame)
 
     # Cursors.
 
     async def cursor_get(self, name: str) -> Optional[Cursor]:
-        """A cursor; None when there is none."""
+        """A cursor; None if it does not exist."""
         parts = await self._ask(Op.CURSOR_GET, messages.cursor_get(name))
         return messages.read_cursor(name, parts[0])
 
@@ -613,12 +617,12 @@ class AsyncClient:
         expect: Optional[int] = None,
         again: bool = False,
     ) -> int:
-        """Moves a cursor and gives its new revision. `expect` is the revision it must have now,
-        0 for none yet; with another one it raises CursorConflict.
+        """Moves a cursor and returns its new revision. `expect` is the revision it must have now, 0
+        if it must not exist; with a different one, CursorConflict is raised.
 
-        again: with `expect`, asks again when the answer was lost. A cursor that is found at the
-        next revision with this offset and state then counts as moved: right for a place that is
-        remembered, and wrong for a lock, since another may have set the same.
+        again: with `expect`, repeats the request if the answer was lost. If the cursor then has the
+        next revision with this offset and state, it counts as moved: right for a remembered
+        position, and wrong for a lock, since another client may have set the same.
         """
         if offset is None:
             raise InvalidValue("a cursor is set to an offset, not None; cursor_remove removes it")
@@ -653,8 +657,8 @@ class AsyncClient:
         bodies: int = 1024 * 1024,
         credit: int = CREDIT_DEFAULT,
     ) -> Call:
-        """Calls a command; its results come as frames: `async for frame in client.call(..)`.
-        Closing it before the end cancels the call. `deadline` is in seconds from now.
+        """Calls a command; its results are frames: `async for frame in client.call(..)`. Closing it
+        before the end cancels the call. `deadline` is in seconds from now.
 
         Raises NotFound (no such command, or 702 at the deadline) and CommandFailed.
         """
@@ -666,13 +670,13 @@ class AsyncClient:
         return Call(self, name, text, raw, until_ms, bodies, credit)
 
     async def stats(self) -> Dict[str, Any]:
-        """What the server counts, as docs/wire.md names it."""
+        """The server's statistics, named as in docs/wire.md."""
         found: Dict[str, Any] = json_value((await self._ask(Op.STATS))[0])
         return found
 
-    # Maintenance: answers come when the work has ended, with the names that the subcommand of the
-    # same name prints. Paths are absolute and of the server's machine, and only a client on its
-    # Unix socket may name one.
+    # Maintenance: answers arrive when the work has ended, with the names that the subcommand of the
+    # same name prints. Paths are absolute and on the server's machine, and only a client on its
+    # Unix socket may give one.
 
     async def _maintain(self, body: bytearray, again: bool = True) -> Dict[str, Any]:
         found: Dict[str, Any] = json_value((await self._ask(Op.MAINTAIN, body, again))[0])
@@ -683,14 +687,14 @@ class AsyncClient:
         return await self._maintain(messages.maintain(messages.VERIFY))
 
     async def compact(self, *, dead_percent: int = 50) -> Dict[str, Any]:
-        """Rewrites segments of which so much is dead."""
+        """Rewrites segments of which at least `dead_percent` is dead."""
         return await self._maintain(messages.maintain(messages.COMPACT, dead_percent=dead_percent))
 
     async def gc(
         self, *, grace: float = 24 * 3600.0, dead_percent: int = 25, dry_run: bool = False
     ) -> Dict[str, Any]:
         """Removes blobs that nothing names and that are older than `grace` seconds, from packs of
-        which so much is dead. dry_run: only tells what it would do."""
+        which at least `dead_percent` is dead. dry_run: only reports what it would do."""
         return await self._maintain(
             messages.maintain(
                 messages.GC,
@@ -703,18 +707,18 @@ class AsyncClient:
     async def backup(
         self, to: Union[str, "os.PathLike[str]"], *, link: bool = False
     ) -> Dict[str, Any]:
-        """Copies the store to a directory, or what is new since the last backup there. link: files
-        that never change get a second name instead."""
+        """Copies the store to a directory, or only what is new since the last backup there. link:
+        files that never change are hard-linked instead."""
         flags = 1 if link else 0
         return await self._maintain(messages.maintain(messages.BACKUP, flags=flags, path=_path(to)))
 
     async def fork(self, to: Union[str, "os.PathLike[str]"]) -> Dict[str, Any]:
-        """Makes a store of its own with all that this one holds. It is not made again after a
+        """Creates an independent store with everything that this one holds. Not repeated after a
         lost connection."""
         return await self._maintain(messages.maintain(messages.FORK, path=_path(to)), False)
 
     async def ping(self, data: bytes = b"") -> float:
-        """Seconds until the server sent up to 64 bytes back."""
+        """Seconds until the server has echoed up to 64 bytes."""
         data = raw_bytes(data, "what a ping carries")
         if len(data) > PING_BYTES_MAX:
             raise InvalidValue(f"a ping carries at most {PING_BYTES_MAX} bytes, not {len(data)}")
@@ -741,7 +745,7 @@ def _trusting(path: str) -> ssl.SSLContext:
 
 
 def _ready(frame: NewFrame, long: Dict[BlobHash, bytes]) -> NewFrame:
-    """The frame as it is sent: a long body is added to `long`, and named."""
+    """The frame as it is sent: a long body is added to `long`, and referred to by hash."""
     body = frame.body_bytes()
     if body is None or len(body) <= INLINE_BYTES_MAX:
         return frame
@@ -751,7 +755,7 @@ def _ready(frame: NewFrame, long: Dict[BlobHash, bytes]) -> NewFrame:
 
 
 def _putting(whole: bytes, name: BlobHash) -> Callable[[Connection], Awaitable[Connection]]:
-    """What has a connection know a blob, for `_try`: puts it unless it is there."""
+    """A step for `_try` that makes a blob known on a connection: puts it unless it exists."""
 
     async def once(connection: Connection) -> Connection:
         if (await connection.ask(Op.BLOB_HAS, name))[0] != b"\1":

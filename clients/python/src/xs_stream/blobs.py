@@ -1,4 +1,4 @@
-"""Blobs as streams in asyncio, both ways with bounded memory."""
+"""Blobs as streams in asyncio, in both directions with bounded memory."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 __all__ = ["BlobReader", "BlobWriter", "Source", "pieces"]
 
 Source = Union[IO[bytes], Iterable[bytes], AsyncIterable[bytes]]
-"""Where the bytes of a blob come from: a file opened for bytes, or an iterable."""
+"""The source of a blob's bytes: a file opened in binary mode, or an iterable."""
 
 PIECE = 256 * 1024
 
 
 def check_source(source: Any) -> None:
-    """Raises InvalidValue for what gives no bytes."""
+    """Raises InvalidValue for a source that yields no bytes."""
     gives = ("__aiter__", "read")
     is_iterable = isinstance(source, Iterable) and not isinstance(source, Mapping)
     if not is_iterable and not any(hasattr(source, name) for name in gives):
@@ -64,7 +64,8 @@ def check_source(source: Any) -> None:
 
 
 async def pieces(source: Any) -> AsyncIterator[bytes]:
-    """The pieces of a source. A file is read in another thread, so that it holds nobody up."""
+    """The chunks of a source. A file is read in another thread, so that it does not block the
+    loop."""
     check_source(source)
     if hasattr(source, "__aiter__"):
         async for piece in source:
@@ -82,9 +83,9 @@ async def pieces(source: Any) -> AsyncIterator[bytes]:
 
 
 class BlobWriter:
-    """An upload: `write` pieces, then `finish`. Leaving `async with` before that forgets it, and so
-    does a `write` that does not finish, as nobody knows how much of its piece was sent; those
-    behind it and `finish` then raise ClientClosed, with what failed as its cause."""
+    """An upload: `write` chunks, then `finish`. Leaving `async with` before that discards it. So
+    does a `write` that does not finish, because it is unknown how much of its chunk was sent; later
+    writes and `finish` then raise ClientClosed, with the failure as its cause."""
 
     _line: Optional[Line] = None
 
@@ -99,7 +100,7 @@ class BlobWriter:
         self._turn = Turn()
         self._over = False
         self._failure: Optional[BaseException] = None
-        """What ended it before `finish`."""
+        """The error that ended it before `finish`."""
 
     def __del__(self) -> None:
         if self._line is not None:
@@ -125,12 +126,12 @@ class BlobWriter:
             self._window = self._connection.info.upload_window
             self._line = self._connection.open(Op.BLOB_PUT, 1)
             self._answer = self._connection.send(Op.BLOB_PUT, b"", self._line)
-            # Nobody asks for it when the upload is dropped.
+            # No one asks for it when the upload is dropped.
             self._answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._line
 
     async def write(self, data: Union[bytes, bytearray, memoryview]) -> None:
-        """Sends bytes, as fast as the server takes them; writes that overlap take turns."""
+        """Sends bytes, as fast as the server takes them; overlapping writes take turns."""
         async with self._turn:
             try:
                 if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -158,7 +159,7 @@ class BlobWriter:
     def _chunk_bytes(self) -> int:
         if self._connection is None:
             return PIECE
-        # More than the window would never fit into it, and 0 says nothing.
+        # More than the window would never fit into it, and 0 means no limit.
         info = self._connection.info
         return min(info.chunk_bytes or PIECE, info.upload_window or PIECE, CHUNK_BYTES_MAX)
 
@@ -187,7 +188,7 @@ class BlobWriter:
         await self._connection.send_chunk(line, chunk, flags)
 
     async def finish(self) -> Blob:
-        """Sends the last of it, after the writes before, and waits until it is stored."""
+        """Sends the rest, after any earlier writes, and waits until it is stored."""
         try:
             async with self._turn:
                 line = await self._open()
@@ -206,7 +207,7 @@ class BlobWriter:
         return Blob(reader.hash("hash"), reader.u64("length"))
 
     async def aclose(self) -> None:
-        """Forgets an upload that was not finished. May be called twice."""
+        """Discards an unfinished upload. May be called twice."""
         self._over = True
         answer, line, self._line = self._answer, self._line, None
         self._answer = None
@@ -221,8 +222,8 @@ class BlobWriter:
 
 
 class BlobReader(Closable):
-    """The pieces of a blob, as an async iterator. After a lost connection it begins anew and
-    passes over what was handed out. `bytes` is known once the first piece came."""
+    """The chunks of a blob, as an async iterator. After a lost connection it starts over and skips
+    what it has returned. `bytes` is known once the first chunk has arrived."""
 
     def __init__(self, client: "AsyncClient", blob: Union[BlobHash, Frame], credit: int) -> None:
         super().__init__()
@@ -233,14 +234,14 @@ class BlobReader(Closable):
         self._frame = blob.id if isinstance(blob, Frame) else None
         self.bytes: Optional[int] = None
         self._client, self._credit = client, credit
-        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        # Encoded before anything is sent, so that the call itself reports a wrong argument.
         messages.blob_get(name, credit)
         self._sum = hashlib.sha256()
         self._given = 0
         self._passed = 0
         self._backoff = Backoff(client.retry)
         self._until: Optional[float] = None
-        """When to give up, since nothing new comes."""
+        """When to give up, if nothing new arrives."""
 
     async def __aenter__(self) -> "BlobReader":
         return self
@@ -287,7 +288,7 @@ class BlobReader(Closable):
             return b""
         if self._taken is not None:
             self._line.took(self._taken)
-            # Whoever stops waiting below and comes back grants it once.
+            # A caller that is cancelled below and comes back grants credit only once.
             self._taken = None
         push = self._taken = await self._line.item()
         if push.op == Op.SUB_EVENT:
@@ -328,7 +329,8 @@ class BlobReader(Closable):
         except NotFound:
             if self._frame is None:
                 raise
-            # A token that is limited to topics may name it once its frame came on this connection.
+            # A token that is limited to topics may name it once its frame was delivered on this
+            # connection.
             await connection.ask(Op.GET, messages.get(self._frame))
             await self._ask(connection)
 

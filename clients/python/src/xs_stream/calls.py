@@ -24,7 +24,7 @@ __all__ = ["Call"]
 class Call(Closable):
     """The results of a call, as an async iterator of frames. The frame `<name>.complete` ends it
     and is kept in `complete`; `<name>.error` raises CommandFailed. Closing it, or leaving `async
-    with`, before the end cancels the call. It is never made twice by itself."""
+    with`, before the end cancels the call. It is never repeated automatically."""
 
     def __init__(
         self,
@@ -39,15 +39,15 @@ class Call(Closable):
         super().__init__()
         self.name = name
         self.id: Optional[FrameId] = None
-        """Id of the frame `<name>.call`, once the server accepted the call."""
+        """Id of the frame `<name>.call`, once the server has accepted the call."""
         self.complete: Optional[Frame] = None
-        """The frame `<name>.complete`, once it came."""
+        """The frame `<name>.complete`, once it has arrived."""
         self._client, self._credit = client, credit
         self._request = messages.call(name, args, body, deadline_ms, credit, bodies)
         self._frames: Deque[Frame] = deque()
         self._opening: Optional["asyncio.Task[FrameId]"] = None
         self._over = False
-        """All of its frames came."""
+        """All of its frames have arrived."""
 
     async def __aenter__(self) -> "Call":
         await self.open()
@@ -60,13 +60,13 @@ class Call(Closable):
         return self
 
     async def open(self) -> FrameId:
-        """Makes the call unless it was made, and gives the id of `<name>.call`."""
+        """Makes the call, unless it was made already, and returns the id of `<name>.call`."""
         if self._opening is None:
             if self._closed:
                 raise ClientClosed("the call was closed before it was made")
             self._opening = asyncio.ensure_future(self._make())
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Whoever stops waiting leaves the call to the next one, as it may have been made.
+        # A caller that is cancelled leaves the call to the next one, since it may have been made.
         await asyncio.wait({self._opening})
         if self._opening.cancelled():
             raise ClientClosed("the call was closed while it was made")
@@ -80,7 +80,7 @@ class Call(Closable):
         return self.id
 
     async def aclose(self) -> None:
-        """Ends the stream, and cancels the call if it is not over. May be called twice."""
+        """Ends the stream, and cancels the call unless it has ended. May be called twice."""
         self._frames.clear()
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
@@ -122,8 +122,7 @@ class Call(Closable):
         except XsError:
             if self.complete is None:
                 raise
-            # Only the word that it is over is lost: who was told of a failure would make the call
-            # again.
+            # Only the notice of the end is lost: after an error, a caller would repeat the call.
             self._over = True
             return
         if push.op == Op.DELIVER:

@@ -1,5 +1,5 @@
-"""What reads, downloads and calls have in common: a line, one caller at a time, an end that wakes
-who waits, and one for streams that nobody holds any more."""
+"""What reads, downloads and calls have in common: a line, one caller at a time, a close that wakes
+waiting callers, and an end for streams that are dropped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Closable", "Turn"]
 
 
 class Turn:
-    """One at a time, who comes first before others. Python 3.9 ties a lock to the loop it is made
-    in, so it is made where it is first used."""
+    """A lock that is granted in order of arrival. Python 3.9 ties a lock to the loop in which it is
+    created, so it is created when it is first used."""
 
     def __init__(self) -> None:
         self._lock: Optional[asyncio.Lock] = None
@@ -31,20 +31,21 @@ class Turn:
 
 
 class Closable:
-    """A stream that may be closed while somebody waits for what comes next."""
+    """A stream that may be closed while a caller waits for the next item."""
 
     _line: Optional[Line] = None
     _work: Optional["asyncio.Task[None]"] = None
-    """What opens it, or waits before the next attempt to; its result is still to be taken."""
+    """The task that opens it, or waits before the next attempt; its result has not been taken
+    yet."""
 
     def __init__(self) -> None:
         self._taken: Any = None
-        """What was handed out last, for which no credit was granted yet."""
+        """The item returned last, for which no credit was granted yet."""
         self._closed = False
         self._turn = Turn()
 
     def __del__(self) -> None:
-        # Nobody can take anything from it any more: a loop that was left with `break`, say.
+        # No one can take anything from it any more: a loop was left with `break`, say.
         if self._line is not None:
             self._line.close_from_anywhere()
         if self._work is not None and not self._work.done():
@@ -52,7 +53,7 @@ class Closable:
                 self._work.get_loop().call_soon_threadsafe(self._work.cancel)
 
     async def aclose(self) -> None:
-        """Ends the stream; who waits for it comes to its end. May be called twice."""
+        """Ends the stream, also for callers that wait for it. May be called twice."""
         self._closed = True
         if self._work is not None:
             self._work.cancel()
@@ -64,9 +65,9 @@ class Closable:
             line.close()
 
     async def _unless_closed(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Does what `aclose` cuts short: then it raises ClientClosed. Whoever stops waiting leaves
-        it to the next one, who waits for its end and not for another beginning: however short the
-        waits are, it gets done."""
+        """Runs work that `aclose` interrupts with ClientClosed. If a caller is cancelled, the next
+        one waits for the same work instead of starting it anew, so that it finishes however short
+        the waits are."""
         if self._work is None:
             self._work = asyncio.ensure_future(begin())
             self._work.add_done_callback(lambda done: done.cancelled() or done.exception())

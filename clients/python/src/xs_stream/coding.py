@@ -1,5 +1,5 @@
-"""Integers, text and headers as they travel: what reads and writes bytes, and nothing of what
-they mean. A read beyond the end is a ProtocolError, never another exception."""
+"""Integers, text and headers on the wire: reads and writes bytes, and knows nothing of their
+meaning. A read beyond the end is a ProtocolError, never another exception."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ class Header(NamedTuple):
 
     @classmethod
     def read(cls, data: Union[bytes, bytearray, memoryview], at: int) -> "Header":
-        """The header at a place where 16 bytes are."""
+        """The header at a position with at least 16 bytes."""
         return cls(*_HEADER.unpack_from(data, at))
 
 
 def message(
     op: int, flags: int, code: int, corr: int, sub: int, body: Union[bytes, bytearray] = b""
 ) -> bytes:
-    """A whole message."""
+    """A complete message."""
     head = _HEADER.pack(HEADER_BYTES - 4 + len(body), op, flags, code, corr, sub)
     return head + body
 
 
 class Reader:
-    """Takes a body apart from its beginning."""
+    """Reads a body from its beginning."""
 
     __slots__ = ("_at", "_data")
 
@@ -114,7 +114,7 @@ class Reader:
         return self._data[at : at + count]
 
     def skip(self, count: int, what: str) -> int:
-        """Passes over bytes and says where they begin."""
+        """Skips bytes and returns where they begin."""
         return self._move(count, what)
 
     def rest(self) -> bytes:
@@ -139,7 +139,7 @@ class Reader:
 
 
 class Writer:
-    """Puts a body together. A number that does not fit its field is an InvalidValue."""
+    """Builds a body. A number that does not fit its field raises InvalidValue."""
 
     __slots__ = ("data",)
 

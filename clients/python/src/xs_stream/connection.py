@@ -1,5 +1,5 @@
-"""One connection in asyncio: a socket around a Session. It ends with the first error and is never
-made again; that is the client's business."""
+"""One connection in asyncio: a socket around a Session. It ends with the first error and never
+reconnects; that is up to the client."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ KEEP_ALIVE = (
     ("TCP_KEEPCNT", 3),
     ("TCP_USER_TIMEOUT", 120_000),
 )
-"""Seconds, and milliseconds until what was sent must have arrived."""
+"""Seconds; and the milliseconds within which sent data must be acknowledged."""
 
 
 _LATE = (104, 106)
-"""What a connection is closed with when it is only the network that was too slow."""
+"""Codes of connections that were closed only because the network was too slow."""
 _SPENT = "the connection has no stream numbers left"
 
 
@@ -59,22 +59,23 @@ class NotSent(ConnectionLost):
 
 
 def is_unknown(error: XsError) -> bool:
-    """Whether it is not known what was done."""
+    """Whether it is unknown what was done."""
     is_lost = isinstance(error, ConnectionLost) and not isinstance(error, NotSent)
     return is_lost or isinstance(error, Indeterminate)
 
 
 def is_undone(error: XsError) -> bool:
-    """Whether it says that nothing was done, which holds for its attempt alone. What a server says
-    of the request itself (3xx, 4xx) holds for all: it looks first whether it has it already."""
+    """Whether the error says that nothing was done, which is true of its attempt only. The server's
+    verdict on the request itself (3xx, 4xx) is true of all attempts: it first checks whether it has
+    the request already."""
     if isinstance(error, Refusal):
         return error.code // 100 not in (3, 4, 8)
     return isinstance(error, (ConnectError, NotSent))
 
 
 class Line:
-    """A stream as the connection sees it: what came for it and was not yet taken. The credit that
-    was granted bounds how much that is, and the server is held to it."""
+    """A stream as the connection sees it: the messages that arrived for it and were not taken yet.
+    The credit granted bounds how many, and the server is held to it."""
 
     def __init__(self, connection: "Connection", op: int, sub: int, credit: int) -> None:
         self._connection = connection
@@ -86,10 +87,10 @@ class Line:
         """Messages among the items that cost no credit."""
         self._ended = False
         self.op = op
-        """Of the request that opens it."""
+        """The op of the request that opens it."""
         self.sub = sub
         self.over = False
-        """The server knows that the stream is over."""
+        """The server knows that the stream has ended."""
 
     def put(self, push: Push) -> None:
         """Raises ProtocolError when the server sends more than it may."""
@@ -98,7 +99,7 @@ class Line:
         if self._items and messages.is_pulse(push.op, push.body):
             last = self._items[-1]
             if messages.is_pulse(last.op, last.body):
-                # They cost no credit: who does not take them finds one.
+                # They cost no credit; of several in a row, one is kept.
                 return
         if push.op in _PAID:
             self._flow.came(push)
@@ -124,7 +125,8 @@ class Line:
             self._waiter.set_result(None)
 
     async def item(self) -> Push:
-        """The next message. Raises what ended the connection once all before it was taken."""
+        """The next message. Raises what ended the connection once all earlier messages were
+        taken."""
         while not self._items:
             if self._failure is not None:
                 raise self._failure
@@ -136,30 +138,30 @@ class Line:
         return self._take()
 
     def poll(self) -> Optional[Push]:
-        """The next message if one is there."""
+        """The next message, if there is one."""
         return self._take() if self._items else None
 
     def took(self, push: Push) -> None:
-        """What a message brought was used up: the server may send as much more."""
+        """The contents of a message were used up: the server may send that much more."""
         grant = self._flow.took(len(push.body))
         if grant and not self.over and self._failure is None:
             self._connection.tell(Op.CREDIT, self.sub, messages.credit(grant))
 
     def close(self) -> None:
-        """Ends the stream, from this side if need be, and wakes who waits for it."""
+        """Ends the stream, from this side if necessary, and wakes its waiting caller."""
         self._connection.forget(self, tell=not self.over)
         self.over = True
         self._items.clear()
         self.fail(ClientClosed("the stream was closed"))
 
     def close_from_anywhere(self) -> None:
-        """Has the loop end the stream; any thread may ask for it."""
+        """Makes the loop end the stream; may be called in any thread."""
         with contextlib.suppress(RuntimeError):  # The loop is closed, and the stream with it.
             self._connection._loop.call_soon_threadsafe(self.close)
 
 
 class Connection(asyncio.Protocol):
-    """A connection whose HELLO was or will be answered."""
+    """A connection that has sent HELLO, answered or not."""
 
     def __init__(self, name: str, token: Optional[str]) -> None:
         loop = asyncio.get_running_loop()
@@ -221,7 +223,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether new requests may be made on it."""
+        """Whether it takes new requests."""
         return self.failure is None and self.draining is None
 
     async def welcome(self) -> ServerInfo:
@@ -239,7 +241,7 @@ class Connection(asyncio.Protocol):
     def send(
         self, op: int, body: Union[bytes, bytearray] = b"", line: Optional[Line] = None
     ) -> "asyncio.Future[Sequence[bytes]]":
-        """Sends a request at once; the answer comes later."""
+        """Sends a request at once; the answer arrives later."""
         corr = self._session.request(op, body, line.sub if line else 0)
         future: "asyncio.Future[Sequence[bytes]]" = self._loop.create_future()
         self._pending[corr] = (op, future)
@@ -248,7 +250,7 @@ class Connection(asyncio.Protocol):
         return future
 
     async def _writable(self) -> None:
-        """Waits in order until the server takes more. Raises NotSent, or what forbids to try on
+        """Waits in order until the server takes more. Raises NotSent, or the error that rules out
         another connection."""
         if not self._room.is_set() or self._turn.locked():
             async with self._turn:
@@ -260,7 +262,7 @@ class Connection(asyncio.Protocol):
             raise NotSent(str(self.failure)) from self.failure
 
     def open(self, op: int, credit: int) -> Line:
-        """A new stream; the request that opens it must be the next that is sent."""
+        """Returns a new stream; the request that opens it must be sent next."""
         if self._session.streams_left == 0:
             raise NotSent(_SPENT)
         line = Line(self, op, self._session.stream(), credit)
@@ -278,13 +280,13 @@ class Connection(asyncio.Protocol):
         try:
             return line, await self.send(op, body, line)
         except BaseException as error:
-            # Whoever stops waiting takes the stream back; one that was refused does not exist.
+            # A cancelled caller takes the stream back; one that was refused does not exist.
             line.over = isinstance(error, XsError)
             line.close()
             raise
 
     async def send_chunk(self, line: Line, chunk: bytes, flags: int) -> None:
-        """Sends a piece of an upload."""
+        """Sends a chunk of an upload."""
         await self._writable()
         if line.over:
             raise ClientClosed("the upload is over")
@@ -292,18 +294,18 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def tell(self, op: int, sub: int, body: Union[bytes, bytearray] = b"") -> None:
-        """Sends a small one-way message; on a connection that is over it has no effect."""
+        """Sends a small one-way message; no effect if the connection has ended."""
         if self.failure is None:
             self._session.tell(op, sub, body)
             self._flush_soon()
 
     def forget(self, line: Line, tell: bool) -> None:
-        """Gives nothing more to a stream."""
+        """Delivers nothing more to a stream."""
         if self._lines.pop(line.sub, None) is not None and tell:
             self.tell(Op.UNSUBSCRIBE, line.sub)
 
     def close_when_idle(self) -> None:
-        """Ends a connection on which nothing is under way."""
+        """Ends the connection if nothing is in progress on it."""
         if not self._pending and not self._lines:
             self.abandon(ConnectionLost("the connection is not used any more"))
 
@@ -313,7 +315,7 @@ class Connection(asyncio.Protocol):
         self._end(why)
 
     async def closed(self) -> None:
-        """Waits until the socket is closed; what the server does not take is given up."""
+        """Waits until the socket is closed; gives up on data that the server does not take."""
         if self._transport is None:
             return
         try:
@@ -367,7 +369,7 @@ class Connection(asyncio.Protocol):
         self._room.set()
 
     def _flush_soon(self) -> None:
-        """Requests made in one turn of the loop leave together."""
+        """Sends the requests of one iteration of the loop together."""
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
@@ -381,22 +383,21 @@ class Connection(asyncio.Protocol):
 
 
 def _ending(op: int, why: XsError) -> XsError:
-    """How a request or its stream ends with the connection. Whatever the code of CLOSE: what
-    changes something may have been done."""
+    """The error with which a request or its stream ends along with the connection. Whatever the
+    code of CLOSE, a request that changes something may have been done."""
     return _lost(why) if op in CHANGES else _told(why)
 
 
 def _told(why: XsError) -> XsError:
-    """What requests and streams that only read and who comes later are told of the end of a
-    connection. A breach of the protocol, a lost right and the user's own closing are final."""
+    """The error for requests and streams that only read, and for later ones, when the connection
+    ends. A protocol violation, a lost permission and a close by the user are final."""
     if isinstance(why, Refusal) and why.code not in _LATE and why.code < 300:
         return refusal_of(why.code, why.message, why.details)
     return _lost(why)
 
 
 def _lost(why: XsError) -> XsError:
-    """What is told of a request or a call that changes something: it is not known what was
-    done."""
+    """The error for a request or a call that changes something: it is unknown what was done."""
     is_final = isinstance(why, (ProtocolError, ClientClosed))
     told = type(why)(*why.args) if is_final else ConnectionLost(str(why))
     told.__cause__ = why
@@ -404,11 +405,11 @@ def _lost(why: XsError) -> XsError:
 
 
 def _keep_alive(sock: Any) -> None:
-    """Has the system notice a peer that vanished without a word, of which TCP tells nobody who
-    only waits and takes a quarter of an hour for who sends."""
+    """Makes the system notice a peer that vanished silently. TCP alone never tells a process that
+    only waits, and tells one that sends after a quarter of an hour."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    # What a platform does not have is left out.
+    # Options that the platform lacks are left out.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEP_ALIVE:
@@ -424,7 +425,7 @@ async def open_connection(
     tls: Optional[ssl.SSLContext],
     timeout: float,
 ) -> Connection:
-    """Connects and says HELLO. Raises ConnectError, Refusal, ProtocolError, AddressError."""
+    """Connects and sends HELLO. Raises ConnectError, Refusal, ProtocolError, AddressError."""
     if token and not address.is_local and not address.tls:
         raise AddressError(f"{address}: a token goes to another machine over TLS only (xss://)")
     loop = asyncio.get_running_loop()
@@ -457,7 +458,7 @@ async def open_connection(
         if isinstance(error, OSError) and not isinstance(error, XsError):
             nobody = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
             advice = "; is a server running there (xs serve)?" if nobody else ""
-            # Of a handshake that is cut off there is neither number nor text.
+            # A handshake that is cut off has neither a number nor a text.
             why = error.strerror or str(error) or "the server hung up during the handshake"
             raise ConnectError(f"{address}: {why}{advice}") from error
         raise

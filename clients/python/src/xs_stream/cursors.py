@@ -14,9 +14,9 @@ __all__ = ["moving"]
 
 
 def moving(change: CursorChange) -> Callable[[Connection], Awaitable[int]]:
-    """What changes a cursor that has the revision it expects, for attempts one after another. A
-    conflict behind one whose answer was lost counts as done when the cursor is at the next
-    revision and has this value."""
+    """A function that changes a cursor with an expected revision, over several attempts. A conflict
+    after an attempt whose answer was lost counts as done if the cursor has the next revision and
+    this value."""
     if change.expect is None:
         raise InvalidValue("again goes with expect: without it a later change would be undone")
     wanted = (change.expect + 1, change.offset, bytes(change.state))

@@ -1,5 +1,5 @@
-"""What can go wrong, by whose doing it is. `retryable` says whether the same request may be made
-again, unchanged and without looking; nothing here retries."""
+"""The errors, by who caused them. `retryable` says whether the same request may be sent again,
+unchanged and without checking; nothing here retries."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ __all__ = [
 
 
 class XsError(Exception):
-    """Everything this package raises."""
+    """The base of everything that this package raises."""
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may be made again, unchanged and without looking."""
+        """Whether the same request may be sent again, unchanged and without checking."""
         return False
 
 
 class AddressError(XsError, ValueError):
-    """Text that names no server, or one that may not be spoken to so."""
+    """Text that names no server, or one that may not be used in this way."""
 
 
 class InvalidValue(XsError, ValueError):
-    """An argument that can never be sent: it breaks a rule of the protocol. Or a frame does not
-    hold what it is asked for: its body did not come with it, or is no text or JSON."""
+    """An argument that can never be sent because it violates a rule of the protocol; or a frame
+    without the requested content: its body was not delivered with it, or is not text or JSON."""
 
 
 class ConnectError(XsError, ConnectionError):
@@ -61,7 +61,7 @@ class ConnectError(XsError, ConnectionError):
 
 
 class TlsError(ConnectError):
-    """The server could not show who it is, or does not speak TLS."""
+    """The server could not prove its identity, or does not speak TLS."""
 
     @property
     def retryable(self) -> bool:
@@ -69,21 +69,21 @@ class TlsError(ConnectError):
 
 
 class ConnectionLost(XsError, ConnectionError):
-    """The connection ended before the answer: what was asked for may or may not have been done.
+    """The connection ended before the answer: the request may or may not have been done.
 
-    Requests that change nothing, and appends with a key, are made again by the client itself. If
-    the outcome of the first attempt is unknown, it stays so when the last one comes to nothing;
-    what ended that is the cause.
+    Requests that change nothing, and appends with a key, are repeated by the client itself. If the
+    outcome of the first attempt is unknown, it stays unknown when the last one fails; the error of
+    that one is the cause.
     """
 
 
 class ClientClosed(XsError):
-    """The client, a stream or an upload was closed. What the closing cut short may or may not have
-    been done, and a read or a download is not whole; what comes after it is not done."""
+    """The client, a stream or an upload was closed. Work that the close interrupted may or may not
+    have been done, and a read or a download is incomplete; later requests are not done."""
 
 
 class ProtocolError(XsError):
-    """The server sent what the protocol does not allow; the connection is given up."""
+    """The server violated the protocol; the connection is closed."""
 
 
 class IntegrityError(ProtocolError):
@@ -92,7 +92,8 @@ class IntegrityError(ProtocolError):
 
 class CorruptRange(XsError):
     """Stored frames that the server cannot read, from `first` to before `end`. `resume` is the
-    offset to go on from, which is `end`; for a read backwards the one to go on before, `first`."""
+    offset to continue from, which is `end`; for a backward read, the one to continue before, which
+    is `first`."""
 
     def __init__(self, first: int, end: int, reverse: bool = False) -> None:
         resume = first if reverse else end
@@ -110,7 +111,7 @@ class CorruptRange(XsError):
 
 @dataclass(frozen=True)
 class Details:
-    """What a refusal says beside its message; None where it says nothing."""
+    """What a refusal says besides its message; None for what it does not say."""
 
     retry_after_ms: Optional[int] = None
     cursor: Optional[str] = None
@@ -166,7 +167,7 @@ CODES: Dict[int, str] = {
 
 
 class Refusal(XsError):
-    """The server refused a request. The subclass is the class of its code."""
+    """The server refused a request. The subclass corresponds to the class of its code."""
 
     def __init__(self, code: int, message: str, details: Optional[Details] = None) -> None:
         super().__init__(code, message)
@@ -179,7 +180,7 @@ class Refusal(XsError):
 
     @property
     def name(self) -> str:
-        """The name of the code as docs/wire.md spells it; `Other` for one not known here."""
+        """The name of the code as docs/wire.md spells it; `Other` if it is unknown."""
         return CODES.get(self.code, "Other")
 
 
@@ -196,7 +197,7 @@ class InvalidRequest(Refusal):
 
 
 class ConditionFailed(Refusal):
-    """4xx: a condition does not hold: read the present state, then make a new request."""
+    """4xx: a condition does not hold: read the current state, then make a new request."""
 
 
 class CursorConflict(ConditionFailed):
@@ -204,8 +205,8 @@ class CursorConflict(ConditionFailed):
 
 
 class CursorAhead(ConditionFailed):
-    """401: frames that were seen are lost, so an offset may stand for another frame now.
-    `details.offset` is the offset to go on from."""
+    """401: frames that were seen are lost, so an offset may belong to another frame now.
+    `details.offset` is the offset to continue from."""
 
 
 class OtherStore(ConditionFailed):
@@ -213,7 +214,7 @@ class OtherStore(ConditionFailed):
 
 
 class Unavailable(Refusal):
-    """5xx: not now, and nothing was done: the same request may be made later."""
+    """5xx: not now, and nothing was done: the same request may be sent later."""
 
     @property
     def retryable(self) -> bool:
@@ -225,11 +226,11 @@ class StorageError(Refusal):
 
 
 class NotFound(Refusal):
-    """7xx: what was asked for is not there."""
+    """7xx: the requested item does not exist."""
 
 
 class Indeterminate(Refusal):
-    """8xx: it may or may not have been done: read before repeating it."""
+    """8xx: it may or may not have been done: check before repeating it."""
 
 
 _CLASSES: Dict[int, Type[Refusal]] = {
@@ -247,14 +248,14 @@ _SPECIAL: Dict[int, Type[Refusal]] = {400: CursorConflict, 401: CursorAhead, 403
 
 
 def refusal_of(code: int, message: str, details: Optional[Details] = None) -> Refusal:
-    """The exception for a code. A class that is not known is as final as any."""
+    """The exception for a code. An unknown class is as final as any."""
     kind = _SPECIAL.get(code) or _CLASSES.get(code // 100, Refusal)
     return kind(code, message, details)
 
 
 class CommandFailed(XsError):
-    """A command answered with `<name>.error`. `code` is what it calls the failure, if anything;
-    `meta` all it says of it."""
+    """A command answered with `<name>.error`. `code` is its name for the failure, if any; `meta` is
+    everything it says about it."""
 
     def __init__(self, name: str, meta: Dict[str, object]) -> None:
         code, message = meta.get("code"), meta.get("message")

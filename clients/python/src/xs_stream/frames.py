@@ -1,5 +1,5 @@
-"""Frames as they come from a server: FRAME records of docs/wire.md, whose CRC is checked when
-they arrive and whose parts are read when they are asked for."""
+"""Frames as a server delivers them: FRAME records of docs/wire.md, whose CRC is checked on arrival
+and whose parts are read on demand."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TTL_LAST = 3
 _UNREAD: Any = object()
 
 REPR_META_MAX = 200
-"""Characters of a meta that repr shows."""
+"""Maximum characters of a meta that repr shows."""
 
 
 class Frame:
-    """One stored event. What it is made of is read from its record when asked for."""
+    """One stored event. Its parts are read from its record on demand."""
 
     __slots__ = ("_body", "_meta", "_record", "offset")
 
@@ -38,7 +38,7 @@ class Frame:
     def __init__(self, record: bytes, offset: Optional[int], body: Optional[bytes] = None) -> None:
         self._record = record
         self.offset = offset
-        """Its ordinal in the log; None when it is ephemeral."""
+        """Its ordinal in the log; None if it is ephemeral."""
         self._body = body
         self._meta: Any = _UNREAD
 
@@ -48,7 +48,7 @@ class Frame:
 
     @property
     def time_ms(self) -> int:
-        """Milliseconds since 1970 when it was appended."""
+        """When it was appended, in milliseconds since 1970."""
         return int.from_bytes(self._record[16:22], "big")
 
     @property
@@ -72,12 +72,12 @@ class Frame:
 
     @property
     def meta_json(self) -> bytes:
-        """The meta's JSON text as it was written; empty when there is none."""
+        """The meta's JSON text as it was written; empty if there is none."""
         return self._record[self._topic_at + self._record[10] :]
 
     @property
     def meta(self) -> Any:
-        """The meta, parsed on first use; None when there is none. Integers of more digits than an
+        """The meta, parsed on first use; None if there is none. Integers with more digits than an
         int may have (4,300) are Decimals."""
         if self._meta is _UNREAD:
             text = self.meta_json
@@ -93,7 +93,7 @@ class Frame:
 
     @property
     def hash(self) -> Optional[BlobHash]:
-        """The hash of its body; None when it has none."""
+        """The hash of its body; None if it has none."""
         if not self._record[9] & _BODY:
             return None
         at = 40 if self._record[11] >= 2 else 32
@@ -101,7 +101,7 @@ class Frame:
 
     @property
     def body_bytes(self) -> int:
-        """The length of its body; 0 when it has none."""
+        """The length of its body; 0 if it has none."""
         if not self._record[9] & _BODY:
             return 0
         at = 40 if self._record[11] >= 2 else 32
@@ -109,13 +109,13 @@ class Frame:
 
     @property
     def body(self) -> Optional[bytes]:
-        """Its body, if it came with the frame or there is none (then empty). None: read it with
+        """Its body, if it was delivered with the frame, or empty if it has none. None: read it with
         the client's `body(frame)`."""
         return self._body if self._record[9] & _BODY else b""
 
     def text(self) -> str:
-        """The body that came with the frame as text. Raises InvalidValue when it did not come, or
-        is not UTF-8."""
+        """The body that was delivered with the frame, as text. Raises InvalidValue if it was not,
+        or is not UTF-8."""
         if self.body is None:
             raise InvalidValue("the body did not come with the frame; read it with body(frame)")
         try:
@@ -124,8 +124,8 @@ class Frame:
             raise InvalidValue(f"the body is no text: {error}") from error
 
     def json(self) -> Any:
-        """The body that came with the frame as JSON. Raises InvalidValue when it did not come, or
-        is not JSON."""
+        """The body that was delivered with the frame, as JSON. Raises InvalidValue if it was not,
+        or is not JSON."""
         text = self.text()
         try:
             return read_json(text)
@@ -134,7 +134,7 @@ class Frame:
 
     @property
     def origin(self) -> Optional[Origin]:
-        """Which processor made it; None when none did."""
+        """The processor that made it; None if none did."""
         flags = self._record[9]
         if not flags & _ORIGINATED:
             return None
@@ -145,7 +145,7 @@ class Frame:
 
     @property
     def _base(self) -> int:
-        """What the run begins with that the frame came in."""
+        """The first offset of the run in which the frame was delivered."""
         return NO_OFFSET if self.offset is None else self.offset - self._delta
 
     @property
@@ -187,8 +187,8 @@ class FrameList(NamedTuple):
 
 
 def read_record(data: bytes, at: int, end: int) -> Tuple[bytes, int, int]:
-    """A FRAME record that lies in data[at:end]: its bytes, its offset delta, where the next one
-    begins. Raises IntegrityError when it is not what its CRC says."""
+    """A FRAME record in data[at:end]: its bytes, its offset delta, and where the next one begins.
+    Raises IntegrityError if it does not match its CRC."""
     if end - at < 32:
         raise ProtocolError("a record ends within its head")
     crc, length, kind, flags, name, ttl, delta = _HEAD.unpack_from(data, at)
@@ -208,7 +208,7 @@ def read_record(data: bytes, at: int, end: int) -> Tuple[bytes, int, int]:
 
 
 def read_frame_list(reader: Reader, data: bytes) -> FrameList:
-    """Reads a frame list to the end of `data`, which `reader` reads."""
+    """Reads a frame list up to the end of `data`, over which `reader` runs."""
     scanned_to, runs = reader.u64("scanned_to"), reader.u32("runs")
     bodies = reader.u32("bodies")
     frames: List[Frame] = []
@@ -236,7 +236,7 @@ def read_frame_list(reader: Reader, data: bytes) -> FrameList:
 
 
 def put_frame_list(out: Writer, frames: Sequence[Frame]) -> None:
-    """Adds frames as they came, with the bodies that came with them."""
+    """Adds frames as they were delivered, with the bodies that were delivered with them."""
     runs = [(base, list(run)) for base, run in groupby(frames, lambda frame: frame._base)]
     bodies = [(at, frame.body) for at, frame in enumerate(frames) if frame.hash and frame.body]
     out.u64(0)

@@ -1,9 +1,9 @@
-"""Every maximum of the protocol that a client has to know (docs/wire.md, Limits)."""
+"""All limits of the protocol that a client must know (docs/wire.md, Limits)."""
 
 MESSAGE_BYTES_MAX = 24 * 1024 * 1024
-"""Bytes of the longest message a server accepts, header included."""
+"""Maximum bytes of a message that a server accepts, header included."""
 SERVER_MESSAGE_BYTES_MAX = 2 * 1024 * 1024
-"""Bytes of the longest message a server sends, header included."""
+"""Maximum bytes of a message that a server sends, header included."""
 HEADER_BYTES = 16
 PEER_NAME_BYTES_MAX = 255
 TOKEN_BYTES_MAX = 1024
@@ -27,14 +27,14 @@ DAY_MS = 24 * 3600 * 1000
 CORR_MAX = (1 << 32) - 1
 NO_OFFSET = (1 << 64) - 1
 INLINE_BYTES_MAX = 1024 * 1024
-"""Bytes of a body beyond which this client uploads it as a blob before it appends the frame."""
+"""Bodies with more bytes than this are uploaded as a blob before their frame is appended."""
 CREDIT_DEFAULT = 1024 * 1024
-"""Bytes a server may send ahead of what was taken, for each stream, unless told otherwise."""
+"""Bytes that a server may send ahead on each stream, by default."""
 FREE_WAITING_MAX = 65_536
-"""Events and grants of a stream, which cost no credit, that this client lets wait."""
+"""Maximum number of waiting events and grants of a stream, which cost no credit."""
 PONGS_MAX = 1024
-"""Answers to PINGs that this client lets wait until they are written."""
+"""Maximum number of answers to PINGs that wait to be written."""
 PARTS_BYTES_MAX = 1 << 30
-"""Bytes of answers that are not whole yet, of all requests together, that this client keeps."""
+"""Maximum bytes of incomplete answers, of all requests together."""
 PART_BYTES_MIN = 1024
-"""What one part of an answer counts for at least among them."""
+"""Minimum that one part of an answer counts towards them."""

@@ -1,4 +1,4 @@
-"""The event loop of the blocking face, in a thread of its own, from its beginning to its end."""
+"""The event loop of the blocking interface, in its own thread, from start to end."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class Loop:
-    """An event loop in a thread of its own, which does not hold it: client and streams do, and when
-    the last of them is gone without having been closed it ends."""
+    """An event loop in its own thread. The client and its streams hold it, but not the thread: when
+    the last of them is dropped without being closed, it ends."""
 
     def __init__(self) -> None:
         if sys.is_finalizing():
-            # A thread that is started now never says that it has.
+            # A thread that is started now never reports that it has started.
             raise ClientClosed("the interpreter is ending")
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
-        # A signal's handler, or a `__del__`, may use the client in the middle of what its thread
-        # does with it here.
+        # A signal handler or a `__del__` may use the client while its thread is in the middle of
+        # using it here.
         self._lock = threading.RLock()
         self._stopping = False
         self._thread = threading.Thread(
@@ -40,36 +40,36 @@ class Loop:
         self._thread.start()
         self._clients: List[aio.AsyncClient] = []
         self._dropped = weakref.finalize(self, _drop, self._loop, self._clients, self._process)
-        # Its slots are not those that typeshed names.
+        # typeshed does not know its slots.
         self._dropped.atexit = False  # type: ignore[misc]
 
     def owns(self, client: aio.AsyncClient) -> None:
-        """Has it close the client when nothing holds it any more."""
+        """Makes it close the client when nothing holds it any more."""
         self._clients.append(client)
 
     @property
     def is_here(self) -> bool:
-        """Whether it runs in this process: a fork has its memory but not its thread, and locks
-        that nobody gives back. It is the same when the interpreter ends: of all threads only the
-        main one goes on then, which runs what `__del__` and generators that were left still do."""
+        """Whether the loop runs in this process. After a fork there is its memory but not its
+        thread, and locks that no one releases. The same is true while the interpreter ends: only
+        the main thread continues then, to run what `__del__` and abandoned generators still do."""
         return self._process == os.getpid() and not sys.is_finalizing()
 
     def check(self) -> None:
-        """Raises ClientClosed where its thread does not run: in a process that was forked from its
-        own, and at the end of the interpreter."""
+        """Raises ClientClosed where the thread does not run: in a forked process, and at the end of
+        the interpreter."""
         if self._process != os.getpid():
             raise ClientClosed("the client belongs to the process that this one was forked from")
         if sys.is_finalizing():
             raise ClientClosed("the interpreter is ending")
 
     def run(self, work: Coroutine[Any, Any, T], timeout: Optional[float] = None) -> T:
-        """Does it in the loop and waits. Raises TimeoutError after so many seconds; whatever ends
-        the waiting also ends the work."""
+        """Runs work in the loop and waits for it. Raises TimeoutError after `timeout` seconds;
+        whatever ends the wait also ends the work."""
         if not self.is_here:
             work.close()
             self.check()
         with self._lock:
-            # What gets in before `stop` does is ended by it.
+            # Work that gets in before `stop` is ended by it.
             if self._stopping:
                 work.close()
                 raise ClientClosed("the client was closed")
@@ -79,7 +79,7 @@ class Loop:
             except BaseException as error:
                 if not self._loop.is_closed():
                     raise
-                # A handler has stopped it just now, and the work was never begun.
+                # A handler has just stopped the loop, so the work was never started.
                 bounded.close()
                 work.close()
                 if not isinstance(error, RuntimeError):
@@ -96,25 +96,25 @@ class Loop:
             raise
 
     def stop(self) -> None:
-        """Ends what still runs, and the thread. May be called twice."""
+        """Ends everything that still runs, and the thread. May be called twice."""
         self._dropped.detach()
         if not self.is_here:
             return
         with self._lock:
             self._stopping = True
-            # Each time, as a signal's handler may come before the first has got so far.
+            # Every time, since a signal handler may arrive before the first call gets this far.
             with contextlib.suppress(RuntimeError):  # It is closed already.
                 self._loop.call_soon_threadsafe(_end, self._loop)
         self.join()
 
     def join(self) -> None:
-        """Waits until all that it did has ended."""
+        """Waits until all of its work has ended."""
         self._thread.join()
 
 
 async def _within(work: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Does it for so many seconds at most. The clock is the loop's and the end of the work is
-    waited for, so that a result that comes with the timeout is not thrown away."""
+    """Runs work for at most `timeout` seconds. Uses the loop's clock and waits for the work to end,
+    so that a result that arrives at the deadline is not lost."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task}, timeout=max(0.0, timeout))
@@ -137,8 +137,8 @@ def _main(loop: asyncio.AbstractEventLoop) -> None:
 def _drop(
     loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient], process: int
 ) -> None:
-    """Ends the loop of a client that nothing holds. It may run in any thread, between any two of
-    its steps, and so it waits for nothing."""
+    """Ends the loop of a client that nothing holds. May run in any thread, between any two of its
+    steps, so it never waits."""
     if process != os.getpid():
         return
     with contextlib.suppress(RuntimeError):  # It is closed already.
@@ -148,9 +148,9 @@ def _drop(
 
 
 def _end(loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient] = ()) -> None:
-    """Has a loop close clients, cancel all else that runs in it, and stop."""
+    """Makes a loop close clients, cancel everything else that runs in it, and stop."""
     ending = loop.create_task(_ending(clients))
-    # One that another has cancelled leaves it to that.
+    # If this was cancelled by another such task, that one stops the loop.
     ending.add_done_callback(lambda done: done.cancelled() or loop.stop())
 
 

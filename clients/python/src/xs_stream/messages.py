@@ -70,7 +70,7 @@ GAPS = {1: "corrupt", 2: "ephemeral", 3: "conflated"}
 
 
 def hello(name: str, token: str, host: Optional[Tuple[bytes, str]] = None) -> bytearray:
-    """HELLO; `host` is the instance and the processor of who runs modules."""
+    """HELLO; `host` is the instance and the processor of a client that runs modules."""
     out = Writer()
     for number in (1, 1, 1, 1):
         out.u16(number)
@@ -145,7 +145,7 @@ def read_refusal(code: int, body: bytes) -> Refusal:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one APPEND stores, all of it or nothing."""
+    """What one APPEND stores, all or nothing."""
 
     frames: Sequence[NewFrame]
     cursors: Sequence[CursorChange] = ()
@@ -319,12 +319,12 @@ START_FIRST, START_FROM, START_AFTER, START_LAST, START_NEW = range(5)
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a read selects, in the protocol's terms; made by read_options."""
+    """What a read selects, in the protocol's terms; created by read_options."""
 
     topics: Sequence[str] = ("*",)
     start: int = START_FIRST
     bound: Union[int, FrameId, None] = None
-    """Of START_FROM and START_AFTER; the number of START_LAST."""
+    """The bound of START_FROM and START_AFTER, or the number of START_LAST."""
     before: Union[int, FrameId, None] = None
     since_ms: Optional[int] = None
     until_ms: Optional[int] = None
@@ -375,7 +375,7 @@ def read_options(
     reverse: bool = False,
     follow: bool = False,
 ) -> ReadOptions:
-    """Read options as people give them. Raises InvalidValue."""
+    """Read options in the form that users give them. Raises InvalidValue."""
     if sum((from_ is not None, after is not None, last is not None, bool(new))) > 1:
         raise InvalidValue("a read begins in one place: from_, after, last or new")
     if reverse and follow:
@@ -414,7 +414,7 @@ def fetch(options: ReadOptions, page_bytes: int) -> bytearray:
 
 
 class Page(NamedTuple):
-    """One page of a bounded read. `next` are the options of the one after it; None at the end."""
+    """One page of a bounded read. `next` holds the options of the next page; None at the end."""
 
     frames: List[Frame]
     head: int
@@ -490,7 +490,7 @@ class How:
 def subscribe(
     options: ReadOptions, how: How, seen: Optional[Tuple[bytes, int]] = None
 ) -> bytearray:
-    """`seen` is the store and the epoch in which the offset that it starts from was seen."""
+    """`seen` is the store and the epoch in which the start offset was seen."""
     credit, bodies, pulse_ms = how.credit, how.bodies, how.pulse_ms
     check_bodies(bodies)
     check_credit(credit)
@@ -517,7 +517,7 @@ def subscribe(
 
 
 def check_credit(credit: int) -> None:
-    """With a credit of 0 nothing would ever come, so that nothing could be granted anew."""
+    """With a credit of 0, nothing would ever arrive, so nothing could be granted again."""
     if not is_within(credit, 1, CREDIT_MAX - 1):
         raise InvalidValue(f"a stream has a credit of 1 to {CREDIT_MAX - 1} bytes, not {credit!r}")
 
@@ -529,7 +529,7 @@ def check_bodies(bodies: int) -> None:
 
 
 class Ended(NamedTuple):
-    """The limit is reached, or without follow all was delivered."""
+    """The limit is reached, or without follow everything was delivered."""
 
     scanned_to: int
 
@@ -545,18 +545,18 @@ StreamEvent = Union[CaughtUp, Pulse, Gap, Dropped, Ended]
 
 
 def is_pulse(op: int, body: bytes) -> bool:
-    """Whether a message is a pulse, which says nothing but that the server is there."""
+    """Whether a message is a pulse, which only says that the server is alive."""
     return op == Op.SUB_EVENT and body[:1] == b"\2"
 
 
 def is_last(op: int, more: bool, body: bytes) -> bool:
-    """Whether nothing comes behind a message of a stream: DROPPED, ENDED, the end of a blob."""
+    """Whether a message is the last of its stream: DROPPED, ENDED, the end of a blob."""
     return body[:1] in (b"\4", b"\5") if op == Op.SUB_EVENT else op == Op.BLOB_CHUNK and not more
 
 
 def read_event(code: int, body: bytes) -> StreamEvent:
-    """What SUB_EVENT says. Raises ProtocolError for an event that was not asked for: what is not
-    understood could tell of frames that are missing."""
+    """Reads a SUB_EVENT. Raises ProtocolError for an event that was not requested: one that is not
+    understood could report missing frames."""
     reader = Reader(body)
     event = reader.u8("event")
     if event == 4:

@@ -1,5 +1,5 @@
-"""What a reader has seen and where it goes on, without a connection: the part of `read`, `follow`
-and reconnecting that both faces share."""
+"""What a reader has seen and where it continues, without a connection: the part of `read`, `follow`
+and reconnecting that both interfaces share."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .values import CaughtUp, Gap, Pulse, Resumed, ResumePoint, ServerInfo
 __all__ = ["Backoff", "Item", "Reading", "Retry"]
 
 Item = Union[Frame, CaughtUp, Gap, Pulse, Resumed]
-"""What a follower is given; `kind` tells which: frame, caught_up, gap, pulse, resumed."""
+"""An item of a follower; `kind` is frame, caught_up, gap, pulse or resumed."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How a client goes on when the server is away or busy: it waits `first` seconds, then
-    `factor` times as long, up to `most`, each time between half of it and all of it by chance.
-    A request gives up after `give_up` seconds, a read or a download after so long without anything
-    new; followers never do. `first` and `most` count as a millisecond at least. Raises
-    InvalidValue for other than numbers from 0 on."""
+    """How a client retries when the server is away or busy: it waits `first` seconds, then `factor`
+    times as long, up to `most`, each time a random part of that between half and all. A request
+    gives up after `give_up` seconds, a read or a download after that time without anything new;
+    followers never do. `first` and `most` count as at least a millisecond. Raises InvalidValue for
+    anything but numbers from 0 on."""
 
     first: float = 0.05
     most: float = 5.0
@@ -52,16 +52,16 @@ class Retry:
 
 
 RETRY_AFTER_MAX = 60.0
-"""Seconds a server can make a client wait, whatever it asks for."""
+"""Maximum seconds that a server can make a client wait."""
 
 
 WAIT_MIN = 0.001
-"""Seconds that an attempt waits after the one before, of which chance may take a half: without any
-a server that is away would be asked in a busy loop."""
+"""Minimum seconds between two attempts, of which chance may take half: without it, a server that is
+away would be polled in a busy loop."""
 
 
 class Backoff:
-    """The waiting times of one attempt after another."""
+    """The delays between successive attempts."""
 
     def __init__(self, retry: Retry, chance: Callable[[], float] = random.random) -> None:
         self._retry = retry
@@ -70,13 +70,13 @@ class Backoff:
         self._is_first = True
 
     def reset(self) -> None:
-        """What was tried has worked."""
+        """Resets the delays after a success."""
         self._next = max(WAIT_MIN, self._retry.first)
         self._is_first = True
 
     def wait_unsent(self) -> float:
-        """Seconds to wait after a request found its connection ended: none the first time, as that
-        may be long ago."""
+        """Seconds to wait after a request found its connection ended: none the first time, since
+        that may have been long ago."""
         if not self._is_first:
             return self.wait()
         self._is_first = False
@@ -90,75 +90,75 @@ class Backoff:
 
 
 class Reading:
-    """One read or follow over as many connections as it takes: `begin` on each of them, `take`
-    for what comes, and `gave` for what was handed out, which moves the position."""
+    """One read or follow over as many connections as it takes: `begin` on each of them, `take` for
+    each message, and `gave` for each item returned, which moves the position."""
 
     def __init__(self, options: ReadOptions, point: Optional[ResumePoint] = None) -> None:
         if point is not None:
             options = replace(options, start=START_FROM, bound=point.offset)
         self._options = options
         self.rest = options
-        """What there is still to read."""
+        """What is still to be read."""
         self._caught_up = False
         self.started = False
-        """A server has accepted it, and it is known where that has it begin."""
+        """A server has accepted it, and its start is fixed."""
         self._seen: Optional[int] = point.offset if point else None
         self._given = self._seen
         self._store: Optional[bytes] = point.store if point else None
         self._epoch = point.epoch if point else 0
         self.done = False
-        """All that there is to read was given."""
+        """Everything to read was returned."""
 
     @property
     def position(self) -> Optional[int]:
-        """The offset to go on from after what was handed out; None before anything is known."""
+        """The offset to continue from after the items returned; None before anything is known."""
         return self._given
 
     @property
     def point(self) -> Optional[ResumePoint]:
-        """The position with the store and the epoch it holds for."""
+        """The position with the store and the epoch in which it is valid."""
         if self._given is None or self._store is None:
             return None
         return ResumePoint(self._store, self._epoch, self._given)
 
     def begin(self, info: ServerInfo) -> ReadOptions:
-        """What to subscribe to on a new connection. Raises OtherStore."""
+        """The options to subscribe with on a new connection. Raises OtherStore."""
         if self._store is not None and self._store != info.store:
             raise OtherStore(403, "the position belongs to another store")
         return self.rest
 
     @property
     def seen_in(self) -> Optional[Tuple[bytes, int]]:
-        """The store and the epoch in which the offset that the rest begins at was seen: the server
-        refuses it when frames that were seen there are lost."""
+        """The store and the epoch in which the first offset of the rest was seen: the server
+        refuses it if frames that were seen there are lost."""
         if self._store is None or self._seen is None or self.rest.start != START_FROM:
             return None
         if not isinstance(self.rest.bound, int):
-            # A read backwards still begins at the id it was given, which needs no such check.
+            # A backward read still begins at the given id, which needs no such check.
             return None
         return self._store, self._epoch
 
     def began(self, info: ServerInfo) -> Optional[Resumed]:
-        """The server accepted; after the first time there is something to tell."""
+        """The server has accepted; after the first time, that is reported as an item."""
         self._store, self._epoch = info.store, info.epoch
         if self.started:
             return Resumed(self._seen)
-        # What is new and which the last are is known with what comes first: asked again later,
-        # others would be.
+        # The first message fixes which frames are new and which are the last: a later request would
+        # select others.
         is_of_now = self.rest.start in (START_NEW, START_LAST) and self._seen is None
         self.started = not (is_of_now and self._options.follow)
         return None
 
     def gave(self, item: Item, is_last: bool) -> None:
-        """An item was handed out, the last of those that `take` gave or not."""
+        """Notes that an item was returned, and whether it is the last of those from `take`."""
         if is_last:
             self._given = self._seen
         elif isinstance(item, Frame) and item.offset is not None:
             self._given = item.offset if self._options.reverse else item.offset + 1
 
     def take(self, push: Push) -> List[Item]:
-        """What a message brings. Raises the refusal with which the server ended the stream, and
-        CorruptRange where a bounded read cannot go on."""
+        """The items in a message. Raises the refusal with which the server ended the stream, and
+        CorruptRange if a bounded read cannot continue."""
         items = self._take(push)
         if not items:
             self._given = self._seen
@@ -173,12 +173,12 @@ class Reading:
             raise ProtocolError(f"op {push.op:#x} does not belong on this stream")
         event = read_event(push.code, push.body)
         if isinstance(event, Ended):
-            # Below where it began or is there is nothing that it could be told of.
+            # Nothing below its start or its position concerns it.
             if self._options.reverse or max(self._start, self._seen or 0) <= event.scanned_to:
                 self._move(event.scanned_to)
             self.done = True
         elif isinstance(event, Dropped):
-            # At its start it may have waited for frames that are still to come.
+            # At its start it may have waited for frames that do not exist yet.
             if self._start < event.resume:
                 self._move(event.resume)
             raise event.refusal
@@ -221,10 +221,9 @@ class Reading:
 
     @property
     def _start(self) -> float:
-        """The offset below which nothing is wanted, while nothing that is wanted was seen: above
-        all when an id says it. It may lie above the head, where there is nothing yet that the
-        server could check, and frames that come below it are not to be given. Otherwise below
-        all."""
+        """The offset below which nothing is wanted, as long as no wanted frame was seen: infinite
+        if an id determines it. It may lie above the head, where the server has nothing to check
+        yet, and frames below it must not be returned. Otherwise it is below all."""
         rest = self.rest
         if self._seen is not None or rest.reverse or rest.start not in (START_FROM, START_AFTER):
             return -1
@@ -233,6 +232,6 @@ class Reading:
         return rest.bound + (rest.start == START_AFTER)
 
     def _move(self, offset: int) -> None:
-        """Notes how far the server looked."""
+        """Notes how far the server has looked."""
         self.rest = self.rest.going_on(offset, 0)
         self._seen = offset

@@ -1,5 +1,5 @@
-"""The client's half of a connection without a socket or a clock: bytes in, events out. It numbers
-requests and streams, puts answers to their questions and answers PING."""
+"""The client's half of a connection, without a socket or a clock: bytes in, events out. It numbers
+requests and streams, matches answers to requests, and answers PING."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Answer", "Closed", "Event", "Flow", "GoAway", "Push", "Session", "We
 
 
 class Welcome(NamedTuple):
-    """HELLO was answered: requests may be made."""
+    """HELLO was answered: requests may be sent."""
 
     info: ServerInfo
 
 
 class Answer(NamedTuple):
-    """The whole answer to a request: the parts of its body, or why it was refused."""
+    """The complete answer to a request: the parts of its body, or why it was refused."""
 
     corr: int
     parts: Sequence[bytes]
@@ -66,7 +66,7 @@ _PUSHES = (Op.DELIVER, Op.SUB_EVENT, Op.BLOB_CHUNK, Op.CREDIT)
 
 
 class Session:
-    """One connection, from its first byte. What is to be sent is taken with `outgoing`."""
+    """One connection, from its first byte on. `outgoing` takes what is to be sent."""
 
     def __init__(self, name: str, token: Optional[str] = None) -> None:
         self.info: Optional[ServerInfo] = None
@@ -77,23 +77,23 @@ class Session:
         self._sub = 0
         self._asked: Dict[int, Tuple[int, List[bytes]]] = {}
         self._parts_bytes = 0
-        """What the parts of answers that are not whole yet count for."""
+        """The bytes that count for parts of incomplete answers."""
         self._pongs = 0
-        """Answers to PINGs that may not be written yet."""
+        """Answers to PINGs that may not have been written yet."""
         self._hello = self.request(Op.HELLO, messages.hello(name, token or ""))
 
     def outgoing(self) -> bytes:
-        """Takes what is to be sent."""
+        """Takes the bytes to be sent."""
         out = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         return out
 
     def written(self) -> None:
-        """All that `outgoing` gave was written."""
+        """Notes that everything from `outgoing` was written."""
         self._pongs = 0
 
     def request(self, op: int, body: Union[bytes, bytearray] = b"", sub: int = 0) -> int:
-        """Asks, and gives the number under which the answer comes. Raises InvalidValue."""
+        """Adds a request and returns the number of its answer. Raises InvalidValue."""
         most = self.info.message_bytes if self.info else MESSAGE_BYTES_MAX
         if HEADER_BYTES + len(body) > most:
             raise InvalidValue(f"a request has at most {most} bytes; put its bodies as blobs")
@@ -108,22 +108,23 @@ class Session:
         return corr
 
     def tell(self, op: int, sub: int, body: Union[bytes, bytearray] = b"", flags: int = 0) -> None:
-        """Sends a one-way message."""
+        """Adds a one-way message."""
         self._out.append(message(op, flags, 1, 0, sub, body))
 
     @property
     def streams_left(self) -> int:
-        """How many streams can still be opened: their numbers only rise."""
+        """How many streams can still be opened: their numbers only increase."""
         return CORR_MAX - self._sub
 
     def stream(self) -> int:
-        """The number of a new stream, of those left; the request that opens it must come next."""
+        """Returns the number of a new stream; the request that opens it must come next."""
         assert self.streams_left > 0
         self._sub += 1
         return self._sub
 
     def receive(self, data: bytes) -> List[Event]:
-        """Takes bytes of the server. Raises ProtocolError; then the connection is of no use."""
+        """Takes bytes from the server. Raises ProtocolError, after which the connection is
+        unusable."""
         buffer = self._in
         buffer += data
         at = 0
@@ -203,14 +204,14 @@ def _cost(part: bytes) -> int:
 
 
 class Flow:
-    """The credit of one stream: what was taken is granted anew when it is half of what the stream
-    began with."""
+    """The credit of one stream: bytes taken are granted again once they are half of the initial
+    credit."""
 
     __slots__ = ("_left", "_owed", "_step")
 
     def __init__(self, credit: int) -> None:
         self._left = credit
-        """Bytes the server may still send; below zero after a message that was longer."""
+        """Bytes that the server may still send; negative after a message that was longer."""
         self._step = max(1, credit // 2)
         self._owed = 0
 
@@ -226,7 +227,7 @@ class Flow:
         self._left -= count
 
     def took(self, count: int) -> int:
-        """Notes bytes that were used up, and says how many are to be granted now."""
+        """Notes bytes that were used up, and returns how many to grant now."""
         self._owed += count
         if self._owed < self._step:
             return 0

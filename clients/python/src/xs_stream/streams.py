@@ -1,4 +1,4 @@
-"""Reads and follows in asyncio: a Reading over one connection after another."""
+"""Reads and follows in asyncio: a Reading over successive connections."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ S = TypeVar("S", bound="_Reader")
 
 
 class _Reader(Closable):
-    """What a read and a follow have in common. Closing it, or leaving `async with`, ends it."""
+    """The common part of a read and a follow. Closing it, or leaving `async with`, ends it."""
 
     _IS_ENDLESS = False
-    """It never gives up a server that is away, and ends when its client is closed."""
+    """It never gives up on a server that is away, and ends when its client is closed."""
 
     def __init__(self, client: "AsyncClient", reading: Reading, how: messages.How) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class _Reader(Closable):
         self._dropped = 0
         self._backoff = Backoff(client.retry)
         self._until: Optional[float] = None
-        """When to give up, since nothing came."""
+        """When to give up, if nothing arrives."""
         self._begun = False
-        """Somebody has waited for it while the client was open."""
-        # Encoded before anything is sent, so that a wrong argument is told by the call.
+        """A caller has waited for it while the client was open."""
+        # Encoded before anything is sent, so that the call itself reports a wrong argument.
         messages.subscribe(reading.rest, how)
 
     async def __aenter__(self: S) -> S:
@@ -54,8 +54,8 @@ class _Reader(Closable):
         await self.aclose()
 
     async def open(self) -> None:
-        """Has the server begin, so that nothing that comes later is missed; iterating and `async
-        with` do so too. Raises ClientClosed when it is closed before that."""
+        """Makes the server begin, so that nothing later is missed; iterating and `async with` do so
+        too. Raises ClientClosed if it is closed before that."""
         async with self._turn:
             while (
                 not (self._line is not None and self._reading.started)
@@ -65,27 +65,28 @@ class _Reader(Closable):
                 with contextlib.suppress(StopAsyncIteration):
                     await self._more()
                 if not self._reading.started:
-                    # Pulses came.
+                    # Pulses arrived.
                     self._items.clear()
                 if self._line is not None:
-                    # A caller may take its time before it asks for what comes.
+                    # A caller may take its time before it asks for items.
                     self._until = None
             if self._closed and not self._reading.started:
                 raise ClientClosed("the stream was closed before it began")
 
     async def aclose(self) -> None:
-        """Ends the stream; who waits for it comes to its end. May be called twice."""
+        """Ends the stream, also for callers that wait for it. May be called twice."""
         self._items.clear()
         await super().aclose()
 
     @property
     def position(self) -> Optional[int]:
-        """The offset to go on from after what was handed out; None before anything is known."""
+        """The offset to continue from after the items returned; None before anything is known."""
         return self._reading.position
 
     @property
     def point(self) -> Optional[ResumePoint]:
-        """The position with the store and the epoch it holds for: keep it to go on later."""
+        """The position with the store and the epoch in which it is valid: keep it to continue
+        later."""
         return self._reading.point
 
     async def _next(self) -> Item:
@@ -97,8 +98,8 @@ class _Reader(Closable):
             return item
 
     async def _peek(self, taken: int) -> List[Item]:
-        """Drops the first `taken` items of all that came, and shows what comes next: at least one
-        item. What a caller did not get to see is shown again, however often it gave up."""
+        """Drops the first `taken` items, and returns the next ones: at least one. Items that a
+        cancelled caller did not receive are returned again."""
         async with self._turn:
             self._pass_over(taken)
             while not self._items:
@@ -106,7 +107,7 @@ class _Reader(Closable):
             return list(self._items)
 
     def _came(self, taken: int) -> List[Item]:
-        """What `_peek` shows once the loop has ended: of what came before that, or nothing."""
+        """What `_peek` returns once the loop has ended: what arrived before that, or nothing."""
         self._pass_over(taken)
         while not self._items and self._line is not None and not self._reading.done:
             push = self._line.poll()
@@ -115,7 +116,7 @@ class _Reader(Closable):
             try:
                 self._items.extend(self._reading.take(push))
             except Unavailable:
-                # The server has ended it, which its follower would have outlived.
+                # The server has ended it, which a follower would have survived.
                 break
         return list(self._items)
 
@@ -125,7 +126,7 @@ class _Reader(Closable):
             self._dropped += 1
 
     async def _more(self) -> None:
-        """Takes one message more, over as many connections as that takes."""
+        """Takes one more message, over as many connections as that requires."""
         if self._closed or self._reading.done:
             self._drop()
             raise StopAsyncIteration
@@ -144,7 +145,7 @@ class _Reader(Closable):
             self._backoff.reset()
             self._until = None
             if self._reading.done:
-                # A limit that is reached may leave the server waiting for credit, to say the end.
+                # When the limit is reached, the server may lack the credit to announce the end.
                 self._line.over = push.op == Op.SUB_EVENT
             return
         except XsError as error:
@@ -164,12 +165,12 @@ class _Reader(Closable):
 
     def _ends_with(self, error: XsError) -> bool:
         """Whether it is the end of a follower: the user has closed its client meanwhile, perhaps
-        after the connection was lost, which it would have gone on from."""
+        after a lost connection over which it would have continued."""
         is_closing = isinstance(error, (ClientClosed, ConnectionLost)) or _is_passing(error)
         return is_closing and self._client._closed and self._IS_ENDLESS and self._begun
 
     def _time_left(self) -> Optional[float]:
-        """Seconds for a connection to be made; None is the client's own bound."""
+        """Seconds for connecting; None for the client's own limit."""
         if self._IS_ENDLESS:
             return None
         now = time.monotonic()
@@ -178,7 +179,8 @@ class _Reader(Closable):
         return max(0.0, self._until - now)
 
     def _lost(self, error: XsError) -> float:
-        """Whether to go on after what ended the stream; how many seconds to wait before that."""
+        """Decides whether to continue after the error that ended the stream; returns how many
+        seconds to wait before that."""
         connection = self._line._connection if self._line else None
         if isinstance(error, Unavailable):
             # The server has ended the stream, or refused it.
@@ -212,14 +214,15 @@ class _Reader(Closable):
 
 
 def _is_passing(error: XsError) -> bool:
-    """Whether it may be over later. Who asked to be dropped when too slow is told."""
+    """Whether it may be over later. A reader that asked to be dropped when too slow gets the
+    error."""
     is_slow = isinstance(error, Unavailable) and error.code == 503
     return isinstance(error, (ConnectError, Unavailable)) and error.retryable and not is_slow
 
 
 class Read(_Reader):
-    """The frames of a bounded read, as an async iterator. It goes on over lost connections, and
-    raises what ended the last one when nothing came for `Retry.give_up` seconds."""
+    """The frames of a bounded read, as an async iterator. It continues over lost connections, and
+    raises the last connection's error if nothing arrives for `Retry.give_up` seconds."""
 
     def __aiter__(self) -> "Read":
         return self
@@ -232,9 +235,8 @@ class Read(_Reader):
 
 
 class Follow(_Reader):
-    """What a follower is given, as an async iterator of frames, caught_up, gaps, pulses and
-    resumed; after a connection was lost it goes on where it was. It ends when it or its client is
-    closed."""
+    """The items of a follower, as an async iterator of frames, caught_up, gaps, pulses and resumed;
+    after a lost connection it continues where it was. It ends when it or its client is closed."""
 
     _IS_ENDLESS = True
 

@@ -1,6 +1,6 @@
-"""The synchronous face: `Client`, made by `connect`. Its methods are those of AsyncClient and wait
-for what they do. A thread of its own keeps the connection alive while nobody waits; any number of
-threads may use one client, and one stream, of which each item goes to one of them."""
+"""The synchronous interface: `Client`, created by `connect`. Its methods are those of AsyncClient,
+and block until they are done. A separate thread keeps the connection alive meanwhile. Any number of
+threads may share a client, or a stream, each item of which goes to one of them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ R = TypeVar("R", Read, Follow)
 
 
 def _left(until: Optional[float]) -> Optional[float]:
-    """The seconds up to a time."""
+    """The seconds left until a time."""
     return None if until is None else until - time.monotonic()
 
 
@@ -109,7 +109,7 @@ def connect(
 
 
 class _Stream(Generic[T]):
-    """A stream that is read by waiting. Closing it, or leaving `with`, ends it."""
+    """A stream that is read by blocking. Closing it, or leaving `with`, ends it."""
 
     def __init__(self, loop: Loop, inner: Any) -> None:
         self._loop = loop
@@ -133,8 +133,8 @@ class _Stream(Generic[T]):
         return self.next()
 
     def next(self, timeout: Optional[float] = None) -> T:
-        """What comes next. Raises StopIteration at the end, TimeoutError after so many seconds,
-        after which the stream goes on."""
+        """The next item. Raises StopIteration at the end, and TimeoutError after `timeout` seconds,
+        after which the stream continues."""
         try:
             return self._take(timeout)
         except StopAsyncIteration:
@@ -149,7 +149,7 @@ S = TypeVar("S", bound=_Stream[Any])
 
 
 class _Reader(_Stream[T]):
-    """Takes what is there at once, so that not each frame costs a change of threads."""
+    """Takes all available items at once, so that not every frame costs a switch of threads."""
 
     def __init__(self, loop: Loop, inner: Union[Read, Follow]) -> None:
         super().__init__(loop, inner)
@@ -163,8 +163,8 @@ class _Reader(_Stream[T]):
         return self
 
     def open(self, timeout: Optional[float] = None) -> None:
-        """Has the server begin, so that nothing that comes later is missed; iterating and `with`
-        do so too. Raises TimeoutError after so many seconds, and may then be asked again."""
+        """Makes the server begin, so that nothing later is missed; iterating and `with` do so too.
+        Raises TimeoutError after `timeout` seconds, and may then be called again."""
         self._loop.run(self._inner.open(), timeout)
 
     def close(self) -> None:
@@ -199,13 +199,14 @@ class _Reader(_Stream[T]):
 
     @property
     def position(self) -> Optional[int]:
-        """The offset to go on from after what was handed out; None before anything is known."""
+        """The offset to continue from after the items returned; None before anything is known."""
         position: Optional[int] = self._inner.position
         return position
 
     @property
     def point(self) -> Optional[ResumePoint]:
-        """The position with the store and the epoch it holds for: keep it to go on later."""
+        """The position with the store and the epoch in which it is valid: keep it to continue
+        later."""
         point: Optional[ResumePoint] = self._inner.point
         return point
 
@@ -224,7 +225,7 @@ class ReadStream(_Reader[Frame]):
 
 
 class FollowStream(_Reader[Item]):
-    """What a follower is given, as an iterator of frames, caught_up, gaps, pulses and resumed. It
+    """The items of a follower, as an iterator of frames, caught_up, gaps, pulses and resumed. It
     ends when it or its client is closed."""
 
     def _take(self, timeout: Optional[float]) -> Item:
@@ -233,7 +234,7 @@ class FollowStream(_Reader[Item]):
         except ClientClosed:
             if not self._inner._begun or not self._loop.is_here:
                 raise
-            # What came before the client was closed is still given.
+            # Items that arrived before the client was closed are still returned.
             self._loop.join()
             return self._left()
         return item
@@ -248,13 +249,13 @@ class FollowStream(_Reader[Item]):
 
 
 class BlobStream(_Stream[bytes]):
-    """The pieces of a blob, as an iterator."""
+    """The chunks of a blob, as an iterator."""
 
     _inner: BlobReader
 
     @property
     def bytes(self) -> Optional[int]:
-        """The length of the blob, once the first piece came."""
+        """The length of the blob, once the first chunk has arrived."""
         return self._inner.bytes
 
 
@@ -268,19 +269,19 @@ class CallStream(_Stream[Frame]):
         return self
 
     def open(self, timeout: Optional[float] = None) -> FrameId:
-        """Makes the call unless it was made, and gives the id of `<name>.call`. Raises TimeoutError
-        after so many seconds, after which the call goes on."""
+        """Makes the call, unless it was made already, and returns the id of `<name>.call`. Raises
+        TimeoutError after `timeout` seconds, after which the call continues."""
         return self._loop.run(self._inner.open(), timeout)
 
     @property
     def complete(self) -> Optional[Frame]:
-        """The frame `<name>.complete`, once it came."""
+        """The frame `<name>.complete`, once it has arrived."""
         return self._inner.complete
 
 
 class BlobUpload:
-    """An upload: `write` pieces, then `finish`. Leaving `with` before that forgets it, and so does
-    what raises TimeoutError after `timeout` seconds."""
+    """An upload: `write` chunks, then `finish`. Leaving `with` before that discards it, and so does
+    a TimeoutError after `timeout` seconds."""
 
     def __init__(self, loop: Loop, inner: BlobWriter) -> None:
         self._loop, self._inner = loop, inner
@@ -292,24 +293,24 @@ class BlobUpload:
         self.close()
 
     def close(self) -> None:
-        """Forgets an upload that was not finished. May be called twice."""
+        """Discards an unfinished upload. May be called twice."""
         with contextlib.suppress(ClientClosed):
             self._loop.run(self._inner.aclose())
 
     def write(
         self, data: Union[bytes, bytearray, memoryview], *, timeout: Optional[float] = None
     ) -> None:
-        """Sends bytes, as fast as the server takes them; writes that overlap take turns."""
+        """Sends bytes, as fast as the server takes them; overlapping writes take turns."""
         self._loop.run(self._inner.write(data), timeout)
 
     def finish(self, *, timeout: Optional[float] = None) -> Blob:
-        """Sends the last of it, after the writes before, and waits until it is stored."""
+        """Sends the rest, after any earlier writes, and waits until it is stored."""
         return self._loop.run(self._inner.finish(), timeout)
 
 
 class Client:
-    """A client of one server that waits for what it does. What the methods do, take and raise is
-    told at AsyncClient; `timeout` is in seconds, and with it they also raise TimeoutError."""
+    """A client of one server whose methods block. AsyncClient documents what they do, take and
+    raise; with `timeout`, in seconds, they also raise TimeoutError."""
 
     def __init__(self, loop: Loop, inner: aio.AsyncClient) -> None:
         self._loop = loop
@@ -325,8 +326,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and what is under way on it: followers come to their end, as if each
-        was closed, and all else raises ClientClosed, as it is not whole. May be called twice."""
+        """Ends the connection and everything in progress on it: followers end as if each was
+        closed, and everything else raises ClientClosed, since it is incomplete. May be called
+        twice."""
         try:
             with contextlib.suppress(ClientClosed):
                 self._loop.run(self._inner.close())
@@ -339,7 +341,7 @@ class Client:
 
     @property
     def server(self) -> ServerInfo:
-        """What the server said of itself when the present or last connection was made."""
+        """What the server said about itself when the current or last connection was made."""
         return self._inner.server
 
     # Appending.
@@ -357,7 +359,7 @@ class Client:
         durable: bool = False,
         timeout: Optional[float] = None,
     ) -> Stamp:
-        """Appends one frame; `timeout` is for the upload of its body too."""
+        """Appends one frame; `timeout` includes the upload of its body."""
         until = None if timeout is None else time.monotonic() + timeout
         if body is not None and not isinstance(body, (bytes, bytearray, memoryview, str)):
             body = self.put_blob(body, timeout=timeout).hash
@@ -386,7 +388,7 @@ class Client:
         remove: Sequence[Bound] = (),
         timeout: Optional[float] = None,
     ) -> Appended:
-        """Removes and appends frames and changes cursors, all of it or nothing."""
+        """Removes and appends frames and changes cursors, all or nothing."""
         work = self._inner.append_batch(
             all_of(frames, NewFrame, "frames"),
             cursors=cursors,
@@ -405,7 +407,7 @@ class Client:
         now: bool = False,
         timeout: Optional[float] = None,
     ) -> Sequence[bool]:
-        """Removes frames, all of them, and tells of each whether it was there."""
+        """Removes frames in one batch, and returns for each whether it existed."""
         work = self._inner.remove(*bounds, within=within, durable=durable, now=now)
         return self._loop.run(work, timeout)
 
@@ -417,7 +419,7 @@ class Client:
         durable: bool = False,
         timeout: Optional[float] = None,
     ) -> Imported:
-        """Appends frames as another store delivered them, and tells of each what became of it."""
+        """Appends frames as another store delivered them, and returns the outcome of each."""
         frames = all_of(frames, Frame, "frames")
         work = self._inner.import_frames(frames, new_ids=new_ids, durable=durable)
         return self._loop.run(work, timeout)
@@ -473,7 +475,7 @@ class Client:
         slow: Optional[Slow] = None,
         credit: int = CREDIT_DEFAULT,
     ) -> FollowStream:
-        """The stored frames, then those that come: `for item in client.follow(..)`."""
+        """The stored frames, then new ones: `for item in client.follow(..)`."""
         inner = self._inner.follow(
             topics,
             from_=from_,
@@ -506,7 +508,7 @@ class Client:
         return self._loop.run(self._inner.fetch(topics, page_bytes=page_bytes, **where), timeout)
 
     def get(self, bound: Bound, *, timeout: Optional[float] = None) -> Optional[Frame]:
-        """The frame with an id or an offset; None when there is none."""
+        """The frame with an id or an offset; None if there is none."""
         return self._loop.run(self._inner.get(bound), timeout)
 
     def last(
@@ -536,7 +538,7 @@ class Client:
     def put_blob(
         self, source: Union[Body, AsyncSource], *, timeout: Optional[float] = None
     ) -> Blob:
-        """Stores bytes, text, a file or an iterable of bytes, which is gone through in the
+        """Stores bytes, text, a file or an iterable of bytes, over which it iterates in the
         caller's thread."""
         is_whole = source is None or isinstance(source, (bytes, bytearray, memoryview, str))
         if is_whole or hasattr(source, "__aiter__"):
@@ -551,11 +553,11 @@ class Client:
             return writer.finish(timeout=_left(until))
 
     def blob_writer(self) -> BlobUpload:
-        """An upload piece by piece."""
+        """An upload in chunks."""
         return BlobUpload(self._loop, self._inner.blob_writer())
 
     def get_blob(self, blob: Union[BlobHash, Frame], *, credit: int = CREDIT_DEFAULT) -> BlobStream:
-        """The pieces of a blob: `for piece in client.get_blob(hash)`."""
+        """The chunks of a blob: `for piece in client.get_blob(hash)`."""
         return BlobStream(self._loop, self._inner.get_blob(blob, credit=credit))
 
     def read_blob(self, blob: Union[BlobHash, Frame], *, timeout: Optional[float] = None) -> bytes:
@@ -563,14 +565,14 @@ class Client:
         return self._loop.run(self._inner.read_blob(blob), timeout)
 
     def body(self, frame: Frame, *, timeout: Optional[float] = None) -> bytes:
-        """A frame's body, whether it came with it or not."""
+        """A frame's body, whether or not it was delivered with it."""
         body = checked(frame, Frame, "what has a body").body
         return body if body is not None else self._loop.run(self._inner.body(frame), timeout)
 
     # Cursors.
 
     def cursor_get(self, name: str, *, timeout: Optional[float] = None) -> Optional[Cursor]:
-        """A cursor; None when there is none."""
+        """A cursor; None if it does not exist."""
         return self._loop.run(self._inner.cursor_get(name), timeout)
 
     def cursor_set(
@@ -583,7 +585,7 @@ class Client:
         again: bool = False,
         timeout: Optional[float] = None,
     ) -> int:
-        """Moves a cursor and gives its new revision."""
+        """Moves a cursor and returns its new revision."""
         work = self._inner.cursor_set(name, offset, state=state, expect=expect, again=again)
         return self._loop.run(work, timeout)
 
@@ -609,14 +611,14 @@ class Client:
         bodies: int = 1024 * 1024,
         credit: int = CREDIT_DEFAULT,
     ) -> CallStream:
-        """Calls a command; its results come as frames: `for frame in client.call(..)`."""
+        """Calls a command; its results are frames: `for frame in client.call(..)`."""
         inner = self._inner.call(
             name, args, body=body, deadline=deadline, bodies=bodies, credit=credit
         )
         return CallStream(self._loop, inner)
 
     def stats(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
-        """What the server counts, as docs/wire.md names it."""
+        """The server's statistics, named as in docs/wire.md."""
         return self._loop.run(self._inner.stats(), timeout)
 
     # Maintenance.
@@ -626,7 +628,7 @@ class Client:
         return self._loop.run(self._inner.verify(), timeout)
 
     def compact(self, *, dead_percent: int = 50, timeout: Optional[float] = None) -> Dict[str, Any]:
-        """Rewrites segments of which so much is dead."""
+        """Rewrites segments of which at least `dead_percent` is dead."""
         return self._loop.run(self._inner.compact(dead_percent=dead_percent), timeout)
 
     def gc(
@@ -648,15 +650,15 @@ class Client:
         link: bool = False,
         timeout: Optional[float] = None,
     ) -> Dict[str, Any]:
-        """Copies the store to a directory, or what is new since the last backup there."""
+        """Copies the store to a directory, or only what is new since the last backup there."""
         return self._loop.run(self._inner.backup(to, link=link), timeout)
 
     def fork(
         self, to: Union[str, "os.PathLike[str]"], *, timeout: Optional[float] = None
     ) -> Dict[str, Any]:
-        """Makes a store of its own with all that this one holds."""
+        """Creates an independent store with everything that this one holds."""
         return self._loop.run(self._inner.fork(to), timeout)
 
     def ping(self, data: bytes = b"", *, timeout: Optional[float] = None) -> float:
-        """Seconds until the server sent up to 64 bytes back."""
+        """Seconds until the server has echoed up to 64 bytes."""
         return self._loop.run(self._inner.ping(data), timeout)

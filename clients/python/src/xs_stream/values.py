@@ -1,5 +1,5 @@
-"""The values of a store: ids, hashes, ttls, frames to append and what surrounds them. A value is
-good from the moment it exists; the topic rules are left to the server, which names them."""
+"""The values of a store: ids, hashes, ttls, frames to append, and related types. A value is valid
+from the moment it exists; the rules for topics are left to the server, which names them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def text_bytes(text: Any, what: str) -> bytes:
-    """Text as it travels. Raises InvalidValue for what is none."""
+    """Text as sent. Raises InvalidValue for anything else."""
     if not isinstance(text, str):
         raise InvalidValue(f"{what} is text, not {type(text).__name__}")
     try:
@@ -62,7 +62,7 @@ def text_bytes(text: Any, what: str) -> bytes:
 
 
 def raw_bytes(data: Any, what: str) -> bytes:
-    """Bytes as they travel. Raises InvalidValue for what is none."""
+    """Bytes as sent. Raises InvalidValue for anything else."""
     if isinstance(data, bytes):
         return data
     if not isinstance(data, (bytearray, memoryview)):
@@ -71,12 +71,12 @@ def raw_bytes(data: Any, what: str) -> bytes:
 
 
 def is_within(number: Any, least: int, most: int) -> bool:
-    """Whether it is a whole number that is neither less nor more."""
+    """Whether it is a whole number between the two, inclusive."""
     return isinstance(number, int) and least <= number <= most
 
 
 def millis(seconds: Any, what: str) -> int:
-    """Whole milliseconds. Raises InvalidValue for what is no number of seconds from 0 on."""
+    """Whole milliseconds. Raises InvalidValue for anything but a number of seconds from 0 on."""
     try:
         whole: int = round(seconds * 1000)
     except (TypeError, ValueError, OverflowError):
@@ -106,8 +106,8 @@ def checked(value: Any, kind: Type[T], what: str, advice: str = "") -> T:
 
 
 class FrameId(bytes):
-    """A frame's id: 16 bytes (SCRU128) whose order is the order of the log. `str()` gives its 25
-    digits of base 36."""
+    """A frame's id: 16 bytes (SCRU128) whose order is that of the log. `str()` returns its 25
+    digits in base 36."""
 
     __slots__ = ()
 
@@ -118,7 +118,7 @@ class FrameId(bytes):
 
     @classmethod
     def parse(cls, text: str) -> "FrameId":
-        """Reads the 25 digits, in either case. Raises InvalidValue."""
+        """Parses the 25 digits, in either case. Raises InvalidValue."""
         number = -1
         if isinstance(text, str) and len(text) == 25 and text.isascii() and text.isalnum():
             number = int(text, 36)
@@ -144,7 +144,7 @@ class FrameId(bytes):
 
 
 class BlobHash(bytes):
-    """The SHA-256 that names a blob. `str()` gives `sha256-` and base64, as browsers write it."""
+    """The SHA-256 that names a blob. `str()` returns `sha256-` and base64, as in browsers."""
 
     __slots__ = ()
 
@@ -160,7 +160,7 @@ class BlobHash(bytes):
 
     @classmethod
     def parse(cls, text: str) -> "BlobHash":
-        """Reads `sha256-<base64>`. Raises InvalidValue."""
+        """Parses `sha256-<base64>`. Raises InvalidValue."""
         try:
             if isinstance(text, str) and text.startswith("sha256-"):
                 return cls(base64.b64decode(text[7:], validate=True))
@@ -178,8 +178,8 @@ class BlobHash(bytes):
 
 @dataclass(frozen=True)
 class Ttl:
-    """How long a frame is kept. `value` is milliseconds of `time`, the count of `last`. A time of 0
-    is found in frames of old stores and not appended any more."""
+    """How long a frame is kept. `value` is the milliseconds of `time`, or the count of `last`. A
+    time of 0 occurs in frames of old stores and can no longer be appended."""
 
     kind: str
     value: int = 0
@@ -194,8 +194,8 @@ class Ttl:
 
     @classmethod
     def parse(cls, text: str) -> "Ttl":
-        """Reads `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit instead,
-        one of ms, s, m, h, d (24 hours) and w: `time:3d`. Raises InvalidValue."""
+        """Parses `forever`, `ephemeral`, `time:<ms>` or `last:<n>`. A time may have a unit, one of
+        ms, s, m, h, d (24 hours) and w: `time:3d`. Raises InvalidValue."""
         form = r"forever|ephemeral|(time|last):0*([0-9]{1,20})([a-z]*)"
         found = re.fullmatch(form, text) if isinstance(text, str) else None
         if found is None:
@@ -214,7 +214,7 @@ class Ttl:
 
     @property
     def number(self) -> int:
-        """The kind on the wire."""
+        """The number of the kind on the wire."""
         return _TTLS.index(self.kind)
 
 
@@ -241,7 +241,7 @@ FOREVER = Ttl("forever")
 
 
 def ttl_of(number: int, value: int) -> Ttl:
-    """The ttl of its number on the wire. Raises InvalidValue."""
+    """The ttl with a number on the wire. Raises InvalidValue."""
     if number >= len(_TTLS):
         raise InvalidValue(f"ttl {number} is not known")
     return FOREVER if number == 0 else Ttl(_TTLS[number], value)
@@ -251,10 +251,10 @@ Bound = Union[int, FrameId, str]
 """A place in the log: an offset, an id, or the text of an id. An id need not exist."""
 
 Time = Union[int, datetime.datetime]
-"""Milliseconds since 1970, or a time of its own zone."""
+"""Milliseconds since 1970, or a datetime in its own time zone."""
 
 Topics = Union[str, Iterable[str]]
-"""Patterns: `a.b`, `a.b.*`, `*`, several with commas between or in a list."""
+"""Patterns: `a.b`, `a.b.*`, `*`; several separated by commas or in a list."""
 
 
 def patterns_of(topics: Topics) -> List[str]:
@@ -288,7 +288,7 @@ def time_of(time: Time) -> int:
 
 @dataclass(frozen=True)
 class Origin:
-    """Which processor made a frame, and from which input."""
+    """The processor that made a frame, and the input that it made it from."""
 
     processor: FrameId
     input: Optional[FrameId]
@@ -297,7 +297,7 @@ class Origin:
 
 
 Json = Any
-"""What json.dumps takes."""
+"""Anything that json.dumps takes."""
 
 Body = Union[None, bytes, bytearray, memoryview, str, BlobHash]
 """None, bytes, text (UTF-8), or the hash of a blob that the store has."""
@@ -305,8 +305,8 @@ Body = Union[None, bytes, bytearray, memoryview, str, BlobHash]
 
 @dataclass(frozen=True)
 class NewFrame:
-    """A frame to append. `meta` is any JSON value, None for none; `meta_json` is its text
-    instead, sent as it is. `json` is a body in JSON instead of `body`."""
+    """A frame to append. `meta` is any JSON value, None for none; `meta_json` is its text instead,
+    sent unchanged. `json` is a JSON body instead of `body`."""
 
     topic: str
     body: Body = None
@@ -316,7 +316,7 @@ class NewFrame:
     meta_json: Optional[bytes] = None
 
     def body_bytes(self) -> Union[bytes, BlobHash, None]:
-        """The body as it is sent."""
+        """The body as sent."""
         if self.json is not None:
             if self.body is not None:
                 raise InvalidValue("a frame has body or json, not both")
@@ -326,14 +326,14 @@ class NewFrame:
         return None if self.body is None else raw_bytes(self.body, "a body that is no text")
 
     def meta_bytes(self) -> bytes:
-        """The meta as it is sent."""
+        """The meta as sent."""
         if self.meta_json is not None:
             return raw_bytes(self.meta_json, "meta_json")
         return b"" if self.meta is None else json_bytes(self.meta)
 
 
 def json_bytes(value: Json) -> bytes:
-    """Compact JSON. Raises InvalidValue for what JSON cannot say."""
+    """Compact JSON. Raises InvalidValue for values that JSON cannot express."""
     try:
         return json.dumps(
             value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -343,12 +343,12 @@ def json_bytes(value: Json) -> bytes:
 
 
 def read_json(text: Union[bytes, str]) -> Json:
-    """The value of JSON. An integer of more digits than Python makes an int of, 4,300 unless told
-    otherwise, is a Decimal. Raises ValueError for what is no JSON."""
+    """Parses JSON. An integer with more digits than Python allows in an int, 4,300 by default, is a
+    Decimal. Raises ValueError for invalid JSON."""
     try:
         return json.loads(text)
     except ValueError:
-        # Slower, so that only what needs it pays for it.
+        # Slower, so it is used only when needed.
         return json.loads(text, parse_int=_integer)
 
 
@@ -360,7 +360,7 @@ def _integer(digits: str) -> Union[int, Decimal]:
 
 
 def json_value(text: bytes) -> Json:
-    """The value of the server's JSON. Raises ProtocolError."""
+    """Parses JSON from the server. Raises ProtocolError."""
     try:
         return read_json(text)
     except (ValueError, RecursionError) as error:
@@ -369,7 +369,7 @@ def json_value(text: bytes) -> Json:
 
 @dataclass(frozen=True)
 class CursorChange:
-    """A change of one cursor, stored in the same batch as the frames beside it. `offset` None
+    """A change of one cursor, stored in the same batch as the frames along with it. `offset` None
     removes it. `expect` is the revision it must have; 0: it must not exist; None: any."""
 
     name: str
@@ -380,7 +380,7 @@ class CursorChange:
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold for a batch to be stored: made by last_at_most, empty and head_is."""
+    """A condition for a batch to be stored: created by last_at_most, empty and head_is."""
 
     kind: int
     topics: Tuple[str, ...] = ()
@@ -404,27 +404,27 @@ def head_is(offset: int) -> Condition:
 
 @dataclass(frozen=True)
 class Slow:
-    """What becomes of a follower that takes frames more slowly than they come: made by latest and
-    drop. Without one it is waited for, and misses no stored frame."""
+    """What happens to a follower that takes frames more slowly than they arrive: created by latest
+    and drop. Without one, the server waits for it and it misses no stored frame."""
 
     policy: int
     behind: int
 
 
 def latest(behind: int) -> Slow:
-    """When it is more than so many frames behind, it gets a gap and the newest of each topic. It
-    goes with neither limit nor before, since and until."""
+    """When it is more than `behind` frames behind, it gets a gap and the newest frame of each
+    topic. Cannot be combined with limit, before, since or until."""
     return Slow(1, behind)
 
 
 def drop(behind: int) -> Slow:
-    """When it is more than so many frames behind, it ends with Unavailable, code 503."""
+    """When it is more than `behind` frames behind, it ends with Unavailable, code 503."""
     return Slow(2, behind)
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the store gave a frame; an ephemeral one has no offset."""
+    """What the store assigned to a frame; an ephemeral one has no offset."""
 
     id: FrameId
     offset: Optional[int]
@@ -432,12 +432,12 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Appended:
-    """What became of a batch. `cursors` holds the new revisions, 0 for removed ones; `durable`
-    tells that no power cut takes it; `head` is the offset after the last frame readers can see.
-    `repeated`: the batch with this key was there already; then `frames` are the stamps of that
-    one, or of its first frame alone where no more is known, `cursors` is empty, and nothing is
-    removed again. `removed` tells for each frame that was to be removed whether it was there; when
-    `repeated` all of it is False."""
+    """The result of a batch. `cursors` holds the new revisions, 0 for removed ones; `durable` says
+    that the batch survives a power cut; `head` is the offset after the last frame visible to
+    readers. `repeated`: a batch with this key existed already; then `frames` holds its stamps, or
+    only that of its first frame if no more is known, `cursors` is empty, and nothing is removed
+    again. `removed` says for each frame to be removed whether it existed; if `repeated`, all are
+    False."""
 
     frames: Sequence[Stamp]
     cursors: Sequence[int]
@@ -449,8 +449,8 @@ class Appended:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one frame of an import: `kind` is new, there (the store had it) or refused,
-    with the `code` for which it was left out, as docs/wire.md lists them."""
+    """The outcome of one frame of an import: `kind` is new, there (the store had it) or refused,
+    with the `code` of the reason, as docs/wire.md lists them."""
 
     kind: str
     code: Optional[int] = None
@@ -458,8 +458,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of an import. `durable` tells that no power cut takes what is new; `head` is the
-    offset after the last frame readers can see."""
+    """The result of an import. `durable` says that what is new survives a power cut; `head` is the
+    offset after the last frame visible to readers."""
 
     outcomes: Sequence[Outcome]
     durable: bool
@@ -480,7 +480,7 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class Cursor:
-    """A named, durable position: the offset of the first frame not yet handled."""
+    """A named, durable position: the offset of the first frame that was not handled yet."""
 
     name: str
     revision: int
@@ -512,8 +512,8 @@ class Blob:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a reader goes on: the first frame not yet seen, and where that offset was seen. It
-    holds for this store and this epoch."""
+    """Where a reader continues: the first frame not seen yet, and where that offset was seen. Valid
+    only for this store and this epoch."""
 
     store: bytes
     epoch: int
@@ -524,7 +524,7 @@ class ResumePoint:
 
     @classmethod
     def parse(cls, text: str) -> "ResumePoint":
-        """Reads what `str()` gave. Raises InvalidValue."""
+        """Parses the result of `str()`. Raises InvalidValue."""
         try:
             store, epoch, offset = text.split(":")
             point = cls(bytes.fromhex(store), int(epoch), int(offset))
@@ -538,7 +538,7 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """All that was stored at the beginning was given; what comes now is new. Comes once."""
+    """Everything stored at the beginning was returned; what follows is new. Occurs once."""
 
     head: int
     kind: Literal["caught_up"] = "caught_up"
@@ -546,7 +546,7 @@ class CaughtUp:
 
 @dataclass(frozen=True)
 class Pulse:
-    """The time asked for has passed."""
+    """The requested time has passed."""
 
     kind: Literal["pulse"] = "pulse"
 
@@ -554,8 +554,8 @@ class Pulse:
 @dataclass(frozen=True)
 class Gap:
     """Frames are missing here, for a `reason`. corrupt: stored ones from `first` to before `end`
-    cannot be read. conflated: of those only the newest of each topic follow, as `slow` asked for.
-    ephemeral: `count` of these came faster than they were taken."""
+    cannot be read. conflated: of those, only the newest of each topic follow, as requested with
+    `slow`. ephemeral: `count` of these arrived faster than they were taken."""
 
     reason: str
     first: Optional[int] = None
@@ -566,8 +566,8 @@ class Gap:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The connection was lost and made again: no stored frame is missing or doubled, ephemeral
-    ones of the meantime are. `offset` is where it went on; None: from its start."""
+    """The connection was lost and made again: no stored frame is missing or repeated, but ephemeral
+    ones sent meanwhile are missing. `offset` is where it continued; None: from its start."""
 
     offset: Optional[int]
     kind: Literal["resumed"] = "resumed"
@@ -575,7 +575,7 @@ class Resumed:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What the server said of itself and of its store when the connection was made."""
+    """What the server said about itself and its store when the connection was made."""
 
     name: str
     version: int
