@@ -174,3 +174,25 @@ for at in range(1, 4):
 """
         closed, rest = "1 stopped the client was closed\n", "1 appended stopped\n"
         self.assertEqual(self.printed(self.INTERRUPT + program), closed + 2 * rest)
+
+    def test_a_handler_takes_from_the_stream_that_it_interrupts(self) -> None:
+        program = """
+def take(*_):
+    try:
+        print("taken", items.next().topic)
+    except xs_stream.InUse as error:
+        print(isinstance(error, ValueError), error)
+        xs.append("interrupted", "b")
+
+xs = xs_stream.connect(STORE)
+signal.signal(signal.SIGTERM, take)
+with xs.follow("interrupted", new=True) as items:
+    print(next(items).kind)
+    interrupt(xs, 1)
+    print(next(items).topic)
+    xs.append("interrupted", "c")
+    signal.raise_signal(signal.SIGTERM)
+"""
+        busy = "True next() is under way in this thread, which a signal's handler interrupts\n"
+        told = f"caught_up\n{busy}interrupted\ntaken interrupted\n"
+        self.assertEqual(self.printed(self.INTERRUPT + program), told)

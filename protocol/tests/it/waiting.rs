@@ -22,7 +22,7 @@ const WAITING: usize = 70;
 const OF_ADDRESS: usize = 35;
 /// Connections that a crowd never gets.
 const SPARE: usize = 70;
-/// As many as are kept for Unix sockets.
+/// Connections that are kept for Unix sockets.
 const KEPT: usize = 16;
 /// Many more than may wait.
 const CROWD: usize = 200;
@@ -70,11 +70,7 @@ impl Hall {
         crowd
     }
 
-<<<<<<< HEAD
-    /// Takes all but `free` places, each from an address of its own that has said HELLO.
-=======
-    /// Takes every place for TCP but so many, each by an address of its own that has said HELLO.
->>>>>>> 7a5ce8e8e7ffafc989d66c6008fec230524376a7
+    /// Takes all places for TCP but `free`, each from an address of its own that has said HELLO.
     async fn fill(&self, free: usize) -> Vec<Raw<TcpStream>> {
         let mut guests = Vec::new();
         for n in 1..=CONNECTIONS - KEPT - free {
@@ -242,17 +238,13 @@ async fn room_is_made_where_there_is_none() {
     assert_eq!(hall.gave_way(), 1);
 }
 
-<<<<<<< HEAD
-/// Connections that arrive while the server is busy are queued: nothing accepts here, since this
-/// thread never yields.
-=======
 /// Clients over TCP that have every place they can get, and have said HELLO, do not keep the owner
 /// of the store out.
 #[tokio::test]
 async fn who_fills_the_server_over_tcp_leaves_the_unix_socket_open() {
     let hall = Hall::new().await;
     let mut guests = hall.fill(0).await;
-    // It waits for one of them to end, and holds up nobody on the other socket.
+    // It waits for one of them to end, and delays nothing on the other socket.
     let mut more = hall.silent("127.0.0.1").await;
     let mut locals = Vec::new();
     for _ in 0..KEPT {
@@ -262,7 +254,7 @@ async fn who_fills_the_server_over_tcp_leaves_the_unix_socket_open() {
     for local in &mut locals {
         assert_eq!(local.ask(header(Op::Ping, 2, 0), b"").await.header.code, 0);
     }
-    // What is kept is given to no one else, and to the next who comes there.
+    // A kept place goes to the next connection on the Unix socket only.
     drop(locals.pop());
     until(|| hall.server.connections() == CONNECTIONS - 1).await;
     locals.push(hall.local().await);
@@ -271,9 +263,8 @@ async fn who_fills_the_server_over_tcp_leaves_the_unix_socket_open() {
     assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS));
 }
 
-/// Connections that come while the server is busy are kept for it: nothing accepts here, since this
-/// thread never rests.
->>>>>>> 7a5ce8e8e7ffafc989d66c6008fec230524376a7
+/// Connections that arrive while the server is busy are queued: nothing accepts here, since this
+/// thread never yields.
 #[tokio::test]
 async fn many_connections_at_once_are_kept_until_they_are_accepted() {
     let hall = Hall::new().await;

@@ -18,6 +18,7 @@ __all__ = [
     "CursorAhead",
     "CursorConflict",
     "Details",
+    "InUse",
     "Indeterminate",
     "IntegrityError",
     "InvalidRequest",
@@ -80,6 +81,11 @@ class ConnectionLost(XsError, ConnectionError):
 class ClientClosed(XsError):
     """The client, a stream or an upload was closed. Work that the close interrupted may or may not
     have been done, and a read or a download is incomplete; later requests are not done."""
+
+
+class InUse(XsError, ValueError):
+    """A signal's handler asked a stream for its next item while the thread that it interrupts was
+    doing so, as a generator that is already executing raises."""
 
 
 class ProtocolError(XsError):

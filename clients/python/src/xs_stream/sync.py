@@ -30,7 +30,7 @@ from .address import Address
 from .blobs import PIECE, BlobReader, BlobWriter, check_source
 from .blobs import Source as AsyncSource
 from .calls import Call
-from .errors import ClientClosed
+from .errors import ClientClosed, InUse
 from .frames import Frame
 from .limits import CREDIT_DEFAULT, PAGE_BYTES_MAX
 from .loop import Loop
@@ -134,7 +134,8 @@ class _Stream(Generic[T]):
 
     def next(self, timeout: Optional[float] = None) -> T:
         """The next item. Raises StopIteration at the end, and TimeoutError after `timeout` seconds,
-        after which the stream continues."""
+        after which the stream continues. A read or a follow raises InUse in a signal handler that
+        interrupts its own `next`."""
         try:
             return self._take(timeout)
         except StopAsyncIteration:
@@ -155,7 +156,9 @@ class _Reader(_Stream[T]):
         super().__init__(loop, inner)
         self._shown: Deque[Item] = deque()
         self._taken = 0
-        self._turn = threading.Lock()
+        # A signal's handler may come here in the middle of what its thread does here.
+        self._turn = threading.RLock()
+        self._is_taking = False
         self._closed = False
 
     def __enter__(self: "S2") -> "S2":
@@ -179,9 +182,21 @@ class _Reader(_Stream[T]):
         try:
             if timeout is not None:
                 timeout -= time.monotonic() - begun
-            return self._take_in_turn(timeout)
+            with self._alone():
+                return self._take_in_turn(timeout)
         finally:
             self._turn.release()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises InUse where the thread that has the turn is taking an item already."""
+        if self._is_taking:
+            raise InUse("next() is under way in this thread, which a signal's handler interrupts")
+        try:
+            self._is_taking = True
+            yield
+        finally:
+            self._is_taking = False
 
     def _take_in_turn(self, timeout: Optional[float]) -> Item:
         if self._closed:
@@ -240,7 +255,7 @@ class FollowStream(_Reader[Item]):
         return item
 
     def _left(self) -> Item:
-        with self._turn:
+        with self._turn, self._alone():
             if not self._closed and not self._shown:
                 self._shown.extend(self._inner._came(self._taken))
             if self._closed or not self._shown:
