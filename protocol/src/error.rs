@@ -472,7 +472,9 @@ impl ClientError {
             Self::Connect { kind, .. } => match kind {
                 io::ErrorKind::PermissionDenied => Class::Access,
                 // No server can ever be reached at such an address.
-                io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => Class::Invalid,
+                io::ErrorKind::InvalidInput
+                | io::ErrorKind::InvalidFilename
+                | io::ErrorKind::NotADirectory => Class::Invalid,
                 _ => Class::Busy,
             },
             Self::Untrusted { .. } | Self::NoCa { .. } => Class::Access,
@@ -534,7 +536,13 @@ mod tests {
         }
         assert_eq!(class(io::ErrorKind::TimedOut), Class::Busy);
         assert_eq!(class(io::ErrorKind::PermissionDenied), Class::Access);
-        assert_eq!(class(io::ErrorKind::InvalidInput), Class::Invalid);
+        for kind in [
+            io::ErrorKind::InvalidInput,
+            io::ErrorKind::InvalidFilename,
+            io::ErrorKind::NotADirectory,
+        ] {
+            assert_eq!(class(kind), Class::Invalid);
+        }
     }
 
     /// Concatenated like the output of programs that print an error with its causes.

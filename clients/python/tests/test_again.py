@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any, Callable, Dict, List, Optional, Set, Type
 from zlib import crc32
 
@@ -309,3 +310,23 @@ class Opening(Liar):
         with self.assertRaises(ConnectError) as caught:
             await self.client(close(104))
         self.assertIsInstance(caught.exception.__cause__, ProtocolRefused)
+
+    async def test_an_address_where_no_server_can_be_is_told_at_once(self) -> None:
+        below_a_file = f"{__file__}/store"
+        # The second is so long that it is reached through its directory.
+        for address in (below_a_file, f"{__file__}{'/d' * 60}", f"/{'x' * 300}/store"):
+            with self.assertRaises(ConnectError) as caught:
+                await self.shortly(aio.connect(address, wait=1e6))
+            self.assertFalse(caught.exception.retryable)
+            self.assertFalse(pickle.loads(pickle.dumps(caught.exception)).retryable)
+            async with aio.AsyncClient(address) as client:
+                for stream in (client.follow("*"), client.read("*")):
+                    with self.assertRaises(ConnectError):
+                        await self.shortly(stream.__anext__())
+                with self.assertRaises(ConnectError):
+                    await self.shortly(client.append("a"))
+        # A server makes its directory, and a name may be known later.
+        for address in (f"{self.path}.none/store", "nowhere.invalid:1"):
+            with self.assertRaises(ConnectError) as caught:
+                await self.shortly(aio.connect(address))
+            self.assertTrue(caught.exception.retryable)

@@ -196,3 +196,20 @@ with xs.follow("interrupted", new=True) as items:
         busy = "True next() is under way in this thread, which a signal's handler interrupts\n"
         told = f"caught_up\n{busy}interrupted\ntaken interrupted\n"
         self.assertEqual(self.printed(self.INTERRUPT + program), told)
+
+    def test_closing_it_again_and_again_leaves_no_task_behind(self) -> None:
+        program = """
+from xs_stream import loop as module
+
+end, xs = module._end, xs_stream.connect(STORE)
+
+def often(loop, *args, left=9):
+    end(loop, *args)
+    if left:
+        loop.call_soon(lambda: often(loop, *args, left=left - 1))
+
+module._end = often
+xs.close()
+print("closed")
+"""
+        self.assertEqual(self.printed(program), "closed\n")

@@ -22,10 +22,16 @@ export class AddressError extends XsError {}
  */
 export class InvalidValue extends XsError {}
 
-/** No connection could be made; nothing was done. */
+/** What the system says of an address that no waiting mends. */
+const FINAL = new Set<unknown>(["EACCES", "EPERM", "EINVAL", "ENAMETOOLONG", "ENOTDIR"]);
+
+/**
+ * No connection could be made; nothing was done. It is retryable unless there can be no server at
+ * the address, as below a file, or this user may not use its socket.
+ */
 export class ConnectError extends XsError {
   override get retryable(): boolean {
-    return true;
+    return !FINAL.has((this.cause as { code?: unknown } | undefined)?.code);
   }
 }
 

@@ -9,11 +9,13 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import * as tls from "node:tls";
+import { fileURLToPath } from "node:url";
 import { MORE, Op, PREFACE, Writer, type Header } from "../src/coding.js";
 import { crc32InJs } from "../src/crc.js";
 import {
   AccessError,
   blobHash,
+  Client,
   ConditionFailed,
   connect,
   ConnectError,
@@ -26,7 +28,6 @@ import {
   TlsError,
   Unavailable,
   type BlobHash,
-  type Client,
 } from "../src/index.js";
 import { hashBytes, hashOfBytes } from "../src/values.js";
 import { Settle } from "../src/waiting.js";
@@ -351,4 +352,24 @@ describe("a name with two addresses, over TLS", () => {
     await client.close();
     server.close();
   });
+});
+
+it("an address where no server can be is told at once", async () => {
+  const file = fileURLToPath(import.meta.url);
+  const isFinal = (error: unknown) => error instanceof ConnectError && !error.retryable;
+  // The second is so long that it is reached through its directory.
+  for (const address of [`${file}/store`, `${file}${"/d".repeat(60)}`, `/${"x".repeat(300)}/s`]) {
+    await assert.rejects(connect(address, { waitMs: 1e9 }), isFinal);
+    const client = new Client(address);
+    await assert.rejects(client.follow("*").next(), isFinal);
+    await assert.rejects(client.read("*").next(), isFinal);
+    await assert.rejects(client.append("a"), isFinal);
+    await client.close();
+  }
+  // A server makes its directory, and a name may be known later.
+  for (const address of [`${file}.none/store`, "nowhere.invalid:1"]) {
+    await assert.rejects(connect(address), (error) => {
+      return error instanceof ConnectError && error.retryable;
+    });
+  }
 });

@@ -32,6 +32,9 @@ pub struct FollowOptions {
     pub from: Option<ResumePoint>,
     /// How to retry while the server is unreachable or busy.
     pub retry: Retry,
+    /// How long [`Follow::open`] waits for a first server; zero, the default, is a single attempt,
+    /// and [`Duration::MAX`] is as long as it takes.
+    pub wait: Duration,
 }
 
 /// An event that [`Follow`] yields.
@@ -111,16 +114,17 @@ impl fmt::Debug for Follow {
 }
 
 impl Follow {
-    /// Connects and subscribes. [`Start::New`] and [`Start::Last`] are relative to this call, even
-    /// when the connection is lost later. Must be called within a tokio runtime.
+    /// Connects and subscribes. [`Start::New`] and [`Start::Last`] are relative to the first
+    /// connection, even when it is lost later. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] when this first attempt fails, so that a wrong address or token is reported
-    /// at once. Later attempts are retried.
+    /// [`ClientError`] when there is no server within [`FollowOptions::wait`], so that by default a
+    /// wrong address is reported at once. A wrong token always is, and so is an address at which
+    /// there can be no server: [`ClientError::class`] decides. Once open, it is retried.
     pub async fn open(address: &Address, options: FollowOptions) -> Result<Self, ClientError> {
-        let FollowOptions { client: options, read, how, from, retry } = options;
+        let FollowOptions { client: options, read, how, from, retry, wait } = options;
         let mut rest = ReadOptions { follow: true, ..read };
-        let client = Client::connect(address, options.clone()).await?;
+        let client = first_server(address, &options, retry, wait).await?;
         let seen_in = client.server().resume();
         // As an offset, the start can be sent again if this connection is lost before an answer.
         let now = || client.server().resume().point(client.server().head);
@@ -165,7 +169,8 @@ impl Follow {
     /// # Errors
     /// An error that reconnecting cannot fix, which ends the follow: a refusal that is not
     /// [`Class::Busy`], [`Code::TooSlow`] for a caller that asked to be dropped, a server that
-    /// breaks the protocol or cannot be trusted; or the last error when [`Retry::give_up`] has
+    /// breaks the protocol or cannot be trusted, a socket that may not be used or a path that is no
+    /// longer one of directories; or the last error when [`Retry::give_up`] has
     /// passed.
     pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
         poll_fn(|cx| self.poll_event(cx)).await
@@ -335,6 +340,27 @@ impl Stream for Follow {
     }
 }
 
+/// Connects to a server, which may appear within `wait`.
+async fn first_server(
+    address: &Address,
+    options: &ClientOptions,
+    retry: Retry,
+    wait: Duration,
+) -> Result<Client, ClientError> {
+    let (mut backoff, begun) = (Backoff::new(retry), Instant::now());
+    loop {
+        let error = match Client::connect(address, options.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let pause = backoff.wait(retry_after(&error), chance());
+        if !is_passing(&error) || begun.elapsed().saturating_add(pause) > wait {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// The first event of a subscription other than a pulse.
 async fn first_of(subscription: &mut Subscription) -> Result<Option<SubEvent>, ClientError> {
     loop {
@@ -365,7 +391,9 @@ fn is_passing(error: &ClientError) -> bool {
             let is_asked_for = refusal.code == Code::TooSlow;
             (refusal.code.class().may_retry() && !is_asked_for) || is_late(refusal.code)
         }
-        other => matches!(other, ClientError::Disconnected(_) | ClientError::Connect { .. }),
+        // Some addresses lead nowhere, whoever listens.
+        ClientError::Connect { .. } => error.class().may_retry(),
+        other => matches!(other, ClientError::Disconnected(_)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use xs_engine::{Bound, FrameId, ReadOptions, ResumePoint, Start, StoreUuid, TopicPatterns};
 use xs_protocol::{
-    Address, ClientError, Code, Follow, FollowEvent, FollowOptions, Listener, Retry, Role, Server,
-    ServerOptions, Slow, SubEvent, SubscribeOptions,
+    Address, Class, ClientError, Code, Follow, FollowEvent, FollowOptions, Listener, Retry, Role,
+    Server, ServerOptions, Slow, SubEvent, SubscribeOptions,
 };
 
 use crate::relay::Relay;
@@ -323,6 +323,37 @@ async fn what_nobody_can_mend_by_waiting_is_told_at_once() {
     assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
     relay.open();
     while !matches!(next(&mut follow).await, FollowEvent::Resumed { .. }) {}
+}
+
+#[tokio::test]
+async fn a_first_server_is_waited_for_when_asked_to() {
+    let rig = Rig::unix(Role::Admin).await;
+    let mut relay = Relay::before(&rig.address);
+    relay.close().await;
+    let address = relay.address();
+    let wait = Duration::from_millis(50);
+    let error = soon(Follow::open(&address, FollowOptions { wait, ..options(Start::First) })).await;
+    assert_eq!(error.err().unwrap().class(), Class::Busy);
+
+    // The first attempt is made, and has failed, before the relay listens again.
+    let waiting = FollowOptions { wait: Duration::MAX, ..options(Start::First) };
+    let (mut follow, ()) = tokio::join!(open(&address, waiting), async {
+        tokio::task::yield_now().await;
+        relay.open();
+    });
+    assert!(matches!(next(&mut follow).await, FollowEvent::CaughtUp { .. }));
+}
+
+#[tokio::test]
+async fn an_address_where_no_server_can_be_is_told_however_long_it_may_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.join("xs.sock"), dir.path().join("x".repeat(300)).join("xs.sock")] {
+        let waiting = FollowOptions { wait: Duration::MAX, ..options(Start::First) };
+        let error = soon(Follow::open(&Address::Unix(path), waiting)).await.err().unwrap();
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -47,6 +48,8 @@ KEEP_ALIVE = (
 
 _LATE = (104, 106)
 """Codes of connections that were closed only because the network was too slow."""
+_FINAL = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors of the system for an address that no waiting mends."""
 _SPENT = "the connection has no stream numbers left"
 
 
@@ -460,7 +463,9 @@ async def open_connection(
             advice = "; is a server running there (xs serve)?" if nobody else ""
             # A handshake that is cut off has neither a number nor a text.
             why = error.strerror or str(error) or "the server hung up during the handshake"
-            raise ConnectError(f"{address}: {why}{advice}") from error
+            failed = ConnectError(f"{address}: {why}{advice}")
+            failed._is_final = error.errno in _FINAL
+            raise failed from error
         raise
 
 

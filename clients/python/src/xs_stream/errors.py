@@ -54,11 +54,14 @@ class InvalidValue(XsError, ValueError):
 
 
 class ConnectError(XsError, ConnectionError):
-    """No connection could be made; nothing was done."""
+    """No connection could be made; nothing was done. It is retryable unless there can be no server
+    at the address, as below a file, or this user may not use its socket."""
+
+    _is_final = False
 
     @property
     def retryable(self) -> bool:
-        return True
+        return not self._is_final
 
 
 class TlsError(ConnectError):

@@ -39,7 +39,10 @@ class Loop:
         )
         self._thread.start()
         self._clients: List[aio.AsyncClient] = []
-        self._dropped = weakref.finalize(self, _drop, self._loop, self._clients, self._process)
+        self._endings: List[Any] = []
+        self._dropped = weakref.finalize(
+            self, _drop, self._loop, self._endings, self._clients, self._process
+        )
         # typeshed does not know its slots.
         self._dropped.atexit = False  # type: ignore[misc]
 
@@ -104,7 +107,7 @@ class Loop:
             self._stopping = True
             # Every time, since a signal handler may arrive before the first call gets this far.
             with contextlib.suppress(RuntimeError):  # It is closed already.
-                self._loop.call_soon_threadsafe(_end, self._loop)
+                self._loop.call_soon_threadsafe(_end, self._loop, self._endings)
         self.join()
 
     def join(self) -> None:
@@ -135,23 +138,32 @@ def _main(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _drop(
-    loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient], process: int
+    loop: asyncio.AbstractEventLoop,
+    endings: List[Any],
+    clients: Sequence[aio.AsyncClient],
+    process: int,
 ) -> None:
     """Ends the loop of a client that nothing holds. May run in any thread, between any two of its
     steps, so it never waits."""
     if process != os.getpid():
         return
     with contextlib.suppress(RuntimeError):  # It is closed already.
-        loop.call_soon_threadsafe(_end, loop, clients)
+        loop.call_soon_threadsafe(_end, loop, endings, clients)
     for client in clients:
         warnings.warn(f"a client of {client.address} was not closed", ResourceWarning, stacklevel=2)
 
 
-def _end(loop: asyncio.AbstractEventLoop, clients: Sequence[aio.AsyncClient] = ()) -> None:
-    """Makes a loop close clients, cancel everything else that runs in it, and stop."""
-    ending = loop.create_task(_ending(clients))
-    # If this was cancelled by another such task, that one stops the loop.
-    ending.add_done_callback(lambda done: done.cancelled() or loop.stop())
+def _end(
+    loop: asyncio.AbstractEventLoop,
+    endings: List[Any],
+    clients: Sequence[aio.AsyncClient] = (),
+) -> None:
+    """Makes a loop close clients, cancel everything else that runs in it, and stop. Only the first
+    call does so: a task that is made while the loop stops is destroyed before it has run."""
+    if endings:
+        return
+    endings.append(loop.create_task(_ending(clients)))
+    endings[0].add_done_callback(lambda _: loop.stop())
 
 
 async def _ending(clients: Sequence[aio.AsyncClient]) -> None:
