@@ -175,6 +175,18 @@ impl Pending {
         Ok(pending)
     }
 
+    /// The blobs that keep their place in the packs once this is in the log.
+    pub(crate) fn named(&self) -> impl Iterator<Item = BlobHash> + '_ {
+        let stays = |(index, _): &(usize, _)| self.batch.frames[*index].ttl != Ttl::Ephemeral;
+        let bodies = self.bodies.iter().enumerate().filter(stays);
+        let bodies = bodies.filter_map(|(_, body)| body.map(|(_, hash)| hash));
+        let states = self.states.iter().filter_map(|state| match state {
+            Some(HeldState::Blob(_, hash)) => Some(*hash),
+            _ => None,
+        });
+        bodies.chain(states)
+    }
+
     /// Length and hash of a frame's body.
     pub(crate) fn body(&self, index: usize) -> Option<(u64, BlobHash)> {
         self.bodies.get(index).copied().flatten()

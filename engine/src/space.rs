@@ -1,16 +1,22 @@
 //! Statistics of compaction and collection, which free space, and when an automatic collection is
 //! due. Kept in memory: each open starts from zero.
 
+mod uploads;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::append::Pending;
+use crate::blob::TOUCH_MS;
 use crate::gc::GcReport;
 use crate::options::CollectOptions;
 use crate::planted::{Bug, is_planted};
 use crate::store::Inner;
+use crate::value::BlobHash;
+use uploads::Uploads;
 
 /// A collection is due this long after the last one, however little the packs have grown.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -60,6 +66,7 @@ pub(crate) struct Space {
     state: Mutex<State>,
     /// Files of replaced segments that could not be deleted.
     files_left: Mutex<Vec<PathBuf>>,
+    uploads: Uploads,
     #[cfg(test)]
     changed: parking_lot::Condvar,
 }
@@ -92,7 +99,7 @@ struct Last {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     gone: u64,
-    /// Frames that had expired by this time counted as dead.
+    /// Frames that had expired, and blobs that were put, by this time counted as dead.
     expired_by_ms: u64,
 }
 
@@ -105,7 +112,9 @@ impl Found {
     /// Whether anything died that was not dead at an earlier time.
     fn is_more_than(&self, earlier: &Self, inner: &Inner) -> bool {
         let (after, by) = (earlier.expired_by_ms, self.expired_by_ms);
-        let is_more = self.gone != earlier.gone || inner.index.expires_within(after, by);
+        let is_more = self.gone != earlier.gone
+            || inner.index.expires_within(after, by)
+            || inner.space.uploads.any_within(after, by);
         is_more && !is_planted(Bug::ForgetGone)
     }
 }
@@ -164,6 +173,9 @@ impl Space {
         let before = self.state.lock().last;
         let is_more = before.is_none_or(|last| last.owes || found.is_more_than(&last.found, inner));
         let open = inner.blobs.newest_open().filter(|_| is_more);
+        if done.is_ok() {
+            self.uploads.forget(found.expired_by_ms);
+        }
         let mut state = self.state.lock();
         let stats = &mut state.stats;
         let (owes, idle_ms) = match done {
@@ -189,6 +201,19 @@ impl Space {
         state.last = Some(Last { at_ms, rest_ms, idle_ms, pack_bytes, found, owes, open });
         #[cfg(test)]
         self.changed.notify_all();
+    }
+
+    /// Notes a blob that was put by itself.
+    pub(crate) fn put(&self, hash: BlobHash, now_ms: u64) {
+        // Packs are spared that much longer than the grace.
+        self.uploads.put(hash, now_ms.saturating_add(TOUCH_MS));
+    }
+
+    /// Notes the blobs that these batches name, which are in the log.
+    pub(crate) fn named<'a>(&self, batches: impl Iterator<Item = &'a Pending>) {
+        if self.uploads.any() {
+            self.uploads.name(batches.flat_map(Pending::named));
+        }
     }
 
     /// Whether a collection is due. Cheap: reads counters and the list of packs.

@@ -97,7 +97,9 @@ impl Store {
         let prepared = self.inner.blobs.prepare(&bytes).map_err(AppendError::blob_refused)?;
         let hash = prepared.hash();
         let put = self.inner.blobs.put(&prepared);
-        self.inner.put_done(put).map(|()| hash)
+        self.inner.put_done(put)?;
+        self.inner.space.put(hash, self.inner.env.clock.now_ms());
+        Ok(hash)
     }
 }
 
@@ -136,7 +138,9 @@ impl BlobWriter {
         // The store may have been closed since the writer was created.
         self.inner.begin_writing()?;
         let put = self.incoming.finish();
-        self.inner.put_done(put)
+        let (hash, len) = self.inner.put_done(put)?;
+        self.inner.space.put(hash, self.inner.env.clock.now_ms());
+        Ok((hash, len))
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) use prepared::Prepared;
 pub use reader::BlobReader;
 pub(crate) use run::Bodies;
 pub(crate) use save::{find_pack_salt, save_pack};
+pub(crate) use sealed::TOUCH_MS;
 
 use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};

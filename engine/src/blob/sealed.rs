@@ -28,7 +28,7 @@ use crate::value::BlobHash;
 
 /// How stale `newest_ms` may be: a put that finds its blob in a pack writes the manifest at most
 /// this often.
-pub(super) const TOUCH_MS: u64 = 60_000;
+pub(crate) const TOUCH_MS: u64 = 60_000;
 
 /// A sealed pack.
 #[derive(Debug)]

@@ -255,6 +255,10 @@ impl Writer {
         placed: &mut [Result<Placed, AppendError>],
     ) {
         let ephemeral = placed::take_up(&inner.index, group, placed);
+        let is_stored =
+            |placed: &Result<Placed, _>| placed.as_ref().is_ok_and(|of| of.at.is_some());
+        let stored = group.iter().zip(&*placed).filter(|(_, placed)| is_stored(placed));
+        inner.space.named(stored.map(|(pending, _)| pending));
         self.changes.publish(inner);
         self.removing.clear();
         self.hides = false;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::blob::TOUCH_MS;
 use crate::compact::thread::collect;
 use crate::format::super_file::FileEntry;
 use crate::options::CollectOptions;
@@ -183,6 +184,56 @@ fn a_collection_waits_for_growth_or_a_day() {
     assert!(!look(&store));
     pass(&clock, DAY);
     assert!(look(&store));
+}
+
+#[test]
+fn bodies_that_are_put_and_never_named_are_collected() {
+    let dir = fast_dir();
+    let (store, clock) = open_still(dir.path());
+    // Until there is no other reason.
+    let settle = || {
+        store.inner.blobs.seal_all();
+        pass(&clock, DAY);
+        while look(&store) {
+            pass(&clock, DAY);
+        }
+    };
+    append(&store, stout("a", 1));
+    settle();
+    // Those that are named, one of them by a cursor, keep their place.
+    let put = |n| store.blob_put(&noise(n, 100 * 1024)).unwrap();
+    let frames = (100..110).map(|n| NewFrame { body: Body::Stored(put(n)), ..heavy("a", n) });
+    store.append(Batch { frames: frames.collect(), ..Batch::default() }).unwrap();
+    let state = noise(110, 100 * 1024);
+    store.blob_put(&state).unwrap();
+    let set = CursorChange {
+        name: CursorName::parse("c").unwrap(),
+        expect: ExpectRevision::Any,
+        set: Some(CursorValue { offset: 1, state }),
+    };
+    store.append(Batch { cursors: vec![set], ..Batch::default() }).unwrap();
+    store.inner.blobs.seal_all();
+    pass(&clock, 30 * DAY);
+    assert!(!look(&store), "all are named");
+    // Through a writer too; an ephemeral frame keeps nothing.
+    let mut streamed = store.blob_writer().unwrap();
+    io::Write::write_all(&mut streamed, &noise(200, 100 * 1024)).unwrap();
+    streamed.finish().unwrap();
+    let (named, hash) = (put(201), put(202));
+    let of = |hash, ttl| NewFrame { ttl, body: Body::Stored(hash), ..heavy("a", 0) };
+    let frames = vec![of(named, Ttl::Forever), of(hash, Ttl::Ephemeral)];
+    store.append(Batch { frames, ..Batch::default() }).unwrap();
+    store.inner.blobs.seal_all();
+    pass(&clock, HOUR + TOUCH_MS - 1);
+    assert!(!look(&store), "the grace is not over");
+    let before = pack_bytes(dir.path());
+    pass(&clock, 1);
+    assert!(look(&store), "nothing has named two of them");
+    assert!(pack_bytes(dir.path()) + 190 * 1024 < before);
+    assert_eq!(store.blob(&hash).unwrap().map(|blob| blob.len()), None);
+    assert!(store.has_blob(&named).unwrap());
+    pass(&clock, 30 * DAY);
+    assert!(!look(&store), "once is enough");
 }
 
 /// Each of them alone makes a collection due. So does a body that was too young the last time, so
