@@ -86,7 +86,7 @@ async fn an_abort_reaches_a_body_after_garbage_was_collected() {
     server.all_ended(6).await;
 }
 
-/// The example of xs.d.ts, cut off by its caller.
+/// A response that is read under `ctx.signal`, in a call that times out.
 #[tokio::test]
 async fn the_signal_of_a_call_ends_its_answers() {
     let server = Server::start(0);
