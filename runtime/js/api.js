@@ -47,7 +47,7 @@ async function* unified(texts) {
 // Parses server-sent events as the HTML standard does.
 async function* sse(response) {
   if (!response.ok) {
-    // What nobody reads would hold its connection.
+    // An unread body would hold its connection.
     await response.body?.cancel().catch(() => {});
     throw new Error(`sse: the server answered ${response.status} ${response.statusText}`.trim());
   }

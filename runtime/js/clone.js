@@ -1,5 +1,5 @@
-// structuredClone as the standard has it: the engine's own knows neither errors nor a DataView, fills
-// the holes of arrays, and detaches nothing.
+// structuredClone as the standard defines it: the engine's own clones neither errors nor a
+// DataView, fills the holes of arrays, and detaches nothing.
 (function () {
 const { core } = __bootstrap;
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
@@ -14,7 +14,8 @@ const VIEWS = {
   Uint32Array, Uint8Array, Uint8ClampedArray,
 };
 const viewKind = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag).get;
-// What has its content in slots, though nothing else in here knows it, by how it is told as text.
+// Objects whose contents are in internal slots and that no other check here recognizes, by their
+// string tag.
 const OPAQUE = /^\[object (?:(?:Async)?Generator|.+ Iterator|Iterator .+|Temporal\..+|FinalizationRegistry|(?:Async)?DisposableStack)\]$/;
 const ERRORS = { Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError };
 
@@ -29,7 +30,7 @@ function put(object, key, value, enumerable = true) {
   defineProperty(object, key, { value, configurable: true, enumerable, writable: true });
 }
 
-// What is a class of the web: of those only blobs and exceptions are cloned.
+// Clones an object of a web class: only blobs and exceptions can be cloned.
 function ofTheWeb(value) {
   if (value instanceof DOMException) {
     const made = new DOMException(value.message, value.name);
@@ -52,7 +53,7 @@ function buffer(value) {
   return made;
 }
 
-// The kinds of what is filled in later.
+// The kinds of contents to fill in later.
 const OWN = 0, MAP = 1, SET = 2, CAUSE = 3;
 
 // Whether an object is of a class whose content cannot be cloned.
@@ -62,13 +63,14 @@ function isOpaque(value) {
   return OPAQUE.test(apply(objectPrototype.toString, value, []));
 }
 
-// Clones values. What is in `known` stands for its key. `places` has where in their buffers views
-// lie: one whose buffer was handed over does not know any more.
+// Clones values. `known` maps objects to their clones. `places` keeps the offset and the length of
+// views, which are lost once their buffer has been transferred.
 class Cloning {
   #known;
   #places;
-  // What is to be filled, in threes: how, the clone, and what it is the clone of. Nested as deep as it may
-  // be, this is no recursion; and an object takes no more here than its place.
+  // The clones to fill, three entries each: the kind of contents, the clone, and the original. A
+  // list instead of a recursion, so that deep nesting is no problem and an object takes little more
+  // space than its entry.
   #todo = [];
   constructor(known, places) {
     this.#known = known;
@@ -146,7 +148,7 @@ class Cloning {
 
 const clone = (value, known, places = new Map()) => new Cloning(known, places).all(value);
 
-// What takes the place of what is handed over, which is of no use any more from then on.
+// Transfers a value: returns its replacement and detaches the original.
 function handOver(value) {
   if (core.isArrayBuffer(value)) return value.transfer();
   const { structuredClone: plain } = core.loadExtScript("ext:deno_web/13_message_port.js");
@@ -163,7 +165,7 @@ function structuredClone(value, options = undefined) {
     if (transfer.indexOf(item) < index) throw refused(item, "is transferred twice");
     if (item.detached) throw refused(item, "is detached");
   }
-  // What cannot be cloned is told before anything is handed over.
+  // Values that cannot be cloned throw before anything is transferred.
   const places = new Map();
   clone(value, new Map(transfer.map((item) => [item, item])), places);
   return clone(value, new Map(transfer.map((item) => [item, handOver(item)])), places);

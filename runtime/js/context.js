@@ -11,10 +11,10 @@ const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { buffer, emit, checkContent, duration, isLarge, optionsText, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
 
-// What the code of a call keeps in mind of it. Holds nothing: what waits may live longer than the call, and
-// what a call holds may hold what waits.
+// The async context of a call. Holds no references: code that waits keeps it and may outlive the
+// call, and what a call holds may hold that code.
 class Mark {
-  // Whether it was cut off from outside.
+  // Whether the call was cut off from outside.
   cut = false;
 }
 
@@ -26,7 +26,7 @@ class Scope {
   #why = null;
   #closers = new Set();
   #leavers = new Set();
-  // The number of the input that is being handled, where there are several.
+  // The index of the current input, for a handler.
   input = () => 0;
   constructor(run) {
     this.run = run;
@@ -60,7 +60,7 @@ class Scope {
     else this.#closers.add(close);
     return () => this.#closers.delete(close);
   }
-  // Its code has come to its end, or has had the time that it has for that.
+  // Called when the code has finished, or when the time it had for that is over.
   leave() {
     for (const tell of this.#leavers) tell();
     this.#leavers.clear();
@@ -124,14 +124,14 @@ function letGo(list) {
   for (const forget of list.forgets) forget();
 }
 
-// Calls back once all currently open calls have ended: others may wait for what one of them began. Says
-// whether the call that asks was cut off or, where that is unknown, whether one of them was. Returns a
-// function that cancels this, or null when no call is open.
+// Calls back once all currently open calls have ended: others may wait for something that one of
+// them began. Tells the callback whether the current call was cut off or, if there is none, whether
+// any of the open ones was. Returns a function that cancels this, or null when no call is open.
 function whenCallsEnd(back) {
   return join("onEnd", back);
 }
 
-// As above, once no code of these calls runs any more.
+// Like whenCallsEnd, once no code of these calls runs any more.
 function whenCallsLeave(back) {
   return join("onLeave", back);
 }
@@ -148,8 +148,8 @@ function join(event, back) {
   };
 }
 
-// The call whose code runs now: what it awaits, and the timers that it sets, keep it in mind. Code that
-// something else calls, a message of a socket for example, may be nobody's.
+// The call to which the running code belongs, including what it awaits and the timers that it sets.
+// Code started by something else, such as a message of a socket, may belong to none.
 function caller() {
   const mark = core.getAsyncContext();
   return mark instanceof Mark ? mark : null;
@@ -277,8 +277,8 @@ async function* listed(load) {
   yield* await load();
 }
 
-// The bytes of what is not large. An op takes them when it is called, which has to be before anything
-// is awaited: whoever gave a buffer may go on to change it.
+// The bytes of a body that is not large. An op takes them when it is called, which must happen
+// before anything is awaited: the caller may change its buffer afterwards.
 function bytesOf(body, what) {
   if (typeof body === "string") return new TextEncoder().encode(body);
   if (ArrayBuffer.isView(body)) return viewBytes(body);
@@ -286,7 +286,7 @@ function bytesOf(body, what) {
   throw new TypeError(`${what} takes text, bytes, a Blob or a ReadableStream, not ${nameOf(body)}`);
 }
 
-// The bytes of any body, for whoever has to wait before they are taken.
+// The bytes of any body, for a caller that must wait before it uses them.
 async function collect(body, what) {
   if (!isLarge(body)) return bytesOf(body, what).slice();
   return body instanceof Blob ? await body.bytes() : await new Response(body).bytes();

@@ -1,14 +1,15 @@
-// Local times, held to the standard: the engine takes the distance from UTC at the local time as if that
-// were UTC, which is wrong in the hours beside a change of the clock.
+// Local times according to the standard. The engine looks up the offset from UTC as if the local
+// time were UTC, which is wrong in the hours around a clock change.
 (function () {
 const { defineProperty } = Object;
 const { apply, construct } = Reflect;
 const MINUTE = 60_000, DAY = 86_400_000;
-// The setters of local parts; each has one of UTC.
+// The setters of local parts; each has a counterpart for UTC.
 const PARTS = ["Milliseconds", "Seconds", "Minutes", "Hours", "Date", "Month", "FullYear"];
-// Years that show whether the clock of this zone is ever changed, or is other than that of UTC.
+// Years that show whether this zone ever changes its clock or differs from UTC.
 const YEARS = [1970, 1980, 1990, 2000, 2010, 2020, 2030];
-// A time with hours as ISO 8601 has it, and a text that names neither a zone nor a distance from UTC.
+// ISO 8601 with a time of day but no offset; the next ones match dates without a time, and texts
+// with a zone or an offset.
 const ISO = /^(?:[+-]\d{2})?\d{4}(?:-\d\d(?:-\d\d)?)?T[\d:.,]+$/;
 const ISO_DAY = /^(?:[+-]\d{2})?\d{4}(?:-\d\d(?:-\d\d)?)?$/;
 const ZONED = /[+-]\d{2}:?\d{2}|[+-]\d+\s*$|\b(?:z|utc?|gmt|[ecmp][sd]t)\b|\dz\b|\(/i;
@@ -25,8 +26,8 @@ function install(globalThis) {
   const { prototype, UTC, parse: parsed } = RealDate;
   const { getTime, setTime, getTimezoneOffset } = prototype;
   const offset = (at) => apply(getTimezoneOffset, new RealDate(at), []) * MINUTE;
-  // The time of local parts that are given as if they were of UTC. Of two the first counts; what the clock
-  // leaves out is taken with the distance from before.
+  // The instant of local parts that are given as if they were UTC. A time that occurs twice means
+  // the first occurrence; a skipped time takes the offset before the change.
   const instant = (local) => {
     const before = local + offset(local - DAY), after = local + offset(local + DAY);
     return offset(before) !== before - local && offset(after) === after - local ? after : before;
@@ -55,7 +56,7 @@ function install(globalThis) {
       const isIso = ISO.test(trimmed);
       if (!isIso && ZONED.test(trimmed)) return at;
       const local = parsed(isIso ? `${trimmed}Z` : `${trimmed} UTC`);
-      // Otherwise it was not what it seemed to be.
+      // Otherwise the text was not a local time after all.
       return at === local + offset(local) ? instant(local) : at;
     },
   }.parse;

@@ -9,7 +9,8 @@ const { stateText, duration, nameOf, optionsText, report } = core.loadExtScript(
 const { HandlerLoop } = core.loadExtScript("ext:xs_runtime/handler.js");
 
 const HANDLER = 0;
-// What is told in place of a reason once the code of a run has had its time: runtime/src/ext/bridge.rs.
+// The name that stands for the end of the time of a run that was cut off, instead of an abort
+// reason: see runtime/src/ext/bridge.rs.
 const LEFT = "";
 
 const scopes = new Map();
@@ -57,12 +58,12 @@ function define(namespace, kind, name) {
   const asked = name.includes(" ") ? null : plain.permissions?.env ?? [];
   const once = name.includes(" ") && found.once === true;
   module = { definition: found, once, about: { name, kind, asBody: found.output?.as === "body", asked } };
-  // JSON would leave out an option that is a function, and it would be without effect and a word.
+  // JSON would omit a function here, and the option would silently have no effect.
   for (const key of Object.keys(plain)) if (typeof plain[key] === "function") plain[key] = "a function";
   return optionsText({ ...plain, tick: found.tick !== undefined, migrate: found.migrate !== undefined });
 }
 
-// What waits for work, and whether none will come: all that runs was told to end.
+// The pending request for work, and whether there will be no more: all runs were told to end.
 let waiting = null, stopping = false;
 
 async function control() {
@@ -92,7 +93,7 @@ async function work() {
   let handling = null, runs = null;
   for (;;) {
     waiting = op_xs_next();
-    // What runs once must not be kept waiting for ever by work that never comes.
+    // Something that runs once must not wait forever for work that never comes.
     if (stopping || (runs !== null && module.once)) core.unrefOpPromise(waiting);
     const text = await waiting;
     waiting = null;

@@ -11,10 +11,10 @@ const { AbortController, AbortSignal, add } = core.loadExtScript("ext:deno_web/0
 const { ReadableStream, errorReadableStream, getReadableStreamResourceBacking } = core.loadExtScript("ext:deno_web/06_streams.js");
 const { excuse, whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 
-// Concurrent requests that wait for their answer; more wait for a slot. A request that takes longer
-// gives its slot away: a server that never answers must not hold up all others.
+// Concurrent requests that wait for their response; more wait for a slot. A request that takes
+// longer gives up its slot: a server that never answers must not hold up all others.
 const TURNS_MAX = 64, TURN_MS_MAX = 30_000;
-// Requests without an answer plus answers whose body was not read to its end.
+// Requests without a response plus responses whose body was not read to its end.
 const OPEN_MAX = 256;
 // Time left to a request after the calls that were open when it began have ended.
 const LEFT_MS_MAX = 30_000;
@@ -55,8 +55,8 @@ function turn(signal) {
   });
 }
 
-// Abandoned answers are garbage collected eventually; when their number matters, collection is
-// forced, but not for every request of a module that keeps its answers.
+// Abandoned responses are garbage collected eventually; when their number matters, collection is
+// forced, but not for every request of a module that keeps its responses.
 function collect() {
   if (collecting !== null || performance.now() - inVain < VAIN_MS_MIN) return collecting;
   op_xs_collect();
@@ -87,7 +87,8 @@ function placed(error, called) {
   return error;
 }
 
-// Bodies of answers whose requests end with calls, with what to forget once a body is collected.
+// The bodies of responses whose requests end with calls, each with a function that forgets the
+// request once the body is collected.
 const bodies = new FinalizationRegistry((forget) => forget());
 
 function cut(request) {
@@ -96,8 +97,8 @@ function cut(request) {
   request.abort(reason);
 }
 
-// A request ends with the last of the calls that were open when it was made: others may wait for it, too.
-// It ends at once when the call that made it was cut off; otherwise it has some time left.
+// A request ends with the last of the calls that were open when it was made, since others may wait
+// for it, too: at once if the call that made it was cut off, otherwise after a time limit.
 function untilCallsEnd(request) {
   let timer = null;
   const forget = whenCallsEnd((wasCut) => {
@@ -114,10 +115,10 @@ function untilCallsEnd(request) {
 // The key under which a body holds the signal that ends it.
 const ENDS = Symbol("ends");
 
-// Ends an answer's body when a signal fires; returns the body, if there is one still to come.
-// deno_fetch's own means for that is referenced by nothing once there is an answer, and is garbage
+// Ends a response's body when a signal fires; returns the body if more of it is to come.
+// deno_fetch's own means for that is no longer referenced once there is a response, and is garbage
 // collected. This signal lives as long as the body, which lives as long as something holds it or
-// its reader, or waits for a read: the answer itself need not be kept.
+// its reader, or waits for a read: the response itself need not be kept.
 function endWith(signal, answer) {
   const body = toInnerResponse(answer).body?.streamOrStatic;
   const backing = body instanceof ReadableStream ? getReadableStreamResourceBacking(body) : null;

@@ -1,18 +1,18 @@
-// What the engine says about languages and time zones, held to what is right. It has no data of
-// locales: `Intl` is a stand-in with answers made up, and what takes a locale or options ignores them.
+// Corrects what the engine says about languages and time zones. It has no locale data: its `Intl`
+// is a stub with made-up results, and methods that take a locale or options ignore them.
 (function () {
 const { defineProperty, getPrototypeOf } = Object;
 const { apply } = Reflect;
 
 const KINDS = ["Duration", "Instant", "PlainDate", "PlainDateTime", "PlainMonthDay", "PlainTime", "PlainYearMonth", "ZonedDateTime"];
-// Of Temporal.Now: what takes a zone.
+// The methods of Temporal.Now that take a zone.
 const ZONED = ["plainDateISO", "plainDateTimeISO", "plainTimeISO", "zonedDateTimeISO"];
 
 const replace = (object, name, value) => {
   defineProperty(object, name, { value, configurable: true, enumerable: false, writable: true });
 };
 
-// Makes a method refuse a locale and options, which are its arguments behind the first `own`.
+// Makes a method refuse a locale and options: any arguments after the first `own`.
 function plain(prototype, name, own = 0, method = prototype[name]) {
   replace(prototype, name, {
     [name](...args) {
@@ -25,7 +25,7 @@ function plain(prototype, name, own = 0, method = prototype[name]) {
   }[name]);
 }
 
-// The zone of the server as its distance from UTC at present, which is what the engine knows of it.
+// The server's zone as its current offset from UTC, which is all that the engine knows of it.
 function zoneHere() {
   const minutes = -new Date().getTimezoneOffset();
   if (minutes === 0) return "UTC";
@@ -33,7 +33,8 @@ function zoneHere() {
   return `${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
 }
 
-// What Temporal asks for the rules of zones counts the years before the first as one less than it takes.
+// The function that Temporal asks for time zone rules returns a year that is one too high for years
+// BC.
 function mendRules(globalThis) {
   const rules = globalThis.__v8xTemporalTimeZone;
   replace(globalThis, "__v8xTemporalTimeZone", (ms, zone) => {
@@ -43,7 +44,7 @@ function mendRules(globalThis) {
   });
 }
 
-// While Intl is still there.
+// Must run while Intl still exists.
 function install(globalThis) {
   const { Temporal } = globalThis;
   mendRules(globalThis);
@@ -56,7 +57,7 @@ function install(globalThis) {
     plain(prototype, "toLocaleString", 0, prototype.toString);
   }
   const now = Temporal.Now;
-  // The first zone that is named is the last time that Temporal looks for Intl.
+  // Temporal looks for Intl for the last time when the first zone is named.
   now.zonedDateTimeISO("Etc/UTC");
   replace(now, "timeZoneId", () => zoneHere());
   for (const name of ZONED) {

@@ -64,7 +64,7 @@ const heed = () => {
 // Scripts without events.
 const QUIET = ["00_url", "01_dom_exception", "01_urlpattern", "timers", "05_base64", "08_text_encoding"];
 
-// The clock of `performance` begins with the module, and has to be told so.
+// The time origin of `performance` is the start of the module, and must be set explicitly.
 let isTimed = false;
 const time = () => {
   if (!isTimed) load(PERFORMANCE).setTimeOrigin();
@@ -101,8 +101,8 @@ const console = {};
 for (const method of METHODS) console[method] = (...args) => printing()[method](...args);
 defineProperty(globalThis, "console", { value: console, configurable: true, enumerable: false, writable: true });
 
-// What ops throw that the language has no class for. Of what is not named here nobody would catch more
-// than `undefined`.
+// The errors that ops throw for which the language has no class. One that is not listed here would
+// be caught as `undefined`.
 const DOM = ["IndexSizeError", "InvalidCharacterError", "InvalidStateError", "NotSupportedError", "OperationError", "SyntaxError"];
 const SYSTEM = [
   "AddrInUse", "AddrNotAvailable", "AlreadyExists", "BrokenPipe", "Busy", "ConnectionAborted", "ConnectionRefused",

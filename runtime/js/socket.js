@@ -14,8 +14,8 @@ const { whenCallsEnd } = core.loadExtScript("ext:xs_runtime/context.js");
 const { setTimeout, clearTimeout } = core.loadExtScript("ext:deno_web/02_timers.js");
 
 const TEXT = 0, BINARY = 1;
-// Time for each message that is still to be sent before a close: a peer that takes none of them must
-// not keep the socket open.
+// Time limit for each message that is still to be sent before a close: a peer that accepts none of
+// them must not keep the socket open.
 const SEND_MS_MAX = 10_000;
 const CLEAN = new Set([1000, 1001, 1005]);
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -39,7 +39,7 @@ async function send(id, data) {
   return await op_xs_socket_bytes(id, viewBytes(data));
 }
 
-// A message as it is now: whoever sends it may go on to change the bytes.
+// A copy of a message: the sender may change its bytes afterwards.
 function taken(data) {
   if (typeof data === "string" || data instanceof Blob) return data;
   if (ArrayBuffer.isView(data)) return viewBytes(data).slice();
@@ -70,7 +70,7 @@ class WebSocket extends EventTarget {
   #binaryType = "blob";
   #buffered = 0;
   #sending = Promise.resolve();
-  // The number of messages that were sent, and the timer of those that precede a close.
+  // The number of messages sent, and the timer for those that precede a close.
   #sent = 0;
   #late = null;
   #closing = null;
@@ -175,7 +175,7 @@ class WebSocket extends EventTarget {
         this.#sent++;
       });
   }
-  // Drops the socket when none of what is to be sent before its close gets through in time.
+  // Drops the socket if no message that precedes its close is sent in time.
   #press() {
     const sent = this.#sent;
     this.#late = setTimeout(() => (sent === this.#sent ? this.#drop() : this.#press()), SEND_MS_MAX);
@@ -206,8 +206,8 @@ function iteratorOf(source) {
   return open.call(source);
 }
 
-// The messages one by one; sends what `send` yields, whose end does not close the socket. Ends on a
-// clean close and throws on any other. `held` is what whoever leaves the loop has to close.
+// The messages one by one. Sends what `send` yields, whose end does not close the socket. Ends on a
+// clean close and throws on any other. `held` tells the code that leaves the loop what to close.
 async function* received(scope, url, options, held) {
   const protocols = protocolsOf(options.protocols ?? []);
   const { socket: id } = await open(url, options.headers, protocols);
@@ -250,8 +250,8 @@ async function* received(scope, url, options, held) {
   }
 }
 
-// As above; whoever leaves closes the socket, even while a next() is pending: what a generator has to
-// do at its end would wait for that.
+// Like received(), but leaving the loop closes the socket even while a next() is pending: the
+// finally block of the generator would run only after that.
 function messages(scope, url, options = {}) {
   const held = { id: null, left: false };
   const source = received(scope, url, options, held);

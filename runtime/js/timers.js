@@ -5,7 +5,7 @@ const plain = core.loadExtScript("ext:deno_web/02_timers.js");
 const { whenCallsLeave } = core.loadExtScript("ext:xs_runtime/context.js");
 const { setTimeout: later, setInterval: often, clearTimeout: clear } = plain;
 
-// How to forget a timer set by a call, by its id.
+// The functions that forget the callbacks of timers set by calls, by the timer's id.
 const kept = new Map();
 
 function forget(id) {
@@ -13,9 +13,9 @@ function forget(id) {
   kept.delete(id);
 }
 
-// The timer ends once no code of the currently open calls runs any more, if the one that set it was cut
-// off: code that waits for it then reaches its finally blocks. A timer left behind by a call that ends by
-// itself keeps running.
+// The timer ends once no code of the currently open calls runs any more, if the call that set it
+// was cut off: code that waits for it then reaches its finally blocks. A timer left behind by a
+// call that ends normally keeps running.
 function keep(id) {
   const forgotten = whenCallsLeave((wasCut) => {
     kept.delete(id);

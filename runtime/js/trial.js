@@ -6,9 +6,10 @@ const { op_xs_ask, op_xs_trial_now } = core.ops;
 const { setTimeout: soon, clearTimeout: notSoon } = core.loadExtScript("ext:deno_web/02_timers.js");
 const { parse, stringify } = JSON;
 const NO_BODY = new Set([101, 204, 205, 304]);
-// How long the clock stands still for an answer: a test may mean to give none.
+// How long the clock stands still for an answer: a test may never give one.
 const ANSWER_MS_MAX = 1_000;
-// What answers from outside of the module and has an end, so that time stands still meanwhile.
+// The ops whose answers come from outside the module and are sure to come, so that the clock stands
+// still meanwhile.
 const ANSWERING = [
   "op_xs_fs_text", "op_xs_fs_bytes", "op_xs_fs_list", "op_xs_fs_stat", "op_xs_append", "op_xs_append_bytes",
   "op_xs_append_stored", "op_xs_append_if", "op_xs_remove", "op_xs_get", "op_xs_last", "op_xs_last_per_topic",
@@ -16,10 +17,10 @@ const ANSWERING = [
   "op_xs_upload_write", "op_xs_upload_end", "op_xs_drained",
 ];
 
-// How many answers are under way, and what to do when there are none.
+// The number of pending answers, and the callback for when there are none.
 let answering = 0, resume = () => {};
 
-// Has the clock wait for an answer.
+// Stops the clock until there is an answer.
 function held(answer) {
   let timer = null;
   const end = () => {
@@ -34,7 +35,7 @@ function held(answer) {
   return answer;
 }
 
-// Before the scripts that use these ops are loaded.
+// Must run before the scripts that use these ops are loaded.
 function prepare() {
   for (const name of ANSWERING) {
     const op = core.ops[name];
@@ -66,8 +67,8 @@ function unlessAborted(answer, signal) {
   });
 }
 
-// Timers fire in order, one after the other, at the time they were set for, and none while an answer
-// is under way.
+// Timers fire in order, one after another, at the time they were set for, and none while an answer
+// is pending.
 function timersOf(start) {
   const timers = new Map();
   let now = start, next = 1, pumping = false;
@@ -122,7 +123,7 @@ function clock(globalThis, start) {
   own(performance, "timeOrigin", start);
   const { AbortSignal, setTimeout } = globalThis, { timeout } = AbortSignal;
   own(AbortSignal, "timeout", (ms) => {
-    // Refuses what is no time, and is garbage from then on.
+    // Throws for an invalid time; the signal itself is not used.
     timeout.call(AbortSignal, ms);
     const giving = new AbortController();
     const over = () => giving.abort(new DOMException("The operation was aborted due to timeout", "TimeoutError"));

@@ -69,7 +69,8 @@ function checkContent(content, where, keys = FRAME_KEYS) {
   }
 }
 
-// Why a key is refused, up to where it may belong. What is for generators and commands is no slip.
+// Why a key is refused, up to where it may belong. A key for generators and commands is not treated
+// as a typo.
 function notTaken(key, where) {
   if (!APPEND_KEYS.has(key)) return `${where} does not know "${key}"; put it into meta`;
   const why = where === "frame()"
@@ -142,8 +143,8 @@ function jsonText(value, where) {
   return text;
 }
 
-// Options as JSON, in which nothing may be a function: JSON would leave it out, and it would be without
-// effect and a word. `root` is how the author would write the options themselves.
+// Options as JSON. Refuses functions, which JSON would omit, so that the option would silently have
+// no effect. `root` is how the author would write the options themselves.
 function optionsText(options, where = "", root = "") {
   const paths = new Map();
   return stringify(options, function (key, value) {

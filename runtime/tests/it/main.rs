@@ -1,6 +1,6 @@
-//! Tests of the runtime against its public face, in one binary.
+//! Tests of the runtime through its public API, in one binary.
 
-// Spelled out for clippy, which takes helpers for tests only below this attribute.
+// Spelled out for clippy, which allows test helpers only below this attribute.
 #[cfg(test)]
 mod host;
 #[cfg(test)]

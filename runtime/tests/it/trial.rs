@@ -1,4 +1,4 @@
-//! `xs test`: what a test sees of the modules it tries.
+//! `xs test`: how a test sees the modules it runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ async fn tested(files: &[(&str, &str)]) -> TestFile {
     run_file(dir.path(), files[0].0, &BTreeMap::new(), &nobody()).await
 }
 
-/// What went wrong in each test, empty when nothing did.
+/// The error of each test, empty if it passed.
 fn errors(tested: &TestFile) -> Vec<String> {
     let errors = tested.tests.iter();
     errors.map(|test| test.error.as_ref().map_or_else(String::new, ToString::to_string)).collect()
@@ -74,7 +74,7 @@ test("third", () => assert(false, "never"));
     assert!(errors(&tested)[1].is_empty() && errors(&tested)[2].contains("never"));
 }
 
-/// What lies behind accessors counts too.
+/// Contents behind accessors are compared too.
 #[tokio::test]
 async fn values_are_equal_when_all_that_is_in_them_is() {
     let tested = tested(&[
@@ -141,7 +141,7 @@ test("what differs", () => assertEquals(new Map([["a", 1n]]), new Map([["a", 2n]
     assert!(errors[2].contains(r#"got [["a","1n"]], expected [["a","2n"]]"#), "{errors:?}");
 }
 
-/// Beside the directory of the modules, as the log of a program that runs there is.
+/// A file next to the directory of the modules, such as the log of a program that runs there.
 #[tokio::test]
 async fn files_are_made_up_by_relative_paths_too() {
     let tested = tested(&[
@@ -245,7 +245,7 @@ async fn what_cannot_be_run_says_so() {
     assert!(endless.error.is_none(), "{endless:?}");
 }
 
-/// However far apart the times are.
+/// However far apart the times are, no time is spent waiting.
 #[tokio::test]
 async fn a_daily_task_takes_no_days() {
     let tested = tested(&[
@@ -274,7 +274,7 @@ export default generator({ async *run(ctx) {
     assert_eq!(errors(&tested), [""], "{tested:?}");
 }
 
-/// However much it has made, and come to, before it is told that this is enough.
+/// However much the generator has yielded, and even if it has failed, before it is told to stop.
 #[tokio::test]
 async fn no_more_is_taken_of_a_generator_than_is_wanted() {
     let tested = tested(&[
@@ -307,7 +307,7 @@ export default generator({ async *run() {
     assert!(errors(&tested).iter().all(String::is_empty), "{tested:?}");
 }
 
-/// What a module asks of its store, its network and its clock.
+/// Requests of a module to its store, its network and its clock.
 const ASKS: &str = r#"import { command } from "xs";
 const name = (error: any) => error.name;
 const cases: Record<string, (ctx: any) => Promise<unknown>> = {
@@ -379,7 +379,8 @@ async fn a_trial_answers_as_a_server_does() {
     assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
-/// The timer of a request that is answered came first, as there was nothing else to wait for.
+/// Regression test: the timer of a request that was answered late fired first, as nothing else was
+/// pending.
 const CLOCK: &str = r#"import { command, generator } from "xs";
 const ask = async (ms: number, signal?: AbortSignal) => {
   const gone = new AbortController();
@@ -460,7 +461,7 @@ async fn all_times_of_a_trial_are_of_one_clock() {
     assert_eq!(errors(&tested), [""; 6], "{tested:?}");
 }
 
-/// A test that passed told nothing of what the server would refuse.
+/// Regression test: a passing test did not show what the server would refuse.
 #[tokio::test]
 async fn a_request_needs_the_permission_that_it_needs_on_a_server() {
     let test = r#"import { assertEquals, test, trial } from "xs/test";

@@ -1,5 +1,6 @@
-//! The shipped types, checked by the TypeScript compiler in strict mode: the examples, the modules
-//! of the documentation and what the tests of modules use are accepted, deliberate mistakes are not.
+//! The shipped types, checked by the TypeScript compiler in strict mode: it must accept the
+//! examples, the modules of the documentation and what the tests of modules use, and refuse
+//! deliberate mistakes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ const BAD: [&str; 23] = [
     "new Retry('x', { after: 'soon' });",
 ];
 
-/// The compiler, when it is there: a path in `XS_TSC`, or the one that scripts/setup installs.
+/// The compiler, if there is one: a path in `XS_TSC`, or the one that scripts/setup installs.
 fn compiler() -> Option<PathBuf> {
     let named = std::env::var_os("XS_TSC").map(PathBuf::from);
     // This binary is in release/deps of the same directory.
@@ -84,7 +85,7 @@ fn compiler() -> Option<PathBuf> {
     named.into_iter().chain([own]).find(|tsc| tsc.is_file())
 }
 
-/// Checks the files of a directory; what the compiler says.
+/// Checks the files of a directory; returns the compiler's output.
 fn check(tsc: &Path, dir: &Path) -> String {
     editor::keep_current(dir).unwrap();
     let run = Command::new(tsc).args(["-p", "."]).current_dir(dir).output().unwrap();
@@ -93,8 +94,8 @@ fn check(tsc: &Path, dir: &Path) -> String {
     said
 }
 
-/// Says that a check cannot run here; not through the macros, whose output of a test that passes
-/// nobody sees.
+/// Reports that a check cannot run here. Not through the print macros, whose output is captured
+/// when a test passes.
 fn skip(what: &str) {
     let text = format!("skipped: {what}: no tsc (scripts/setup installs it where npm is)\n");
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).unwrap();
@@ -143,7 +144,8 @@ fn the_examples_are_well_typed() {
     assert_eq!(check(&tsc, dir.path()), "");
 }
 
-/// The modules of a page: blocks that name their file, and indented ones that begin with an import.
+/// The modules of a page: code blocks that name their file, and indented ones that begin with an
+/// import.
 fn modules_of(page: &str) -> Vec<String> {
     let mut modules = Vec::new();
     let mut rest = page.lines();
@@ -173,7 +175,7 @@ fn the_modules_of_the_documentation_are_well_typed() {
         assert!(modules.len() >= least, "{name}: {modules:?}");
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("lib")).unwrap();
-        // One shows what becomes of a mistake, and is no TypeScript at all.
+        // One shows the result of a mistake, and is not valid TypeScript.
         let (wrong, right): (Vec<_>, Vec<_>) =
             modules.iter().partition(|source| source.ends_with("{ return } "));
         assert_eq!(wrong.len(), broken, "{name}");

@@ -24,14 +24,15 @@ export default { async *run(call, ctx) {
 } };
 "#;
 
-/// The topics of what answers a call.
+/// The topics of the frames that answer a call.
 fn answers(world: &World, call: FrameId) -> Vec<String> {
     let answers = |frame: &Frame| frame.origin().is_some_and(|origin| origin.input == Some(call));
     let frames = world.store.frames().into_iter().filter(answers);
     frames.map(|frame| frame.topic().to_owned()).collect()
 }
 
-/// Lets a call end that waits for it: said until it is heard, as the read may begin after the first.
+/// Ends a call that waits. Repeats the signal until the call has ended, because its read may begin
+/// after the first one.
 async fn go(world: &World, id: usize, ended: usize) {
     let is_heard = || {
         let is_so = world.topic("wait.complete").len() >= ended;
@@ -84,7 +85,7 @@ async fn a_failing_call_harms_no_other() {
     host.stop().await;
 }
 
-/// What fails is one isolate: a call on another one, of the version before, ends as ever.
+/// Only one isolate fails: a call on another one, of the previous version, ends normally.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_on_the_version_before_end_while_the_new_one_starts_again() {
     let world = World::new(&[("commands/wait.js", WAIT)]);
@@ -99,14 +100,14 @@ async fn calls_on_the_version_before_end_while_the_new_one_starts_again() {
     let bad = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
     let error = world.wait("wait.error", 1).await;
     assert!(meta(&error[0])["message"].as_str().unwrap().contains("boom"), "{:?}", meta(&error[0]));
-    // A call that comes before the isolate has ended may end with it.
+    // A call that arrives before the isolate has ended may fail with it.
     world.wait("xs.command.wait.log", 1).await;
     let next = world.append("wait.call", json!({ "args": { "id": 0 } }), "");
     world.wait("wait.complete", 1).await;
     assert_eq!(answers(&world, next), ["wait.complete"], "on a fresh isolate");
     let bad_too = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
     world.wait("wait.error", 2).await;
-    // At once, and so within the wait before the next start.
+    // At once, while the new version waits for its next start.
     go(&world, 1, 2).await;
     assert_eq!(answers(&world, old), ["wait.recv", "wait.recv", "wait.complete"]);
     assert_eq!([bad, bad_too].map(|call| answers(&world, call).len()), [1, 1]);
@@ -125,7 +126,7 @@ async fn calls_overlap_and_can_be_cancelled() {
     let error = world.wait("wait.error", 1).await;
     assert_eq!(meta(&error[0])["code"], "cancelled");
     for id in [2, 1] {
-        // The read may begin after the first of these: it is said until it is heard.
+        // The read may begin after the first signal, so it is repeated.
         go(&world, id, 3 - id).await;
     }
     let ended = [2, 1].map(|id: usize| calls[id].to_string());
@@ -134,7 +135,7 @@ async fn calls_overlap_and_can_be_cancelled() {
     host.stop().await;
 }
 
-/// A queue that is full reads no more of the log, where the cancels are.
+/// While the queue is full, no more of the log is read, and the cancels are there.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
     const CALLS: usize = 2_500;
@@ -146,7 +147,7 @@ async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
     world.wait("xs.command.wait.active", 1).await;
     let begun = world.append("wait.call", json!({ "args": { "id": 0 } }), "");
     world.wait("wait.recv", 1).await;
-    // So long that they do not all come at a time.
+    // Long enough that the calls do not all arrive at once.
     let pad = "x".repeat(4_000);
     let call = |id| world.append("wait.call", json!({ "args": { "id": id }, "pad": pad }), "");
     let waiting: Vec<FrameId> = (1..=CALLS).map(call).collect();
@@ -166,7 +167,7 @@ async fn calls_can_be_cancelled_while_more_wait_than_are_queued() {
     host.stop().await;
 }
 
-/// They were kept for ever, whatever the operator wanted.
+/// Regression test: they were kept forever, whatever the operator had set.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ends_of_calls_are_kept_as_long_as_the_operator_says() {
     let world = World::new(&[("commands/report.ts", REPORT)]);
@@ -199,7 +200,7 @@ async fn a_call_that_ended_while_the_disk_is_full_completes_once_there_is_room()
     world.wait("xs.command.once.active", 1).await;
     world.store.fill(Some("once.complete"));
     let calls = [(), ()].map(|()| world.append("once.call", json!({ "args": {} }), ""));
-    // It is asked for once a second.
+    // The store is asked once a second.
     world.until("the store has refused it for longer", || world.store.refusals() >= 3).await;
     world.store.fill(None);
     world.wait("once.complete", 2).await;
@@ -212,7 +213,7 @@ async fn a_call_that_ended_while_the_disk_is_full_completes_once_there_is_room()
     host.stop().await;
 }
 
-/// Each isolate leaves memory behind that only the end of the process gives back.
+/// Each isolate leaves memory behind that only the end of the process frees.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {
     let world = World::new(&[("commands/wait.js", WAIT), ("handlers/h.js", "")]);
@@ -225,7 +226,7 @@ async fn a_host_that_made_many_isolates_lets_calls_end_and_makes_room() {
         world.wait("xs.handler.h.active", n + 1).await;
     }
     let later = world.append("wait.call", json!({ "args": { "id": 1 } }), "");
-    // The first call ends as if nothing was; the second one waits for the next Host.
+    // The first call ends normally; the second waits for the next Host.
     go(&world, 1, 1).await;
     assert!(matches!(host.ended().await, HostEnd::Worn));
     assert_eq!(answers(&world, begun), ["wait.recv", "wait.recv", "wait.complete"]);
@@ -260,7 +261,7 @@ async fn calls_outlive_their_host() {
     assert_eq!(answers(&world, late), ["report.error"]);
 }
 
-/// The last commit of a Host may be stored when the next one has read the place already.
+/// The last commit of a Host may be stored after the next Host has read the place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_end_was_stored_late_is_not_answered_again() {
     let world = World::new(&[("commands/report.ts", REPORT)]);
@@ -279,7 +280,7 @@ async fn a_call_whose_end_was_stored_late_is_not_answered_again() {
     host.stop().await;
 }
 
-/// Where an operator sets its cursor, a command goes on from there; what runs ends as ever.
+/// When an operator sets its cursor, a command continues from there; running calls end normally.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_word_about_its_place_counts() {
     let world = World::new(&[("commands/report.ts", REPORT), ("commands/wait.js", WAIT)]);
@@ -339,7 +340,7 @@ async fn a_call_that_a_crash_cut_off_is_run_again_where_that_is_wanted() {
     let host = world.host().await;
     answered(call, &["wait.recv"; 3]).await;
     host.cut().await;
-    // Three times are enough: it may be what brings its process down.
+    // Three times are enough: the call may be what crashes its process.
     let host = world.host().await;
     answered(call, &["wait.recv", "wait.recv", "wait.recv", "wait.error"]).await;
     assert_eq!(of(call)["code"], "interrupted");
@@ -347,7 +348,7 @@ async fn a_call_that_a_crash_cut_off_is_run_again_where_that_is_wanted() {
     assert_eq!(answers(&world, late), ["wait.recv", "wait.error"]);
 }
 
-/// A call that has begun before its deadline, which is as near as the machine lets it be.
+/// A call that has begun before its deadline, with a deadline as short as the machine allows.
 async fn begun_in_time(world: &World) -> (FrameId, u64) {
     let mut ms = 2_000;
     loop {
@@ -362,7 +363,7 @@ async fn begun_in_time(world: &World) -> (FrameId, u64) {
     }
 }
 
-/// More often than a call may be begun again after crashes: a stop is nothing a call has done.
+/// More often than a call may be rerun after crashes: a stop is not the fault of the call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_a_stop_cut_off_is_run_again_where_that_is_wanted() {
     let again = WAIT.replace("export default {", "export default { onCrash: 'retry',");
@@ -386,7 +387,7 @@ async fn a_call_that_a_stop_cut_off_is_run_again_where_that_is_wanted() {
     go(&world, 1, 1).await;
     let ended = answers(&world, call);
     assert_eq!(ended.iter().filter(|topic| *topic != "wait.recv").count(), 1, "{ended:?}");
-    // Who stops the command itself does not want its calls to go on.
+    // An operator who stops the command itself does not want its calls to continue.
     let stopped = world.append("wait.call", json!({ "args": { "id": 2 } }), "");
     let has_begun = || answers(&world, stopped).iter().any(|topic| topic == "wait.recv");
     world.until("the call has begun", has_begun).await;
@@ -420,7 +421,8 @@ fn wall_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap()
 }
 
-/// One ending behind all that was handed over, for the call that loops and the one beside it.
+/// Each call ends once, after all the output that was handed over: the one that loops and the
+/// concurrent one.
 #[tokio::test(flavor = "multi_thread")]
 async fn results_before_an_endless_loop_come_before_the_error() {
     let source = r#"
@@ -445,7 +447,8 @@ export default { args: { loop: "boolean" }, async *run(call, ctx) {
     host.stop().await;
 }
 
-/// It is not taken by the one that ends, which has its own end in the log, and runs behind it.
+/// The command that ends does not take over the new version: its own end is logged, and then the
+/// new version starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_comes_while_its_command_ends_follows_it() {
     let lingers = r#"
@@ -460,11 +463,12 @@ export default { async run(call, ctx) {
     let first = world.wait("xs.command.c.active", 1).await.remove(0);
     world.append("c.call", json!({}), "");
     world.wait("begun", 1).await;
-    // A call whose time is over is answered at once: that the store refuses this ends the command.
+    // A call past its deadline is answered at once; the command ends because the store refuses the
+    // answer.
     world.store.deny("c.error");
     world.append("c.call", json!({ "deadline": 1 }), "");
     world.until("the answer is refused", || world.store.denials() > 0).await;
-    // Before there is a second version, which would end of it too.
+    // Before there is a second version, which would end as well.
     world.store.deny(None);
     world.save("commands/c.js", "export default { run: () => ({ v: 2 }) };");
     let second = world.wait("xs.command.c.create", 2).await.remove(1);
@@ -495,7 +499,7 @@ export default { async *run(call, ctx) {
 } };
 "#;
 
-/// It was killed as soon as its calls were answered.
+/// Regression test: it was killed as soon as its calls were answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
     for (is_swapped, is_cancelled) in [(false, false), (true, false), (true, true)] {
@@ -526,7 +530,7 @@ async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
     }
 }
 
-/// What it slept in never came back.
+/// Regression test: its sleep never returned.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_cut_off_while_it_sleeps_comes_to_its_finally() {
     for work in [

@@ -1,4 +1,4 @@
-//! What a failure may cost: of an input, of the store, of code that belongs to no input.
+//! What a failure may cost: a failure of an input, of the store, of code that belongs to no input.
 
 use serde_json::json;
 use xs_engine::{Frame, FrameId, Meta, NewFrame, Topic, Ttl};
@@ -15,7 +15,7 @@ fn inputs(world: &World, count: u64) -> Vec<FrameId> {
     (0..count).map(|n| world.append("in", json!({ "n": n }), "")).collect()
 }
 
-/// Each input of the group cost an isolate, and a second of a processor.
+/// Regression test: each input of the group cost an isolate, and a second of CPU time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_group_costs_one_more_isolate() {
     let source = r#"
@@ -26,7 +26,7 @@ export default { topics: "in", start: "first", onError: "park", run(frame) {
 "#;
     let world = World::new(&[("handlers/h.js", source)]);
     let inputs = inputs(&world, 8);
-    // One for the inputs one by one, and one for those behind the input that is parked.
+    // One for the inputs one by one, and one for those after the parked input.
     let host = world.host_that_spends(2).await;
     let made = world.wait("h.out", 7).await;
     assert!(matches!(host.stop().await, HostEnd::Stopped), "it made more isolates");
@@ -44,7 +44,7 @@ export default { topics: "in", start: "first", state: 0, onError: POLICY, run(fr
 } };
 "#;
 
-/// It ended the handler, whatever `onError` said, and did so again after each start.
+/// Regression test: it ended the handler, whatever `onError` said, and again after each start.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_store_refuses_is_the_failure_of_one_input() {
     let records = [
@@ -81,14 +81,15 @@ async fn a_handler_that_ends_of_a_refusal_names_the_input() {
     assert_eq!(numbers(&world.topic("h.out")), [0, 1]);
 }
 
-/// It is gone when inputs are handled again one by one, so that no policy ever saw it.
+/// An ephemeral input no longer exists when inputs are handled again one by one. Regression test:
+/// so no policy was ever applied to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn so_is_what_comes_of_an_input_that_is_not_stored() {
     let world = World::new(&[("handlers/h.js", &REFUSED.replace("POLICY", "undefined"))]);
     world.store.deny("secret");
     let host = world.host().await;
     world.wait("xs.handler.h.active", 1).await;
-    // The first refusal tells that there are such inputs, the next one is that of its input.
+    // The first refusal shows that there are such inputs, the next one is that of its input.
     let publish = || {
         let mut brief = NewFrame::new(Topic::parse("in").unwrap());
         (brief.meta, brief.ttl) = (Meta::parse(r#"{"n":2}"#).unwrap(), Ttl::Ephemeral);
@@ -104,11 +105,11 @@ async fn so_is_what_comes_of_an_input_that_is_not_stored() {
     assert!(meta(&world.topic("xs.handler.h.fin.error")[0])["frame"].is_string());
 }
 
-/// 25 isolates in a second, and the end of the Host after ten.
+/// Regression test: 25 isolates were made in a second, and the Host ended after ten.
 #[tokio::test(flavor = "multi_thread")]
 async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
     let tick = "pulse: 10, tick() { throw new Error('no'); }";
-    // What is thrown before it runs is a failure to start.
+    // An error thrown before that would be a failure to start.
     let interval = "let runs = false; setInterval(() => { if (runs) throw new Error('no'); }, 10);";
     for (top, own) in [("", tick), (interval, "pulse: 10, tick() { runs = true; }")] {
         let source =
@@ -116,7 +117,7 @@ async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
         let world = World::new(&[("handlers/h.js", &source)]);
         let host = world.host().await;
         let said = world.wait("xs.handler.h.log", 3).await;
-        // While it waits it can be stopped.
+        // It can be stopped while it waits.
         assert!(matches!(host.stop().await, HostEnd::Stopped));
         let ms = |frame: &Frame| frame.id().time_ms();
         let took = ms(&said[2]) - ms(&said[0]);
@@ -124,15 +125,15 @@ async fn isolates_that_fail_by_themselves_are_replaced_ever_more_slowly() {
     }
 }
 
-/// The first isolate of each name was not counted, and so the memory of those that were gone was
-/// never given back.
+/// Regression test: the first isolate of each name was not counted, so the memory of removed names
+/// was never freed.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_come_and_go_wear_a_host_out_too() {
     let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
     let world = World::new(&[("handlers/stays.js", handler)]);
     let host = world.host_that_spends(3).await;
     world.wait("xs.handler.stays.active", 1).await;
-    // Up to three isolates are spent on names that are gone; the fifth is one too many.
+    // Up to three isolates are spent on removed names; the next one is too many.
     for n in 0..4 {
         let (file, topic) = (format!("handlers/h{n}.js"), format!("xs.handler.h{n}"));
         world.save(&file, handler);
@@ -146,8 +147,8 @@ async fn names_that_come_and_go_wear_a_host_out_too() {
     host.stop().await;
 }
 
-/// The handler was made anew each time, until its Host was worn; a save was called invalid; and the
-/// command took the Host with it.
+/// Regression test: the handler was recreated each time, until its Host was worn; a saved file was
+/// called invalid; and the command ended the Host.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_busy_is_asked_again() {
     let handler = "export default { topics: 'in', run: () => ({ n: 1 }) };";
@@ -170,7 +171,8 @@ async fn a_store_that_is_busy_is_asked_again() {
     assert!(!world.store.frames().iter().any(invalid));
 }
 
-/// The wait wrapped around to one that was over: the frame was tried again at once, for ever.
+/// Regression test: the wait wrapped around into the past, so the frame was retried at once,
+/// forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_the_end_of_time_waits() {
     let source = r#"
@@ -188,7 +190,7 @@ export default handler({ topics: "in", start: "first", pulse: 1e300, tick() {}, 
     assert!((365..=366).contains(&(days / 86_400_000)), "{days} ms");
 }
 
-/// A module that holds all the streams it may have leaves the others theirs.
+/// A module that holds as many streams as it may have leaves the others theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_with_many_streams_starves_no_other() {
     let hog = r#"
@@ -224,7 +226,7 @@ export default { async *run(ctx) {
     assert!(matches!(host.stop().await, HostEnd::Stopped));
 }
 
-/// More blobs at once than a connection has streams: they wait for each other.
+/// More concurrent blobs than a connection has streams: they wait for each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_that_are_asked_for_together_take_turns() {
     let source = r#"
@@ -244,7 +246,7 @@ export default { topics: "in", start: "first", async run(frame, ctx) {
 
 const COUNTS: &str = "export default { topics: 'in', start: 'first', run: () => ({ n: 1 }) };";
 
-/// It ended the Host, and no module ran until there was room.
+/// Regression test: it ended the Host, and no module ran until there was room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_the_store_has_no_room_for_is_taken_later() {
     let world = World::new(&[("handlers/a.js", COUNTS)]);
@@ -269,7 +271,7 @@ async fn a_change_that_the_store_has_no_room_for_is_taken_later() {
     assert!(matches!(host.stop().await, HostEnd::Stopped));
 }
 
-/// A Host that could say nothing of what it found did not start.
+/// Regression test: a Host that could not report what it found did not start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_starts_although_the_store_has_no_room() {
     let world = World::new(&[("handlers/a.js", COUNTS), ("handlers/bad.js", COUNTS)]);
@@ -286,12 +288,12 @@ async fn a_host_starts_although_the_store_has_no_room() {
     world.store.fill(None);
     let fin = world.wait("xs.handler.bad.fin.error", 1).await;
     assert_eq!(meta(&fin[0])["create"], crashed);
-    // What crashed the Host before this one was not started meanwhile.
+    // The version that crashed the previous Host was not started meanwhile.
     assert_eq!(world.topic("xs.handler.bad.active").len(), 1);
     assert!(matches!(host.stop().await, HostEnd::Stopped));
 }
 
-/// It failed of its timeout, although it waited for nothing but the store.
+/// Regression test: it failed with a timeout, although it waited only for the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_has_its_time_however_long_what_came_before_it_finds_no_room() {
     let source = r#"

@@ -1,4 +1,4 @@
-//! Files in the directory of the modules that are none: they cost the others nothing.
+//! Files in the modules directory that are not modules: they do not affect the others.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,8 +23,8 @@ async fn answers(world: &World) {
     world.wait("good.out", before + 1).await;
 }
 
-/// A pipe stopped the Host for ever, a link put what it led to into the log, and a long file was
-/// stored anew at each save.
+/// Regression test: a pipe stopped the Host forever, the target of a link was written to the log,
+/// and a long file was stored again at each save.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_loader_does_not_read_is_not_read_at_all() {
     let secret = TempDir::new().unwrap();
@@ -33,7 +33,7 @@ async fn what_the_loader_does_not_read_is_not_read_at_all() {
     let world = World::new(&[("handlers/good.js", ECHO)]);
     let host = world.host().await;
     world.wait("xs.handler.good.active", 1).await;
-    // They are there at once: of some of them, or of a part of one, something else would be said.
+    // They appear all at once: for some of them, or a part of one, the message would differ.
     let hidden = world.path("handlers/.odd");
     fs::create_dir(&hidden).unwrap();
     pipe(&hidden.join("pipe.ts"));
@@ -77,7 +77,7 @@ async fn what_is_nested_too_deep_is_invalid() {
     assert!(matches!(host.stop().await, HostEnd::Stopped));
 }
 
-/// What the parser takes is for the engine to judge, on a thread that the version is to blame for.
+/// If the parser accepts a source, the engine decides, on a thread that identifies the version.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_nested_as_deep_as_may_be_crashes_nothing() {
     let world = World::new(&[("handlers/good.js", ECHO)]);

@@ -1,4 +1,4 @@
-//! What a generator promises: each value at once and in order, and another run after every end.
+//! The guarantees of a generator: each value at once and in order, and another run after every end.
 
 use serde_json::json;
 
@@ -58,7 +58,7 @@ export default { async *run(ctx) {
     world.wait("g.recv", 1).await;
     world.append("xs.generator.g.term", json!({}), "");
     world.wait("xs.generator.g.fin.term", 1).await;
-    // A generator that is stopped before its first yield has nothing to show for its first run.
+    // A generator that is stopped before its first yield has no output of its first run.
     world.wait("other.recv", 1).await;
     host.stop().await;
     let host = world.host().await;
@@ -88,7 +88,7 @@ export default generator({ duplex: true, async *run(ctx) {
     for n in 0..4 {
         world.append("g.send", json!({ "n": n }), "hello");
     }
-    // The run ends with the third and goes on with the fourth.
+    // The run ends with the third frame; the next one continues with the fourth.
     world.wait("g.recv", 4).await;
     let kept = || {
         world.store.cursor_now("xs.generator.g:input").map_or(0, |cursor| {
@@ -113,7 +113,7 @@ export default generator({ duplex: true, async *run(ctx) {
     assert_eq!(meta(&world.topic("g.recv")[4])["text"], "while it was down");
 }
 
-/// A version that never came to ask for its input leaves it to the next.
+/// A version that fails before it asks for its input leaves it to the next version.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_to_a_broken_version_waits_for_the_next() {
     let broken = "export default { duplex: true, async *run(ctx) {
@@ -145,7 +145,7 @@ async fn input_needs_to_be_asked_for() {
     host.stop().await;
 }
 
-/// What was handed over was accepted: the loop behind it takes none of it back.
+/// Output that was handed over is accepted: the loop after it does not undo it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_yielded_before_an_endless_loop_is_stored() {
     let source = r#"
@@ -168,7 +168,7 @@ export default { async *run(ctx) {
     host.stop().await;
 }
 
-/// Neither hands the last frame of the chain over, and it does not come again.
+/// The last frame of the chain is not delivered, and not delivered later either.
 #[tokio::test(flavor = "multi_thread")]
 async fn generators_that_send_to_each_other_are_cut() {
     let ring = |to: &str| {

@@ -1,4 +1,4 @@
-//! What a handler promises: state, exactly once inside the store, and errors that undo.
+//! The guarantees of a handler: state, exactly once inside the store, and errors that undo.
 
 use std::time::Instant;
 
@@ -85,7 +85,8 @@ async fn a_throw_undoes_its_call_and_unregisters() {
     assert_eq!(sums(&world), [1, 3]);
     assert_eq!(world.topic("side").len(), 2, "what the failing call appended is undone");
     host.stop().await;
-    // It stays down while its source is unchanged, and goes on with the failing frame when it is.
+    // It stays down while its source is unchanged; once that changes, it continues with the failing
+    // frame.
     let host = world.host().await;
     world.save("handlers/sum.ts", &SUM.replace("throw new TypeError(\"bad input\")", "return"));
     world.wait("sum.out", 3).await;
@@ -112,7 +113,8 @@ async fn skip_and_park_go_on() {
     }
 }
 
-/// Results of many calls cross together; what is wrong with one is still about its own input.
+/// The results of many calls are handed over together; an error in one still concerns only its own
+/// input.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_cannot_be_a_frame_fails_its_own_input() {
     let source = r#"
@@ -193,7 +195,8 @@ async fn own_output_is_not_fed_back_and_rings_are_cut() {
     host.stop().await;
 }
 
-/// What is stopped behind a commit that waits for room is not handled, and comes again.
+/// An input after a commit that waits for room is not handled before the stop, and is delivered
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_that_found_no_room_before_the_stop_is_stored_after_it() {
     let source = "export default { topics: 'in', start: 'first', run: () => ({ n: 1 }) };";
@@ -202,7 +205,7 @@ async fn an_output_that_found_no_room_before_the_stop_is_stored_after_it() {
     world.wait("xs.handler.h.active", 1).await;
     world.store.fill(Some("h.out"));
     let mut frames = vec![NewFrame::new(Topic::parse("in").unwrap()); 2];
-    // The second one is passed over, and nothing is made of it that needs room.
+    // The second one is skipped, and causes nothing that needs room.
     let processor = FrameId::first_of_ms(1);
     frames[1].origin = Some(Origin { processor, input: None, input_offset: None, hops: 32 });
     world.store.put(AppendRequest::frames(frames));
@@ -243,7 +246,7 @@ async fn a_cursor_without_outputs_moves_seldom() {
         }
     };
     tokio::time::timeout(super::support::PATIENCE, moved).await.unwrap();
-    // Once a second: on a slow machine the work takes several.
+    // Once a second: on a slow machine the work takes several seconds.
     let moves = world.store.commits() - before - 200;
     assert!(moves <= 1 + began.elapsed().as_secs(), "{moves} in {:?}", began.elapsed());
     host.stop().await;
@@ -265,7 +268,7 @@ async fn a_reset_begins_again() {
     host.stop().await;
 }
 
-/// The old version is not to handle what the reset was to skip, however long the new one takes.
+/// The old version must not handle what the reset skips, however long the new one takes to start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_to_what_is_new_skips_the_backlog() {
     let source = r#"export default { topics: "in", async run(frame, ctx) {
@@ -297,7 +300,7 @@ async fn a_reset_to_what_is_new_skips_the_backlog() {
     assert_eq!(made, [5, 6]);
 }
 
-/// It did start once: that it does not now says nothing about its frames.
+/// It has started before: that it fails to start now says nothing about its frames.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_tried_again() {
     let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
@@ -305,8 +308,8 @@ async fn a_start_that_fails_is_tried_again() {
     let host = world.host().await;
     let (mut tries, mut died, mut ms) = (0, 0, 3_000);
     loop {
-        // For a while, and some time after it has started, it does not. How long that must be
-        // depends on how slow this machine is.
+        // Some time after its start it fails to start for a while. How long that must be depends on
+        // how slow this machine is.
         let (from, active) = (now() + ms, world.topic("xs.handler.h.active").len());
         let until = from + ms;
         let source = format!(

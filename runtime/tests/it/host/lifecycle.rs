@@ -1,4 +1,4 @@
-//! What the log says about modules that come, change, break and go.
+//! What the log says about modules that are added, changed, broken and removed.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ async fn deleting_stops_and_restoring_starts() {
     host.stop().await;
 }
 
-/// Whoever tells a module to end waits for the answer, and it is there although no Host was.
+/// The sender of a term waits for the answer; there is one even if no Host was running.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_term_is_answered_once_by_the_host_that_is_there_or_the_next() {
     let world = World::new(&[("handlers/h.js", &emits("1")), ("handlers/gone.js", &emits("1"))]);
@@ -99,7 +99,7 @@ async fn each_term_is_answered_once_by_the_host_that_is_there_or_the_next() {
         let create = world.topic(&format!("xs.handler.{name}.create"))[0].id();
         assert_eq!(meta(&fin[0])["create"], create.to_string());
     }
-    // With a Host too, although nothing runs: it was stopped, could not run, or has failed.
+    // With a Host too, although nothing runs: the module was stopped, could not run, or has failed.
     world.append("xs.handler.h.term", json!({}), "");
     world.wait("xs.handler.h.fin.term", 2).await;
     world.append("xs.handler.h.create", json!({}), "syntax error");
@@ -117,7 +117,7 @@ async fn each_term_is_answered_once_by_the_host_that_is_there_or_the_next() {
     assert!(world.topic("xs.handler.nobody.fin.term").is_empty());
 }
 
-/// The answer is about what was told to end, and not about what was asked for since.
+/// The answer concerns the version that was stopped, not one that was created since.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_created_after_a_term_runs() {
     let world = World::new(&[("handlers/h.js", &emits("1"))]);
@@ -196,10 +196,10 @@ async fn an_admins_version_needs_no_file_and_stays_until_the_file_changes() {
     host.stop().await;
 }
 
-/// Its thread goes on for as long as the process does.
+/// Its thread continues for as long as the process does.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_stop_is_replaced_by_the_next_host() {
-    // Some 15 s of a processor in one call, which nothing interrupts.
+    // Some 15 s of CPU time in one call, which nothing interrupts.
     let wedged = "export default { topics: 'in', run() { console.log('it searches'); \
                   'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b'); } };";
     let world = World::new(&[("handlers/h.js", wedged)]);
@@ -216,14 +216,14 @@ async fn what_does_not_stop_is_replaced_by_the_next_host() {
     host.stop().await;
 }
 
-/// What holds up one engine holds up all of the process, for ever perhaps: once no start came to an
-/// end any more, and nothing was said about it.
+/// What blocks one engine blocks all of the process, perhaps forever. Regression test: no start
+/// finished any more, and nothing was reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_engines_do_not_start_gives_way_to_another_and_blames_no_module() {
     let command = "export default { run: () => ({ ok: true }) };";
     let world = World::new(&[("handlers/h.js", &emits("1")), ("commands/c.js", command)]);
     let host = world.host_without_engines().await;
-    // The process ends with the first of the two, before the other may be told of.
+    // The process ends with the first of the two, perhaps before the other is reported.
     let told = || ["xs.handler.h.retrying", "xs.command.c.retrying"].map(|one| world.topic(one));
     world.until("a module is told of", || told().iter().any(|one| !one.is_empty())).await;
     for retrying in told().iter().flatten().map(meta) {
@@ -238,7 +238,7 @@ async fn a_host_whose_engines_do_not_start_gives_way_to_another_and_blames_no_mo
     host.stop().await;
 }
 
-/// As many names as may run at a time were all that there could ever be.
+/// Regression test: there could never be more names than may run at the same time.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_are_gone_take_no_place() {
     let world = World::new(&[("handlers/a.js", &emits("1"))]);
@@ -253,7 +253,7 @@ async fn names_that_are_gone_take_no_place() {
     assert_eq!(invalid["code"], "full", "{invalid}");
     world.save("handlers/b.js", &emits("2"));
     world.wait("xs.handler.b.active", 2).await;
-    // With the place that becomes free it runs by itself.
+    // It starts automatically when a slot becomes free.
     world.delete("handlers/b.js");
     world.wait("xs.handler.c.active", 1).await;
     world.save("handlers/b.js", "a syntax error is told of all the same");
@@ -261,7 +261,7 @@ async fn names_that_are_gone_take_no_place() {
     world.save("handlers/b.js", &emits("3"));
     world.wait("xs.handler.b.invalid", 2).await;
     host.stop().await;
-    // Who ran goes on, and who waited has the place that is left.
+    // The handler that ran continues; the one that waited gets a remaining slot.
     let host = world.host_that_runs(1).await;
     world.wait("xs.handler.c.active", 2).await;
     world.wait("xs.handler.b.invalid", 3).await;
@@ -272,14 +272,14 @@ async fn names_that_are_gone_take_no_place() {
     assert_eq!(world.topic("xs.handler.c.invalid").len(), 1);
 }
 
-/// A Host that started ran all that had run before, however few it may run.
+/// Regression test: a starting Host ran everything that had run before, whatever its limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ran_before_has_no_place_beyond_the_limit() {
     let world = World::new(&[("handlers/a.js", &emits("1")), ("handlers/b.js", &emits("1"))]);
     let host = world.host_that_runs(2).await;
     world.wait("xs.handler.a.active", 1).await;
     world.wait("xs.handler.b.active", 1).await;
-    // The version that is to run is not the newest.
+    // The version to run is not the newest.
     world.save("handlers/b.js", "a syntax error");
     world.wait("xs.handler.b.invalid", 1).await;
     host.stop().await;
@@ -298,7 +298,7 @@ async fn what_ran_before_has_no_place_beyond_the_limit() {
     assert_eq!(world.topic("xs.handler.b.invalid").len(), 2);
 }
 
-/// Its place was taken for as long as the Host ran.
+/// Regression test: it occupied a slot for as long as the Host ran.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_starts_with_no_version_leaves_its_place_to_others() {
     let world = World::new(&[("handlers/a.js", &emits("1"))]);
@@ -317,7 +317,7 @@ async fn what_starts_with_no_version_leaves_its_place_to_others() {
     assert_eq!(told[1]["create"], first.id().to_string());
     assert_eq!(told[1]["down"], second);
     world.wait("xs.handler.b.active", 1).await;
-    // It has none until one is free again.
+    // It gets no slot until one is free again.
     world.save("handlers/a.js", &emits("2"));
     assert_eq!(meta(&world.wait("xs.handler.a.invalid", 3).await[2])["code"], "full");
     world.delete("handlers/b.js");
@@ -334,7 +334,7 @@ async fn who_waited_for_a_place_is_started_once_after_a_restart() {
     host.stop().await;
     let host = world.host_that_runs(3).await;
     world.wait("xs.handler.b.active", 1).await;
-    // With each of these the Host looks whether a processor waits for a place.
+    // With each of these the Host checks whether a processor waits for a slot.
     for n in 2..5 {
         world.save("handlers/a.js", &emits(&n.to_string()));
         world.wait("xs.handler.a.active", n + 1).await;

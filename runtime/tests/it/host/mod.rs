@@ -1,4 +1,4 @@
-//! The Host with real isolates and the real protocol, beside a store in memory.
+//! The Host with real isolates and the real protocol, on an in-memory store.
 
 mod command;
 mod failing;

@@ -5,7 +5,7 @@ use xs_engine::FrameId;
 
 use super::support::{World, meta};
 
-/// Parks what it is told to, once per version.
+/// A handler that parks the input numbered `bad`.
 fn parks(bad: &str) -> String {
     format!(
         r#"
@@ -37,7 +37,7 @@ async fn a_parked_input_comes_back_in_the_order_of_its_unpark() {
     assert_eq!(told["frame"], inputs[1].to_string());
     assert_eq!((&told["message"], &told["line"]), (&json!("Park: not now"), &json!(7)));
     assert_eq!(parked.origin().unwrap().input, Some(inputs[1]));
-    // It fails again: it is parked again.
+    // It fails again, so it is parked again.
     world.append("xs.handler.h.unpark", json!({ "parked": parked.id().to_string() }), "");
     let again = world.wait("h.parked", 2).await.remove(1);
     assert_eq!(meta(&again)["frame"], inputs[1].to_string());
@@ -53,7 +53,7 @@ async fn a_parked_input_comes_back_in_the_order_of_its_unpark() {
     assert_eq!(made(&world), expected.map(|(n, seen)| json!({ "n": n, "seen": seen })));
     let outputs = world.topic("h.out");
     assert_eq!(outputs[3].origin().unwrap().input, Some(inputs[1]), "its cause is the input");
-    // Nothing of it is done a second time by the next Host.
+    // The next Host repeats nothing of this.
     let host = world.host().await;
     world.append("in", json!({ "n": 5 }), "");
     world.wait("h.out", 6).await;
@@ -88,13 +88,13 @@ export default handler({
     };
     let due = saved(&world)["retry"]["due_ms"].as_u64().unwrap();
     assert_eq!(retrying["due_ms"], due);
-    // The next Host waits for the same moment: it has nothing to do before it.
+    // The next Host waits until the same time, and has nothing to do before.
     let host = world.host().await;
     world.wait("xs.handler.h.active", 2).await;
     host.stop().await;
     assert_eq!(saved(&world)["retry"]["due_ms"], due);
     assert_eq!(world.topic("xs.handler.h.retrying").len(), 2);
-    // The moment has come: the third try of this frame, and the first of the next.
+    // The time has come: the third try of this frame, and the first of the next.
     let mut place = saved(&world);
     place["retry"]["due_ms"] = json!(1);
     world.set_cursor("xs.handler.h", 0, &place.to_string());
@@ -107,7 +107,7 @@ export default handler({
     assert_eq!(meta(&world.topic("xs.handler.h.retrying")[2])["frame"], later.to_string());
 }
 
-/// Whoever saves a fix does not wait for what the version before it has decided.
+/// A saved fix does not wait for a delay that the previous version has set.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_tries_at_once() {
     let later = r#"
@@ -128,7 +128,7 @@ export default handler({ topics: "in", run() { throw new Retry("later", { after:
     host.stop().await;
 }
 
-/// What it was is said again once it is that again.
+/// A state is reported again when it is reached again.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_recovered_is_active() {
     let handler = "export default { topics: 'in', onError: { retry: 2, backoff: 1, then: 'park' }, \
@@ -139,7 +139,7 @@ async fn who_has_recovered_is_active() {
     let world = World::new(&[("handlers/h.js", handler), ("generators/g.js", generator)]);
     let host = world.host().await;
     world.wait("xs.handler.h.active", 1).await;
-    // Tried again, then handled; tried again, then parked; handled.
+    // Retried, then handled; retried, then parked; handled.
     for (n, until) in [(2, 1), (3, 9), (3, 0)] {
         world.append("in", json!({ "until": until }), "");
         world.until("it is active", || world.topic("xs.handler.h.active").len() == n).await;

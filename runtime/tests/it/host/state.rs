@@ -1,4 +1,4 @@
-//! A handler's state over versions of its code, and where a handler begins and ends.
+//! The state of a handler across versions of its code, and where a handler begins and ends.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ export default handler({
     world.append("in", json!({}), "");
     world.wait("h.out", 3).await;
     host.stop().await;
-    // Its own state is not foreign to it.
+    // Its own state is not migrated.
     let host = world.host().await;
     world.append("in", json!({}), "");
     world.wait("h.out", 4).await;
@@ -70,7 +70,7 @@ async fn a_state_over_the_limit_says_so() {
     let host = world.host().await;
     world.wait("xs.handler.h.active", 1).await;
     let max = xs_engine::limits::CURSOR_STATE_BYTES_MAX;
-    // The largest that fits, and one more.
+    // The largest state that fits, and one byte more.
     world.append("in", json!({ "n": max - 1024 - 2 }), "");
     world.append("in", json!({ "n": max - 1024 - 1 }), "");
     let fin = meta(&world.wait("xs.handler.h.fin.error", 1).await[0]);
@@ -99,7 +99,7 @@ async fn a_start_is_where_it_says_and_counts_once() {
     assert_eq!(after, [json!(2), json!(3)]);
     let invalid = meta(&world.wait("xs.handler.gone.invalid", 1).await[0]);
     assert!(invalid["message"].as_str().unwrap().contains("no frame has the id"), "{invalid}");
-    // There is a cursor now: another start changes nothing.
+    // There is a cursor now: another `start` has no effect.
     world.save("handlers/after.js", &at("'first'"));
     world.wait("xs.handler.after.active", 2).await;
     world.append("in", json!({ "n": 4 }), "");
@@ -126,7 +126,7 @@ export default { topics: "in", state: { ticks: 0 }, pulse: 20,
     assert!(saved["state"]["ticks"].as_u64().unwrap() >= 3);
 }
 
-/// Each in a commit of its own, which takes nothing from what waits.
+/// Each tick has its own commit, which does not affect the waiting frame.
 #[tokio::test(flavor = "multi_thread")]
 async fn ticks_go_on_while_a_frame_waits_for_its_next_try() {
     let source = r#"
@@ -153,7 +153,7 @@ export default { topics: "in", state: { ticks: 0 }, pulse: 20, onError: { retry:
         world.until("ticks come meanwhile", || ticks() >= before + 3).await;
         let retry = saved()["retry"].clone();
         assert_eq!((&retry["frame"], &retry["attempt"]), (&json!(id), &json!(attempt)));
-        // The next Host knows as well.
+        // The next Host knows this too.
         host.stop().await;
         host = world.host().await;
     }
@@ -175,7 +175,7 @@ export default { topics: "in", state: { ticks: 0 }, pulse: 20, onError: { retry:
     assert_eq!(saved()["state"]["ticks"], count);
 }
 
-/// A frame that waits is not to blame.
+/// The waiting frame is not to blame.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_isolate_that_ends_during_a_wait_costs_no_try() {
     let source = r#"
@@ -242,7 +242,7 @@ async fn results_go_where_the_definition_says() {
     assert!(world.topic("h.out").is_empty());
 }
 
-/// A handler that sleeps for each frame loses none of a burst.
+/// A handler that sleeps for each frame loses nothing of a burst.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_is_worked_off_however_slow_the_handler() {
     let source = r#"
@@ -258,7 +258,7 @@ export default { topics: "in", state: 0, async run(frame, ctx) {
     for n in 0..count {
         world.append("in", json!({ "n": n }), "");
     }
-    // Each part has the patience of a test of its own.
+    // Each part has the patience of a whole test.
     for made in (0..=count).step_by(1_000) {
         world.wait("slow.out", made).await;
     }

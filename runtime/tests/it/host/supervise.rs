@@ -1,5 +1,5 @@
-//! The Host as a child process: started again after a crash without the module that crashed it, and
-//! gone when its supervisor has stopped it.
+//! The Host as a child process: restarted after a crash without the module that crashed it, and
+//! ended when its supervisor has stopped it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,7 +22,7 @@ const MODULES: &str = "XS_TEST_MODULES";
 const CRASHES: &str = "XS_TEST_CRASHES";
 const SPENDS: &str = "XS_TEST_SPENDS";
 
-/// The Host process, when the variables are set; otherwise nothing.
+/// The Host process if the variables are set; otherwise does nothing.
 #[test]
 fn process() {
     let Some(modules) = std::env::var_os(MODULES) else { return };
@@ -46,7 +46,7 @@ fn process() {
         part: Part::All,
     };
     let end = child::main(options);
-    // The code is what the supervisor goes by.
+    // The supervisor acts on the exit code.
     let code = if format!("{end:?}") == format!("{:?}", ExitCode::from(EXIT_WORN)) {
         i32::from(EXIT_WORN)
     } else {
@@ -55,8 +55,8 @@ fn process() {
     std::process::exit(code);
 }
 
-/// Starts this program again as a Host. How often is told by what is `active`: one that a busy
-/// machine keeps from greeting the server in time is started again, and has run nothing.
+/// Starts this program again as a Host. Tests count its starts by its `active` frames: a Host that
+/// a busy machine keeps from greeting the server in time is restarted, but has run nothing.
 fn supervise(world: &World, more: Option<String>) -> Supervisor {
     let mut args: Vec<OsString> = vec![format!("{MODULES}={}", world.path("").display()).into()];
     args.extend(more.map(OsString::from));
@@ -103,7 +103,8 @@ async fn the_culprit_of_a_crash_is_not_started_again() {
     assert_eq!(world.topic("xs.handler.good.stopped").len(), 2);
 }
 
-/// It crashed one Host after the other, ten times a second: no version was to blame.
+/// Regression test: it crashed one Host after another, ten times a second, as no version was to
+/// blame.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_crashed_the_host_is_not_parsed_again() {
     let world = World::new(&[("handlers/good.js", ECHO)]);
@@ -117,7 +118,7 @@ async fn a_source_that_crashed_the_host_is_not_parsed_again() {
     let invalid = world.wait("xs.handler.bad.invalid", 1).await;
     let message = meta(&invalid[0])["message"].as_str().unwrap().to_owned();
     assert!(message.contains("it crashed the process"), "{message}");
-    // The version of an admin has another thread, and the same source.
+    // A version created by an admin has another thread, and the same source.
     world.append("xs.handler.bad.create", serde_json::json!({}), &bad);
     world.wait("xs.handler.bad.invalid", 2).await;
     world.save("handlers/bad.js", ECHO);
@@ -140,7 +141,7 @@ async fn a_stopped_supervisor_leaves_no_child() {
     assert_eq!((alive.count(), world.topic("xs.handler.h.active").len()), (0, 1));
 }
 
-/// Each end of a Host whose log nobody reads was noticed a second late.
+/// Regression test: the end of a Host whose log nobody reads was noticed a second late.
 #[tokio::test]
 async fn an_end_is_noticed_when_it_comes() {
     const TIMES: u32 = 12;
@@ -164,11 +165,12 @@ async fn an_end_is_noticed_when_it_comes() {
         supervisor.stop().await;
         took += began.elapsed();
     }
-    // Half of what it was at least.
+    // At most half of the previous time.
     assert!(took < TIMES * Duration::from_millis(500), "{took:?}");
 }
 
-/// A server that takes a connection and cuts it must not have modules started without a pause.
+/// A server that accepts a connection and cuts it must not cause modules to be restarted without a
+/// pause.
 #[tokio::test]
 async fn connections_that_do_not_last_are_made_less_and_less_often() {
     let (program, args) = (PathBuf::from("/bin/sleep"), vec![OsString::from("60")]);
@@ -191,7 +193,7 @@ async fn connections_that_do_not_last_are_made_less_and_less_often() {
     supervisor.stop().await;
 }
 
-/// Each isolate leaves memory behind: a Host that has made many is replaced, and that is no crash.
+/// Each isolate leaves memory behind: a Host that has made many is replaced, which is not a crash.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worn_host_is_replaced_at_once() {
     let world = World::new(&[("handlers/h.js", ECHO), ("handlers/other.js", ECHO)]);
@@ -200,7 +202,7 @@ async fn a_worn_host_is_replaced_at_once() {
     for n in 0..3 {
         world.save("handlers/h.js", &format!("{ECHO} // {n}"));
         world.wait("xs.handler.h.create", n + 2).await;
-        // The Host is worn with the last, and may end before that runs.
+        // The last one wears the Host out, which may end before that version runs.
         if n < 2 {
             world.wait("xs.handler.h.active", n + 2).await;
         }

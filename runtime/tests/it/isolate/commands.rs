@@ -121,14 +121,14 @@ async fn deadlines_and_cancels_end_a_call_with_its_signal() {
     assert_eq!(error.kind, FailureKind::Cancelled);
     assert_eq!(memory.topic("it.recv").len(), 0);
     assert_eq!(memory.topic("it.complete").len(), 0);
-    // The isolate goes on.
+    // The isolate continues.
     assert!(soon(isolate.call(call(&memory, &json!({})))).await.is_err());
     let names: Vec<_> = memory.logs().into_iter().map(|(_, line)| line).collect();
     assert_eq!(names[..3], ["TimeoutError", "TimeoutError", "AbortError"]);
 }
 
-/// What it throws while it is ended is no failure of the calls beside it; one that cannot be ended
-/// is left at its next value.
+/// An error thrown while the call is ended does not fail concurrent calls; an iterator that cannot
+/// be ended is abandoned at its next value.
 #[tokio::test]
 async fn a_call_that_is_cancelled_ends_alone() {
     let source = r#"let go; const gone = new Promise((done) => (go = done));
@@ -156,7 +156,7 @@ async fn a_call_that_is_cancelled_ends_alone() {
     }
     soon(isolate.call(call(&memory, &json!({ "kind": "go" })))).await.unwrap();
     soon(isolate.call(call(&memory, &json!({ "kind": "beside" })))).await.unwrap();
-    // It was pulled once more, and left.
+    // It was pulled once more, and then abandoned.
     assert_eq!(stored_meta(memory.topic("it.recv").last().unwrap()), json!({ "pulled": 2 }));
 }
 

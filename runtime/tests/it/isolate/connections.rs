@@ -1,4 +1,4 @@
-//! How many connections one module may have: it leaves the others' to them.
+//! How many connections one module may have: a bound that leaves some for the others.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -13,20 +13,20 @@ use super::*;
 /// What a server sees.
 #[derive(Default)]
 struct Seen {
-    /// Requests that wait for their answer, now and at most.
+    /// Requests that wait for their answer: now, and at most.
     waiting: usize,
     waiting_max: usize,
     asked: usize,
     by_path: HashMap<String, usize>,
-    /// Answers below /stream that the other side has not ended yet, now and in all.
+    /// Answers below /stream that the client has not ended yet: now, and in total.
     streams: usize,
     streamed: usize,
     /// The newest request.
     head: String,
 }
 
-/// A server that answers when so many requests have come. What is asked for below /never it does
-/// not answer; what is below /stream begins and does not end.
+/// A server that answers once it has received a number of requests. It never answers one below
+/// /never; an answer below /stream begins and does not end.
 pub(super) struct Server {
     pub(super) port: u16,
     seen: Arc<(Mutex<Seen>, Condvar)>,
@@ -51,12 +51,12 @@ impl Server {
         look(&self.seen.0.lock().unwrap())
     }
 
-    /// Waits until so many answers below /stream have begun.
+    /// Waits until `streamed` answers below /stream have begun.
     pub(super) async fn all_begun(&self, streamed: usize) {
         self.until(|seen| seen.streamed >= streamed).await;
     }
 
-    /// Waits until so many answers below /stream have begun and all have been ended.
+    /// Waits until `streamed` answers below /stream have begun and all have been ended.
     pub(super) async fn all_ended(&self, streamed: usize) {
         self.until(|seen| seen.streams == 0 && seen.streamed >= streamed).await;
     }
@@ -120,7 +120,7 @@ fn serve(mut stream: std::net::TcpStream, seen: &(Mutex<Seen>, Condvar), answers
     }
 }
 
-/// The beginning of an answer, and then nothing until the other side ends it.
+/// Writes the beginning of an answer, and then nothing until the client ends it.
 fn stream_to(mut stream: std::net::TcpStream, seen: &Mutex<Seen>) {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
     let begun = write!(stream, "{head}transfer-encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n");
@@ -147,8 +147,8 @@ async fn requests_take_turns() {
     assert!(server.seen(|seen| seen.waiting_max) <= 64, "{}", server.seen(|seen| seen.waiting_max));
 }
 
-/// Nobody has to read what he does not want to know, also where much is kept: then the engine
-/// looks seldom for what is not.
+/// A module need not read an answer it does not want, even if it keeps much in memory: then the
+/// engine seldom collects garbage.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_forgotten() {
     let server = Server::start(0);
@@ -198,7 +198,7 @@ async fn event_sources_have_a_bound() {
     assert_eq!(seen, json!({ "count": 64, "then": 65, "why": why, "is": true }));
 }
 
-/// Each has its place before it is connected.
+/// Each socket occupies a slot before it is connected.
 #[tokio::test]
 async fn sockets_have_a_bound_while_they_connect() {
     let server = Server::start(0);
@@ -214,7 +214,7 @@ async fn sockets_have_a_bound_while_they_connect() {
     assert!(server.seen(|seen| seen.asked) <= 64);
 }
 
-/// However many calls were given up while they waited for an answer.
+/// However many calls timed out while they waited for an answer.
 #[tokio::test]
 async fn requests_end_with_their_calls() {
     let server = Server::start(1);
@@ -239,7 +239,7 @@ async fn requests_end_with_their_calls() {
     }
 }
 
-/// Whatever it was about, and also once nobody is there any more who waits for it.
+/// Whatever the request was for, and also when no call is left that waits for it.
 #[tokio::test]
 async fn a_request_that_a_call_leaves_behind_is_nobodys_failure() {
     let server = Server::start(1);
@@ -280,7 +280,7 @@ async fn a_request_that_a_call_leaves_behind_is_nobodys_failure() {
         };
         let ended = async {
             let ended = soon(isolate.call(cut)).await;
-            // The one beside it goes on until now.
+            // The concurrent call lasts until now.
             memory.add("go", &json!({}), "");
             ended
         };

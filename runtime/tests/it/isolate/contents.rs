@@ -1,11 +1,11 @@
-//! What cannot be a frame is refused in the same words, whoever appends or yields it.
+//! A value that cannot be a frame is refused with the same message, whoever appends or yields it.
 
 use serde_json::json;
 
 use super::commands::call;
 use super::*;
 
-/// What a command says that does `work`, once it is certain that it has stored nothing.
+/// The message of a command that does `work`, after checking that it has stored nothing.
 async fn told_by_command(work: &str) -> String {
     let source = format!(
         r#"import {{ frame }} from "xs"; class Note {{ meta = {{}} }}
@@ -17,7 +17,7 @@ async fn told_by_command(work: &str) -> String {
     error.message
 }
 
-/// As [`told_by_command`], of a handler.
+/// Like [`told_by_command`], for a handler.
 async fn told_by_handler(work: &str) -> String {
     let (isolate, memory) = handler(&format!(
         r#"import {{ frame }} from "xs"; class Note {{ meta = {{}} }}
@@ -65,7 +65,7 @@ async fn an_append_of_what_is_no_content_says_what_to_write() {
     }
 }
 
-/// It was taken for a slip in the name of a field.
+/// Regression test: the key was taken for a misspelled field.
 #[tokio::test]
 async fn a_key_and_a_condition_are_not_for_a_handler() {
     for key in ["key", "expect"] {
@@ -102,7 +102,7 @@ async fn a_result_that_is_no_content_says_what_to_write() {
     }
 }
 
-/// What is content is appended as before.
+/// Valid content is appended unchanged.
 #[tokio::test]
 async fn an_append_takes_every_kind_of_content() {
     let source = r#"export default { async *run(call, ctx) {
@@ -121,7 +121,7 @@ async fn an_append_takes_every_kind_of_content() {
     assert_eq!(stored_meta(&notes[2]), json!({ "a": 1 }));
 }
 
-/// A buffer that is used again has the next content in it before this one is stored.
+/// A buffer that is reused holds the next content before this one is stored.
 #[tokio::test]
 async fn bytes_are_taken_when_they_are_given() {
     let source = r#"export default { async run(call, ctx) {
@@ -142,13 +142,13 @@ async fn bytes_are_taken_when_they_are_given() {
     let (isolate, _, memory) = start("commands/it.js", source).await.unwrap();
     soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
     let mut seen = stored_meta(&memory.topic("it.recv")[0])["seen"].clone();
-    // Appends with a key are not in order among each other.
+    // Appends with a key are not ordered among each other.
     let list = seen.as_array_mut().unwrap();
     list[3..6].sort_by_key(Value::as_u64);
     assert_eq!(seen, json!([1, 2, 3, 1, 2, 3, 1, 2, 3]));
 }
 
-/// What a call is given is what it was when the call was made.
+/// The arguments and the body are taken when the call is made.
 #[tokio::test]
 async fn a_call_is_asked_with_what_it_was_given() {
     let source = r#"export default { async run(call, ctx) {

@@ -1,10 +1,10 @@
-//! Local times beside the changes of the clock, which the engine alone would get wrong by an hour.
+//! Local times close to clock changes, which the engine alone would get wrong by an hour.
 
 use serde_json::{Value, json};
 
 use super::web::eval;
 
-/// Runs this test alone in a process with another time zone; tells whether this is that process.
+/// Runs this test alone in a process with another time zone; returns whether this is that process.
 fn is_in(zone: &str, test: &str) -> bool {
     if std::env::var_os("XS_TEST_ZONE").is_some() {
         return true;
@@ -37,12 +37,12 @@ async fn local_times_are_right_beside_a_change_of_the_clock() {
     }
     told(&[
         ("iso(new Date(2024, 2, 31, 1, 59))", json!("2024-03-31T00:59:00.000Z")),
-        // There is no such time: it is taken with the distance from before.
+        // There is no such time: the offset before the change applies.
         ("iso(new Date(2024, 2, 31, 2, 30))", json!("2024-03-31T01:30:00.000Z")),
         ("iso(new Date(2024, 2, 31, 3))", json!("2024-03-31T01:00:00.000Z")),
         ("iso(new Date(2024, 2, 31, 3, 30))", json!("2024-03-31T01:30:00.000Z")),
         ("iso(new Date(2024, 9, 27, 1, 30))", json!("2024-10-26T23:30:00.000Z")),
-        // There are two of them: the first one counts.
+        // This time occurs twice: the first one counts.
         ("iso(new Date(2024, 9, 27, 2, 30))", json!("2024-10-27T00:30:00.000Z")),
         ("iso(new Date(2024, 9, 27, 3))", json!("2024-10-27T02:00:00.000Z")),
         ("iso(new Date('2024-03-31T03:00'))", json!("2024-03-31T01:00:00.000Z")),
@@ -50,7 +50,7 @@ async fn local_times_are_right_beside_a_change_of_the_clock() {
         ("iso(new Date('2024-10-27 01:30'))", json!("2024-10-26T23:30:00.000Z")),
         ("iso(new Date('Oct 27 2024 1:30 AM'))", json!("2024-10-26T23:30:00.000Z")),
         ("Date.parse('2024-10-27T02:30:00') / 1000", json!(1_729_989_000)),
-        // What says where it is of stays as it is.
+        // A text with a zone or an offset is parsed as before.
         ("iso(new Date('2024-10-27T01:30:00+01:00'))", json!("2024-10-27T00:30:00.000Z")),
         ("iso(new Date('2024-10-27T01:30Z'))", json!("2024-10-27T01:30:00.000Z")),
         ("iso(new Date('2024-10-27'))", json!("2024-10-27T00:00:00.000Z")),
@@ -81,7 +81,7 @@ async fn local_times_are_right_beside_a_change_of_the_clock() {
              at.setFullYear(2024, 5, 1); return [nan, iso(at)]; })()",
             json!([null, "2024-05-31T22:00:00.000Z"]),
         ),
-        // Every hour of the year there and back.
+        // Every hour of the year, converted there and back.
         (
             "(() => { const wrong = []; for (let at = Date.UTC(2024, 0); at < Date.UTC(2025, 0); at += 3.6e6) { \
                const d = new Date(at), again = new Date(d.getFullYear(), d.getMonth(), d.getDate(), d.getHours()); \
@@ -92,7 +92,7 @@ async fn local_times_are_right_beside_a_change_of_the_clock() {
     .await;
 }
 
-/// What was mended is in all else as the engine has it.
+/// In all other respects, the corrected `Date` behaves like the engine's.
 #[tokio::test]
 async fn a_date_is_a_date() {
     if !is_in("Europe/Berlin", "a_date_is_a_date") {
@@ -111,7 +111,7 @@ async fn a_date_is_a_date() {
     .await;
 }
 
-/// Where the clock is changed at midnight, and south of the equator.
+/// A zone that changes its clock at midnight, south of the equator.
 #[tokio::test]
 async fn days_begin_when_they_do() {
     if !is_in("America/Santiago", "days_begin_when_they_do") {

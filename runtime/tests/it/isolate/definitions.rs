@@ -226,7 +226,8 @@ async fn typescript_keeps_its_places() {
     assert_eq!((error.kind, error.line, error.column), (FailureKind::Syntax, Some(1), Some(19)));
 }
 
-/// An error that is caught and shown names the lines that its author wrote, as one that ends a run.
+/// An error that is caught and logged names the lines as the author wrote them, like one that ends
+/// a run.
 #[tokio::test]
 async fn the_log_names_the_lines_as_written() {
     let source = "import { handler } from \"xs\";\n\
@@ -259,7 +260,7 @@ async fn the_log_names_the_lines_as_written() {
     assert!(logs[3].contains("handlers/it.ts:12:"), "{}", logs[3]);
 }
 
-/// The import that asks for what is not there is shown, and what to do about CommonJS.
+/// The error shows the import of the missing name, and what to do about CommonJS.
 #[tokio::test]
 async fn an_import_of_what_is_not_exported_is_shown() {
     let imports = "import { handler } from \"xs\";\nimport { fine } from \"../lib/fine.js\";\n\
@@ -304,7 +305,7 @@ fn an_import_that_cannot_be_says_what_to_write() {
     }
 }
 
-/// Whatever a file is called, it is found, and named as it is called.
+/// A file is found whatever its name is, and errors show that name.
 #[tokio::test]
 async fn a_file_may_have_any_name() {
     let modules = Modules::new(&[
@@ -339,7 +340,7 @@ async fn a_file_may_have_any_name() {
     assert!(stack.contains("handlers/not well.ts:1:"), "{stack}");
 }
 
-/// It was left out, and had no effect.
+/// Regression test: the function was left out, and had no effect.
 #[tokio::test]
 async fn a_function_inside_of_options_is_refused() {
     for (fields, path) in [
@@ -370,7 +371,7 @@ async fn a_function_inside_of_options_is_refused() {
     assert_eq!(seen[1]["b"], format!("spawn(): env.A {text}"));
 }
 
-/// JSON that is none is refused where it is wrong.
+/// Invalid JSON is refused, with the position of the error.
 #[test]
 fn wrong_json_is_shown() {
     let modules = Modules::new(&[

@@ -1,4 +1,4 @@
-//! Ways out that are none: imports of what is not in the modules directory, files and addresses
+//! Attempts to escape that fail: imports from outside the modules directory, files and addresses
 //! that were not granted, globals that lead to the engine.
 
 use std::fs;
@@ -17,7 +17,7 @@ const FOREIGN: &str = "is not allowed";
 const ENDING: &str = "needs a file extension";
 const MISSING: &str = "there is no such file";
 
-/// Specifiers and what is said of them.
+/// Specifiers, each with the error.
 const IMPORTS: [(&str, &str); 44] = [
     ("../../secret.js", OUT),
     ("../../../../../../../../etc/passwd.js", OUT),
@@ -65,7 +65,7 @@ const IMPORTS: [(&str, &str); 44] = [
     ("../lib/directory.js", "it is not a file"),
 ];
 
-/// A directory with links in it that lead out of it.
+/// A directory with links that lead out of it.
 fn tempting(entry: &str, source: &str) -> (Modules, TempDir) {
     let outside = TempDir::new().unwrap();
     fs::write(outside.path().join("secret.js"), "export default 1;").unwrap();
@@ -102,7 +102,8 @@ fn no_import_leads_out_of_the_directory() {
     }
 }
 
-/// As other tools resolve imports; not what lies outside of the directory.
+/// The error names the file that other tools would resolve to, unless it lies outside the
+/// directory.
 #[test]
 fn an_import_with_the_other_ending_is_told_the_file() {
     for (specifier, named) in [("../lib/b.js", true), ("../lib/gone.ts", false)] {
@@ -118,7 +119,7 @@ fn an_import_with_the_other_ending_is_told_the_file() {
     }
 }
 
-/// Also not at run time, whatever a specifier is made of.
+/// Not at run time either, whatever the specifier.
 #[tokio::test]
 async fn no_dynamic_import_leads_out_of_the_directory() {
     let more = ["handlers/it.js", "\0", "./a\0.js", "xs\0", "", " xs", "xs ", "XS"];
@@ -138,7 +139,7 @@ async fn no_dynamic_import_leads_out_of_the_directory() {
     assert_eq!(meta(&reply.outputs[0]), json!({ "got": [] }));
 }
 
-/// A link that is turned back and forth while it is followed never leads out.
+/// A link that is switched back and forth while it is followed never leads out.
 #[test]
 fn a_link_that_turns_is_never_followed_out() {
     let (modules, outside) = tempting("handlers/it.js", "import a from '../lib/turns/secret.js';");
@@ -188,7 +189,7 @@ fn graphs_have_their_limits() {
     assert_eq!(ring.graph("lib/a.js").unwrap().files().count(), 2);
 }
 
-/// Nothing on the way of a path counts but where it ends.
+/// Only the end of a path counts, not the way to it.
 #[tokio::test]
 async fn no_path_leads_to_what_was_not_granted() {
     let dir = TempDir::new().unwrap();
@@ -232,7 +233,7 @@ async fn no_path_leads_to_what_was_not_granted() {
     );
     let fields = format!("permissions: {{ read: ['{named_text}'] }}, timeout: '1m',");
     assert_eq!(eval_with(&body, &fields, |_| {}).await, json!({ "got": [], "own": "a" }));
-    // What the operator keeps for himself is not read by naming what it lies in.
+    // A path that the operator denies cannot be read by naming a directory above it.
     let shut = |spec: &mut IsolateSpec| spec.allow.read_denied = vec![other.clone()];
     let body = format!(
         "const got = []; for (const path of ['{other_text}/secret.txt', '{named_text}/linked/secret.txt', '{other_text}']) \

@@ -1,5 +1,5 @@
-//! Modules that reach their heap limit, at limits that differ by a little: wherever in the engine
-//! the memory ends, the module ends, and for that reason.
+//! Modules that reach their heap limit, at slightly different limits: wherever in the engine memory
+//! runs out, the module ends for that reason.
 
 use serde_json::json;
 use xs_runtime::isolate::FailureKind;
@@ -17,7 +17,7 @@ const WAYS: [&str; 6] = [
     "const all = []; for (;;) all.push(Array.from({ length: 1e5 }, () => ({})));",
 ];
 
-/// The same by modules that go on when there is no more memory, with less and less.
+/// The same by modules that carry on when memory runs out, with ever smaller allocations.
 const DESPERATE: [&str; 3] = [
     "for (let n = 1 << 18;;) { try { all.push('x'.repeat(n) + all.length); } catch { n = n > 32 ? n >> 1 : 1 << 14; } }",
     "for (let n = 1 << 16;;) { try { all.push(new Array(n).fill(0)); } catch { n = n > 4 ? n >> 1 : 1 << 12; } }",
@@ -28,12 +28,12 @@ async fn fill(body: &str, heap_bytes: usize) -> ModuleError {
     let source = format!("export default {{ async *run(ctx) {{ {body} }} }};");
     let limit = |spec: &mut IsolateSpec| {
         spec.limits.heap_bytes = heap_bytes;
-        // On a slow machine the memory takes longer to fill than a slice of time.
+        // On a slow machine, filling the memory takes longer than a CPU slice.
         spec.limits.slice = Duration::from_secs(20);
     };
     let (isolate, _, _memory) = start_with("generators/it.js", &source, limit).await.unwrap();
     let ended = soon(isolate.run_generator()).await.unwrap_err();
-    // What ended for this is over already.
+    // The isolate has already ended, for the reason above.
     let _ = soon(isolate.stop()).await;
     ended
 }
@@ -49,10 +49,10 @@ async fn a_heap_ends_anywhere_in_the_engine() {
     }
 }
 
-/// With most of its heap in use, what it drops is collected when the heap is full, again and again.
+/// With most of its heap in use, its garbage is collected whenever the heap is full.
 #[tokio::test]
 async fn a_module_that_needs_most_of_its_heap_goes_on() {
-    // From a half of the heap to nearly all of it.
+    // From half of the heap to nearly all of it.
     for live in (24..=40).step_by(4) {
         let body = format!(
             "const all = (n) => Array.from({{ length: n }}, (_, i) => ({{ i }})); \

@@ -1,12 +1,12 @@
-//! Modules that do too much of what is allowed: each is told, slowed down or ended by itself, and
-//! another one in the same process goes on.
+//! Modules that do too much of something allowed: each gets an error, is slowed down or ended
+//! alone, and another one in the same process continues.
 
 use serde_json::json;
 use xs_runtime::isolate::FailureKind;
 
 use super::*;
 
-/// What becomes of a generator that does this: its failure, or none.
+/// Runs a generator with this body; returns its failure, if any.
 async fn run(body: &str) -> (Result<(), ModuleError>, Arc<Memory>) {
     let source = format!("export default {{ async *run(ctx) {{ {body} }} }};");
     let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
@@ -24,7 +24,7 @@ async fn goes_on(healthy: &Isolate, memory: &Memory) {
 async fn floods_are_bounded_and_told() {
     let (healthy, beside) =
         handler("export default { topics: 'in', state: 0, run(f, ctx) { ctx.state++; } };").await;
-    // Appends that nobody waits for.
+    // Appends that are not awaited one by one.
     let (ended, memory) = run(
         "const all = []; for (let i = 0; i < 6_000; i++) all.push(ctx.append('flood', { meta: { i } }).catch((e) => e.message)); \
          const got = await Promise.all(all); const no = got.find((m) => typeof m === 'string'); \
@@ -66,7 +66,7 @@ async fn floods_are_bounded_and_told() {
     goes_on(&healthy, &beside).await;
 }
 
-/// Waits until a module has said that what it tried late was refused.
+/// Waits until a module has logged that its late attempt was refused.
 async fn refused(memory: &Memory) {
     let told = async {
         while memory.logs().is_empty() {
@@ -79,7 +79,7 @@ async fn refused(memory: &Memory) {
 
 #[tokio::test]
 async fn nothing_is_appended_from_a_run_that_is_over() {
-    // A generator's end takes as long as the store does, so it is tried until it is refused.
+    // A generator ends only when the store has answered, so it tries until it is refused.
     let source = "export default { async *run(ctx) { \
         const late = () => ctx.append('late', {}).then(() => setTimeout(late, 1), (e) => console.log(e.message)); \
         setTimeout(late, 5); return { last: true }; } };";
@@ -132,7 +132,7 @@ async fn odd_results_are_errors_that_name_the_fix() {
     }
 }
 
-/// What a handler leaks with each frame is its own, and its heap is a bound for it.
+/// A handler that leaks memory with each frame is bounded by its own heap.
 #[tokio::test]
 async fn a_leak_ends_the_module_that_has_it() {
     let source = "const kept = []; export default { topics: 'in', run(f) { kept.push('x'.repeat(8192) + f.meta.n); } };";
@@ -155,11 +155,11 @@ async fn a_leak_ends_the_module_that_has_it() {
     panic!("it is still there: {failed:?} {}", json!(memory.topic("in").len()));
 }
 
-/// Set in the process of the test below that it has to itself.
+/// Set in the process that runs the test below alone.
 const ALONE: &str = "XS_TEST_ALONE";
 
-/// What many isolates take, they give back: threads and descriptors at once. Counted in a process of
-/// its own, since others that run beside it have theirs.
+/// Isolates give back their threads and descriptors at once. Counted in a separate process, since
+/// tests that run concurrently use some too.
 #[tokio::test]
 async fn a_hundred_starts_and_stops_leave_no_thread_and_no_descriptor() {
     if std::env::var_os(ALONE).is_none() {
@@ -182,7 +182,7 @@ async fn a_hundred_starts_and_stops_leave_no_thread_and_no_descriptor() {
     for _ in 0..100 {
         cycle().await;
     }
-    // A thread that has told of its end may be on its way out, then as well as before.
+    // A thread that has announced its end may still be exiting, now as well as before.
     let is_more = |(now, before): (usize, usize)| now > before;
     let left = async {
         while ["task", "fd"].map(count).into_iter().zip(before).any(is_more) {

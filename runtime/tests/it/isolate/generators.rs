@@ -80,7 +80,7 @@ async fn an_iterator_that_takes_no_errors_is_ended() {
     assert_eq!(memory.logs()[0].1, "ended");
 }
 
-/// More of them than may be open at a time.
+/// More streams than may be open at the same time.
 #[tokio::test]
 async fn a_stream_that_is_left_while_it_opens_is_closed() {
     let (isolate, memory) = generator(
@@ -109,7 +109,7 @@ async fn stopping_fires_the_signal_and_runs_finally() {
         "for await (const _ of ctx.every(10)) yield { beat: 1 };",
         "yield { beat: 1 }; await new Promise((done) => ctx.signal.addEventListener('abort', done));",
         "yield { beat: 1 }; for await (const _ of ctx.read({ follow: true, topics: 'none' }));",
-        // Waiting for something of its own, it is told at its next yield.
+        // It is waiting for something else, so it gets the error at its next yield.
         "for (;;) { yield { beat: 1 }; await new Promise((done) => setTimeout(done, 50)); }",
     ] {
         let (isolate, memory) = generator(&format!(
@@ -203,7 +203,7 @@ async fn a_tail_goes_on_where_it_was() {
     assert!(error.message.contains("permissions: { read: [\"/etc/passwd\"] }"), "{error}");
 }
 
-/// Each of several `next` that wait at a time gets an item of its own, in turn.
+/// Each of several concurrent calls of `next` gets an item of its own, in order.
 #[tokio::test]
 async fn items_of_a_stream_are_given_once_whoever_waits() {
     let (isolate, memory) = generator(
@@ -219,7 +219,7 @@ async fn items_of_a_stream_are_given_once_whoever_waits() {
     assert_eq!(seen.len(), 1000);
 }
 
-/// However much the generator has on its way by then.
+/// However much output the generator has in flight by then.
 #[tokio::test]
 async fn the_place_of_the_input_follows_what_is_stored() {
     let (isolate, memory) = generator(
@@ -235,7 +235,7 @@ async fn the_place_of_the_input_follows_what_is_stored() {
         while memory.logs().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // The first is answered; the others are on their way, and never are.
+        // The first is answered; the others are in flight and never answered.
         answers.add_permits(1);
         while memory.position("input").is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -265,7 +265,7 @@ async fn the_results_of_a_call_are_what_it_yields() {
     assert_eq!(seen, [json!({ "of": "echo.recv" }), json!({ "of": "fails.recv" }), failure]);
 }
 
-/// A chain of processors is counted through a generator too.
+/// The hops of a chain of processors are counted through a generator too.
 #[tokio::test]
 async fn hops_go_through_an_input() {
     let (isolate, memory) = generator(
@@ -288,7 +288,7 @@ async fn hops_go_through_an_input() {
         ended = isolate.run_generator() => panic!("{ended:?}"),
         _ = soon(memory.wait("later", 1)) => {}
     }
-    // With the next one asked for, nothing comes of the one before.
+    // Once the next frame is requested, output is no longer attributed to the previous one.
     assert_eq!(memory.topic("later")[0].origin().unwrap().hops, 0);
     for topic in ["it.recv", "own"] {
         let frames = memory.topic(topic);
@@ -297,8 +297,8 @@ async fn hops_go_through_an_input() {
     }
 }
 
-/// An input that is left and opened again goes on behind the frame that was taken, and one that is
-/// left before its frame came has it still.
+/// An input that is left and opened again continues after the frame that was taken; one that is
+/// left before its frame arrives does not lose it.
 #[tokio::test]
 async fn an_input_that_is_opened_again_goes_on() {
     const FRAMES: usize = 200;
@@ -323,7 +323,7 @@ async fn an_input_that_is_opened_again_goes_on() {
     assert_eq!(of, told);
 }
 
-/// What fails behind a wait names the line of the module, as what fails at once does.
+/// An error after a wait names the line of the module, like one thrown at once.
 #[tokio::test]
 async fn a_request_that_fails_names_its_line() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

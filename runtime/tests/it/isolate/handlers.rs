@@ -36,8 +36,8 @@ async fn a_batch_of_sync_calls_is_one_commit() {
     assert_eq!(again.state, None);
 }
 
-/// While what came of the batch before is not stored, calls are made, but nothing is read and
-/// nothing answered: a read would miss it, and an answer could be stored without it.
+/// While the output of the previous batch is not stored, calls are made, but nothing is read and
+/// nothing replied: a read would miss that output, and a reply could be stored without it.
 #[tokio::test]
 async fn a_batch_ahead_of_a_commit_waits_for_it() {
     let (isolate, memory) = handler(
@@ -116,7 +116,7 @@ async fn a_call_that_waits_commits_what_came_before_it() {
     let mut handling = isolate.handle(inputs(&memory, 5)).unwrap();
     let first = handling.next().await.unwrap().unwrap();
     assert_eq!((first.done, state(&first)), (2, json!({ "n": 2 })));
-    // The waiting call reads what is committed here, and not before.
+    // The waiting call reads what is committed here, and did not read before.
     first.outputs.iter().for_each(|frame| drop(memory.push(frame)));
     let second = handling.next().await.unwrap().unwrap();
     assert_eq!((second.done, state(&second)), (1, json!({ "n": 3 })));
@@ -126,8 +126,8 @@ async fn a_call_that_waits_commits_what_came_before_it() {
     assert!(handling.next().await.unwrap().is_none());
 }
 
-/// Replies came without waiting for the commit before them, so that a call read a store without
-/// what the call before it had appended.
+/// Regression test: a reply did not wait for the commit before it, so a call read a store without
+/// the appends of the previous call.
 #[tokio::test]
 async fn a_waiting_call_reads_what_the_waiting_call_before_it_appended() {
     let (isolate, memory) = handler(
@@ -149,7 +149,8 @@ async fn a_waiting_call_reads_what_the_waiting_call_before_it_appended() {
     assert!(handling.next().await.unwrap().is_none());
 }
 
-/// A plain function's first promise in a group cannot be committed apart from what came before it.
+/// The first promise of a plain function in a group cannot be committed apart from the calls before
+/// it.
 #[tokio::test]
 async fn a_first_promise_in_a_group_has_the_group_repeated() {
     let source = r#"export default { topics: "in", state: 0, run(frame, ctx) {
@@ -164,8 +165,8 @@ async fn a_first_promise_in_a_group_has_the_group_repeated() {
     assert!(failure.shared && failure.fresh, "{failure:?}");
 }
 
-/// A commit that holds more than a whole batch of inputs with one output each saves nothing more,
-/// and whoever appends waits behind it: a flood comes in pieces of a call.
+/// A commit with more outputs than a whole batch of inputs with one output each saves nothing more,
+/// and other appends wait for it: a flood is committed in pieces of one call.
 #[tokio::test]
 async fn calls_share_a_commit_up_to_as_many_outputs_as_a_batch_has_inputs() {
     for (outputs, calls) in [(1, vec![512_usize]), (300, vec![2; 4]), (512, vec![1; 8])] {
@@ -182,7 +183,8 @@ async fn calls_share_a_commit_up_to_as_many_outputs_as_a_batch_has_inputs() {
     }
 }
 
-/// The outputs of one group went to the store as one batch, whatever the store's limits are.
+/// Regression test: the outputs of one group went to the store as one batch, beyond the store's
+/// limits.
 #[tokio::test]
 async fn a_group_ends_where_a_commit_is_full() {
     let cases = [
@@ -211,7 +213,7 @@ async fn a_group_ends_where_a_commit_is_full() {
             assert!(bodies < xs_engine::limits::BATCH_BODIES_BYTES_MAX, "{body}: {bodies}");
         }
     }
-    // What one call makes is bounded too, and a state that is too large is its call's error.
+    // The output of one call is bounded too, and a state that is too large is its call's error.
     for (body, want) in [
         (
             "for (let i = 0; i < 40; i++) ctx.append('o', { meta: { t: 'x'.repeat(60_000) } });",
@@ -387,7 +389,7 @@ async fn retry_and_park_are_told_apart() {
     assert!(verdicts[2].1.contains("threw \"plain\""), "{}", verdicts[2].1);
 }
 
-/// What a module asks for holds whatever else it says.
+/// The verdict that a module asks for counts, whatever its cause is.
 #[tokio::test]
 async fn a_cause_that_cannot_be_written_changes_no_verdict() {
     let (isolate, memory) = handler(
@@ -449,7 +451,8 @@ async fn a_call_that_takes_too_long_fails_alone() {
     assert_eq!(replies[0].done, 1);
 }
 
-/// It would be taken for that of a call of a later batch, which has waited a moment only.
+/// A timer that outlived its wait would end a call of a later batch, which has waited only a
+/// moment.
 #[tokio::test]
 async fn the_clock_of_a_wait_ends_with_it() {
     let timeout = Duration::from_secs(5);
@@ -519,7 +522,7 @@ async fn the_state_of_a_million_frames_stays_right() {
     assert_eq!(last, json!({ "n": 512 * rounds }));
 }
 
-/// Its `then` may be where the work begins.
+/// The work may begin in `then`.
 #[tokio::test]
 async fn what_has_a_then_is_asked_once() {
     let (isolate, memory) = handler(

@@ -1,5 +1,5 @@
-//! Modules that do their worst. Each isolate fails in its own way and names it; another isolate in
-//! the same process goes on.
+//! Modules that do their worst. Each isolate fails with a matching error; another isolate in the
+//! same process continues.
 
 use xs_runtime::isolate::FailureKind;
 
@@ -42,18 +42,19 @@ async fn endless_loops_are_ended_and_the_others_go_on() {
         "/(a+)+$/.test('a'.repeat(60) + 'b');",
         "return (async () => { while (true) await null; })();",
         "let go = () => Promise.resolve().then(go); return go();",
-        // As many calls a turn as divide what the engine counts between two looks.
+        // The number of calls per turn divides the number that the engine counts between two
+        // checks.
         "let go = () => { Promise.resolve().then(go); }; go(); return new Promise(() => {});",
         "let go = () => { Math.abs(1); Promise.resolve().then(go); }; go(); return new Promise(() => {});",
         "let go = () => { for (let i = 0; i < 4; i++) Math.abs(1); Promise.resolve().then(go); }; go(); return new Promise(() => {});",
         "let go = () => queueMicrotask(go); go(); return new Promise(() => {});",
         "[3, 1, 2].sort(() => { for (;;) {} });",
-        // Whoever takes the stack of a loop calls it.
+        // Taking the stack of the loop calls this constructor.
         "globalThis.Error = class { constructor() { for (let i = 0; i < 20_000; i++); } }; for (;;) {}",
         "globalThis.Error = class { constructor() { for (;;); } }; for (;;) {}",
     ] {
         let error = failure_of(&in_run(body)).await;
-        // A chain of promises may reach the limit of memory before that of time.
+        // A chain of promises may reach the memory limit before the time limit.
         let ended = matches!(error.kind, FailureKind::Cpu | FailureKind::Heap);
         assert!(ended, "{body}: {error}");
         let reply = reply(&healthy, inputs(&memory, 8)).await;
@@ -72,13 +73,13 @@ async fn memory_without_end_is_ended() {
         "const all = []; try { for (;;) all.push('x'.repeat(1000) + all.length); } catch {} for (;;) all.push({});",
         "const all = []; for (;;) all.push(new ArrayBuffer(1_000_000));",
     ] {
-        // On a slow machine the memory takes longer to fill than a slice of time.
+        // On a slow machine, filling the memory takes longer than a CPU slice.
         let error = failure_within(&in_run(body), Duration::from_secs(10)).await;
         let out_of_memory =
             error.kind == FailureKind::Heap || error.message.contains("out of memory");
         assert!(out_of_memory, "{body}: {error:?}");
     }
-    // One allocation that can never be is an ordinary error.
+    // A single allocation that is too large is an ordinary error.
     let error = failure_of(&in_run("new ArrayBuffer(2e9);")).await;
     assert!(error.kind == FailureKind::Throw || error.kind == FailureKind::Heap, "{error}");
 }
@@ -160,7 +161,7 @@ async fn odd_values_and_overridden_builtins_hurt_nobody() {
     ] {
         let (isolate, memory) = handler(&in_run(body)).await;
         let ended = soon(replies(&isolate, inputs(&memory, 2))).await;
-        // Either the call failed or it went well; in both cases the process and its threads live.
+        // The call may fail or succeed; in both cases the process and its threads survive.
         drop((ended, isolate));
     }
     let (isolate, memory) = handler(&in_run("return { fine: true };")).await;

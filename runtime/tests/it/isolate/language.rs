@@ -1,10 +1,10 @@
-//! What the language itself has, and the engine alone would get wrong.
+//! Features of the language itself that the engine alone would get wrong.
 
 use serde_json::json;
 
 use super::web::eval;
 
-/// The engine has no data of locales: what it would have to make up is refused, and says so.
+/// The engine has no locale data: whatever it would have to make up is refused with an explanation.
 #[tokio::test]
 async fn what_needs_a_locale_is_refused() {
     for call in [
@@ -31,7 +31,7 @@ async fn what_needs_a_locale_is_refused() {
         let failed = eval(&format!("return {{ v: {call} }}")).await;
         assert_eq!(failed["failed"], "ReferenceError: Intl is not defined", "{call}");
     }
-    // Of a calendar that the engine does not have nothing is told, rather than a wrong day.
+    // A calendar that the engine does not have is an error, not a wrong day.
     let failed = eval("return { v: Temporal.PlainDate.from('2026-01-01[u-ca=hebrew]').day }").await;
     assert!(failed["failed"].is_string(), "{failed}");
 }
@@ -83,7 +83,7 @@ async fn times_and_numbers_are_right_without_one() {
     ] {
         assert_eq!(eval(&format!("return {{ v: {call} }}")).await, json!({ "v": want }), "{call}");
     }
-    // Whatever else Temporal's helper is asked, it answers or throws.
+    // Whatever arguments Temporal's helper gets, it returns or throws.
     let seen = eval(
         "const seen = new Set(); \
          for (const at of [NaN, 1 / 0, -1e300, 8.64e15, -8.64e15, 8.64e15 + 1, -1, '', {}, Symbol(), undefined]) \
@@ -209,7 +209,7 @@ async fn a_clone_is_the_standards() {
     }
 }
 
-/// It took several times what it was to clone, and the heap was full.
+/// Regression test: cloning took several times the size of the original, and filled the heap.
 #[tokio::test]
 async fn a_clone_takes_little_more_than_what_it_is_of() {
     for (made, kept) in [
@@ -228,7 +228,7 @@ async fn a_clone_takes_little_more_than_what_it_is_of() {
     }
 }
 
-/// What is transferred is of no use behind it, and only then.
+/// A transferred value is detached after the clone, and only if the clone succeeds.
 #[tokio::test]
 async fn what_a_clone_transfers_is_taken_away() {
     let body = "const bytes = new Uint8Array([1, 2, 3]), { buffer } = bytes, seen = []; \

@@ -1,4 +1,4 @@
-//! What runs leave behind: it ends with them, and is nobody's failure.
+//! What runs leave behind: it ends with them, and fails nothing else.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::reach::{echo_server, generate};
 use super::web::eval_with;
 use super::*;
 
-/// So much garbage that the engine collects it several times.
+/// Enough garbage for the engine to collect it several times.
 const GARBAGE: &str = "for (let n = 0, some = []; n < 80_000; n++) some.push({ n, some: [n] });";
 
 async fn command(fields: &str, port: u16, body: &str) -> (Isolate, Arc<Memory>) {
@@ -17,13 +17,13 @@ async fn command(fields: &str, port: u16, body: &str) -> (Isolate, Arc<Memory>) 
         "let n = 0; export default {{ concurrency: 400, permissions: {{ net: ['127.0.0.1'] }}, {fields} \
            async run(call, ctx) {{ {body} }} }};"
     );
-    // Hundreds of requests at a time may need more than a module has.
+    // Hundreds of concurrent requests may need more memory than a module has by default.
     let roomy = |spec: &mut IsolateSpec| spec.limits.heap_bytes = 256 << 20;
     let (isolate, _, memory) = start_with("commands/it.js", &source, roomy).await.unwrap();
     (isolate, memory)
 }
 
-/// Whoever keeps only the body of an answer, or its reader, has let go of the answer.
+/// Code that keeps only the body of an answer, or its reader, holds no reference to the answer.
 #[tokio::test]
 async fn a_body_that_is_read_ends_with_its_call() {
     for read in [
@@ -42,7 +42,7 @@ async fn a_body_that_is_read_ends_with_its_call() {
         });
         let (calls, cancels): (Vec<_>, Vec<_>) = begun.unzip();
         let cut = async {
-            // So many connections a module may have; the others wait for one.
+            // A module may have this many connections; the other calls wait for one.
             server.all_begun(64).await;
             cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
         };
@@ -55,7 +55,7 @@ async fn a_body_that_is_read_ends_with_its_call() {
     }
 }
 
-/// What deno_fetch ends a body with is garbage once there is an answer.
+/// deno_fetch's own means to end a body is garbage once there is an answer.
 #[tokio::test]
 async fn an_abort_reaches_a_body_after_garbage_was_collected() {
     let server = Server::start(0);
@@ -71,7 +71,8 @@ async fn an_abort_reaches_a_body_after_garbage_was_collected() {
             format!("'http://127.0.0.1:PORT/stream', {{ signal: {signal} }}"),
             format!("new Request('http://127.0.0.1:PORT/stream', {{ signal: {signal} }})"),
         ] {
-            // A busy machine may take longer to answer than there is time: then once more.
+            // A busy machine may take longer to answer than the timeout: then it tries again with
+            // more time.
             let read = format!(
                 "for (let ms = 500;; ms *= 4) {{ let body; \
                  try {{ ({{ body }} = await fetch({asked})); }} catch {{ continue; }} {GARBAGE} \
@@ -85,7 +86,7 @@ async fn an_abort_reaches_a_body_after_garbage_was_collected() {
     server.all_ended(6).await;
 }
 
-/// The example of xs.d.ts, cut off by its caller.
+/// A response that is read under `ctx.signal`, in a call that times out.
 #[tokio::test]
 async fn the_signal_of_a_call_ends_its_answers() {
     let server = Server::start(0);
@@ -96,12 +97,12 @@ async fn the_signal_of_a_call_ends_its_answers() {
     let (isolate, memory) = command("timeout: 1000,", server.port, &body).await;
     for _ in 0..3 {
         soon(isolate.call(call(&memory, &json!({})))).await.unwrap_err();
-        // On a busy machine one may be cut before it is asked.
+        // On a busy machine a call may be cut off before its request arrives.
         server.all_ended(1).await;
     }
 }
 
-/// However many were cut off while they listened: 64 of each may be open.
+/// However many were cut off while they listened: 64 of each kind may be open.
 #[tokio::test]
 async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
     let (server, echo) = (Server::start(0), echo_server().to_string());
@@ -125,7 +126,7 @@ async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
             });
             let (calls, cancels): (Vec<_>, Vec<_>) = cut.unzip();
             let ended = async {
-                // Each is open once another one has been opened and closed behind it.
+                // They are open once another one has been opened and closed after them.
                 soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
                 cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
             };
@@ -137,7 +138,8 @@ async fn sockets_and_sources_end_with_a_call_that_is_cut_off() {
     server.all_ended(1).await;
 }
 
-/// A beat that a call has set goes on until it is cut off, and what it appends then harms nobody.
+/// An interval that a call has set runs until the call is cut off, and what it appends then causes
+/// no failure.
 #[tokio::test]
 async fn timers_end_with_a_call_that_is_cut_off() {
     let body = "if (call.args.beats) { \
@@ -148,7 +150,7 @@ async fn timers_end_with_a_call_that_is_cut_off() {
          let more; do { const before = n; await new Promise((done) => setTimeout(done, 60)); more = n - before; } \
          while (call.args.quiet && more > 0); return { more };";
     let source = format!("let n = 0; export default {{ async run(call, ctx) {{ {body} }} }};");
-    // The code of a call that was cut off has this long, and its timers with it.
+    // After a call is cut off, its code and its timers have this long.
     let short = |spec: &mut IsolateSpec| spec.limits.stop = Duration::from_millis(50);
     let (isolate, _, memory) = start_with("commands/it.js", &source, short).await.unwrap();
     let cut = call(&memory, &json!({ "beats": true, "stays": true }));
@@ -162,14 +164,16 @@ async fn timers_end_with_a_call_that_is_cut_off() {
     memory.add("go", &json!({}), "");
     soon(isolate.call(call(&memory, &json!({ "until": "go", "quiet": true })))).await.unwrap();
     assert_eq!(stored_meta(&memory.topic("it.recv")[0]), json!({ "more": 0 }));
-    // One that ends by itself leaves its beat behind: what that appends is refused, and no more.
+    // A call that returns leaves its interval running: what that appends is refused, without
+    // further effect.
     soon(isolate.call(call(&memory, &json!({ "beats": true })))).await.unwrap();
     soon(isolate.call(call(&memory, &json!({ "until": "go" })))).await.unwrap();
     let more = stored_meta(memory.topic("it.recv").last().unwrap())["more"].as_u64().unwrap();
     assert!(more > 0);
 }
 
-/// The beat of a call that came to its end stopped because another call beside it was cut off.
+/// Regression test: the interval of a call that had returned stopped when a concurrent call was cut
+/// off.
 #[tokio::test]
 async fn a_timer_does_not_end_with_the_call_of_another() {
     let body = "if (call.args.stays) { setInterval(() => cut++, 2); await new Promise(() => {}); } \
@@ -183,7 +187,7 @@ async fn a_timer_does_not_end_with_the_call_of_another() {
     let source = format!(
         "let n = 0, cut = 0, go; export default {{ timeout: '5m', async run(call, ctx) {{ {body} }} }};"
     );
-    // The code of a call that was cut off has this long.
+    // After a call is cut off, its code has this long.
     let short = |spec: &mut IsolateSpec| spec.limits.stop = Duration::from_millis(50);
     let (isolate, _, memory) = start_with("commands/it.js", &source, short).await.unwrap();
     let cut = call(&memory, &json!({ "stays": true }));
@@ -210,7 +214,7 @@ async fn a_timer_does_not_end_with_the_call_of_another() {
     assert_eq!(soon(quiet).await, json!({ "beats": true, "cut": false }));
 }
 
-/// As of any signal that is waited for by nobody.
+/// Like any signal that nothing waits for.
 #[tokio::test]
 async fn what_a_cut_call_let_go_of_is_nobodys_failure() {
     let server = Server::start(0);
@@ -232,7 +236,7 @@ async fn what_a_cut_call_let_go_of_is_nobodys_failure() {
     soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
 }
 
-/// A module reads one answer after the other under a signal that lives on.
+/// A module reads one answer after another under a long-lived signal.
 #[tokio::test]
 async fn a_signal_keeps_no_answer() {
     let server = Server::start(0);
@@ -244,7 +248,7 @@ async fn a_signal_keeps_no_answer() {
     assert_eq!(eval_with(&body, &named, |_| {}).await, json!({ "ok": 300 }));
 }
 
-/// Each short call left something behind with the long one, for as long as that was open.
+/// Regression test: each short call left something behind for as long as the long one was open.
 #[tokio::test]
 async fn short_calls_leave_nothing_behind_with_a_long_one() {
     let source = "let go; const gone = new Promise((done) => (go = done));
@@ -269,7 +273,7 @@ async fn short_calls_leave_nothing_behind_with_a_long_one() {
     long.unwrap();
 }
 
-/// A stop waited for 5 s for what could never end.
+/// Regression test: a stop waited 5 s for something that could never end.
 #[tokio::test]
 async fn what_waits_for_nothing_ends_with_a_stop() {
     const COMMAND: &str = "commands/it.js";
@@ -294,7 +298,7 @@ async fn what_waits_for_nothing_ends_with_a_stop() {
         ("generators/it.js", format!("async *run() {{ yield {{}}; {never} }}"), false),
     ] {
         let source = format!("export default {{ {run} }};");
-        // Longer than this test has patience.
+        // Longer than the patience of this test.
         let wait = |spec: &mut IsolateSpec| spec.limits.stop = 10 * PATIENCE;
         let (isolate, _, memory) = start_with(entry, &source, wait).await.unwrap();
         let asked = call(&memory, &json!({}));
@@ -315,11 +319,11 @@ async fn what_waits_for_nothing_ends_with_a_stop() {
     }
 }
 
-/// Of each a module may have 256 at most, of some fewer.
+/// A module may have at most 256 of each, and fewer of some.
 #[tokio::test]
 async fn a_loop_that_is_left_closes_what_it_reads() {
     let (server, dir) = (Server::start(0), TempDir::new().unwrap());
-    // A tail goes on behind the last line that was taken.
+    // The next tail continues after the last line that was taken.
     std::fs::write(dir.path().join("log"), "line\n".repeat(300)).unwrap();
     let fields = format!(
         "permissions: {{ net: ['127.0.0.1'], read: ['{}'], run: ['yes'] }},",

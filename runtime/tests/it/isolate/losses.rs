@@ -1,4 +1,4 @@
-//! What the store refuses while the run goes on: nothing gets past it without a word.
+//! Frames that the store refuses while the run continues: none is lost silently.
 
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use super::*;
 
 const FULL: &str = "the disk is full";
 
-/// Waits until a module has said something.
+/// Waits until a module has logged a line.
 async fn said(memory: &Memory, what: &str) {
     soon(async {
         while !memory.logs().iter().any(|(_, line)| line == what) {
@@ -30,7 +30,7 @@ async fn a_call_does_not_complete_without_a_result() {
     let (running, asked) = (Arc::clone(&isolate), call(&memory, &json!({})));
     let run = tokio::spawn(async move { running.call(asked).await });
     said(&memory, "over").await;
-    // Its end is queued behind the result that is on its way, and there is room for it.
+    // The end of the call is queued after the result in flight, and there is room for it.
     refuse.send(()).unwrap();
     let error = soon(run).await.unwrap().unwrap_err();
     assert_eq!((error.kind, error.message.as_str()), (FailureKind::Store, FULL));
@@ -128,7 +128,7 @@ async fn a_tail_does_not_move_past_a_line_that_was_refused() {
     assert_eq!(lines, ["one", "two"]);
 }
 
-/// A frame that was sent is read again when what it led to was refused.
+/// A frame is delivered again if the output it caused was refused.
 #[tokio::test]
 async fn an_input_does_not_move_past_a_frame_whose_answer_was_refused() {
     let source = "export default { duplex: true, async *run(ctx) { \
@@ -141,7 +141,7 @@ async fn an_input_does_not_move_past_a_frame_whose_answer_was_refused() {
         ended = &mut run => panic!("{ended:?}"),
         () = said(&memory, "answered") => refuse.send(()).unwrap(),
     }
-    // Nothing more comes: it is not left waiting.
+    // There is no more input: the run is not left waiting for it.
     let error = soon(run).await.unwrap_err();
     assert!(error.message.contains(FULL), "{error}");
     assert_eq!(memory.position("input"), None);
@@ -154,7 +154,7 @@ async fn an_input_does_not_move_past_a_frame_whose_answer_was_refused() {
     assert_eq!(of, [json!({ "of": 1 }), json!({ "of": 2 })]);
 }
 
-/// The same when it is told of the refusal at its `yield`, and leaves the loop by that.
+/// The same if the run gets the refusal at its `yield`, and leaves the loop because of it.
 #[tokio::test]
 async fn who_is_told_of_a_refusal_and_leaves_has_the_lines_again() {
     let dir = TempDir::new().unwrap();

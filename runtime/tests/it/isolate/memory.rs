@@ -1,4 +1,4 @@
-//! A store in memory, as an isolate sees it.
+//! An in-memory store, as an isolate sees it.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -18,11 +18,11 @@ use xs_runtime::isolate::{
     Backend, BackendCode, BackendError, ByteStream, CallRequest, FrameStream, LogLevel, TopicInfo,
 };
 
-/// The pieces of a blob that is larger than any heap.
+/// The size and the number of the pieces of a blob that is larger than any heap.
 pub(crate) const PIECE: usize = 64 * 1024;
 pub(crate) const PIECES: usize = 4 * 1024;
 
-/// Its hash, by declaration.
+/// Its hash, by definition.
 pub(crate) fn endless() -> BlobHash {
     BlobHash::of(b"endless")
 }
@@ -41,9 +41,9 @@ struct Inner {
     /// Conditions and keys of appends.
     asked: Vec<String>,
     refuse: Option<BackendError>,
-    /// Refuses one append, once it is told to.
+    /// Refuses one append, once the sender is used or dropped.
     refuse_one: Option<(BackendError, oneshot::Receiver<()>)>,
-    /// Appends that may be answered.
+    /// Permits for answers to appends.
     answers: Option<Arc<Semaphore>>,
 }
 
@@ -108,7 +108,7 @@ impl Memory {
         self.inner.lock().refuse = error;
     }
 
-    /// Refuses the next append, once what this gives is used or dropped.
+    /// Refuses the next append, once the returned sender is used or dropped.
     pub(crate) fn refuse_one(&self, text: &str) -> oneshot::Sender<()> {
         let (now, told) = oneshot::channel();
         let error = BackendError::new(BackendCode::Unavailable, text);
@@ -116,14 +116,14 @@ impl Memory {
         now
     }
 
-    /// Has appends wait for a permit before they are answered.
+    /// Makes appends wait for a permit before they are answered.
     pub(crate) fn hold(&self) -> Arc<Semaphore> {
         let answers = Arc::new(Semaphore::new(0));
         self.inner.lock().answers = Some(Arc::clone(&answers));
         answers
     }
 
-    /// Waits until so many frames are in a topic.
+    /// Waits until there are `count` frames in a topic.
     pub(crate) async fn wait(&self, topic: &str, count: usize) -> Vec<Frame> {
         let mut changes = self.changed.subscribe();
         loop {
@@ -182,7 +182,7 @@ impl Backend for Memory {
         }
         let stored: Vec<Frame> = frames.iter().map(|frame| self.push(frame)).collect();
         let answers = self.inner.lock().answers.clone();
-        // Like a real store it answers later, not at once.
+        // Like a real store, it answers later, not at once.
         async move {
             if let Some(answers) = answers {
                 answers.acquire().await.unwrap().forget();
@@ -317,7 +317,7 @@ impl Backend for Memory {
             while let Some(piece) = pieces.next().await {
                 let piece = piece?;
                 len += piece.len();
-                // What is as long as the endless blob is taken for it.
+                // No more is kept: a blob as long as the endless one is taken for it.
                 if len <= 16 * 1024 * 1024 {
                     all.extend_from_slice(&piece);
                 }

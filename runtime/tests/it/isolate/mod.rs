@@ -1,4 +1,4 @@
-//! Isolates against a store in memory.
+//! Isolates against an in-memory store.
 
 mod commands;
 mod connections;
@@ -39,7 +39,7 @@ use xs_runtime::permissions::Allow;
 
 use memory::Memory;
 
-/// A modules directory with files in it.
+/// A modules directory with some files.
 pub(crate) struct Modules(pub(crate) TempDir);
 
 impl Modules {
@@ -148,7 +148,7 @@ pub(crate) fn state(reply: &HandlerReply) -> Value {
     reply.state.as_ref().map_or(Value::Null, |text: &Bytes| serde_json::from_slice(text).unwrap())
 }
 
-/// Longest wait for anything a test expects: a machine may be slow or busy.
+/// The longest wait for anything a test expects: a machine may be slow or busy.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Fails instead of hanging when something never ends.

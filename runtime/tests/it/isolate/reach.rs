@@ -1,5 +1,5 @@
-//! What of the web and of the machine modules reach: bodies in pieces, signatures, sockets, changes
-//! of files, programs.
+//! What modules can use of the web and of the machine: bodies in pieces, signatures, sockets,
+//! changes of files, programs.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use super::memory::{PIECE, PIECES, endless};
 use super::web::{eval, eval_with};
 use super::*;
 
-/// Runs the body of a generator and gives the metas of what it yielded.
+/// Runs the body of a generator and returns the metas of what it yielded.
 pub(super) async fn generate(
     body: &str,
     fields: &str,
@@ -23,7 +23,8 @@ pub(super) async fn generate(
     memory.topic("it.recv").iter().map(stored_meta).collect()
 }
 
-/// A body of several times the heap goes in both directions and through a transformation.
+/// A body several times the size of the heap passes in both directions and through a
+/// transformation.
 #[tokio::test]
 async fn bodies_stream_with_flat_memory() {
     let size = PIECE * PIECES;
@@ -39,7 +40,7 @@ async fn bodies_stream_with_flat_memory() {
     );
     let copied = eval_with(&copy, "timeout: '5m',", |_| {}).await;
     assert_eq!(copied, json!({ "hash": endless().to_string() }));
-    // Half a body that nobody reads on ends nothing and fills nothing.
+    // A body whose reading is given up halfway ends nothing and fills nothing.
     let half = format!(
         "for (let i = 0; i < 600; i++) {{ const r = ctx.blob.stream('{}').getReader(); await r.read(); await r.cancel(); }} return {{}};",
         endless()
@@ -111,7 +112,7 @@ async fn an_event_source_reads_what_a_server_sends() {
         read_head(&mut stream);
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
         stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-        // The stream stays open until the other side closes it.
+        // The stream stays open until the client closes it.
         let _ = stream.read(&mut [0]);
     });
     let listen = format!(
@@ -134,7 +135,7 @@ fn read_head(stream: &mut TcpStream) -> String {
     text
 }
 
-/// A server that sends back what it is sent, and closes when it is told to.
+/// A server that sends back what it receives, and closes when asked to.
 pub(super) fn echo_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -167,7 +168,7 @@ fn echo(stream: TcpStream) {
                 socket.close(Some(frame)).unwrap();
             }
             Message::Text(text) if text.as_str() == "leave" => socket.close(None).unwrap(),
-            // Says more once nothing has come for a while.
+            // Sends more once nothing has arrived for a while.
             Message::Text(text) if text.as_str() == "subscribe" => {
                 let quiet = Some(std::time::Duration::from_millis(300));
                 socket.get_ref().set_read_timeout(quiet).unwrap();
@@ -181,7 +182,7 @@ fn echo(stream: TcpStream) {
             Message::Text(text) if text.as_str() == "hold" => {
                 let frame = CloseFrame { code: 4002.into(), reason: "held".into() };
                 socket.close(Some(frame)).unwrap();
-                // The connection stays until the other side ends it.
+                // The connection stays open until the client ends it.
                 let _ = std::io::copy(socket.get_mut(), &mut std::io::sink());
                 return;
             }
@@ -221,7 +222,7 @@ async fn a_web_socket_is_the_standards() {
     assert!(seen.contains("add permissions: { net: [") && seen.contains("127.0.0.1"), "{seen}");
 }
 
-/// A buffer that is used again has the next message in it before this one is on its way.
+/// A buffer that is reused holds the next message before this one is sent.
 #[tokio::test]
 async fn a_message_is_what_it_was_when_it_was_sent() {
     let port = echo_server();
@@ -262,7 +263,7 @@ async fn a_socket_is_looped_over_and_told_apart_by_its_end() {
     assert_eq!(seen, [json!({ "end": "nothing to say" })]);
 }
 
-/// It was closed behind the last message, before the first answer to it.
+/// Regression test: it was closed after the last message, before the first answer to it.
 #[tokio::test]
 async fn a_socket_stays_open_behind_what_it_sends() {
     let port = echo_server();
@@ -317,7 +318,7 @@ async fn cron_gives_the_times_of_its_expression() {
     assert_eq!(seen[2], json!({ "first": true }));
 }
 
-/// A timer takes less than 25 days.
+/// A timer can wait for less than 25 days.
 #[tokio::test]
 async fn a_beat_of_weeks_does_not_come_at_once() {
     let seen = generate(
@@ -346,7 +347,7 @@ async fn changes_of_files_are_told() {
     );
     let (isolate, _, memory) = start("generators/it.js", &source).await.unwrap();
     let run = tokio::spawn(async move { isolate.run_generator().await });
-    // The watch begins a moment after this: what is written is written until it is seen.
+    // The watch begins a moment after this: the file is written until the change is seen.
     let told = async {
         let mut n = 0;
         while memory.topic("it.recv").len() < 3 {
@@ -426,7 +427,7 @@ async fn programs_end_with_their_module() {
     soon(gone(pid)).await;
 }
 
-/// What a program leaves behind in its group, and with it the outputs that it holds open.
+/// The rest of the program's process group ends, and with it the outputs that it holds open.
 #[tokio::test]
 async fn what_a_program_leaves_behind_ends_with_it() {
     let seen = generate(
@@ -442,7 +443,7 @@ async fn what_a_program_leaves_behind_ends_with_it() {
     soon(gone(seen[0]["pid"].as_u64().unwrap())).await;
 }
 
-/// Whoever wants to know only how a program ended has no stream to close. A module may have 256
+/// Code that only wants to know how a program ended has no stream to close. A module may have 256
 /// streams at a time, and a program has two outputs.
 #[tokio::test]
 async fn outputs_that_nobody_reads_cost_nothing() {
@@ -464,7 +465,7 @@ async fn outputs_that_nobody_reads_cost_nothing() {
     assert!(seen[1]["gone"].as_str().unwrap().contains("64 others have ended"), "{seen:?}");
 }
 
-/// It learns of it, as from `| head`.
+/// The program learns of it, as with `| head`.
 #[tokio::test]
 async fn a_program_whose_output_is_cancelled_cannot_write_on() {
     let seen = generate(
@@ -476,7 +477,7 @@ async fn a_program_whose_output_is_cancelled_cannot_write_on() {
     assert!(seen[0]["signal"] == "SIGPIPE" || seen[0]["code"] == 1, "{seen:?}");
 }
 
-/// Waits until a process is no more, or only waited for.
+/// Waits until a process has ended, even if it is still a zombie.
 async fn gone(pid: u64) {
     while std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.contains(") Z"))

@@ -1,4 +1,4 @@
-//! `ctx.remove`, and what a definition has to say for it.
+//! `ctx.remove`, and what a definition must say to use it.
 
 use serde_json::json;
 use xs_runtime::isolate::FailureKind;

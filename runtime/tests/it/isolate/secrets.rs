@@ -1,4 +1,4 @@
-//! What a module was told in confidence does not leave it by accident.
+//! Values that a module was given in confidence do not leave it by accident.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ async fn errors_and_lines_of_the_log_are_masked() {
     assert_eq!(logs, ["it is *** horse correct-horse", "look {\"at\":\"***\"}"]);
 }
 
-/// The parser of addresses escapes less than who writes one with care.
+/// The URL parser escapes less than a careful author does.
 #[tokio::test]
 async fn a_secret_in_an_address_is_masked() {
     let source = r#"export default { permissions: { env: ["SECRET"] },

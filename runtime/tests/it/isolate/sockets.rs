@@ -1,4 +1,4 @@
-//! What becomes of sockets that their module has no more use for.
+//! What becomes of sockets that their module no longer uses.
 
 use std::net::TcpListener;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::reach::{echo_server, generate};
 use super::web::eval_with;
 
-/// Each of them stayed open, and the 65th was refused.
+/// Regression test: each of them stayed open, and the 65th was refused.
 #[tokio::test]
 async fn a_loop_that_is_left_closes_its_socket() {
     let port = echo_server();
@@ -16,13 +16,13 @@ async fn a_loop_that_is_left_closes_its_socket() {
         ("for await (const said of open()) { n++; break; }", 140),
         ("try { for await (const said of open()) { n++; throw new Error(said); } } catch {}", 140),
         ("await (async () => { for await (const said of open()) return n++; })();", 140),
-        // Nothing more is said, so the second next() waits.
+        // No more messages arrive, so the second next() waits.
         (
             "const source = open(); await source.next(); n++; const more = source.next(); \
              await source.return(); n += (await more).done;",
             280,
         ),
-        // It is not open yet.
+        // The socket is not open yet.
         (
             "const source = open(), first = source.next(); await source.return(); await first; n++;",
             140,
@@ -37,7 +37,7 @@ async fn a_loop_that_is_left_closes_its_socket() {
     }
 }
 
-/// A server that agrees to a socket and then reads nothing of it.
+/// A server that accepts a socket and then reads nothing from it.
 fn deaf_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -50,7 +50,7 @@ fn deaf_server() -> u16 {
     port
 }
 
-/// The close was to follow what could not be sent.
+/// Regression test: the close waited for messages that could not be sent.
 #[tokio::test]
 async fn a_close_behind_what_nobody_takes_comes_to_an_end() {
     let port = deaf_server();

@@ -1,4 +1,4 @@
-//! `ctx.tail` over rotations: no line is lost, and none comes again.
+//! `ctx.tail` over rotations: no line is lost, and none is repeated.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,7 +10,7 @@ use super::*;
 
 const ENTRY: &str = "generators/it.js";
 
-/// A log, and what a generator makes of it.
+/// A log, and a generator that reads it.
 struct Log {
     _dir: TempDir,
     path: PathBuf,
@@ -56,7 +56,7 @@ impl Log {
         self.memory.set_position(&key, Bytes::from(position.to_string()));
     }
 
-    /// Runs until something is so.
+    /// Runs until a condition holds.
     async fn run_until(&self, is_so: impl Fn() -> bool) {
         let until = async {
             while !is_so() {
@@ -76,7 +76,7 @@ impl Log {
         self.memory.topic("it.recv").iter().map(|frame| self.memory.body(frame)).collect()
     }
 
-    /// Runs until there are so many lines and the place behind them is kept.
+    /// Runs until there are `lines` lines and the position after them is stored.
     async fn run_to(&self, lines: usize, offset: usize) {
         self.run_until(|| {
             self.lines().len() >= lines
@@ -86,7 +86,7 @@ impl Log {
     }
 }
 
-/// A piece without the end of a line was taken for the end of the file.
+/// Regression test: a read without the end of a line was taken for the end of the file.
 #[tokio::test]
 async fn a_long_line_does_not_end_a_file_that_was_moved() {
     let log = Log::new("old\n");
@@ -97,13 +97,14 @@ async fn a_long_line_does_not_end_a_file_that_was_moved() {
     assert_eq!(log.lines(), ["xxxxxxxxxx", "A", "B"]);
 }
 
-/// Who writes the file has it open until it is told of the rotation.
+/// A program that writes the file has it open until it learns of the rotation.
 #[tokio::test]
 async fn what_is_added_to_a_file_that_was_moved_comes_first() {
     while !is_added_in_time().await {}
 }
 
-/// Whether what was added came before such a file is left: this thread may have stood still.
+/// Whether the addition came before the moved file was abandoned: this thread may have been
+/// suspended.
 async fn is_added_in_time() -> bool {
     let log = Log::new("");
     log.run_to(0, 0).await;
@@ -117,7 +118,7 @@ async fn is_added_in_time() -> bool {
                 log.rotate(".1", "C\n");
                 rotated.set(Some(Instant::now()));
             }
-            // Long enough for the new file to be seen.
+            // Long enough for the new file to be noticed.
             Some(at) if !is_done.get() && at.elapsed() > Duration::from_millis(400) => {
                 (&writer).write_all(b"B\nend").unwrap();
                 is_late.set(at.elapsed() > Duration::from_millis(900));
@@ -147,7 +148,8 @@ async fn what_was_rotated_meanwhile_is_finished() {
     log.run_to(3, 2).await;
     assert_eq!(log.lines(), ["A", "B", "C"]);
     assert!(log.memory.logs().is_empty());
-    // Nothing but what was moved away from there is read: not what is called something else.
+    // Only a file that was moved from this name to a derived one is read, not one with another
+    // name.
     log.append("", "D\n");
     fs::rename(&log.path, log.path.with_file_name("other")).unwrap();
     fs::write(&log.path, "E\n").unwrap();
@@ -156,7 +158,7 @@ async fn what_was_rotated_meanwhile_is_finished() {
     assert!(log.memory.logs()[0].1.contains("what it had more is not read"));
 }
 
-/// All of it came again.
+/// Regression test: all of it was read again.
 #[tokio::test]
 async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
     let log = Log::new("old\n");
@@ -167,7 +169,7 @@ async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
     let began = Instant::now();
     let is_back = Cell::new(false);
     log.run_until(|| {
-        // Long enough for it to be looked for, since nothing tells that it was.
+        // Long enough for the tail to look for the file; nothing shows that it did.
         if !is_back.get() && began.elapsed() > Duration::from_millis(500) {
             fs::rename(log.path.with_file_name("hidden"), &log.path).unwrap();
             log.append("", "B\n");
@@ -180,7 +182,8 @@ async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
     assert_eq!(log.lines(), ["A", "B"]);
 }
 
-/// The line at which it was thrown is done with, and those before it; those behind are not.
+/// The line at which it was thrown counts as handled, like those before it; the lines after it do
+/// not.
 #[tokio::test]
 async fn a_line_that_cannot_be_handled_is_met_once() {
     let dir = TempDir::new().unwrap();
@@ -206,7 +209,8 @@ async fn a_line_that_cannot_be_handled_is_met_once() {
     assert_eq!(lines, want.collect::<Vec<_>>());
 }
 
-/// A new file may have the number of one that was deleted: its beginning was skipped.
+/// A new file may have the inode number of a deleted one. Regression test: its beginning was
+/// skipped.
 #[tokio::test]
 async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     let log = Log::new("old\n");
@@ -214,7 +218,7 @@ async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     log.append("", "A\n");
     log.run_to(1, 6).await;
     let mut position = log.position().unwrap();
-    // As it was kept before births were.
+    // As positions were stored before they had a `birth`.
     let birth = position.as_object_mut().unwrap().remove("birth");
     log.set_position(&position);
     log.append("", "B\n");
@@ -227,7 +231,7 @@ async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     log.set_position(&position);
     log.run_to(5, 8).await;
     assert_eq!(log.lines(), ["A", "B", "old", "A", "B"]);
-    // Nor is what was moved away the one that was read.
+    // Nor is the moved file taken for the one that was read.
     log.set_position(&position);
     log.rotate(".1", "C\n");
     log.run_to(6, 2).await;
@@ -235,7 +239,8 @@ async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     assert!(log.memory.logs().iter().all(|(_, line)| line.contains("is not read")));
 }
 
-/// Each cut could fall within a character, and took a return that was no end of a line.
+/// Regression test: each cut could fall within a character, and removed a carriage return that did
+/// not end a line.
 #[tokio::test]
 async fn a_line_that_is_too_long_is_cut_between_characters() {
     const MAX: usize = 1024 * 1024;

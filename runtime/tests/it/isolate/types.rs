@@ -1,4 +1,4 @@
-//! The types that authors are given are those of what there is: nothing more, nothing less.
+//! The types that authors are given declare exactly what exists.
 
 use serde_json::json;
 use xs_runtime::host::editor::TYPES;

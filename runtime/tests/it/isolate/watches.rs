@@ -1,4 +1,4 @@
-//! `ctx.watch` follows the path, whatever is under it.
+//! `ctx.watch` follows the path, whatever is at it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// A generator that tells the changes of `in` in a directory.
+/// A generator that yields the changes of a path in a directory.
 struct Watching {
     dir: TempDir,
     memory: Arc<Memory>,
@@ -15,7 +15,7 @@ struct Watching {
 }
 
 impl Watching {
-    /// Watches what `make` has made below a directory.
+    /// Watches `path` in a directory that `make` fills.
     async fn start(path: &str, make: impl FnOnce(&Path)) -> Self {
         let dir = TempDir::new().unwrap();
         make(dir.path());
@@ -33,7 +33,7 @@ impl Watching {
         self.dir.path().join(path)
     }
 
-    /// The changes so far, with paths as they are in the directory.
+    /// The changes so far, with paths relative to the directory.
     fn seen(&self) -> Vec<(String, String)> {
         let metas = self.memory.topic("it.recv").iter().map(stored_meta).collect::<Vec<_>>();
         let text = |change: &Value, name: &str| change[name].as_str().unwrap().to_owned();
@@ -42,7 +42,7 @@ impl Watching {
         metas.iter().map(|change| (path(change), text(change, "kind"))).collect()
     }
 
-    /// Waits for one more change of a kind than there were.
+    /// Waits until there are more changes of a kind than `before`.
     async fn told(&self, path: &str, kind: &str, before: usize) {
         let is_told = || self.count(path, kind) > before;
         soon(async {
@@ -58,7 +58,7 @@ impl Watching {
         self.seen().iter().filter(|(at, what)| at == path && what == kind).count()
     }
 
-    /// Writes a file until that is told: the watch may begin after the first time.
+    /// Writes a file until that is reported: the watch may begin after the first write.
     async fn written(&self, path: &str) {
         let told = || self.seen().iter().filter(|(at, _)| at == path).count();
         let before = told();
@@ -73,7 +73,7 @@ impl Watching {
     }
 }
 
-/// As editors and those who rotate files do it.
+/// Editors and log rotation replace files like this.
 #[tokio::test]
 async fn a_file_that_is_replaced_is_watched_on() {
     let watching = Watching::start("in", |dir| fs::write(dir.join("in"), "").unwrap()).await;
@@ -89,7 +89,7 @@ async fn a_file_that_is_replaced_is_watched_on() {
     fs::write(watching.at("in"), "").unwrap();
     watching.told("in", "create", 2).await;
     watching.written("in").await;
-    // Nothing of what lies beside it.
+    // Nothing next to it is reported.
     let seen = watching.seen();
     assert!(seen.iter().all(|(path, _)| path == "in"), "{seen:?}");
 }
@@ -103,7 +103,7 @@ async fn a_directory_that_is_made_anew_is_watched_on() {
     fs::create_dir(watching.at("in")).unwrap();
     watching.told("in", "create", 0).await;
     watching.written("in/b").await;
-    // All at once: another one takes its place.
+    // All at once: another directory takes its place.
     fs::create_dir(watching.at("new")).unwrap();
     fs::remove_dir_all(watching.at("in")).unwrap();
     fs::rename(watching.at("new"), watching.at("in")).unwrap();
@@ -111,7 +111,7 @@ async fn a_directory_that_is_made_anew_is_watched_on() {
     watching.written("in/c").await;
 }
 
-/// What happens to it was told as if it were where it was.
+/// Regression test: changes in it were reported as if it had not moved.
 #[tokio::test]
 async fn a_directory_that_is_moved_away_is_not_watched_any_more() {
     let watching = Watching::start("in", |dir| fs::create_dir(dir.join("in")).unwrap()).await;
@@ -128,7 +128,8 @@ async fn a_directory_that_is_moved_away_is_not_watched_any_more() {
     assert!(!seen.iter().any(|(path, _)| path.ends_with("gone")), "{seen:?}");
 }
 
-/// The watch ended when the directory around it was gone, and saw nothing of one further above.
+/// Regression test: the watch ended when the directory around it was removed, and missed the
+/// removal of one further up.
 #[tokio::test]
 async fn what_comes_back_with_all_around_it_is_watched_on() {
     let make = |dir: &Path| fs::create_dir_all(dir.join("above/around/in")).unwrap();
@@ -152,8 +153,8 @@ async fn what_comes_back_with_all_around_it_is_watched_on() {
     }
 }
 
-/// A config map has its files behind a link to a directory, and changes them all by another link that
-/// takes the place of that one.
+/// A config map keeps its files behind a link to a directory, and changes them all at once by
+/// replacing that link.
 #[tokio::test]
 async fn a_link_that_is_swapped_leads_to_what_is_watched() {
     let make = |dir: &Path| {
@@ -166,7 +167,7 @@ async fn a_link_that_is_swapped_leads_to_what_is_watched() {
     for n in 1..4 {
         fs::create_dir(watching.at(&format!("v{n}"))).unwrap();
         fs::write(watching.at(&format!("v{n}/key")), n.to_string()).unwrap();
-        // The watch may begin after the first times.
+        // The watch may begin after the first swaps.
         let before = watching.count("key", "create");
         soon(async {
             while watching.count("key", "create") == before {
@@ -193,7 +194,7 @@ async fn a_link_that_is_swapped_leads_to_what_is_watched() {
     assert!(seen.iter().all(|(path, _)| path == "key"), "{seen:?}");
 }
 
-/// As where it is asked for at first.
+/// Like a watch that begins with such a link.
 #[tokio::test]
 async fn a_link_that_leads_out_of_what_may_be_read_ends_the_watch() {
     let outside = TempDir::new().unwrap();
@@ -209,7 +210,7 @@ async fn a_link_that_leads_out_of_what_may_be_read_ends_the_watch() {
     assert!(error.message.contains("what was watched is gone"), "{error}");
 }
 
-/// It may lead to what must not be read, or to all of the machine.
+/// A link below the path may lead to what must not be read, or to the whole machine.
 #[tokio::test]
 async fn links_are_not_followed() {
     let outside = TempDir::new().unwrap();
@@ -220,7 +221,7 @@ async fn links_are_not_followed() {
     let watching = Watching::start("in", make).await;
     watching.written("in/a").await;
     fs::write(outside.path().join("secret"), "").unwrap();
-    // One queue has them in their order.
+    // Changes arrive in order from one queue, so that of the link would have come first.
     watching.written("in/b").await;
     let seen = watching.seen();
     assert!(!seen.iter().any(|(path, _)| path.contains("link")), "{seen:?}");

@@ -6,7 +6,7 @@ use xs_runtime::isolate::{FailureKind, LogLevel};
 
 use super::*;
 
-/// Runs the body of an async function in a module and gives what it returns.
+/// Runs the body of an async function in a module and returns its result.
 pub(crate) async fn eval(body: &str) -> Value {
     eval_with(body, "", |_| {}).await
 }
@@ -47,7 +47,7 @@ async fn a_variable_that_was_not_asked_for_is_told_once() {
     assert_eq!(lines, [line]);
 }
 
-/// As any error that nobody caught: with its message and its line.
+/// Like any uncaught error: with its message and its line.
 #[tokio::test]
 async fn what_a_listener_throws_is_told() {
     for (listen, fire) in [
@@ -159,7 +159,7 @@ async fn the_web_platform_works_without_imports() {
     assert_eq!(lines["v"], json!(["a", "b", "", "c", first, second]));
 }
 
-/// What an op throws that the language has no class for was `undefined` to whoever caught it.
+/// The time origin is set when the module starts.
 #[tokio::test]
 async fn the_clock_of_performance_has_an_origin() {
     let body = "const { timeOrigin } = performance, now = performance.now(), at = Date.now(); \
@@ -167,11 +167,13 @@ async fn the_clock_of_performance_has_an_origin() {
           of: new Date(timeOrigin).getFullYear() >= 2024, same: performance.timeOrigin === timeOrigin };";
     let want = json!({ "near": true, "json": true, "of": true, "same": true });
     assert_eq!(eval(body).await, want);
-    // Also where something else of it is asked for first.
+    // Also if something else of it is used first.
     let body = "performance.mark('a'); return { v: typeof Performance.prototype.toJSON.call(performance).timeOrigin };";
     assert_eq!(eval(body).await, json!({ "v": "number" }));
 }
 
+/// Regression test: an error of an op for which the language has no class was caught as
+/// `undefined`.
 #[tokio::test]
 async fn what_the_web_throws_is_a_dom_exception() {
     for (call, name) in [
@@ -195,7 +197,7 @@ async fn what_the_web_throws_is_a_dom_exception() {
     assert_eq!(failed["failed"], "QuotaExceededError: at most 65536 random bytes at once");
 }
 
-/// Wherever the pieces of a body end.
+/// Wherever the chunks of a body end.
 #[tokio::test]
 async fn lines_end_where_their_standard_says() {
     let seen = eval(
@@ -230,7 +232,7 @@ async fn the_console_and_the_log_go_to_the_backend() {
     assert_eq!(logs[4].1.len(), 10_003);
 }
 
-/// Answers each connection with one response; gives the port and the requests.
+/// Answers each connection with one response; returns the port and the requests.
 fn server(response: &'static str) -> (u16, std::sync::mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -267,19 +269,19 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
     let request = requests.recv().unwrap();
     assert!(request.starts_with("GET /p HTTP/1.1\r\n"), "{request}");
     assert!(request.contains("x: y\r\n"), "{request}");
-    // Not named: the error has the line to add.
+    // The host is not named: the error has the line to add.
     let denied = eval(&fetch).await;
     let line = format!("add permissions: {{ net: [\"127.0.0.1:{port}\"] }} to the definition");
     assert!(denied["failed"].as_str().unwrap().contains(&line), "{denied}");
     assert!(requests.try_recv().is_err());
-    // Private addresses need the operator.
+    // Private addresses need the operator's permission.
     let source = format!("export default {{ topics: \"in\", {named} run() {{}} }};");
     let refused =
         start_with("handlers/it.js", &source, |spec| spec.allow.net_private = false).await;
     let error = refused.err().unwrap();
     assert_eq!(error.kind, FailureKind::Permission);
     assert!(error.message.contains("--allow-net-private"), "{error}");
-    // Neither a name that leads to one nor an address that stands for one is a way around.
+    // Neither a name that resolves to one nor an equivalent address is a way around that.
     for host in ["localhost.localdomain", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"] {
         let source = format!(
             "export default {{ topics: \"in\", permissions: {{ net: [\"{host}:{port}\"] }}, \
@@ -307,7 +309,7 @@ async fn fetch_reaches_what_was_named_and_nothing_else() {
     assert!(requests.try_recv().is_err());
 }
 
-/// It runs before anybody knows what the module asks for.
+/// It runs before the permissions of the module are known.
 #[tokio::test]
 async fn the_top_level_of_a_module_reaches_nothing() {
     let (port, requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
@@ -341,7 +343,7 @@ async fn the_top_level_of_a_module_reaches_nothing() {
     assert!(requests.try_recv().is_err());
 }
 
-/// What holds before the definition is known is not what holds after.
+/// Permissions from before the definition was known do not persist.
 #[tokio::test]
 async fn what_was_fetched_at_the_top_level_opens_no_way_later() {
     let (port, requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
@@ -357,7 +359,7 @@ async fn what_was_fetched_at_the_top_level_opens_no_way_later() {
         isolate.load_state(None).await.unwrap();
         let reply = soon(reply(&isolate, inputs(&memory, 1))).await;
         assert_eq!(reply.failure.is_none(), reached, "{:?}", reply.failure);
-        // It is told of behind its answer.
+        // The server reports the request after its answer.
         assert_eq!(
             if reached { requests.recv().is_ok() } else { requests.try_recv().is_ok() },
             reached

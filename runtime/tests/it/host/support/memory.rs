@@ -1,4 +1,4 @@
-//! A store in memory, served over the real protocol: what the Host's tests run against.
+//! An in-memory store, served over the real protocol, for the tests of the Host.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use xs_protocol::{
 #[derive(Default)]
 struct Inner {
     frames: Vec<Frame>,
-    /// Ephemeral frames with the offset that came after them.
+    /// Ephemeral frames, each with the offset of the next stored frame.
     ephemeral: Vec<(u64, Frame)>,
     blobs: HashMap<BlobHash, Bytes>,
     cursors: HashMap<CursorName, Cursor>,
@@ -26,26 +26,27 @@ struct Inner {
     last: Option<FrameId>,
     commits: u64,
     slow: Option<Slow>,
-    /// A topic for whose frames there is no room, and how often that was said.
+    /// A topic for whose frames there is no room, and the number of refusals because of that.
     full: Option<(String, u64)>,
-    /// A topic whose frames it never takes.
+    /// A topic whose frames are always refused.
     denied: Option<String>,
     denials: u32,
-    /// How often it is busy when blobs are asked for, and when frames of a topic are followed.
+    /// How many more times to be busy when blobs are requested, and when frames of a topic are
+    /// followed.
     busy_blobs: u32,
     busy_follows: Option<(String, u32)>,
 }
 
-/// A commit that takes its time.
+/// A slow commit.
 struct Slow {
     /// It is the next one with a frame of this topic.
     topic: String,
-    /// It is done just before one with a frame of this topic.
+    /// It is done just before a commit with a frame of this topic.
     until: String,
     held: Option<(AppendRequest, Done)>,
 }
 
-/// A store in memory. Clones share it.
+/// An in-memory store. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct Memory(Arc<Mutex<Inner>>);
 
@@ -61,12 +62,12 @@ impl Memory {
         inner.frames.iter().filter(|frame| frame.topic() == topic).cloned().collect()
     }
 
-    /// How many there are.
+    /// Number of stored frames of a topic.
     pub(crate) fn count(&self, topic: &str) -> usize {
         self.0.lock().frames.iter().filter(|frame| frame.topic() == topic).count()
     }
 
-    /// A cursor as it is.
+    /// The current value of a cursor.
     pub(crate) fn cursor_now(&self, name: &str) -> Option<Cursor> {
         self.0.lock().cursors.get(&CursorName::parse(name).unwrap()).cloned()
     }
@@ -76,7 +77,7 @@ impl Memory {
         self.0.lock().blobs.remove(&frame.hash().unwrap());
     }
 
-    /// Batches stored so far.
+    /// Number of batches stored so far.
     pub(crate) fn commits(&self) -> u64 {
         self.0.lock().commits
     }
@@ -87,50 +88,50 @@ impl Memory {
         String::from_utf8(blob.unwrap_or_default().to_vec()).unwrap()
     }
 
-    /// Appends from outside of any connection.
+    /// Appends without a connection.
     pub(crate) fn put(&self, batch: AppendRequest) -> Appended {
         let stored = self.0.lock().append(batch).unwrap();
         self.wake();
         stored
     }
 
-    /// Has no room for frames of `topic`; for all with `None`.
+    /// Has no room for frames of `topic`; `None` makes room for all.
     pub(crate) fn fill(&self, topic: Option<&str>) {
         self.0.lock().full = topic.map(|topic| (topic.to_owned(), 0));
     }
 
-    /// Takes no frames of `topic`; again of all with `None`.
+    /// Refuses frames of `topic`; `None` accepts all again.
     pub(crate) fn deny<'a>(&self, topic: impl Into<Option<&'a str>>) {
         self.0.lock().denied = topic.into().map(str::to_owned);
     }
 
-    /// How often it did not.
+    /// How many frames were refused that way.
     pub(crate) fn denials(&self) -> u32 {
         self.0.lock().denials
     }
 
-    /// Has no stream left for the next so many blobs.
+    /// Has no stream for the next `times` requests of blobs.
     pub(crate) fn be_busy_with_blobs(&self, times: u32) {
         self.0.lock().busy_blobs = times;
     }
 
-    /// Has no stream left for the next so many who follow frames of `topic`, among others.
+    /// Has no stream for the next `times` followers of `topic`, among others.
     pub(crate) fn be_busy_with(&self, topic: &str, times: u32) {
         self.0.lock().busy_follows = Some((topic.to_owned(), times));
     }
 
-    /// How often it will still be busy.
+    /// How many more times it will be busy.
     pub(crate) fn busy_left(&self) -> u32 {
         let inner = self.0.lock();
         inner.busy_blobs + inner.busy_follows.as_ref().map_or(0, |(_, times)| *times)
     }
 
-    /// Whether something has found no room.
+    /// Whether anything was refused for lack of room.
     pub(crate) fn has_refused(&self) -> bool {
         self.refusals() > 0
     }
 
-    /// How often that was said.
+    /// How often something was.
     pub(crate) fn refusals(&self) -> u64 {
         self.0.lock().full.as_ref().map_or(0, |(_, count)| *count)
     }
@@ -243,7 +244,7 @@ impl Inner {
 struct MemoryFeed {
     store: Memory,
     topics: TopicPatterns,
-    /// Only the results of this call, and no more after its end.
+    /// Only the results of this call, up to its end.
     call: Option<FrameId>,
     next: u64,
     ephemeral: usize,

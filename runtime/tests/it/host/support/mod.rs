@@ -1,5 +1,5 @@
-//! A Host with a directory of modules beside a store in memory, and ways to wait for what the log
-//! will say.
+//! A Host with a directory of modules on an in-memory store, and ways to wait for frames in the
+//! log.
 
 pub(crate) mod memory;
 
@@ -24,8 +24,8 @@ use xs_runtime::permissions::Allow;
 
 pub(crate) use memory::Memory;
 
-/// Longest wait for anything a test expects: a machine may be slow or busy, and a process of modules
-/// gives way to all others.
+/// The longest wait for anything a test expects: a machine may be slow or busy, and a process of
+/// modules gives way to all others.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A store, and the directory of the modules.
@@ -33,11 +33,11 @@ pub(crate) struct World {
     pub(crate) store: Memory,
     server: Server,
     dir: TempDir,
-    /// How its Hosts have ended, for whoever waits in vain.
+    /// How its Hosts ended, for the message of a wait in vain.
     ends: Arc<Mutex<Vec<String>>>,
 }
 
-/// A Host that runs.
+/// A running Host.
 pub(crate) struct Running {
     shutdown: CancellationToken,
     /// Carries the bytes between Host and server.
@@ -46,7 +46,7 @@ pub(crate) struct Running {
 }
 
 impl World {
-    /// An empty store and these modules.
+    /// An empty store with these modules.
     pub(crate) fn new(modules: &[(&str, &str)]) -> Self {
         let store = Memory::default();
         let server = Server::new(Arc::new(store.clone()), ServerOptions::default());
@@ -56,8 +56,8 @@ impl World {
         world
     }
 
-    /// Saves a module as a careful editor does: a Host sees all of it or nothing, however long this
-    /// thread stands still meanwhile.
+    /// Saves a module atomically, as a careful editor does: a Host sees all of it or nothing,
+    /// however long this thread is suspended meanwhile.
     pub(crate) fn save(&self, file: &str, source: &str) {
         let path = self.path(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -71,7 +71,7 @@ impl World {
         fs::remove_file(self.path(file)).unwrap();
     }
 
-    /// Where a file of the modules is.
+    /// The path of a file of the modules.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
@@ -91,7 +91,7 @@ impl World {
         let (far, mut other) = tokio::io::duplex(256 * 1024);
         drop(self.server.adopt(far, role));
         let wire = tokio::spawn(async move {
-            // Either end may close first; then this wire has done its work.
+            // Either end may close first; then this wire is done.
             let _ = tokio::io::copy_bidirectional(&mut middle, &mut other).await;
         });
         (Client::over(near, ClientOptions::default()).await.unwrap(), wire)
@@ -108,23 +108,24 @@ impl World {
         self.host_of(usize::MAX, limits, &[], PROCESSORS_MAX).await
     }
 
-    /// Starts a Host after one that crashed on the threads of these versions.
+    /// Starts a Host after one that crashed on threads of these versions.
     pub(crate) async fn host_after(&self, crashed: &[&str]) -> Running {
         self.host_of(usize::MAX, Limits::default(), crashed, PROCESSORS_MAX).await
     }
 
-    /// Starts a Host that ends after so many isolates beyond the first of each processor.
+    /// Starts a Host that ends after this many isolates beyond the first of each processor.
     pub(crate) async fn host_that_spends(&self, spent_isolates_max: usize) -> Running {
         self.host_of(spent_isolates_max, Limits::default(), &[], PROCESSORS_MAX).await
     }
 
-    /// Starts a Host that gives a module this long to stop, and once more.
+    /// Starts a Host that gives a module this long to stop, and as long again until it is
+    /// abandoned.
     pub(crate) async fn host_that_waits(&self, stop: Duration) -> Running {
         let limits = Limits { stop, ..Limits::default() };
         self.host_of(usize::MAX, limits, &[], PROCESSORS_MAX).await
     }
 
-    /// Starts a Host that runs so many processors at a time.
+    /// Starts a Host that runs at most this many processors.
     pub(crate) async fn host_that_runs(&self, processors_max: usize) -> Running {
         self.host_of(usize::MAX, Limits::default(), &[], processors_max).await
     }
@@ -177,7 +178,7 @@ impl World {
         self.store.put(AppendRequest { cursors: vec![change], ..Default::default() });
     }
 
-    /// Frames of a topic, so far.
+    /// The frames of a topic so far.
     pub(crate) fn topic(&self, topic: &str) -> Vec<Frame> {
         self.store.topic(topic)
     }
@@ -189,7 +190,7 @@ impl World {
         self.topic(topic)
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let waited = tokio::time::timeout(PATIENCE, async {
             while !is_so() {
@@ -205,18 +206,18 @@ impl World {
 }
 
 impl Running {
-    /// Ends it as SIGTERM does.
+    /// Stops it as SIGTERM does.
     pub(crate) async fn stop(self) -> HostEnd {
         self.shutdown.cancel();
         self.ended().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends without being stopped.
     pub(crate) async fn ended(self) -> HostEnd {
         tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap()
     }
 
-    /// Cuts its connection: whatever it does now, the store does not hear of it.
+    /// Cuts its connection: whatever it does from now on does not reach the store.
     pub(crate) async fn cut(self) {
         self.wire.abort();
         let end = tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
