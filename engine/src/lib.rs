@@ -107,6 +107,7 @@ mod tail;
 mod testing;
 mod upkeep;
 mod value;
+mod worker;
 
 pub use append::Batch;
 pub use blob::BlobReader;

@@ -4,17 +4,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Shortage;
 use crate::format::control::Mark;
+use crate::io_error::IoError;
 use crate::log::WriteError;
 use crate::options::SyncPolicy;
 use crate::store::Inner;
 use crate::sys;
+use crate::worker::Worker;
 
 /// A log without writes for this long is marked.
 const IDLE: Duration = Duration::from_secs(1);
@@ -43,10 +44,9 @@ pub(crate) struct Upkeep {
     spare_due: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    /// The thread that merges the table of topics, which takes longer than the other work here can
-    /// wait.
-    merge: Mutex<Option<JoinHandle<()>>>,
+    thread: Worker,
+    /// Merges the table of topics, which takes longer than the other work here can wait.
+    merge: Worker,
     stop_merge: AtomicBool,
 }
 
@@ -59,10 +59,12 @@ struct State {
 impl Upkeep {
     /// Starts the thread.
     pub(crate) fn start(&self, inner: &Arc<Inner>) -> std::io::Result<()> {
-        let shared = Arc::clone(inner);
-        let thread =
-            std::thread::Builder::new().name("xs-upkeep".to_owned()).spawn(move || run(&shared))?;
-        *self.thread.lock() = Some(thread);
+        let (shared, poisoned) = (Arc::clone(inner), Arc::clone(inner));
+        // Without it, a policy with timed syncs would promise what nothing keeps.
+        let on_panic = move || {
+            poisoned.poison(IoError::other("the thread xs-upkeep has panicked"));
+        };
+        self.thread.start("xs-upkeep", move || run(&shared), on_panic)?;
         if inner.index.merge_is_due() {
             self.wake();
         }
@@ -74,26 +76,22 @@ impl Upkeep {
         self.state.lock().stop = true;
         self.changed.notify_all();
         self.stop_merge.store(true, Ordering::Relaxed);
-        let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes nevertheless.
-        let _ = thread.map(JoinHandle::join);
-        let _ = self.merge.lock().take().map(JoinHandle::join);
+        self.thread.join();
+        self.merge.join();
     }
 
     /// Starts a merge of the table of topics if one is due and none is running.
     fn merge_topics(&self, inner: &Arc<Inner>) {
-        let mut merge = self.merge.lock();
-        let is_running = merge.as_ref().is_some_and(|merge| !merge.is_finished());
-        if is_running || !inner.index.merge_is_due() {
+        if self.merge.is_running() || !inner.index.merge_is_due() {
             return;
         }
         let shared = Arc::clone(inner);
-        let merged = std::thread::Builder::new().name("xs-topics".to_owned()).spawn(move || {
+        let merge = move || {
             sys::give_way();
             // A derived file: what cannot be written now is retried after the next segment.
             let _ = shared.index.merge(&shared.upkeep.stop_merge);
-        });
-        *merge = merged.ok();
+        };
+        let _ = self.merge.start("xs-topics", merge, || ());
     }
 
     /// Wakes the thread.

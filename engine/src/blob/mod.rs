@@ -40,7 +40,6 @@ mod walk;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -61,6 +60,7 @@ use crate::format::pack::CHUNK_LEN;
 use crate::format::super_file::FileKey;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
+use crate::worker::Worker;
 use beside::{Asked, Beside};
 use found::FoundBlob;
 use keeper::Keeper;
@@ -76,7 +76,7 @@ pub(crate) use undurable::Undurable;
 #[derive(Debug)]
 pub(crate) struct Blobs {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Worker,
     trouble: Option<ReadOnlyReason>,
     dropped: Vec<Corruption>,
 }
@@ -127,13 +127,14 @@ impl Blobs {
             // Sealing a damaged pack again would hide the damage.
             shared.keeper.stop();
         }
-        let run = {
-            let shared = Arc::clone(&shared);
-            move || keeper::run(&shared)
+        let (run, failed) = (Arc::clone(&shared), Arc::clone(&shared));
+        let on_panic = move || {
+            failed.fail(io::Error::other("the thread xs-packs has panicked"));
+            failed.keeper.stop();
         };
-        let thread = thread::Builder::new().name("xs-packs".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| BlobError::io(&shared.env.blob_dir(), error))?;
-        let thread = Mutex::new(Some(thread));
+        let thread = Worker::default();
+        let started = thread.start("xs-packs", move || keeper::run(&run), on_panic);
+        started.map_err(|error| BlobError::io(&shared.env.blob_dir(), error))?;
         Ok(Self { shared, thread, trouble: opened.trouble, dropped: opened.dropped })
     }
 
@@ -350,10 +351,7 @@ impl Blobs {
         *self.shared.open.write() = false;
         self.shared.keeper.stop();
         self.shared.beside.stop();
-        if let Some(thread) = self.thread.lock().take() {
-            // The panic was printed by that thread, and left the files as a crash would.
-            let _ = thread.join();
-        }
+        self.thread.join();
     }
 }
 

@@ -249,7 +249,10 @@ impl Shared {
         }
         match self.keeper.wait_sealed(&self.packs) {
             Ok(()) => self.usable(false),
-            Err(error) => Err(StageError::harmless(error)),
+            Err(error) => {
+                self.usable(false)?;
+                Err(StageError::harmless(error))
+            }
         }
     }
 

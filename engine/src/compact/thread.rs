@@ -1,7 +1,6 @@
 //! The background thread that compacts and collects, and how it is stopped.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -11,6 +10,7 @@ use super::{CompactOptions, Which};
 use crate::error::CompactError;
 use crate::store::Inner;
 use crate::sys;
+use crate::worker::Worker;
 
 /// Interval between checks for expired frames and due collections when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub(crate) struct Compaction {
     pub(super) running: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Worker,
     /// Duration of the last search for work.
     looked: Mutex<Duration>,
     /// Removals that are not complete.
@@ -48,21 +48,18 @@ impl Compaction {
     pub(crate) fn start(&self, inner: &Arc<Inner>) -> std::io::Result<()> {
         let Some(options) = inner.env.options.compaction else { return Ok(()) };
         inner.space.begin(inner);
-        let shared = Arc::clone(inner);
-        let thread = std::thread::Builder::new()
-            .name("xs-compact".to_owned())
-            .spawn(move || run(&shared, options))?;
-        *self.thread.lock() = Some(thread);
-        Ok(())
+        let (shared, told) = (Arc::clone(inner), Arc::clone(inner));
+        let on_panic = move || {
+            told.space.compact_ended(Some("the thread xs-compact has panicked".to_owned()));
+        };
+        self.thread.start("xs-compact", move || run(&shared, options), on_panic)
     }
 
     /// Ends the thread and any other compaction, and waits for both.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_all();
-        let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes nevertheless.
-        let _ = thread.map(JoinHandle::join);
+        self.thread.join();
         drop(self.running.lock());
     }
 

@@ -4,7 +4,6 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -14,6 +13,7 @@ use super::finding::{Progress, VerifyReport};
 use crate::options::ScrubOptions;
 use crate::store::Inner;
 use crate::sys;
+use crate::worker::Worker;
 
 /// The state of a store's scrub, and the result of its last pass.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ pub struct ScrubStats {
 pub(crate) struct Scrub {
     state: Mutex<State>,
     changed: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Worker,
 }
 
 #[derive(Debug, Default)]
@@ -53,21 +53,19 @@ impl Scrub {
     /// Starts the thread, if the store was opened with one.
     pub(crate) fn start(&self, inner: &Arc<Inner>) -> std::io::Result<()> {
         let Some(options) = inner.env.options.scrub else { return Ok(()) };
-        let shared = Arc::clone(inner);
-        let thread = std::thread::Builder::new()
-            .name("xs-scrub".to_owned())
-            .spawn(move || run(&shared, options))?;
-        *self.thread.lock() = Some(thread);
-        Ok(())
+        let (shared, told) = (Arc::clone(inner), Arc::clone(inner));
+        let on_panic = move || {
+            let failure = Some(Arc::from("the thread xs-scrub has panicked"));
+            told.scrub.state.lock().stats.failure = failure;
+        };
+        self.thread.start("xs-scrub", move || run(&shared, options), on_panic)
     }
 
     /// Ends the thread and waits for it.
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
-        let thread = self.thread.lock().take();
-        // A panic there was a bug of ours; the store closes nevertheless.
-        let _ = thread.map(JoinHandle::join);
+        self.thread.join();
     }
 
     /// A copy of the published state.

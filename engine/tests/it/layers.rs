@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up, as ARCHITECTURE.md draws them.
 const LAYERS: [&[&str]; 8] = [
-    &["clock", "limits", "planted", "sys"],
+    &["clock", "limits", "planted", "sys", "worker"],
     &["value"],
     &["format", "ids", "names"],
     &["entropy", "error", "io_error", "options"],
