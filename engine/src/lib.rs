@@ -67,80 +67,142 @@
 //!
 //! Every byte on disk is in `docs/format.md`, and in code in [`mod@format`]; what happens after a
 //! crash or damage is in `docs/recovery.md`. All lengths and counts have a maximum in [`limits`].
+//!
+//! # Features
+//!
+//! Without the feature `store`, which is on by default, this is the part that clients of a store
+//! share with it: the values, their limits, and the layout of a frame's record. That part depends
+//! on no C code and opens no file.
 
+#![cfg_attr(
+    not(feature = "store"),
+    expect(dead_code, reason = "values and layouts have parts that only the store uses")
+)]
+
+#[cfg(feature = "store")]
 mod append;
+#[cfg(feature = "store")]
 mod blob;
+#[cfg(feature = "store")]
 mod clock;
+#[cfg(feature = "store")]
 mod commit;
+#[cfg(feature = "store")]
 mod compact;
+#[cfg(feature = "store")]
 mod cursors;
+#[cfg(feature = "store")]
 mod entropy;
+#[cfg(feature = "store")]
 mod env;
+#[cfg(feature = "store")]
 mod error;
 pub mod format;
+#[cfg(feature = "store")]
 mod gc;
+#[cfg(feature = "store")]
 mod holds;
+#[cfg(feature = "store")]
 mod ids;
+#[cfg(feature = "store")]
 mod index;
+#[cfg(feature = "store")]
 mod io_error;
+#[cfg(feature = "store")]
 mod journal;
+#[cfg(feature = "store")]
 mod keys;
 pub mod limits;
+#[cfg(feature = "store")]
 mod log;
+#[cfg(feature = "store")]
 mod maintain;
+#[cfg(feature = "store")]
 mod manifest;
+#[cfg(feature = "store")]
 mod media;
+#[cfg(feature = "store")]
 pub mod names;
+#[cfg(feature = "store")]
 mod options;
 mod planted;
+#[cfg(feature = "store")]
 #[cfg(test)]
 mod proofs;
+#[cfg(feature = "store")]
 mod read;
+#[cfg(feature = "store")]
 mod recovery;
+#[cfg(feature = "store")]
 mod remove;
+#[cfg(feature = "store")]
 mod space;
+#[cfg(feature = "store")]
 mod store;
+#[cfg(feature = "store")]
 mod store_blobs;
+#[cfg(feature = "store")]
 mod sys;
+#[cfg(feature = "store")]
 mod tail;
+#[cfg(feature = "store")]
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "store")]
 mod upkeep;
 mod value;
 mod worker;
 
+#[cfg(feature = "store")]
 pub use append::Batch;
+#[cfg(feature = "store")]
 pub use blob::BlobReader;
+#[cfg(feature = "store")]
 pub use clock::{Clock, SystemClock};
+#[cfg(feature = "store")]
 pub use commit::{AppendHandle, CommitTimes, Histogram};
+#[cfg(feature = "store")]
 pub use compact::{CompactOptions, CompactReport};
+#[cfg(feature = "store")]
 pub use entropy::{Entropy, SystemEntropy};
+#[cfg(feature = "store")]
 pub use error::{
     AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, Shortage,
     StoreError,
 };
 pub use format::record::RecordError;
+#[cfg(feature = "store")]
 pub use gc::{GcError, GcOptions, GcReport};
+#[cfg(feature = "store")]
 pub use io_error::IoError;
+#[cfg(feature = "store")]
 pub use maintain::{
     CopyOptions, CopyReport, CountBytes, FileStats, Finding, FrameStats, MaintainError, Problem,
     Progress, RepairReport, ScrubStats, Severity, StoreStats, UpgradeReport, VerifyReport, repair,
     restore, upgrade, verify,
 };
+#[cfg(feature = "store")]
 pub use options::{
     CollectOptions, CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions,
     StoreOptions, SyncPolicy,
 };
-pub use read::{Follower, FollowerEvent, Reader, ResumePoint};
+#[cfg(feature = "store")]
+pub use read::{Follower, FollowerEvent, Reader};
+#[cfg(feature = "store")]
 pub use recovery::{Cut, RecoveryReport};
+#[cfg(feature = "store")]
 pub use space::SpaceStats;
+#[cfg(feature = "store")]
 pub use store::{Health, Store, StoreInfo};
+#[cfg(feature = "store")]
 pub use store_blobs::BlobWriter;
+#[cfg(feature = "store")]
 pub use sys::name_faults;
+#[cfg(feature = "store")]
 pub use tail::PublishHook;
 pub use value::{
     Appended, BlobHash, Body, Bound, Condition, Cursor, CursorChange, CursorName, CursorSummary,
     CursorValue, ExpectRevision, Frame, FrameId, FrameRef, IdempotencyKey, Import, Meta, NewFrame,
-    Origin, ReadOptions, Removal, Stamp, Start, StoreUuid, Topic, TopicPattern, TopicPatterns,
-    TopicSummary, Ttl, Unmet, ValueError,
+    Origin, ReadOptions, Removal, ResumePoint, Stamp, Start, StoreUuid, Topic, TopicPattern,
+    TopicPatterns, TopicSummary, Ttl, Unmet, ValueError,
 };

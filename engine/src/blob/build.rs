@@ -406,8 +406,8 @@ impl Built {
         }
     }
 
-    /// Reads the whole pack back from the disk and compares every blob with its hash. Asks meanwhile
-    /// whether to go on.
+    /// Reads the whole pack back from the disk and compares every blob with its hash. Asks
+    /// meanwhile whether to go on.
     pub(super) fn verify(&self, env: &Env, go_on: GoOn<'_>) -> Result<ControlFlow<()>, BlobError> {
         let path = env.blob_path(self.line.base, self.line.generation, PACK);
         let media = env.files.open_scan(&path).map_err(|error| BlobError::io(&path, error))?;

@@ -5,20 +5,34 @@
 //! stored data, not of derived files, and the encoders that turn a value back into the bytes it was
 //! read from. The fuzz targets check both directions.
 
+#[cfg(feature = "store")]
 pub mod batch;
+#[cfg(feature = "store")]
 pub mod control;
+#[cfg(feature = "store")]
 pub(crate) mod dead;
+#[cfg(feature = "store")]
 pub mod file;
+#[cfg(feature = "store")]
 pub(crate) mod floors;
+#[cfg(feature = "store")]
 pub(crate) mod index;
+#[cfg(feature = "store")]
 pub mod journal;
+#[cfg(feature = "store")]
 pub(crate) mod key_index;
+#[cfg(feature = "store")]
 pub mod pack;
+#[cfg(feature = "store")]
 pub mod pack_index;
+#[cfg(feature = "store")]
 pub(crate) mod postings;
 pub mod record;
+#[cfg(feature = "store")]
 pub mod super_file;
+#[cfg(feature = "store")]
 pub(crate) mod topic_index;
+#[cfg(feature = "store")]
 pub(crate) mod topic_table;
 
 /// Rounds `n` up to a multiple of 8.

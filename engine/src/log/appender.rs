@@ -258,9 +258,10 @@ impl Appender {
     }
 
     /// Rolls to a new segment with space for its checkpoint, of at most `checkpoint` bytes, and
-    /// `needed` bytes of records. So a segment is never published without a checkpoint, and the one before it may then be dropped.
-    /// The new segment is durably part of the store before it is used. Until then nothing has
-    /// changed, including what was laid out, so a full disk does no harm.
+    /// `needed` bytes of records. So a segment is never published without a checkpoint, and the one
+    /// before it may then be dropped. The new segment is durably part of the store before it is
+    /// used. Until then nothing has changed, including what was laid out, so a full disk does no
+    /// harm.
     pub(crate) fn roll(
         &mut self,
         inner: &Inner,

@@ -23,7 +23,6 @@ use crate::value::{Frame, FrameId, ReadOptions, Topic, TopicPatterns, TopicSumma
 pub use follower::{Follower, FollowerEvent};
 pub(crate) use newest::{Gone, Looks, NotFound};
 pub use reader::Reader;
-pub use resume::ResumePoint;
 
 impl Inner {
     /// Whether a frame is visible to a reader with this head: it has neither expired nor been

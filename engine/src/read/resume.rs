@@ -5,18 +5,7 @@ use super::follower::Follower;
 use super::reader::Reader;
 use crate::error::ReadError;
 use crate::store::{Inner, Store};
-use crate::value::{Bound, ReadOptions, Start, StoreUuid};
-
-/// Where a reader resumes, and the store and epoch in which it was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResumePoint {
-    /// Uuid of the store; `None` when the caller guarantees that it is this one.
-    pub store: Option<StoreUuid>,
-    /// The epoch in which the reader saw the frame before it, if any.
-    pub epoch: u64,
-    /// The first frame not yet seen.
-    pub offset: u64,
-}
+use crate::value::{Bound, ReadOptions, ResumePoint, Start};
 
 impl Store {
     /// Returns the point from which a reader that has seen every frame below `offset` resumes.
@@ -99,6 +88,7 @@ mod tests {
     use crate::options::SyncPolicy;
     use crate::read::FollowerEvent;
     use crate::testing::{fast_dir, frame, open};
+    use crate::value::StoreUuid;
 
     #[test]
     fn who_goes_on_from_a_point_sees_what_came_behind_it() {

@@ -25,7 +25,7 @@ pub use id::FrameId;
 pub use import::Import;
 pub use key::IdempotencyKey;
 pub use meta::Meta;
-pub use read::{Bound, ReadOptions, Start};
+pub use read::{Bound, ReadOptions, ResumePoint, Start};
 pub use store_uuid::StoreUuid;
 pub use summary::{CursorSummary, TopicSummary};
 pub(crate) use topic::is_topic;

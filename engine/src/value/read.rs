@@ -1,6 +1,6 @@
 //! The options of a read.
 
-use super::{FrameId, TopicPatterns};
+use super::{FrameId, StoreUuid, TopicPatterns};
 
 /// A position in the log, by offset or by id. An id need not exist: its position is between its
 /// neighbours.
@@ -26,6 +26,17 @@ pub enum Start {
     Last(u64),
     /// With the first frame appended from now on.
     New,
+}
+
+/// Where a reader resumes, and the store and epoch in which it was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumePoint {
+    /// Uuid of the store; `None` when the caller guarantees that it is this one.
+    pub store: Option<StoreUuid>,
+    /// The epoch in which the reader saw the frame before it, if any.
+    pub epoch: u64,
+    /// The first frame not yet seen.
+    pub offset: u64,
 }
 
 /// The options of a read. The default reads every frame that is not reserved, once.

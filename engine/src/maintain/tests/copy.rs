@@ -19,11 +19,11 @@ use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
 use crate::names::is_store;
 use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
-use crate::read::ResumePoint;
 use crate::store::{Health, Store};
 use crate::testing::{
     crash, fast_dir, files_in, frame, numbers, open, open_on, options, segment_files,
 };
+use crate::value::ResumePoint;
 
 /// Where the header of a file has its uuid.
 const UUID_AT: usize = 32;

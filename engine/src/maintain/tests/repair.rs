@@ -17,12 +17,14 @@ use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
-use crate::read::{FollowerEvent, Reader, ResumePoint};
+use crate::read::{FollowerEvent, Reader};
 use crate::store::{Health, Store};
 use crate::testing::{
     batches, crash, edit, fast_dir, frame, open, open_on, options, segment_files,
 };
-use crate::value::{Bound, CursorName, CursorSummary, Import, Meta, NewFrame, ReadOptions, Start};
+use crate::value::{
+    Bound, CursorName, CursorSummary, Import, Meta, NewFrame, ReadOptions, ResumePoint, Start,
+};
 
 /// The contents of a store, each frame under its offset.
 fn held(store: &Store) -> BTreeMap<u64, String> {
