@@ -152,12 +152,7 @@ impl Keeper {
     }
 
     /// Starts a version like [`Keeper::create`]. `before` ran and was stopped for it.
-    async fn create_over(
-        &mut self,
-        frame: Frame,
-        falls_back: bool,
-        before: Option<Frame>,
-    ) -> bool {
+    async fn create_over(&mut self, frame: Frame, falls_back: bool, before: Option<Frame>) -> bool {
         let (finishes, finished) = match self.running.as_ref().and_then(|r| r.command.as_ref()) {
             Some((_, finishes)) => (finishes.clone(), None),
             None => {
