@@ -259,6 +259,25 @@ async fn the_log_names_the_lines_as_written() {
     assert!(logs[3].contains("handlers/it.ts:12:"), "{}", logs[3]);
 }
 
+/// Types are replaced by spaces, so a stack that is stored instead of shown needs no translation.
+#[tokio::test]
+async fn a_stack_that_a_module_reads_names_the_lines_as_written() {
+    let source = "import { handler, type Frame } from \"xs\";\n\
+        interface Meta {\n  n: number;\n}\n\
+        \n\
+        function fail<T>(meta: T | Meta): never { throw new Error(\"no\" as string); }\n\
+        export default handler<{ n: number }>({ topics: \"in\",\n\
+        \x20 run(frame: Frame) {\n\
+        \x20   try { fail<Meta>(frame.meta as Meta); } catch (e) { return { stack: e.stack }; }\n\
+        \x20 } });\n";
+    let (isolate, _, memory) = start("handlers/it.ts", source).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let reply = reply(&isolate, inputs(&memory, 1)).await;
+    let stack = meta(&reply.outputs[0])["stack"].as_str().unwrap().to_owned();
+    assert!(stack.contains("at fail (file:///handlers/it.ts:6:49)"), "{stack}");
+    assert!(stack.contains("at Object.run (file:///handlers/it.ts:9:11)"), "{stack}");
+}
+
 /// The import that asks for what is not there is shown, and what to do about CommonJS.
 #[tokio::test]
 async fn an_import_of_what_is_not_exported_is_shown() {
