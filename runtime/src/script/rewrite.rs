@@ -217,7 +217,8 @@ fn declare(
 /// The assignments that replace declarations.
 fn assigned(variables: &VariableDeclaration<'_>) -> Vec<Piece> {
     let each = variables.declarations.iter().flat_map(|variable| {
-        let value = variable.init.as_ref().map_or("undefined".into(), |init| init.span().into());
+        let value = variable.init.as_ref().map(|init| init.span().into());
+        let value = value.unwrap_or_else(|| "undefined".into());
         ["(".into(), variable.id.span().into(), " = ".into(), value, "); ".into()]
     });
     each.collect()
