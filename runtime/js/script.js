@@ -116,7 +116,7 @@ class Whole extends Frame {
   text() {
     if (this.hash === null) return "";
     const text = op_xs_script_body(this.hash);
-    if (text === null) throw new RangeError("the body is too long to be looked at");
+    if (text === null) throw new RangeError("the body is too long to be read here");
     return text;
   }
   json() {
@@ -139,7 +139,7 @@ function where(test) {
             if (isThenable(result)) {
               // Its outcome does not matter either.
               Promise.resolve(result).catch(() => {});
-              throw new TypeError("it gives a promise, and is not waited for");
+              throw new TypeError("it returns a promise, which is not awaited");
             }
             verdicts += result ? "1" : "0";
           } catch (error) {

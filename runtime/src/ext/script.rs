@@ -63,7 +63,7 @@ fn shown(state: &OpState, show: impl FnOnce(&dyn Console) -> bool) -> Result<(),
     let shown = script(state).and_then(|script| script.console().map(|console| show(&*console)));
     match shown {
         Some(true) => Ok(()),
-        _ => Err(JsErrorBox::generic("nobody reads what is shown any more")),
+        _ => Err(JsErrorBox::generic("the output has been closed")),
     }
 }
 
