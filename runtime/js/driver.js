@@ -32,7 +32,7 @@ function define(namespace, kind, name) {
     if (found[key] !== undefined && typeof found[key] !== "function") throw new TypeError(`${key} must be a function`);
   }
   for (const key of ["about", "topics", "config"]) {
-    if (typeof found[key] === "function") throw new TypeError(`${key} is a function; give what it returns`);
+    if (typeof found[key] === "function") throw new TypeError(`${key} is a function; give its result instead`);
   }
   const plain = {};
   for (const key of Object.keys(found)) {

@@ -210,7 +210,7 @@ function eventSource() {
     constructor(url, init = undefined) {
       for (const source of sources) if (source.readyState === Plain.CLOSED) sources.delete(source);
       if (sources.size >= SOURCES_MAX) {
-        throw new RangeError(`${SOURCES_MAX} EventSources are open at once; close one first`);
+        throw new RangeError(`${SOURCES_MAX} EventSources are already open; close one first`);
       }
       super(...arguments);
       sources.add(this);

@@ -17,7 +17,7 @@ function plain(prototype, name, own = 0, method = prototype[name]) {
   replace(prototype, name, {
     [name](...args) {
       if (args.slice(own).some((given) => given !== undefined)) {
-        throw new TypeError(`${name}() takes no locale and no options in a module, which has no data of languages; ` +
+        throw new TypeError(`${name}() takes no locale and no options in a module, which has no language data; ` +
           "use Temporal for time zones, toFixed() and the like for numbers, or bundle a package that brings its data");
       }
       return apply(method, this, args.slice(0, own));

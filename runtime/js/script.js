@@ -2,13 +2,19 @@
 // The entry module of such a graph calls one of these (run, prompt, where).
 (function () {
 const { core } = __bootstrap;
+const { evalContext } = core;
 const { op_xs_alive, op_xs_script_answer, op_xs_script_body, op_xs_script_cancelled, op_xs_script_next, op_xs_show, op_xs_show_bytes } = core.ops;
 const { parse, stringify } = JSON;
 const { Frame, frames } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { describe, viewBytes } = core.loadExtScript("ext:xs_runtime/values.js");
 const api = core.loadExtScript("ext:xs_runtime/api.js");
-// Saved before any of the user's code runs.
-const evaluate = globalThis.eval;
+
+// The value of a script, whose name is that of its file in stacks.
+function evaluate(code, name) {
+  const outcome = evalContext(code, name);
+  if (outcome[1] !== null) throw outcome[1].thrown;
+  return outcome[0];
+}
 
 // Number of frames evaluated between two signs of life to the watchdog.
 const STRIDE = 16;
@@ -77,9 +83,9 @@ function prompt() {
       const { inspect } = core.loadExtScript("ext:deno_web/01_console.js");
       const text = (value) => (value instanceof Frame ? stringify(value) : inspect(value));
       globalThis.ctx = ctx;
-      const line = async (code, turn) => {
+      const line = async ({ code, name }, turn) => {
         try {
-          const value = await evaluate(code)(api);
+          const value = await evaluate(code, name)(api);
           if (value !== undefined && !turn.over) globalThis._ = value;
           await show(value, text, turn);
           return "";
@@ -89,12 +95,12 @@ function prompt() {
         }
       };
       for (;;) {
-        const code = await op_xs_script_next();
+        const work = parse(await op_xs_script_next());
         const turn = { over: false, iterator: null };
         const cancelled = op_xs_script_cancelled();
         // Unreferenced, so that a line that waits for nothing is still detected as stalled.
         core.unrefOpPromise(cancelled);
-        const answer = await Promise.race([line(code, turn), cancelled.then(() => "cancelled")]);
+        const answer = await Promise.race([line(work, turn), cancelled.then(() => "cancelled")]);
         turn.over = true;
         if (answer === "cancelled" && typeof turn.iterator?.return === "function") {
           Promise.resolve(turn.iterator.return()).catch(() => {});
@@ -110,7 +116,7 @@ class Whole extends Frame {
   text() {
     if (this.hash === null) return "";
     const text = op_xs_script_body(this.hash);
-    if (text === null) throw new RangeError("the body is too long to be looked at");
+    if (text === null) throw new RangeError("the body is too long to be read here");
     return text;
   }
   json() {
@@ -133,7 +139,7 @@ function where(test) {
             if (isThenable(result)) {
               // Its outcome does not matter either.
               Promise.resolve(result).catch(() => {});
-              throw new TypeError("it gives a promise, and is not waited for");
+              throw new TypeError("it returns a promise, which is not awaited");
             }
             verdicts += result ? "1" : "0";
           } catch (error) {

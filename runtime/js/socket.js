@@ -182,7 +182,7 @@ class WebSocket extends EventTarget {
   }
   close(code = 0, reason = "") {
     if (code !== 0 && code !== 1000 && !(code >= 3000 && code <= 4999)) {
-      throw new DOMException(`${code} is no code to close a socket with; use 1000 or 3000 to 4999`, "InvalidAccessError");
+      throw new DOMException(`${code} is not a code that closes a socket; use 1000 or 3000 to 4999`, "InvalidAccessError");
     }
     if (new TextEncoder().encode(reason).byteLength > 123) {
       throw new DOMException("the reason of a close has at most 123 bytes", "SyntaxError");

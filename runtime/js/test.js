@@ -81,7 +81,7 @@ async function given({ topic, meta, ttl, ...content }) {
 
 async function answer(fake, { number, request, body }) {
   try {
-    if (fake === undefined) throw new TypeError("fetch() reaches nothing in a test: give trial() a fetch");
+    if (fake === undefined) throw new TypeError("fetch() has no network in a test; give trial() a fetch");
     const { url, method, headers } = parse(request);
     const init = { method, headers: new Headers(headers) };
     if (body !== "") init.body = Uint8Array.fromBase64(body);
@@ -153,7 +153,7 @@ function content(value) {
   if (typeof value.toJSON === "function") return { json: value.toJSON() };
   if (isIterable(value)) return [...value];
   if (Object.keys(value).length > 0) return undefined;
-  throw new TypeError(`${nameOf(value)} cannot be compared; compare what is in it`);
+  throw new TypeError(`${nameOf(value)} cannot be compared; compare its contents`);
 }
 
 // Compares entries in any order.

@@ -120,7 +120,7 @@ function metaOf(meta, where) {
   }
   // A toJSON method may return anything.
   if (text?.[0] !== "{") {
-    throw new TypeError(`${where}: meta is ${nameOf(meta)}, which is no object as JSON; use { value: ... } or String(...)`);
+    throw new TypeError(`${where}: meta is ${nameOf(meta)}, which JSON does not write as an object; use { value: ... } or String(...)`);
   }
   return text;
 }
@@ -151,7 +151,7 @@ function optionsText(options, where = "", root = "") {
     const outer = paths.get(this);
     const path = outer === undefined ? root : Array.isArray(this) ? `${outer}[${key}]` : outer && `${outer}.${key}` || key;
     if (typeof value === "function" || typeof value === "symbol") {
-      throw new TypeError(`${where}${where && ": "}${path} is ${nameOf(value)}; give what it returns`);
+      throw new TypeError(`${where}${where && ": "}${path} is ${nameOf(value)}; give its result instead`);
     }
     if (typeof value === "object" && value !== null) paths.set(value, path);
     return value;

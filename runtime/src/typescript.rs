@@ -2,19 +2,22 @@
 //! listed, and JavaScript is syntax-checked too, so that every syntax error has a position and a
 //! code frame. Reads no files.
 
+mod blank;
 mod nesting;
 mod room;
 
 use std::path::Path;
 
 use oxc::allocator::Allocator;
-use oxc::codegen::{Codegen, CodegenOptions};
+use oxc::ast::ast::Program;
+use oxc::codegen::{Codegen, CodegenOptions, CommentOptions};
 use oxc::diagnostics::{Diagnostics, Severity};
 use oxc::parser::Parser;
 use oxc::semantic::SemanticBuilder;
 use oxc::span::{GetSpan as _, SourceType};
 use oxc::transformer::{TransformOptions, Transformer};
 
+use self::blank::Erasable;
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::location;
 
@@ -44,7 +47,7 @@ pub(crate) struct Import {
 pub(crate) struct Compiled {
     /// The code; `None` when the source runs unchanged.
     pub(crate) code: Option<String>,
-    /// Ordered by generated position.
+    /// Ordered by generated position; none when the code has the positions of the source.
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) imports: Vec<Import>,
 }
@@ -62,7 +65,7 @@ fn compiled(file: &str, source: &str) -> Result<Compiled, ModuleError> {
         let imports = imports_of(file, source, SourceType::mjs())?;
         return Ok(Compiled { code: None, mappings: Vec::new(), imports });
     }
-    let (code, mappings) = strip(file, source, TYPESCRIPT)?;
+    let (code, mappings) = erase(file, source)?;
     let imports = imports_left(file, &code, source)?;
     Ok(Compiled { code: Some(code), mappings, imports })
 }
@@ -117,27 +120,82 @@ pub(crate) fn strip(
     kind: SourceType,
 ) -> Result<(String, Vec<Mapping>), ModuleError> {
     let allocator = Allocator::default();
-    let parsed = Parser::new(&allocator, source, kind).parse();
+    let mut program = parsed(&allocator, file, source, kind)?;
+    transform(&allocator, file, source, &mut program)?;
+    Ok(generated(file, &program))
+}
+
+/// Code without types that keeps its positions in the source; if it cannot, as with an `enum`, the
+/// code of [`strip`].
+fn erase(file: &str, source: &str) -> Result<(String, Vec<Mapping>), ModuleError> {
+    let allocator = Allocator::default();
+    let mut program = parsed(&allocator, file, source, TYPESCRIPT)?;
+    let erasable = Erasable::of(source, &program);
+    transform(&allocator, file, source, &mut program)?;
+    let erased = erasable.erased(source, &program);
+    if reprinted(&erased).is_some_and(|code| is_same(&printed(&program), &code)) {
+        return Ok((erased, Vec::new()));
+    }
+    Ok(generated(file, &program))
+}
+
+fn parsed<'a>(
+    allocator: &'a Allocator,
+    file: &str,
+    source: &'a str,
+    kind: SourceType,
+) -> Result<Program<'a>, ModuleError> {
+    let parsed = Parser::new(allocator, source, kind).parse();
     first_error(file, source, &parsed.diagnostics)?;
-    let mut program = parsed.program;
+    Ok(parsed.program)
+}
+
+fn transform<'a>(
+    allocator: &'a Allocator,
+    file: &str,
+    source: &str,
+    program: &mut Program<'a>,
+) -> Result<(), ModuleError> {
     let checked =
-        SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(&program);
+        SemanticBuilder::new().with_check_syntax_error(true).with_enum_eval(true).build(program);
     first_error(file, source, &checked.diagnostics)?;
     let scoping = checked.semantic.into_scoping();
     let options = TransformOptions::default();
-    let transformed = Transformer::new(&allocator, Path::new(file), &options)
-        .build_with_scoping(scoping, &mut program);
-    first_error(file, source, &transformed.diagnostics)?;
+    let transformed =
+        Transformer::new(allocator, Path::new(file), &options).build_with_scoping(scoping, program);
+    first_error(file, source, &transformed.diagnostics)
+}
+
+/// The code of a program without its comments: equal for equal programs.
+fn printed(program: &Program<'_>) -> String {
+    let comments = CommentOptions::disabled();
+    let options = CodegenOptions { comments, ..CodegenOptions::default() };
+    Codegen::new().with_options(options).build(program).code
+}
+
+/// Whether code is the compiler's. That marks what has lost its last export as a module.
+fn is_same(compiled: &str, code: &str) -> bool {
+    compiled.strip_prefix(code).is_some_and(|more| matches!(more, "" | "export {};\n"))
+}
+
+/// JavaScript as [`printed`] prints it; `None` when it is none.
+fn reprinted(code: &str) -> Option<String> {
+    let allocator = Allocator::default();
+    let parsed = Parser::new(&allocator, code, SourceType::mjs()).parse();
+    let is_right = parsed.diagnostics.iter().all(|found| found.severity != Severity::Error);
+    is_right.then(|| printed(&parsed.program))
+}
+
+fn generated(file: &str, program: &Program<'_>) -> (String, Vec<Mapping>) {
     let options =
         CodegenOptions { source_map_path: Some(file.into()), ..CodegenOptions::default() };
-    let made = Codegen::new().with_options(options).build(&program);
+    let made = Codegen::new().with_options(options).build(program);
     let tokens = made.map.iter().flat_map(|map| map.get_tokens());
     let mappings = tokens.map(|token| Mapping {
         made: (token.get_dst_line(), token.get_dst_col()),
         written: (token.get_src_line(), token.get_src_col()),
     });
-    let mappings = mappings.collect();
-    Ok((made.code, mappings))
+    (made.code, mappings.collect())
 }
 
 /// Converts the first error among the diagnostics, with its position.
@@ -158,4 +216,101 @@ pub(crate) fn first_error(
         message.push_str(&format!(" ({help})"));
     }
     Err(location::error_at(FailureKind::Syntax, message, file, source, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each keeps the places of all its words, and loses its types.
+    #[test]
+    fn types_become_spaces() {
+        for (source, code) in [
+            ("let a: number = 1, b!: string;", "let a         = 1, b         ;"),
+            ("f(a as any, b!, <T>c, d satisfies E);", "f(a       , b ,    c, d            );"),
+            (
+                "type A = { b: 1 };\nexport interface C {}\na;",
+                "                  \n                     \na;",
+            ),
+            (
+                "import { type A, b, C } from './x.js';\nlet d: C = b;",
+                "import {         b,   } from './x.js';\nlet d    = b;",
+            ),
+            ("import type { A } from 'xs';\nlet b: A;", "                            \nlet b   ;"),
+            ("export type { A } from './x.ts';\n1;", "                                \n1;"),
+            (
+                "function f<T>(this: T, a?: number, ...b: T[]): asserts a is 1 {}",
+                "function f   (         a         , ...b     )                 {}",
+            ),
+            ("function f(a: 1): 1;\nfunction f(a) {}", "                    \nfunction f(a) {}"),
+            (
+                "const f = async <T,>(a: T): Promise<T> => a;",
+                "const f = async     (a   )             => a;",
+            ),
+            (
+                concat!(
+                    "abstract class A<T> extends B<T> implements C, D<T> { ",
+                    "private readonly a?: T = 1; b!: T; static c = 1; ",
+                    "abstract d(): void; declare e: 1; ",
+                    "override f?(): T {} [k: string]: T }",
+                ),
+                concat!(
+                    "         class A    extends B                       { ",
+                    "                 a     = 1; b    ; static c = 1; ",
+                    "                                  ",
+                    "         f ()    {}                }",
+                ),
+            ),
+            (
+                "try {} catch (e: unknown) {}\nf<T>(1); new F<T>();",
+                "try {} catch (e         ) {}\nf   (1); new F   ();",
+            ),
+            (
+                "declare const a: 1; declare function f(): 1;\nf(a);",
+                "                                            \nf(a);",
+            ),
+            ("let a: '\u{1f600}' = 1;", "let a       = 1;"),
+        ] {
+            let (erased, mappings) = erase("a.ts", source).unwrap();
+            assert!(mappings.is_empty(), "{source}: {erased}");
+            assert_eq!(erased, code, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_people_write_keeps_its_places() {
+        let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")];
+        let mut count = 0;
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|ending| ending == "ts")
+                    && !path.to_str().unwrap().ends_with(".d.ts")
+                {
+                    let source = std::fs::read_to_string(&path).unwrap();
+                    let (code, mappings) = erase("a.ts", &source).unwrap();
+                    assert!(mappings.is_empty() && code.len() <= source.len(), "{path:?}");
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 9, "{count} examples");
+    }
+
+    /// These need code of their own, or would mean something else.
+    #[test]
+    fn what_is_more_than_a_type_is_compiled() {
+        for source in [
+            "enum A { B }\nA.B;",
+            "namespace A { export const b = 1 }",
+            "class A { constructor(private a: number) {} }",
+            "let a = b as T\n(c)",
+            "const f = (a: 1):\n  T => a;",
+        ] {
+            let (code, mappings) = erase("a.ts", source).unwrap();
+            assert!(!mappings.is_empty() && code.len() != source.len(), "{source}: {code}");
+        }
+    }
 }

@@ -259,3 +259,30 @@ fn call_help_prints_the_arguments_of_a_command() {
     );
     assert_eq!(place.xs(&["call"]).code, 2);
 }
+
+/// Nobody would answer it before the command is mended.
+#[test]
+fn a_command_that_is_down_takes_no_calls() {
+    let place = Sandbox::new();
+    place.write(
+        "modules/commands/runs.ts",
+        "export default { permissions: { run: ['true'] }, run: () => ({ ok: true }) };",
+    );
+    let server = place.serve(&["--modules", "modules", "--allow-run"]);
+    place.await_frames("xs.command.runs.active", 1);
+    place.ok(&["call", "runs"]);
+    assert!(server.stop().success());
+    let server = place.serve(&["--modules", "modules"]);
+    let invalid = &place.await_frames("xs.command.runs.invalid", 1)[0];
+    assert!(invalid["meta"]["down"].is_string(), "{invalid}");
+    let call = place.xs(&["call", "runs"]);
+    assert_eq!((call.code, call.text().as_str()), (3, ""), "{}", call.err);
+    let told = "command runs is not running; xs modules show runs says why";
+    assert!(call.err.contains(told), "{}", call.err);
+    assert_eq!(place.frames("runs.call").len(), 1, "the refused call is not in the log");
+    assert!(server.stop().success());
+    let server = place.serve(&["--modules", "modules", "--allow-run"]);
+    place.await_frames("xs.command.runs.active", 2);
+    place.ok(&["call", "runs"]);
+    assert!(server.stop().success());
+}

@@ -11,7 +11,7 @@ use xs_protocol::{Address, AppendRequest, Client, ClientOptions};
 
 use crate::client::{connect, frame, runtime};
 use crate::kill::Random;
-use crate::support::{PATIENCE, Sandbox, Server};
+use crate::support::{PATIENCE, Sandbox, Server, eventually, is_running, signal_pid};
 
 const ROUNDS: u64 = 10;
 const ROUNDS_LONG: u64 = 300;
@@ -189,4 +189,29 @@ fn check(frames: &[Frame], inputs: &BTreeSet<FrameId>, calls: &BTreeSet<FrameId>
         let yielded = (meta["run"].as_str().unwrap().to_owned(), meta["n"].as_u64().unwrap());
         assert!(seen.insert(yielded), "a generator's frame is doubled: {meta}");
     }
+}
+
+/// The kernel kills the programs that a module runs with its process, and not what they have
+/// started.
+#[test]
+fn what_programs_have_started_ends_with_the_process_of_the_modules() {
+    let place = Sandbox::new();
+    place.write(
+        "modules/generators/runs.ts",
+        "import { generator, lines } from 'xs'; \
+         export default generator({ permissions: { run: ['sh'] }, async *run(ctx) { \
+           const script = '(sleep 1000 & echo $!; wait) & echo $!; wait'; \
+           for await (const pid of lines(ctx.spawn('sh', ['-c', script]).stdout)) yield { pid }; \
+         } });",
+    );
+    let server = place.serve(&["--modules", "modules", "--allow-run"]);
+    let told = place.await_frames("runs.recv", 2);
+    let pids: Vec<u32> =
+        told.iter().map(|frame| frame["meta"]["pid"].as_str().unwrap().parse().unwrap()).collect();
+    assert!(pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    let host = server.children()[0];
+    signal_pid(host, Signal::KILL);
+    eventually(|| pids.iter().all(|pid| !is_running(*pid)).then_some(()));
+    place.await_frames("runs.recv", 4);
+    assert!(server.stop().success());
 }

@@ -159,9 +159,16 @@ fn a_prompt_remembers_what_was_typed() {
                  new P()\n\
                  nothing.there\n\
                  _\n\
-                 let n = 7; add(1)\n";
+                 let n = 7; add(1)\n\
+                 if (n === 7) {\n  var kept = n\n  let gone = n\n}\n\
+                 for (var i = 0; i < 3; i++) for (var { length } of ['ab']);\n\
+                 [kept, i, length, typeof gone]\n\
+                 if (false) { var kept, nothing }\n\
+                 [kept, nothing]\n";
     let run = place.xs_with(&["eval", "-i"], typed.as_bytes());
-    assert_eq!(run.text(), "6\nfunction\n{ n: 3 }\nP { q: 1 }\nP { q: 1 }\n8\n", "{}", run.err);
+    let printed = "6\nfunction\n{ n: 3 }\nP { q: 1 }\nP { q: 1 }\n8\n\
+                   [ 7, 3, 2, \"undefined\" ]\n[ 7, undefined ]\n";
+    assert_eq!(run.text(), printed, "{}", run.err);
     assert_eq!(run.code, 1, "one of them failed");
     assert!(run.err.contains("nothing is not defined"), "{}", run.err);
     let lost = place.xs_with(&["eval", "-i"], b"let a = 1\nfor (;;) {}\ntypeof a\n");
@@ -174,17 +181,22 @@ fn a_prompt_remembers_what_was_typed() {
 /// The stack reached down to the code that evaluates the line, and what was typed was named after
 /// that code.
 #[test]
-fn a_prompt_shows_no_lines_of_xs_in_a_stack() {
+fn a_prompt_shows_the_places_of_what_was_typed_and_none_of_xs() {
     let place = with_frames();
-    let typed = "function add(n) {\n  throw new RangeError('too ' + n);\n}\n\
+    let typed = "let one: number = 1; function add(n: string): never {\n  throw new RangeError('too ' + n);\n}\n\
                  let kept\n\
                  try { add('many') } catch (error) { kept = error }\n\
                  kept\n\
-                 add('few')\n";
+                 one; add('few')\n";
     let run = place.xs_with(&["eval", "-i"], typed.as_bytes());
     assert_eq!(run.code, 1, "the last line throws: {}", run.err);
-    assert_eq!(run.text(), "RangeError: too many\n", "{}", run.err);
-    assert!(run.err.contains("RangeError: too few"), "{}", run.err);
+    let stack = "RangeError: too many\n    at add ([prompt-1]:2:9)\n    at [prompt-3]:1:7\n";
+    assert_eq!(run.text(), stack, "{}", run.err);
+    for told in
+        ["RangeError: too few", "[prompt-1]:2:9", "throw new RangeError", "at [prompt-5]:1:6"]
+    {
+        assert!(run.err.contains(told), "{told}: {}", run.err);
+    }
     for own in ["ext:", "script.js", "(native)"] {
         assert!(!run.text().contains(own) && !run.err.contains(own), "{} {}", run.text(), run.err);
     }

@@ -87,7 +87,8 @@ pub(super) fn op_xs_upload(state: &mut OpState) -> Result<u32, JsErrorBox> {
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     let mut open = bridge.uploads.open.borrow_mut();
     if open.len() >= STREAMS_MAX {
-        let text = format!("{STREAMS_MAX} bodies are being stored at once; await some of them");
+        let text =
+            format!("{STREAMS_MAX} bodies are already being stored; await some of them first");
         return Err(JsErrorBox::range_error(text));
     }
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
@@ -130,12 +131,12 @@ pub(super) async fn op_xs_upload_end(
 ) -> Result<String, JsErrorBox> {
     let upload = bridge(&state).uploads.open.borrow_mut().remove(&number);
     let Some(Upload { pieces, stored }) = upload else {
-        return Err(JsErrorBox::generic("the upload is over"));
+        return Err(JsErrorBox::generic("the upload has ended"));
     };
     drop(pieces);
     match stored.await {
         Ok(hash) => Ok(hash.map_err(refused)?.to_string()),
-        Err(_) => Err(JsErrorBox::generic("the upload was given up")),
+        Err(_) => Err(JsErrorBox::generic("the upload was cancelled")),
     }
 }
 
@@ -145,7 +146,7 @@ pub(super) fn op_xs_upload_drop(state: &mut OpState, number: u32) {
     let upload = state.borrow::<Rc<Bridge>>().uploads.open.borrow_mut().remove(&number);
     if let Some(Upload { pieces, .. }) = upload {
         drop(deno_core::unsync::spawn(async move {
-            let error = BackendError::new(BackendCode::Refused, "the upload was given up");
+            let error = BackendError::new(BackendCode::Refused, "the upload was cancelled");
             // There is no receiver if the store gave it up earlier.
             let _ = pieces.send(Err(error)).await;
         }));

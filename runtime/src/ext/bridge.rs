@@ -188,10 +188,7 @@ impl Bridge {
                  permissions of the definition hold"
             )
         } else if anew {
-            format!(
-                "{what} is not repeated: a handler that is run anew reaches nothing outside of the \
-                 store"
-            )
+            format!("{what} is not repeated: a replayed handler reaches nothing outside the store")
         } else if denial.is_private() && !spec.allow.net_private {
             format!(
                 "{denial}; it is a private address, which needs `xs serve --allow-net-private` \

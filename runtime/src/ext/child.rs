@@ -71,22 +71,27 @@ pub(super) fn op_xs_spawn(
     #[string] request: String,
 ) -> Result<u32, JsErrorBox> {
     if request.len() > REQUEST_BYTES_MAX {
-        let text = format!("spawn() takes at most {REQUEST_BYTES_MAX} bytes of words");
+        let text =
+            format!("spawn() takes at most {REQUEST_BYTES_MAX} bytes of arguments and variables");
         return Err(JsErrorBox::range_error(text));
     }
-    let request: Request = serde_json::from_str(&request)
-        .map_err(|error| type_error(format!("spawn() does not understand this: {error}")))?;
+    let request: Request = serde_json::from_str(&request).map_err(|error| {
+        type_error(format!("spawn() was called with invalid arguments: {error}"))
+    })?;
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     if !bridge.granted().may_run(&request.command) {
         return Err(bridge.denied(&Denial::Running(request.command)));
     }
     if bridge.children.open.borrow().len() >= CHILDREN_MAX {
-        let text = format!("{CHILDREN_MAX} programs run at once; await the status of some of them");
+        let text = format!(
+            "{CHILDREN_MAX} programs are already running; await the status of some of them first"
+        );
         return Err(JsErrorBox::range_error(text));
     }
     // Registered before the child exists, so that its exit is not missed.
-    let ends = signal(SignalKind::child())
-        .map_err(|error| JsErrorBox::generic(format!("cannot hear of programs: {error}")))?;
+    let ends = signal(SignalKind::child()).map_err(|error| {
+        JsErrorBox::generic(format!("cannot watch for the end of programs: {error}"))
+    })?;
     let mut child = command(&bridge, &request).spawn().map_err(|error| {
         JsErrorBox::generic(format!("cannot run {:?}: {error}", request.command))
     })?;
@@ -100,7 +105,7 @@ pub(super) fn op_xs_spawn(
     let mut leader = Leader { running: Rc::clone(&running), child };
     let outputs = (leader.child.stdout.take(), leader.child.stderr.take());
     let (Some(stdout), Some(stderr)) = outputs else {
-        return Err(JsErrorBox::generic("the program has no outputs"));
+        return Err(JsErrorBox::generic("the output of the program is not available"));
     };
     let number = bridge.children.next.get();
     bridge.children.next.set(number.wrapping_add(1));

@@ -15,7 +15,7 @@ fn fill(bytes: &mut [u8]) -> Result<(), JsErrorBox> {
         // SAFETY: `rest` is valid for writes of its length.
         let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
         filled += usize::try_from(got)
-            .map_err(|_| JsErrorBox::generic("the system gives no random numbers"))?;
+            .map_err(|_| JsErrorBox::generic("the system provides no random numbers"))?;
     }
     Ok(())
 }
@@ -26,7 +26,7 @@ pub(super) fn op_xs_random(#[buffer] mut buffer: JsBuffer) -> Result<(), JsError
     if buffer.len() > RANDOM_BYTES_MAX {
         return Err(JsErrorBox::new(
             "DOMExceptionQuotaExceededError",
-            format!("at most {RANDOM_BYTES_MAX} random bytes at once"),
+            format!("at most {RANDOM_BYTES_MAX} random bytes can be requested at a time"),
         ));
     }
     fill(&mut buffer)
@@ -46,7 +46,7 @@ pub(super) fn op_xs_uuid() -> Result<String, JsErrorBox> {
 }
 
 fn unknown(hash: &str) -> JsErrorBox {
-    JsErrorBox::new("DOMExceptionNotSupportedError", format!("no hash is called {hash:?}"))
+    JsErrorBox::new("DOMExceptionNotSupportedError", format!("unknown hash {hash:?}"))
 }
 
 fn hmac_key(hash: &str, key: &[u8]) -> Result<hmac::Key, JsErrorBox> {

@@ -52,7 +52,7 @@ pub(super) fn op_xs_input(state: &mut OpState, run: u32) -> Result<u32, JsErrorB
         ));
     }
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
-        return Err(JsErrorBox::generic("this run is over"));
+        return Err(JsErrorBox::generic("this run has ended"));
     };
     let given = Given::new(SourcePlaces::of(&bridge, outbox, KEY.to_owned()));
     let noted = Rc::downgrade(&given);
@@ -106,7 +106,7 @@ impl Sends {
 
     /// Ends a loop of generators that send to each other: the frame is logged and skipped.
     fn cut(&self, frame: &Frame) {
-        let text = "a chain of processors was cut: the frame is the result of too many others";
+        let text = "a chain of processors was cut: too many frames led to this one";
         let fields = json!({ "code": "hops", "frame": frame.id().to_string() }).to_string();
         self.bridge.backend.log(LogLevel::Error, text.to_owned(), Some(fields));
         if let Some(offset) = frame.offset() {

@@ -82,7 +82,7 @@ impl Bridge {
         let topic = Topic::parse(text).map_err(type_error)?;
         if topic.is_reserved() {
             return Err(JsErrorBox::type_error(format!(
-                "topic {text:?} belongs to xs itself; append to a topic that does not begin with xs."
+                "topic {text:?} is reserved for xs; append to a topic that does not begin with xs."
             )));
         }
         Ok(topic)
@@ -146,5 +146,5 @@ pub(super) fn stored(hash: &str) -> Result<Body, JsErrorBox> {
 }
 
 fn over() -> JsErrorBox {
-    JsErrorBox::generic("this run is over: nothing more can be appended from it")
+    JsErrorBox::generic("this run has ended and can append nothing more")
 }

@@ -156,8 +156,8 @@ pub(super) fn op_xs_child_output(
     let pipe = bridge.pipes.unread.borrow().get(&(number, output)).cloned();
     let pipe = pipe.ok_or_else(|| {
         let text = format!(
-            "what the program wrote is not kept any more: {KEPT_MAX} others have ended since whose \
-             outputs nobody reads"
+            "the output of the program is no longer kept, because {KEPT_MAX} others have ended \
+             since and were not read; read outputs sooner"
         );
         JsErrorBox::generic(text)
     })?;

@@ -47,7 +47,7 @@ pub(super) async fn op_xs_remove(
         runs.get(&run).filter(|run| !run.is_cut()).map(|run| Rc::clone(&run.outbox))
     };
     let Some(outbox) = outbox else {
-        return Err(JsErrorBox::generic("this run is over: nothing more can be removed from it"));
+        return Err(JsErrorBox::generic("this run has ended and can remove nothing more"));
     };
     let refused = |error: crate::isolate::BackendError| JsErrorBox::generic(error.message);
     if let Some(topics) = &within
@@ -74,7 +74,7 @@ pub(super) fn op_xs_remove_later(
     removable(bridge)?;
     let mut batch = bridge.batch.borrow_mut();
     let Some(batch) = batch.as_mut() else {
-        return Err(JsErrorBox::generic("this run is over: nothing more can be removed from it"));
+        return Err(JsErrorBox::generic("this run has ended and can remove nothing more"));
     };
     batch.remove(index as usize, id)
 }

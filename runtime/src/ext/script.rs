@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use deno_core::{OpState, op2};
 use deno_error::JsErrorBox;
+use serde_json::json;
 use xs_engine::BlobHash;
 
 use super::bridge::{Bridge, bridge};
@@ -23,7 +24,7 @@ pub(super) async fn op_xs_script_next(state: Rc<RefCell<OpState>>) -> String {
     let bridge = bridge(&state);
     let Some(script) = bridge.spec.script.clone() else { return std::future::pending().await };
     match script.next().await {
-        Work::Line(code) => code,
+        Work::Line { name, code } => json!({ "name": name, "code": code }).to_string(),
         Work::Frames(list) => {
             let found = list.iter().map(|whole| &whole.frame);
             let text = frames::encode(found, &*bridge.backend);
@@ -62,7 +63,7 @@ fn shown(state: &OpState, show: impl FnOnce(&dyn Console) -> bool) -> Result<(),
     let shown = script(state).and_then(|script| script.console().map(|console| show(&*console)));
     match shown {
         Some(true) => Ok(()),
-        _ => Err(JsErrorBox::generic("nobody reads what is shown any more")),
+        _ => Err(JsErrorBox::generic("the output has been closed")),
     }
 }
 

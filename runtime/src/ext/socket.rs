@@ -79,7 +79,7 @@ impl Sockets {
     fn reserve(&self) -> Result<Connecting, JsErrorBox> {
         let taken = self.connecting.get();
         if self.open.borrow().len() + taken >= SOCKETS_MAX {
-            let text = format!("{SOCKETS_MAX} sockets are open at once; close one first");
+            let text = format!("{SOCKETS_MAX} sockets are already open; close one first");
             return Err(JsErrorBox::range_error(text));
         }
         self.connecting.set(taken + 1);

@@ -156,7 +156,7 @@ pub(super) fn op_xs_read(
     #[string] request: String,
 ) -> Result<u32, JsErrorBox> {
     let request: ReadRequest = serde_json::from_str(&request)
-        .map_err(|error| type_error(format!("read() does not understand its options: {error}")))?;
+        .map_err(|error| type_error(format!("read() was called with invalid options: {error}")))?;
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
     let stream = bridge.backend.read(request.options()?);
     let source = Frames { bridge: Rc::clone(&bridge), stream, failed: None };
@@ -271,9 +271,7 @@ async fn append(
     let stored = {
         let mut runs = bridge.runs.borrow_mut();
         let Some(run) = runs.get_mut(&run).filter(|run| !run.is_cut()) else {
-            return Err(JsErrorBox::generic(
-                "this run is over: nothing more can be appended from it",
-            ));
+            return Err(JsErrorBox::generic("this run has ended and can append nothing more"));
         };
         if run.outbox.is_flooded() {
             return Err(JsErrorBox::range_error(format!(
@@ -394,7 +392,7 @@ pub(super) async fn op_xs_append_if(
         open.map(|run| (Rc::clone(&run.outbox), run.origin))
     };
     let Some((outbox, origin)) = known else {
-        let text = "this run is over: nothing more can be appended from it";
+        let text = "this run has ended and can append nothing more";
         return Err(JsErrorBox::generic(text));
     };
     let body = if hash.is_empty() { Body::None } else { stored(&hash)? };

@@ -45,7 +45,8 @@ impl<T> Streams<T> {
         let mut open = self.open.borrow_mut();
         if open.len() >= STREAMS_MAX {
             return Err(JsErrorBox::range_error(format!(
-                "{STREAMS_MAX} reads, tails and calls are open at once; end one first (break out of its loop)"
+                "{STREAMS_MAX} reads, tails and calls are already open; end one first \
+                 (break out of its loop)"
             )));
         }
         let number = self.next.get();

@@ -145,7 +145,7 @@ pub(super) async fn op_xs_tail(
         return Err(unreadable(&bridge, error));
     }
     let Some(outbox) = bridge.runs.borrow().get(&run).map(|run| Rc::clone(&run.outbox)) else {
-        return Err(JsErrorBox::generic("this run is over"));
+        return Err(JsErrorBox::generic("this run has ended"));
     };
     let given = Given::new(SourcePlaces::of(&bridge, outbox, format!("tail:{path}")));
     let noted = Rc::downgrade(&given);
@@ -236,7 +236,8 @@ impl Tail {
                 None => {
                     self.read(opened.file, &opened.meta, 0);
                     let text = format!(
-                        "ctx.tail({:?}): the file that was read is gone; what it had more is not read",
+                        "ctx.tail({:?}): the file that was being read is gone; the rest of it is \
+                         not read",
                         self.path
                     );
                     self.bridge.backend.log(LogLevel::Warn, text, None);

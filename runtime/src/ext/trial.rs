@@ -90,7 +90,7 @@ pub(super) async fn op_xs_trial_ended(
     let bridge = bridge(&state);
     let trials = bridge.spec.trials.clone().ok_or_else(no_trials)?;
     let ended = trials.ended(trial).await;
-    let (result, out) = ended.ok_or_else(|| JsErrorBox::generic("the trial was given up"))?;
+    let (result, out) = ended.ok_or_else(|| JsErrorBox::generic("the trial was cancelled"))?;
     Ok(format!("{result}\n{}", frames::encode(out.iter(), &*bridge.backend)))
 }
 

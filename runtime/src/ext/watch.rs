@@ -105,7 +105,7 @@ impl Told {
         }
         match event {
             Ok(event) if event.need_rescan() => {
-                changes.failed = Some("changes were missed; read the directory anew".to_owned());
+                changes.failed = Some("changes were missed; read the directory again".to_owned());
             }
             Ok(event) => changes.event(event),
             Err(error) => changes.failed = Some(error.to_string()),
@@ -288,7 +288,7 @@ impl Changes {
 
     fn add(&mut self, path: PathBuf, kind: &'static str) {
         if self.waiting.len() >= WAITING_MAX {
-            let text = format!("more than {WAITING_MAX} files changed; read them anew");
+            let text = format!("more than {WAITING_MAX} files changed; read them again");
             self.failed = Some(text);
             return;
         }
@@ -322,7 +322,7 @@ impl Source<String> for Watch {
                     return Ok(Some(Value::Array(shown.collect()).to_string()));
                 }
                 if is_lost && !is_moved {
-                    return Err(self.failed(&"what was watched is gone"));
+                    return Err(self.failed(&"what was watched no longer exists"));
                 }
                 if is_new || is_moved {
                     self.go_on(is_moved).await?;

@@ -142,7 +142,7 @@ fn facts(
         facts.insert("topics".to_owned(), json!(patterns));
     }
     let config = definition.config_with(config);
-    let is_set = config.as_object().map_or(!config.is_null(), |fields| !fields.is_empty());
+    let is_set = !config.is_null() && config.as_object().is_none_or(|fields| !fields.is_empty());
     if is_set && config.to_string().len() <= TEXT_BYTES_MAX {
         facts.insert("config".to_owned(), config);
     }

@@ -242,7 +242,7 @@ impl Version {
     async fn start_in_time(&self) -> Result<Started, ModuleError> {
         let _turn = self.shared.starts.acquire().await;
         if self.shared.shutdown.is_cancelled() {
-            return Err(ModuleError::new(FailureKind::Stopped, "the Host is shutting down"));
+            return Err(shutting_down());
         }
         self.shared.made.send_modify(|made| *made += 1);
         let mould = Mould::of(&self.spec);
@@ -251,9 +251,16 @@ impl Version {
             None => Blank::start(mould)?,
         };
         let start = Isolate::start_on(blank, self.spec.clone(), Arc::clone(&self.backend));
-        let (isolate, definition) = start.await?;
-        Ok(Started { isolate, definition })
+        tokio::select! {
+            started = start => started.map(|(isolate, definition)| Started { isolate, definition }),
+            // Evaluating a module may take long, and nothing of it runs yet.
+            () = self.shared.shutdown.cancelled() => Err(shutting_down()),
+        }
     }
+}
+
+fn shutting_down() -> ModuleError {
+    ModuleError::new(FailureKind::Stopped, "the Host is shutting down")
 }
 
 /// The sources of a `create` frame.

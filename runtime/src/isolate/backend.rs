@@ -118,7 +118,7 @@ fn no<T: Send + 'static>(refusal: BackendError) -> BoxFuture<'static, Result<T, 
 pub trait Backend: Send + Sync + 'static {
     /// The error of a method that is not provided.
     fn refusal(&self) -> BackendError {
-        BackendError::new(BackendCode::Unavailable, "this is not to be had of this store")
+        BackendError::new(BackendCode::Unavailable, "this store does not support this")
     }
     /// Appends frames as one batch and returns them as stored. Their origin is set already.
     fn append(&self, _: Vec<NewFrame>) -> BoxFuture<'static, Result<Vec<Frame>, BackendError>> {

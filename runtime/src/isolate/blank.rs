@@ -84,7 +84,7 @@ impl Blank {
         let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned());
         let spawned = thread.stack_size(STACK_BYTES).spawn(move || live(mould, tell, given));
         spawned.map_err(|error| {
-            let text = format!("no thread for the module: {error}");
+            let text = format!("cannot start a thread for the module: {error}");
             ModuleError::new(FailureKind::Heap, text)
         })?;
         Ok(Self { mould, work, made: Some(made) })
@@ -172,7 +172,7 @@ fn live(
     let tokio = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(tokio) => tokio,
         Err(error) => {
-            let text = format!("no event loop for the module: {error}");
+            let text = format!("cannot start an event loop for the module: {error}");
             let error = ModuleError::new(FailureKind::Heap, text);
             // The owner of a spare receives this; otherwise it is reported with the module.
             let _ = tell.send(Err(error.clone()));

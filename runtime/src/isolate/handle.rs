@@ -344,5 +344,5 @@ fn fate_of(fate: &watch::Receiver<Fate>) -> ModuleError {
 }
 
 fn gone() -> ModuleError {
-    ModuleError::new(FailureKind::Throw, "the isolate's thread ended without a reason")
+    ModuleError::new(FailureKind::Throw, "the isolate's thread ended unexpectedly")
 }

@@ -80,7 +80,7 @@ enum Form {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "topics is a pattern such as \"a.b\", \"a.*\" or \"*\", or an array of them"
+    expecting = "topics must be a pattern such as \"a.b\", \"a.*\" or \"*\", or an array of them"
 )]
 enum Topics {
     One(String),
@@ -136,7 +136,7 @@ enum Resort {
 
 impl<'de> Deserialize<'de> for Start {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let expected = "start is \"new\", \"first\" or { after: id }";
+        let expected = "start must be \"new\", \"first\" or { after: id }";
         word_or_object(from, expected, Self::Named, Self::After)
     }
 }
@@ -208,7 +208,7 @@ fn unknown(kind: Kind, what: &str) -> Option<String> {
         Some(name) => format!("did you mean {name}?"),
         None => format!("there are {}", known.join(", ")),
     };
-    Some(format!("{found} is no option of a {}; {advice}", kind.as_str()))
+    Some(format!("a {} has no option {found}; {advice}", kind.as_str()))
 }
 
 const ALL_KINDS: [&str; 5] = ["about", "timeout", "config", "permissions", "output"];
@@ -243,21 +243,21 @@ pub(super) fn definition(kind: Kind, json: &str) -> Result<Definition, ModuleErr
                 field if what.starts_with(field) => String::new(),
                 field => format!("{field}: "),
             };
-            format!("the definition is not one of a {}: {field}{what}", kind.as_str())
+            format!("this is not the definition of a {}: {field}{what}", kind.as_str())
         }))
     })?;
     belongs(kind, &fields)?;
     let timeout = fields.timeout.map_or(TIMEOUT_DEFAULT, millis);
     if timeout.is_zero() || timeout > TIMEOUT_MAX {
-        return Err(wrong(format!("timeout is more than 0 and at most {TIMEOUT_MAX:?}")));
+        return Err(wrong(format!("timeout must be more than 0 and at most {TIMEOUT_MAX:?}")));
     }
     let concurrency = fields.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
     if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-        return Err(wrong(format!("concurrency is between 1 and {CONCURRENCY_MAX}")));
+        return Err(wrong(format!("concurrency must be between 1 and {CONCURRENCY_MAX}")));
     }
     let pulse = fields.pulse.map(millis);
     if pulse.is_some_and(|pulse| pulse < PULSE_MIN) {
-        return Err(wrong(format!("pulse is at least {PULSE_MIN:?}")));
+        return Err(wrong(format!("pulse must be at least {PULSE_MIN:?}")));
     }
     let remove = fields.permissions.as_ref().map_or(&[][..], |asked| &asked.remove);
     let remove = removable(remove)?;
@@ -295,7 +295,7 @@ fn removable(patterns: &[String]) -> Result<Option<TopicPatterns>, ModuleError> 
     let topics = topics.map_err(|error| wrong(error.to_string()))?;
     let mut own = topics.as_slice().iter().map(ToString::to_string);
     match own.find(|pattern| pattern == "xs" || pattern.starts_with("xs.")) {
-        Some(pattern) => Err(wrong(format!("{pattern} belongs to xs itself"))),
+        Some(pattern) => Err(wrong(format!("{pattern} is reserved for xs"))),
         None => Ok(Some(topics)),
     }
 }
@@ -327,7 +327,8 @@ fn belongs(kind: Kind, fields: &Fields) -> Result<(), ModuleError> {
             if *given && owner != kind {
                 let (owner, kind) = (owner.as_str(), kind.as_str());
                 return Err(wrong(format!(
-                    "{name} belongs to a {owner}; this is a {kind}, for it lies in {kind}s/"
+                    "{name} belongs to a {owner}, but this is a {kind}, because its file is \
+                     in {kind}s/"
                 )));
             }
         }
@@ -368,7 +369,7 @@ fn topics(given: Topics) -> Result<TopicPatterns, ModuleError> {
     let topics = TopicPatterns::parse(&text).map_err(|error| wrong(format!("topics: {error}")))?;
     // One pattern is reserved for `unpark`.
     if topics.as_slice().len() >= PATTERNS_MAX {
-        return Err(wrong(format!("topics: at most {} patterns", PATTERNS_MAX - 1)));
+        return Err(wrong(format!("topics: there may be at most {} patterns", PATTERNS_MAX - 1)));
     }
     Ok(topics)
 }
@@ -388,7 +389,7 @@ fn on_error(given: Failing) -> Result<OnError, ModuleError> {
     match given {
         Failing::Now(resort) => Ok(OnError::Now(resort.into())),
         Failing::Retry(Retry { retry, .. }) if retry == 0 || retry > RETRIES_MAX => {
-            Err(wrong(format!("onError.retry is between 1 and {RETRIES_MAX}")))
+            Err(wrong(format!("onError.retry must be between 1 and {RETRIES_MAX}")))
         }
         Failing::Retry(Retry { retry, backoff, max, then }) => {
             let backoff = backoff.map_or(BACKOFF_DEFAULT, millis);

@@ -244,7 +244,10 @@ impl Stop {
             self.over();
             self.end(ModuleError::new(
                 FailureKind::Wedged,
-                format!("{} does not react to being stopped; its thread is given up", self.name),
+                format!(
+                    "{} did not react when it was stopped; its thread was abandoned",
+                    self.name
+                ),
             ));
             return;
         }

@@ -33,7 +33,10 @@ fn ended(graph: &ModuleGraph, stop: &Stop) -> ModuleError {
 
 /// The failure after a panic in the engine.
 pub(super) fn panicked() -> ModuleError {
-    ModuleError::new(FailureKind::Throw, "the JavaScript engine failed inside; see the Host's log")
+    ModuleError::new(
+        FailureKind::Throw,
+        "the JavaScript engine failed internally; see the Host's log",
+    )
 }
 
 /// Runs a module on this thread until it has failed or was stopped.
@@ -61,7 +64,7 @@ async fn conclude(bridge: &Bridge, error: ModuleError) {
     let limit = bridge.spec.limits.stop;
     if tokio::time::timeout(limit, bridge.handed_over()).await.is_err() {
         let processor = &bridge.spec.name;
-        tracing::warn!(processor, "what was handed over at the end was not stored in {limit:?}");
+        tracing::warn!(processor, "the last frames were not stored within {limit:?}");
     }
     bridge.fail_all(&error);
     bridge.stop.end(error);

@@ -189,9 +189,19 @@ impl ModuleGraph {
     /// Adds a generated file and makes it the entry.
     fn enter(&mut self, entry: &str, source: String) {
         let compiled = Compiled { code: None, mappings: Vec::new(), imports: Vec::new() };
-        let file = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
-        self.files.insert(entry.to_owned(), file);
+        self.add(entry, &source, compiled);
         self.entry = entry.to_owned();
+    }
+
+    /// Adds code that the engine gets in another way, so that its errors have positions.
+    pub(crate) fn add(&mut self, path: &str, source: &str, compiled: Compiled) {
+        let file = ModuleFile { source: source.into(), compiled: Some(Arc::new(compiled)) };
+        self.files.insert(path.to_owned(), file);
+    }
+
+    /// Removes what [`ModuleGraph::add`] has added.
+    pub(crate) fn remove(&mut self, path: &str) {
+        self.files.remove(path);
     }
 
     /// Reads a test file with all its imports, and an entry that runs its tests.

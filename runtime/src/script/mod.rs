@@ -2,10 +2,12 @@
 //! script, the lines of a prompt, a filter expression over frames. It is not a processor: the log
 //! shows only what it appends, as if its user had.
 
+mod edits;
 mod prompt;
 mod rewrite;
 mod store;
 mod test;
+mod vars;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -113,8 +115,8 @@ fn fits(source: &str) -> Result<(), ModuleError> {
 
 /// A piece of work for a long-lived isolate.
 pub(crate) enum Work {
-    /// A line of a prompt.
-    Line(String),
+    /// A line of a prompt: the engine's name for it, and its code.
+    Line { name: String, code: String },
     /// Frames to be filtered.
     Frames(Vec<Whole>),
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use oxc::allocator::Allocator;
 use oxc::ast::ast::{
-    Declaration, Expression, ImportDeclaration, ImportDeclarationSpecifier, Program, Statement,
+    Declaration, ImportDeclaration, ImportDeclarationSpecifier, Program, Statement,
     VariableDeclaration,
 };
 use oxc::diagnostics::{Diagnostics, Severity};
@@ -14,6 +14,8 @@ use oxc::parser::Parser;
 use oxc::semantic::SemanticBuilder;
 use oxc::span::{GetSpan as _, SourceType, Span};
 
+use super::edits::{Edits, Piece, Places};
+use super::vars;
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::location;
 use crate::typescript::{
@@ -77,7 +79,7 @@ fn body(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     }
     let returned = value.map(|value| column(source, value.start));
     header += "export default async function main(ctx) {\n";
-    assembled(file, source, kind, &header, &edits.done(), "\n}\n", returned)
+    assembled(file, source, kind, &header, &edits.done(Vec::new()).text, "\n}\n", returned)
 }
 
 /// An expression over `f` as a module whose default export is a function of `f`.
@@ -100,16 +102,16 @@ fn function(file: &str, source: &str) -> Result<Compiled, ModuleError> {
 
 /// Rewrites a line of a prompt into an expression for an async function that takes the exports of
 /// "xs". The line's declarations become global variables; the function returns the value of its
-/// last expression.
-pub(super) fn line(source: &str) -> Result<String, LineError> {
+/// last expression. Positions map back to the source.
+pub(super) fn line(source: &str) -> Result<Compiled, LineError> {
     with_room(PROMPT, source, || called(source))
 }
 
-fn called(source: &str) -> Result<String, LineError> {
+fn called(source: &str) -> Result<Compiled, LineError> {
     let kind = TYPESCRIPT;
     let allocator = Allocator::default();
     let mut edits = Edits::of(source);
-    let mut hoisted = String::new();
+    let mut head: Vec<Piece> = vec!["(async ($xs) => { ".into()];
     let mut value = object(source, kind);
     if value.is_none() {
         let parser = Parser::new(&allocator, source, kind);
@@ -120,14 +122,22 @@ fn called(source: &str) -> Result<String, LineError> {
         let program = parsed(&allocator, PROMPT, source, kind)?;
         value = last_value(&program);
         for statement in &program.body {
-            declare(&mut edits, &mut hoisted, statement)?;
+            declare(&mut edits, &mut head, statement)?;
         }
     }
     if let Some(value) = value {
         edits.wrap(value, RETURN, ")");
     }
-    let whole = format!("(async ($xs) => {{ {hoisted}{}\n}})", edits.done());
-    Ok(strip(PROMPT, &whole, kind)?.0)
+    let mut edited = edits.done(head);
+    edited.add(source, "\n})".into());
+    let (code, mappings) = strip(PROMPT, &edited.text, kind)?;
+    let (from, to) = (Places::of(&edited.text), Places::of(source));
+    let back = |mapping: Mapping| {
+        let written = to.place(edited.origin(from.byte(mapping.written)?)?);
+        Some(Mapping { written, ..mapping })
+    };
+    let mappings = mappings.into_iter().filter_map(back).collect();
+    Ok(Compiled { code: Some(code), mappings, imports: Vec::new() })
 }
 
 fn parsed<'a>(
@@ -166,13 +176,13 @@ fn last_value(program: &Program<'_>) -> Option<Span> {
 /// Makes the declarations of a statement global.
 fn declare(
     edits: &mut Edits<'_>,
-    hoisted: &mut String,
+    head: &mut Vec<Piece>,
     statement: &Statement<'_>,
 ) -> Result<(), ModuleError> {
     match statement {
         Statement::ImportDeclaration(import) => {
             let assigned = imported(edits.source, import)?;
-            edits.replace(import.span, assigned);
+            edits.replace(import.span, vec![Piece::Text(assigned)]);
         }
         statement if statement.is_module_declaration() => {
             return Err(no_export(PROMPT, edits.source, statement.span()));
@@ -181,12 +191,12 @@ fn declare(
     }
     match statement.as_declaration() {
         Some(Declaration::VariableDeclaration(variables)) if !variables.declare => {
-            let assigned = assigned(edits, variables);
-            edits.replace(variables.span, assigned);
+            edits.replace(variables.span, assigned(variables));
         }
         Some(Declaration::FunctionDeclaration(function)) if function.body.is_some() => {
             if let Some(name) = &function.id {
-                let _ = write!(hoisted, "{} = {}; ", name.name, edits.text(function.span));
+                let begin = Piece::Text(format!("{} = ", name.name));
+                head.extend([begin, function.span.into(), "; ".into()]);
                 edits.blank(Some(function.span));
             }
         }
@@ -194,27 +204,24 @@ fn declare(
             if edits.text(class.span).starts_with("class") =>
         {
             if let Some(name) = &class.id {
-                let assigned = format!("{} = {};", name.name, edits.text(class.span));
-                edits.replace(class.span, assigned);
+                let begin = Piece::Text(format!("{} = ", name.name));
+                edits.replace(class.span, vec![begin, class.span.into(), ";".into()]);
             }
         }
-        _ => {}
+        Some(_) => {}
+        None => head.push(Piece::Text(vars::lift(edits, statement))),
     }
     Ok(())
 }
 
 /// The assignments that replace declarations.
-fn assigned(edits: &Edits<'_>, variables: &VariableDeclaration<'_>) -> String {
-    let mut text = String::new();
-    for variable in &variables.declarations {
-        let pattern = edits.text(variable.id.span());
-        let value = variable
-            .init
-            .as_ref()
-            .map_or("undefined", |init: &Expression<'_>| edits.text(init.span()));
-        let _ = write!(text, "({pattern} = {value}); ");
-    }
-    text
+fn assigned(variables: &VariableDeclaration<'_>) -> Vec<Piece> {
+    let each = variables.declarations.iter().flat_map(|variable| {
+        let value = variable.init.as_ref().map(|init| init.span().into());
+        let value = value.unwrap_or_else(|| "undefined".into());
+        ["(".into(), variable.id.span().into(), " = ".into(), value, "); ".into()]
+    });
+    each.collect()
 }
 
 /// Assigns the names imported from "xs" out of the function's argument.
@@ -321,52 +328,6 @@ fn column(source: &str, at: u32) -> (u32, u32) {
     (count(line), count(before[begin..].encode_utf16().count()))
 }
 
-/// Edits of a source, applied together.
-struct Edits<'a> {
-    source: &'a str,
-    /// Byte ranges and their replacements.
-    made: Vec<(usize, usize, String)>,
-}
-
-impl<'a> Edits<'a> {
-    const fn of(source: &'a str) -> Self {
-        Self { source, made: Vec::new() }
-    }
-
-    fn text(&self, span: Span) -> &'a str {
-        self.source.get(span.start as usize..span.end as usize).unwrap_or_default()
-    }
-
-    fn replace(&mut self, span: Span, text: String) {
-        self.made.push((span.start as usize, span.end as usize, text));
-    }
-
-    /// Blanks out text, so that what follows keeps its line and column.
-    fn blank(&mut self, span: Option<Span>) {
-        let Some(span) = span else { return };
-        let kept = |c: char| if c == '\n' { '\n' } else { ' ' };
-        let text = self.text(span).chars().map(kept).collect();
-        self.replace(span, text);
-    }
-
-    fn wrap(&mut self, span: Span, before: &str, after: &str) {
-        let (start, end) = (span.start as usize, span.end as usize);
-        self.made.push((start, start, before.to_owned()));
-        self.made.push((end, end, after.to_owned()));
-    }
-
-    fn done(mut self) -> String {
-        self.made.sort_by_key(|(start, _, _)| *start);
-        let (mut text, mut at) = (String::new(), 0);
-        for (start, end, new) in self.made {
-            text += self.source.get(at..start).unwrap_or_default();
-            text += &new;
-            at = end;
-        }
-        text + self.source.get(at..).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -436,8 +397,15 @@ mod tests {
             ("class G {}", "G = class G {}"),
             ("import { sse as s, lines } from 'xs'", "s = $xs[\"sse\"];"),
             ("type T = number; const h: T = 1 as T", "h = 1;"),
+            ("if (x) { f()\nvar i: T = 1, [j] = y; }", "f(); void (i = 1, [j] = y, 0);"),
+            ("{ var k }", "typeof k === \"undefined\" && (k = undefined);"),
+            ("for (var l = 0; l < 9; l++);", "for (void (l = 0, 0); l < 9; l++);"),
+            ("for (var { m } of x) {}", "for ({m} of x) {}"),
+            ("for (var n in x) {}", "for (n in x) {}"),
+            ("{ (() => { var o = 1 })() }", "var o = 1;"),
+            ("{ let p = 1 }", "let p = 1;"),
         ] {
-            let code = line(source).unwrap();
+            let code = line(source).unwrap().code.unwrap();
             let squeezed = code.replace(['\n', '\t', ' '], "");
             assert!(squeezed.contains(&made.replace(' ', "")), "{code}");
         }
@@ -446,6 +414,20 @@ mod tests {
         }
         for wrong in ["\"a", "let 1", "f())", "import a from 'b'", "export default 1"] {
             assert!(matches!(line(wrong), Err(LineError::Wrong(_))), "{wrong}");
+        }
+    }
+    #[test]
+    fn places_of_a_line_lead_back() {
+        let compiled = line("let a = 1; function f() {\n  b.c;\n}\nif (a) { var d = e }").unwrap();
+        let code = compiled.code.unwrap();
+        for (made, written) in [("b.c", (1, 2)), ("e,", (3, 17)), ("a) {", (3, 4))] {
+            let at = code.find(made).unwrap();
+            let before = &code[..at];
+            let line = before.matches('\n').count() as u32;
+            let column = before.len() - before.rfind('\n').map_or(0, |at| at + 1);
+            let made = (line, column as u32);
+            let found = compiled.mappings.iter().find(|mapping| mapping.made == made);
+            assert_eq!(found.map(|mapping| mapping.written), Some(written), "{code}");
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod child;
 mod confine;
 mod crash;
 mod priority;
+mod session;
 mod spawn;
 mod way;
 

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::apart::Plan;
 use super::{CULPRITS_VARIABLE, SuperviseOptions};
-use crate::supervise::crash;
+use crate::supervise::{crash, session};
 
 /// Environment variables kept for a process that gets only some.
 const KEPT_VARIABLES: [&str; 6] =
@@ -109,9 +109,8 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     };
     let stdout = child.stdout.take();
     let last_words = child.stderr.take().map(listen);
-    let process = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let process = pid
         .ok_or_else(|| io::Error::other("the child has no process id"))
         .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
     let (exited, exit) = oneshot::channel();
@@ -123,6 +122,9 @@ fn make(command: &mut Command, answer: oneshot::Sender<Spawned>) {
     if answer.send(parts).is_err() || failed {
         // Nobody supervises this child.
         let _ = child.kill();
+    }
+    if let Some(pid) = pid {
+        session::end_with(pid);
     }
     let ended = child.wait();
     if let Some(last_words) = last_words {

@@ -252,7 +252,7 @@ impl Backend for Store {
         let mut topics = named.map(Frame::topic);
         let other = topics.find(|topic| within.as_ref().is_some_and(|all| !all.matches(topic)));
         if let Some(other) = other {
-            let text = format!("a frame of {other} is not within what may be removed");
+            let text = format!("frames of {other} may not be removed");
             return futures::future::ready(Err(BackendError::new(BackendCode::Refused, text)))
                 .boxed();
         }
@@ -358,7 +358,7 @@ impl Backend for Store {
     }
 
     fn call(&self, request: CallRequest) -> FrameStream {
-        let text = format!("a trial has no other commands; {} cannot be called", request.name);
+        let text = format!("a trial has no other commands, so {} cannot be called", request.name);
         stream::iter([Err(BackendError::new(BackendCode::NotFound, text))]).boxed()
     }
 

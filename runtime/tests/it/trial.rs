@@ -134,7 +134,7 @@ test("what differs", () => assertEquals(new Map([["a", 1n]]), new Map([["a", 2n]
     .await;
     assert!(tested.error.is_none(), "{tested:?}");
     let errors: Vec<_> = errors(&tested).into_iter().filter(|error| !error.is_empty()).collect();
-    let wrong = "cannot be compared; compare what is in it";
+    let wrong = "cannot be compared; compare its contents";
     assert_eq!(errors.len(), 3, "{errors:?}");
     assert!(errors[0].contains(&format!("a Hidden {wrong}")), "{errors:?}");
     assert!(errors[1].contains(&format!("a Promise {wrong}")), "{errors:?}");
@@ -190,7 +190,7 @@ test("files, variables, config and the network", async () => {
 });
 test("no network but that of the test", async () => {
   const { error } = await trial(c, { args: { n: 1 }, files: { "/etc/hostname": "" } });
-  assertEquals(error?.message, "TypeError: fetch() reaches nothing in a test: give trial() a fetch");
+  assertEquals(error?.message, "TypeError: fetch() has no network in a test; give trial() a fetch");
 });
 test("time passes as it is waited for", async () => {
   const begun = performance.now();

@@ -180,7 +180,7 @@ impl Handler {
     }
 
     pub(super) fn too_many_hops(&self, frame: &Frame) -> NewFrame {
-        let text = "a chain of processors was cut: the frame is the result of too many others";
+        let text = "a chain of processors was cut: too many frames led to this one";
         let mut fields = Map::new();
         fields.insert("code".to_owned(), json!("hops"));
         fields.insert("frame".to_owned(), json!(frame.id().to_string()));

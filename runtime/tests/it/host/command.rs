@@ -523,7 +523,7 @@ async fn the_code_of_a_call_that_is_cut_off_has_time_to_leave() {
         let lines = world.topic("xs.command.c.log");
         assert!(error.offset() < lines[0].offset(), "the caller waited for the code to leave");
         let lines: Vec<_> = lines.iter().map(|line| meta(line)["message"].clone()).collect();
-        let refused = "this run is over: nothing more can be appended from it";
+        let refused = "this run has ended and can append nothing more";
         assert_eq!(lines, ["left", refused], "{is_swapped} {is_cancelled}");
         assert!(world.topic("late").is_empty());
         assert_eq!(answers(&world, call), ["c.recv", "c.error"]);

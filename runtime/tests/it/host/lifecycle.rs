@@ -386,3 +386,18 @@ async fn the_configuration_in_effect_is_told() {
     assert_eq!(meta(&world.wait("h.out", 1).await[0])["config"], told[1]);
     host.stop().await;
 }
+
+/// It was waited for, up to the limit of a top level or of the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_module_that_is_evaluated() {
+    const SLOW: &str = "console.log('begun'); \
+                        await new Promise((done) => setTimeout(done, 1e6)); export default {};";
+    let world = World::new(&[("handlers/h.js", SLOW)]);
+    let host = world.host().await;
+    world.wait("xs.handler.h.log", 1).await;
+    let began = std::time::Instant::now();
+    assert!(matches!(host.stop().await, HostEnd::Stopped));
+    // A top level may take 10 s.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(world.topic("xs.handler.h.invalid").is_empty());
+}

@@ -194,7 +194,7 @@ async fn event_sources_have_a_bound() {
              return { count, then: open.length, why: [...why], is: open[0] instanceof EventSource && open[0] instanceof EventTarget };",
         )
         .await;
-    let why = ["64 EventSources are open at once; close one first"];
+    let why = ["64 EventSources are already open; close one first"];
     assert_eq!(seen, json!({ "count": 64, "then": 65, "why": why, "is": true }));
 }
 
@@ -210,7 +210,7 @@ async fn sockets_have_a_bound_while_they_connect() {
              await refused; return { why };",
         )
         .await;
-    assert_eq!(seen, json!({ "why": { "64 sockets are open at once; close one first": 136 } }));
+    assert_eq!(seen, json!({ "why": { "64 sockets are already open; close one first": 136 } }));
     assert!(server.seen(|seen| seen.asked) <= 64);
 }
 

@@ -48,7 +48,10 @@ async fn an_append_of_what_is_no_content_says_what_to_write() {
         ("{ meta: 'x' }", "append(): meta is a string; use a plain object"),
         ("{ meta: [1] }", "append(): meta is an array; use a plain object"),
         ("{ meta: new Map() }", "append(): meta is a Map; use a plain object"),
-        ("{ meta: new Date(0) }", "append(): meta is a Date, which is no object as JSON"),
+        (
+            "{ meta: new Date(0) }",
+            "append(): meta is a Date, which JSON does not write as an object",
+        ),
         ("{ meta: { a: 1n } }", "append(): meta is not JSON"),
         ("{ body: 5 }", "append(): body is a number; use a string or a Uint8Array"),
         ("{ body: { a: 1 } }", "append(): body is a Object; use a string or a Uint8Array"),
@@ -87,11 +90,14 @@ async fn a_result_that_is_no_content_says_what_to_write() {
         ("frame('hello')", "write { body: \"hello\" }"),
         ("frame(null)", "not null"),
         ("frame({ meta: 'x' })", "frame(): meta is a string"),
-        ("frame({ meta: new Date(0) })", "frame(): meta is a Date, which is no object as JSON"),
+        (
+            "frame({ meta: new Date(0) })",
+            "frame(): meta is a Date, which JSON does not write as an object",
+        ),
         ("frame({ body: 5 })", "frame(): body is a number"),
-        ("new Date(0)", "the result: meta is a Date, which is no object as JSON"),
+        ("new Date(0)", "the result: meta is a Date, which JSON does not write as an object"),
         ("new URL('http://a')", "use { value: ... } or String(...)"),
-        ("({ toJSON() { return 5; } })", "the result: meta is a Object, which is no object"),
+        ("({ toJSON() { return 5; } })", "the result: meta is a Object, which JSON does not write"),
         ("5", "use { value: 5 }"),
     ];
     for (value, want) in table {

@@ -35,17 +35,17 @@ async fn what_is_wrong_with_one_is_named() {
         ("handlers/it.js", "export const a = 1;", "no default export"),
         ("handlers/it.js", "export default {};", "no run function"),
         ("handlers/it.js", "export default { run() {} };", "a handler needs topics"),
-        ("handlers/it.js", "export default { run() {}, topics: 7 };", "topics is a pattern"),
+        ("handlers/it.js", "export default { run() {}, topics: 7 };", "topics must be a pattern"),
         ("handlers/it.js", "export default { run() {}, topics: 'a b' };", "may hold only"),
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', topic: 'b' };",
-            "topic is no option of a handler; did you mean topics?",
+            "a handler has no option topic; did you mean topics?",
         ),
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', migrat(old) { return old; } };",
-            "migrat is no option of a handler; did you mean migrate?",
+            "a handler has no option migrat; did you mean migrate?",
         ),
         (
             "handlers/it.js",
@@ -65,12 +65,12 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "handlers/it.js",
             "export default { run() {}, topics: () => 'a' };",
-            "topics is a function; give what it returns",
+            "topics is a function; give its result instead",
         ),
         (
             "commands/it.js",
             "export default { run() {}, config: () => ({}) };",
-            "config is a function; give what it returns",
+            "config is a function; give its result instead",
         ),
         (
             "commands/it.js",
@@ -80,7 +80,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, helper: class {} };",
-            "helper is no option of a command; there are",
+            "a command has no option helper; there are",
         ),
         (
             "generators/it.js",
@@ -106,7 +106,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', start: 'old' };",
-            "start is \"new\"",
+            "start must be \"new\"",
         ),
         (
             "handlers/it.js",
@@ -116,7 +116,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', onError: { retry: 1, than: 'park' } };",
-            "than is no option of a handler; there are retry, backoff, max, then",
+            "a handler has no option than; there are retry, backoff, max, then",
         ),
         (
             "handlers/it.js",
@@ -126,12 +126,12 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', start: { after: 'x', from: 'y' } };",
-            "from is no option of a handler; there are after",
+            "a handler has no option from; there are after",
         ),
         (
             "handlers/it.js",
             "export default { run() {}, topics: 'a', start: { before: 'x' } };",
-            "before is no option of a handler; there are after",
+            "a handler has no option before; there are after",
         ),
         (
             "handlers/it.js",
@@ -159,7 +159,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, isolation: 'process' };",
-            "isolation is no option of a command; write isolation = \"process\" below \
+            "a command has no option isolation; write isolation = \"process\" below \
              [modules.NAME] in xs.toml",
         ),
         (
@@ -171,7 +171,7 @@ async fn what_is_wrong_with_one_is_named() {
         (
             "commands/it.js",
             "export default { run() {}, concurrency: 0 };",
-            "concurrency is between",
+            "concurrency must be between",
         ),
     ] {
         let error = start(entry, source).await.err().unwrap_or_else(|| panic!("{source}"));
@@ -258,6 +258,25 @@ async fn the_log_names_the_lines_as_written() {
     let (_, fields) = logs[2].split_once(' ').unwrap();
     assert!(serde_json::from_str::<Value>(fields).unwrap()["stack"].is_string(), "{fields}");
     assert!(logs[3].contains("handlers/it.ts:12:"), "{}", logs[3]);
+}
+
+/// Types are replaced by spaces, so a stack that is stored instead of shown needs no translation.
+#[tokio::test]
+async fn a_stack_that_a_module_reads_names_the_lines_as_written() {
+    let source = "import { handler, type Frame } from \"xs\";\n\
+        interface Meta {\n  n: number;\n}\n\
+        \n\
+        function fail<T>(meta: T | Meta): never { throw new Error(\"no\" as string); }\n\
+        export default handler<{ n: number }>({ topics: \"in\",\n\
+        \x20 run(frame: Frame) {\n\
+        \x20   try { fail<Meta>(frame.meta as Meta); } catch (e) { return { stack: e.stack }; }\n\
+        \x20 } });\n";
+    let (isolate, _, memory) = start("handlers/it.ts", source).await.unwrap();
+    isolate.load_state(None).await.unwrap();
+    let reply = reply(&isolate, inputs(&memory, 1)).await;
+    let stack = meta(&reply.outputs[0])["stack"].as_str().unwrap().to_owned();
+    assert!(stack.contains("at fail (file:///handlers/it.ts:6:49)"), "{stack}");
+    assert!(stack.contains("at Object.run (file:///handlers/it.ts:9:11)"), "{stack}");
 }
 
 /// The error shows the import of the missing name, and what to do about CommonJS.
@@ -352,7 +371,7 @@ async fn a_function_inside_of_options_is_refused() {
         let source = format!("export default {{ topics: 'in', {fields} run() {{}} }};");
         let error = start("handlers/it.js", &source).await.err().unwrap();
         assert_eq!(error.kind, FailureKind::Definition, "{error:?}");
-        assert!(error.message.contains(&format!("{path} is a function; give what")), "{error}");
+        assert!(error.message.contains(&format!("{path} is a function; give its")), "{error}");
     }
     for (call, path) in [
         ("ctx.read({ limit: () => 1 }).next()", "read(): limit"),
@@ -366,7 +385,7 @@ async fn a_function_inside_of_options_is_refused() {
     let body = "try { await ctx.append('a', { expect: { last() {} } }); } catch (error) { yield { a: error.message }; } \
         try { ctx.spawn('a', [], { env: { A: () => 1 } }); } catch (error) { yield { b: error.message }; }";
     let seen = super::reach::generate(body, "", |_| {}).await;
-    let text = "is a function; give what it returns";
+    let text = "is a function; give its result instead";
     assert_eq!(seen[0]["a"], format!("append(): expect.last {text}"));
     assert_eq!(seen[1]["b"], format!("spawn(): env.A {text}"));
 }

@@ -62,7 +62,7 @@ async fn floods_are_bounded_and_told() {
     .await;
     assert!(ended.is_ok(), "{ended:?}");
     let told = stored_meta(&memory.topic("it.recv")[0]);
-    assert!(told["reads"].as_str().is_none_or(|text| text.contains("open at once")), "{told}");
+    assert!(told["reads"].as_str().is_none_or(|text| text.contains("already open")), "{told}");
     goes_on(&healthy, &beside).await;
 }
 
@@ -74,7 +74,7 @@ async fn refused(memory: &Memory) {
         }
     };
     soon(told).await;
-    assert!(memory.logs()[0].1.contains("this run is over"), "{:?}", memory.logs());
+    assert!(memory.logs()[0].1.contains("this run has ended"), "{:?}", memory.logs());
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn odd_results_are_errors_that_name_the_fix() {
         ("1n", "bigint"),
         ("Symbol('x')", "symbol"),
         ("new Map([[1, 2]])", "a Map"),
-        ("new Date()", "no object as JSON"),
+        ("new Date()", "does not write as an object"),
         ("[1, 2]", "an array"),
         ("Object.freeze({ then: 1, a: 1 })", ""),
         ("({ get a() { throw new Error('getter'); } })", "getter"),

@@ -271,7 +271,7 @@ async fn values_become_frames_or_errors_that_name_the_fix() {
         ("(function* () { yield { a: 1 }; })()", "has run(...) without *"),
         ("[1, 2]", "frame({ json: [...] })"),
         ("({ a: 10n })", "meta is not JSON"),
-        ("frame({ topic: 'xs.a' })", "belongs to xs itself"),
+        ("frame({ topic: 'xs.a' })", "is reserved for xs"),
         ("frame({ topic: 'a b' })", "may hold only"),
         ("frame({ mata: {} })", "does not know \"mata\""),
         ("frame({ ttl: 'soon' })", "is not a ttl"),

@@ -74,6 +74,6 @@ async fn without_a_word_nothing_is_removed() {
             "export default {{ topics: \"in\", permissions: {{ remove: [{own:?}] }}, run() {{}} }};"
         );
         let error = start("handlers/it.js", &source).await.err().unwrap();
-        assert!(error.message.contains("belongs to xs itself"), "{own}: {error}");
+        assert!(error.message.contains("is reserved for xs"), "{own}: {error}");
     }
 }

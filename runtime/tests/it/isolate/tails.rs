@@ -155,7 +155,7 @@ async fn what_was_rotated_meanwhile_is_finished() {
     fs::write(&log.path, "E\n").unwrap();
     log.run_until(|| log.lines().len() >= 4).await;
     assert_eq!(log.lines(), ["A", "B", "C", "E"]);
-    assert!(log.memory.logs()[0].1.contains("what it had more is not read"));
+    assert!(log.memory.logs()[0].1.contains("the rest of it is not read"));
 }
 
 /// Regression test: all of it was read again.

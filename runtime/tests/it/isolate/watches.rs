@@ -207,7 +207,7 @@ async fn a_link_that_leads_out_of_what_may_be_read_ends_the_watch() {
     std::os::unix::fs::symlink(outside.path(), watching.at("next")).unwrap();
     fs::rename(watching.at("next"), watching.at("in")).unwrap();
     let error = soon(watching.run).await.unwrap().unwrap_err();
-    assert!(error.message.contains("what was watched is gone"), "{error}");
+    assert!(error.message.contains("what was watched no longer exists"), "{error}");
 }
 
 /// A link below the path may lead to what must not be read, or to the whole machine.

@@ -194,7 +194,10 @@ async fn what_the_web_throws_is_a_dom_exception() {
         assert_eq!(eval(&body).await, json!({ "name": name, "is": true, "told": true }), "{call}");
     }
     let failed = eval("crypto.getRandomValues(new Uint8Array(65537))").await;
-    assert_eq!(failed["failed"], "QuotaExceededError: at most 65536 random bytes at once");
+    assert_eq!(
+        failed["failed"],
+        "QuotaExceededError: at most 65536 random bytes can be requested at a time"
+    );
 }
 
 /// Wherever the chunks of a body end.
