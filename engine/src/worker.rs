@@ -63,7 +63,9 @@ mod tests {
         let (worker, reports) = (Worker::default(), Arc::new(AtomicU32::new(0)));
         let report = || {
             let reports = Arc::clone(&reports);
-            move || drop(reports.fetch_add(1, Ordering::Relaxed))
+            move || {
+                reports.fetch_add(1, Ordering::Relaxed);
+            }
         };
         worker.start("xs-test", || panic!("planted"), report()).unwrap();
         worker.join();
