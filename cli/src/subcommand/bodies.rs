@@ -51,7 +51,7 @@ pub(super) async fn print(
     }
 }
 
-/// [`print`] for one of many frames: a lost body is reported and does not end the read.
+/// [`print()`] for one of many frames: a lost body is reported and does not end the read.
 pub(super) async fn print_among(
     client: &Client,
     frame: &Frame,
