@@ -151,6 +151,7 @@ mod testing;
 #[cfg(feature = "store")]
 mod upkeep;
 mod value;
+#[cfg(feature = "store")]
 mod worker;
 
 #[cfg(feature = "store")]
