@@ -15,6 +15,7 @@ use oxc::diagnostics::{Diagnostics, Severity};
 use oxc::parser::Parser;
 use oxc::semantic::SemanticBuilder;
 use oxc::span::{GetSpan as _, SourceType};
+use oxc::syntax::module_record::ModuleRecord;
 use oxc::transformer::{TransformOptions, Transformer};
 
 use self::blank::Erasable;
@@ -66,7 +67,7 @@ fn compiled(file: &str, source: &str) -> Result<Compiled, ModuleError> {
         return Ok(Compiled { code: None, mappings: Vec::new(), imports });
     }
     let (code, mappings) = erase(file, source)?;
-    let imports = imports_left(file, &code, source)?;
+    let imports = imports_left(file, &code, source, TYPESCRIPT)?;
     Ok(Compiled { code: Some(code), mappings, imports })
 }
 
@@ -76,11 +77,19 @@ pub(crate) fn imports_left(
     file: &str,
     code: &str,
     source: &str,
+    kind: SourceType,
 ) -> Result<Vec<Import>, ModuleError> {
     let mut imports = imports_of(file, code, SourceType::mjs())?;
-    for import in &mut imports {
-        let found = source.find(&import.specifier).and_then(|at| u32::try_from(at).ok());
-        import.at = found.unwrap_or(0);
+    if !imports.is_empty() {
+        let allocator = Allocator::default();
+        let parsed = Parser::new(&allocator, source, kind).parse();
+        let written = listed(source, &parsed.module_record);
+        for import in &mut imports {
+            let is_it = |one: &&Import| {
+                (&one.specifier, one.dynamic) == (&import.specifier, import.dynamic)
+            };
+            import.at = written.iter().find(is_it).map_or(0, |one| one.at);
+        }
     }
     Ok(imports)
 }
@@ -91,7 +100,11 @@ fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>,
     first_error(file, source, &parsed.diagnostics)?;
     let checked = SemanticBuilder::new().with_check_syntax_error(true).build(&parsed.program);
     first_error(file, source, &checked.diagnostics)?;
-    let record = &parsed.module_record;
+    Ok(listed(source, &parsed.module_record))
+}
+
+/// The imports of a parsed source, in order of position.
+fn listed(source: &str, record: &ModuleRecord<'_>) -> Vec<Import> {
     let mut imports: Vec<Import> = Vec::new();
     for (specifier, requests) in &record.requested_modules {
         let at = requests.iter().map(|request| request.span.start).min().unwrap_or(0);
@@ -107,7 +120,7 @@ fn imports_of(file: &str, source: &str, kind: SourceType) -> Result<Vec<Import>,
         }
     }
     imports.sort_by_key(|import| import.at);
-    Ok(imports)
+    imports
 }
 
 /// Code without types, and the mappings of its positions.
@@ -297,6 +310,18 @@ mod tests {
             }
         }
         assert!(count > 9, "{count} examples");
+    }
+
+    #[test]
+    fn imports_are_where_they_are_written() {
+        let source = "// Needs ./a.js and \"./b.js\".\nconst c = '\u{1f600}./a.js';\n\
+                      import { a } from './a.js'; // value\n\
+                      import type { T } from './t.ts';\nawait import(\"./b.js\");\na;";
+        for code in [source.to_owned(), format!("{source}\nenum E {{}}\n")] {
+            let imports = compile("a.ts", &code).unwrap().imports;
+            let found: Vec<_> = imports.iter().map(|one| &code[one.at as usize..][..8]).collect();
+            assert_eq!(found, ["'./a.js'", "\"./b.js\""]);
+        }
     }
 
     /// These need code of their own, or would mean something else.

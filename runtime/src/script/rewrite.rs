@@ -304,7 +304,7 @@ fn assembled(
         Some(Mapping { made: mapping.made, written: (line, column) })
     };
     let mappings = mappings.into_iter().filter_map(back).collect();
-    let imports = imports_left(file, &code, source)?;
+    let imports = imports_left(file, &code, source, kind)?;
     Ok(Compiled { code: Some(code), mappings, imports })
 }
 
@@ -367,7 +367,7 @@ mod tests {
             assert_eq!(found, place, "{error}");
         }
         let error = main("a.ts", "import x from 'lodash';\nx").unwrap();
-        assert_eq!(error.imports[0].at, 15);
+        assert_eq!(error.imports[0].at, 14);
     }
 
     #[test]
