@@ -15,6 +15,7 @@ pub mod editor;
 pub mod files;
 mod generator;
 mod handler;
+mod identity;
 mod keeper;
 mod keepers;
 pub mod lifecycle;
