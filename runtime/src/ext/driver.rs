@@ -268,6 +268,12 @@ pub(super) async fn op_xs_drained(state: Rc<RefCell<OpState>>, run: u32) {
     }
 }
 
+/// Whether a generator's run or a call has ended or was cut off: its output is refused.
+#[op2(fast)]
+pub(super) fn op_xs_is_over(state: &mut OpState, run: u32) -> bool {
+    state.borrow::<Rc<Bridge>>().runs.borrow().get(&run).is_none_or(Run::is_cut)
+}
+
 /// Discards the outputs since the last reply.
 #[op2(fast)]
 pub(super) fn op_xs_undo(state: &mut OpState) {
