@@ -19,4 +19,4 @@ mod typescript;
 mod wamr_stubs;
 
 pub use isolate::prepare_by_exec;
-pub use name::{Kind, NameError, ProcessorName};
+pub use name::{Kind, NameError, ProcessorName, Request};

@@ -144,7 +144,7 @@ impl ReplayError {
 
 /// The `create` frames of a processor.
 async fn creates(client: &Client, key: &Key) -> Result<Vec<Frame>, ClientError> {
-    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create));
     all(client, ReadOptions { topics, ..ReadOptions::default() }).await
 }
 

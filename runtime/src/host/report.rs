@@ -29,7 +29,7 @@ pub(super) fn frame(
 ) -> NewFrame {
     let mut meta = Map::from_iter([("create".to_owned(), json!(create.to_string()))]);
     meta.extend(more);
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, event.as_str()));
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, event));
     frame.meta = meta_of(meta);
     frame.origin = Some(Origin { processor: create, input: None, input_offset: None, hops: 1 });
     if event == Event::Retrying {

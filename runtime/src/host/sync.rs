@@ -102,7 +102,7 @@ pub(super) async fn sync(
     *shared.config.write() = config;
     let mut kept = BTreeSet::new();
     for (key, taken) in gone {
-        let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
+        let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term));
         frame.meta = report::meta_of(Map::from_iter([("file".to_owned(), json!(taken.file))]));
         let appended = append(shared, frame).await;
         if !synced.take(&key, appended)? {
@@ -136,7 +136,7 @@ async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFra
         Some(error) => meta.insert("error".to_owned(), Value::Object(report::error_fields(error))),
         None => meta.insert("format".to_owned(), json!(GRAPH)),
     };
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create));
     frame.meta = report::meta_of(meta);
     let source = Bytes::from(found.source);
     frame.body = if source.len() <= INLINE_MAX {

@@ -10,7 +10,7 @@ use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::replay::state_at;
 use xs_runtime::host::{HandlerCursor, Retry};
 
-use super::survey::{self, Facts, Module, describe, meta};
+use super::survey::{self, Facts, Module, ModuleState, describe, meta};
 use super::{Asked, STILL, parked};
 use crate::connect::explain;
 use crate::exit::{Exit, ExitError};
@@ -33,7 +33,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("name", key.name.as_str());
     facts.add("kind", key.kind.as_str());
     facts.add("about", active["about"].clone());
-    facts.add("state", module.state());
+    facts.add("state", module.state().as_str());
     facts.add("since", out.time(module.latest.1.id().time_ms()));
     facts.add("file", json!(module.file));
     facts.add("topics", active["topics"].clone());
@@ -95,7 +95,8 @@ fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &O
         facts.add_time("due", Some(out.time(due_ms)));
         return;
     }
-    let Some(frame) = module.error.as_ref().filter(|_| module.state() == "retrying") else {
+    let Some(frame) = module.error.as_ref().filter(|_| module.state() == ModuleState::Retrying)
+    else {
         return;
     };
     let meta = meta(frame);

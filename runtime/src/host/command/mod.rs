@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, SubscribeOptions};
 
-use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
+use self::calls::{Calls, Queued, cancelled_call, error_frame};
 use self::cancels::Cancels;
 pub(super) use self::cancels::{AllCancels, cancel_of};
 use self::cursor::CommandCursor;
@@ -31,6 +31,7 @@ use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged, wall_ms};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
 use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
+use crate::name::Request;
 
 /// Bodies of calls up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
@@ -192,7 +193,7 @@ impl Command {
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
         let name = &self.version.key.name;
         let calls = TopicPatterns::from(name.topic("call"));
-        let cancels = TopicPatterns::from(name.event_topic(self.version.key.kind, CANCEL));
+        let cancels = TopicPatterns::from(name.request_topic(Request::Cancel));
         let both = [calls.as_slice(), cancels.as_slice()].concat();
         self.queue.clear();
         let options = ReadOptions {

@@ -8,11 +8,11 @@ use xs_engine::{Bound, Frame, Topic, TopicPattern, TopicPatterns};
 use xs_protocol::{Client, ClientError};
 
 use super::cursor::Began;
-use super::parked::{PARKED, UNPARK, about};
+use super::parked::{PARKED, about};
 use crate::host::driver::{Ending, ask};
 use crate::host::lifecycle::{Key, Versions};
 use crate::isolate::{Definition, FailureKind, StartAt};
-use crate::name::ProcessorName;
+use crate::name::{ProcessorName, Request};
 
 /// Whether a handler is offered a frame of its topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(in crate::host) fn topics(definition: &Definition, key: &Key) -> TopicPatter
 
 /// The topic by which an operator has a parked input handled again.
 pub(in crate::host) fn unpark_topic(key: &Key) -> Topic {
-    key.name.event_topic(key.kind, UNPARK)
+    key.name.request_topic(Request::Unpark)
 }
 
 /// What takes the place of an `unpark` frame.

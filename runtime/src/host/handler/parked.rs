@@ -11,10 +11,6 @@ use super::offer::{Unparked, unpark_topic, unparked};
 use super::{Handler, Step, lost_or_again};
 use crate::isolate::LogLevel;
 
-/// Last part of the topic by which an operator has a parked input handled again.
-pub const UNPARK: &str = "unpark";
-/// Last part of the topic by which an operator discards a parked input.
-pub const DISCARD: &str = "discard";
 /// Last part of the topic of parked inputs, after the handler's name.
 pub const PARKED: &str = "parked";
 

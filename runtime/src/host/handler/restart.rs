@@ -82,7 +82,7 @@ impl Handler {
     /// reset demands, else at the first frame not handled.
     async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
         let key = &self.version.key;
-        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create));
         let request = LastRequest { topics, n: 1, per_topic: false };
         let found = ask(stop, || self.version.shared().client.last(&request)).await?;
         let newest = found.first().and_then(Frame::offset);
