@@ -299,9 +299,9 @@ impl Bridge {
         self.signal_awaited.set(true);
     }
 
-    /// Whether an event loop without work means that the remaining runs can never end, because they
-    /// were told to end and wait for nothing. If so, ends them.
-    pub(crate) fn is_left(&self, error: &ModuleError) -> bool {
+    /// Ends the remaining runs if an event loop without work means that they can never end, because
+    /// they were told to end and wait for something that never comes. Returns whether that is so.
+    pub(crate) fn answer_abandoned_runs(&self, error: &ModuleError) -> bool {
         let told = self.stopping.get() && self.control.borrow().is_empty();
         if !told || self.batch.borrow().is_some() {
             return false;
@@ -314,8 +314,8 @@ impl Bridge {
         true
     }
 
-    /// Whether a garbage collection was requested since the last call.
-    pub(crate) fn is_to_collect(&self) -> bool {
+    /// Takes the request for a garbage collection; returns whether there was one.
+    pub(crate) fn take_collect_request(&self) -> bool {
         self.collect.take()
     }
 

@@ -139,8 +139,9 @@ impl Stop {
         }
     }
 
-    /// Whether to look up the module's position: once, when it is terminated for what it did.
-    pub(super) fn asks_where(&self) -> bool {
+    /// Takes the request to look up the module's position, made once when it is terminated for what
+    /// it did; returns whether there was one.
+    pub(super) fn take_stack_request(&self) -> bool {
         self.is_terminated() && !self.looked.swap(true, Ordering::AcqRel)
     }
 
