@@ -51,7 +51,9 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
         facts.add("parked", parked::open(asked.client, &key).await?.len());
     }
     next_try(&module, cursor.as_ref(), &mut facts, out);
-    facts.add("config", config_of(&active["config"], &create["config"]));
+    // That in effect, if a version told it; else what the operator has set.
+    let config = Some(&active["config"]).filter(|config| !config.is_null());
+    facts.add("config", config.unwrap_or_else(|| &create["config"]).clone());
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
@@ -70,20 +72,6 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("help", json!(mend.or_else(|| module.help(key.name.as_str()))));
     print(&facts, out)?;
     Ok(Exit::Ok)
-}
-
-/// The effective configuration: the definition's defaults, overridden by the operator's values, key
-/// by key.
-fn config_of(defaults: &Value, given: &Value) -> Value {
-    match (defaults, given) {
-        (Value::Object(defaults), Value::Object(given)) => {
-            let mut config = defaults.clone();
-            config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
-            Value::Object(config)
-        }
-        (defaults, Value::Null) => defaults.clone(),
-        (_, given) => given.clone(),
-    }
 }
 
 /// The pending retry: its frame, the attempts so far, and when it is due.
