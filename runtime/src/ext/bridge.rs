@@ -30,7 +30,7 @@ use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
 use crate::isolate::{
-    Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
+    Backend, Blame, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
 };
 use crate::permissions::{Denial, Granted};
 
@@ -338,13 +338,12 @@ impl Bridge {
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
-            // The culprit among several is unknown; it is one up to the last.
             let last = batch.inputs.len().saturating_sub(1);
-            let (index, shared) = batch
-                .waiting
-                .as_ref()
-                .map_or((last, unfinished > 1), |waiting| (waiting.index, false));
-            batch.fail(index, shared, true, error.clone(), Verdict::Policy);
+            let blame = match &batch.waiting {
+                Some(waiting) => Blame::Input(waiting.index),
+                None => Blame::of_end(unfinished, last),
+            };
+            batch.fail(blame, true, error.clone(), Verdict::Policy);
         }
         for (_, run) in self.runs.borrow_mut().drain() {
             run.answer.map(|answer| answer.send(Err(error.clone())).is_ok());

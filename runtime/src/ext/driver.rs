@@ -20,7 +20,7 @@ use super::frames;
 use super::outbox::Outbox;
 use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
-use crate::isolate::{BackendError, Call, FailureKind, ModuleError, Verdict};
+use crate::isolate::{BackendError, Blame, Call, FailureKind, ModuleError, Verdict};
 use crate::permissions::Denial;
 
 /// The next piece of work: `S` and the state (`F` before a state saved by other code, else `O`),
@@ -369,8 +369,10 @@ pub(super) fn op_xs_fail(
         2 => Verdict::Park,
         _ => Verdict::Policy,
     };
-    let shared = index as usize > batch.from;
-    batch.fail(index as usize, shared, false, error, verdict);
+    let index = index as usize;
+    let is_shared = index > batch.from;
+    let blame = if is_shared { Blame::UpTo(index) } else { Blame::Input(index) };
+    batch.fail(blame, false, error, verdict);
     bridge.maybe_idle();
 }
 

@@ -23,7 +23,7 @@ use super::lifecycle::{Event, Key, Versions};
 use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
 use crate::isolate::{
-    Backend, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
+    Backend, Blame, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
     ModuleError, OnError, Verdict,
 };
 use crate::loader::ModuleGraph;
@@ -316,7 +316,7 @@ impl Fold {
             left.drain(..done);
             self.done += done;
             let Some(failure) = failed else { continue };
-            if failure.shared && together {
+            if together && matches!(failure.blame, Blame::UpTo(_)) {
                 together = false;
             } else {
                 let parks = self.passes_over(&failure.error, failure.verdict, &left[0])?;

@@ -280,6 +280,7 @@ impl Drop for Isolate {
 }
 
 /// A batch being handled. Dropping it does not undo the calls.
+#[must_use = "its replies are committed one by one"]
 pub struct Handling {
     replies: mpsc::UnboundedReceiver<HandlerReply>,
     committed: mpsc::UnboundedSender<()>,
