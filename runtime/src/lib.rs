@@ -13,6 +13,7 @@ mod remote;
 pub mod script;
 mod share;
 pub mod supervise;
+mod time;
 pub mod trial;
 mod typescript;
 #[cfg(feature = "quickjs")]

@@ -3,7 +3,7 @@
 //! the log.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -21,6 +21,7 @@ use xs_runtime::{Kind, ProcessorName, Request};
 use super::hooks::Hook;
 use super::refuse;
 use super::service::Core;
+use crate::clock::now_ms;
 
 /// Frames examined in one pull: all frames after the call pass through here.
 const LOOK_MAX: usize = 1024;
@@ -122,8 +123,8 @@ async fn append_call(
         _ => "{}",
     };
     let deadline = request.deadline.map(|deadline| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        format!(",\"deadline\":{}", (now + deadline).as_millis())
+        let at = Duration::from_millis(now_ms()) + deadline;
+        format!(",\"deadline\":{}", at.as_millis())
     });
     let meta = format!("{{\"args\":{args}{}}}", deadline.unwrap_or_default());
     let frame = NewFrame {

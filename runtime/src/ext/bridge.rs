@@ -19,7 +19,6 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
-use super::driver::now_ms;
 use super::held::Held;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
@@ -33,6 +32,7 @@ use crate::isolate::{
     Backend, Blame, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
 };
 use crate::permissions::{Denial, Granted};
+use crate::time::now_ms;
 
 /// The error name for a denied permission.
 pub(super) const NOT_CAPABLE: &str = "NotCapable";

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use deno_core::convert::Uint8Array;
@@ -22,6 +22,7 @@ use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
 use crate::isolate::{BackendError, Blame, Call, FailureKind, ModuleError, Verdict};
 use crate::permissions::Denial;
+use crate::time::{millis, now_ms};
 
 /// The next piece of work: `S` and the state (`F` before a state saved by other code, else `O`),
 /// `B` and frames (`A` while the previous batch is not committed), `T` for a tick, `R` and a run,
@@ -141,15 +142,6 @@ async fn out_of_time(
             }
         }
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, millis)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The positions of the batch's frames in its text: 4-byte little-endian numbers.

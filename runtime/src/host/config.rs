@@ -14,6 +14,7 @@ use xs_engine::Ttl;
 
 use super::files::CONFIG_FILE;
 use crate::isolate::{FailureKind, ModuleError};
+use crate::loader::location::line_column;
 use crate::name::ProcessorName;
 use crate::permissions::Allow;
 
@@ -69,7 +70,7 @@ impl From<io::Error> for ConfigError {
 
 impl ConfigError {
     fn syntax(error: toml::de::Error, text: &str) -> Self {
-        let place = error.span().and_then(|span| place(text, span.start));
+        let place = error.span().map(|span| line_column(text, span.start));
         Self::Syntax { error, place }
     }
 
@@ -89,14 +90,6 @@ impl ConfigError {
         let code_frame = lines.collect::<Vec<_>>().join("\n");
         ModuleError { code_frame: Some(code_frame), ..said }.at(CONFIG_FILE, line, column)
     }
-}
-
-/// Line and column of a byte offset in a text, from 1.
-fn place(text: &str, at: usize) -> Option<(u32, u32)> {
-    let before = text.get(..at)?;
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }
 
 /// The operator's settings for all modules.

@@ -15,7 +15,7 @@ use xs_protocol::{AppendRequest, Appended, ClientError};
 
 use super::command::{Command, Swap};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, is_wedged, wall_ms};
+use super::driver::{Ending, is_wedged};
 use super::generator::Generator;
 use super::handler::Handler;
 use super::keepers::{Asked, Busy};
@@ -25,6 +25,7 @@ use super::store::Finish;
 use super::version::{Shared, Started, Version};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
+use crate::time::now_ms;
 
 /// An order to a processor.
 pub(super) enum Order {
@@ -405,7 +406,7 @@ impl Keeper {
     ) -> Result<Appended, Unsaid> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last reports of an ending Host are appended too, if the store takes them at once.
-        let sent_ms = wall_ms();
+        let sent_ms = now_ms();
         match commit(&self.shared.client, &batch, &self.shared.shutdown).await {
             Outcome::Stored(appended) => {
                 if let Some(last) = appended.frames.last() {

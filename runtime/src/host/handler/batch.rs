@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::inputs::{Inputs, Next};
 use super::{Break, Handler, MOVE_EVERY, Step, until};
-use crate::host::driver::{Ending, wall_ms};
+use crate::host::driver::Ending;
 use crate::isolate::{
     Blame, HandlerFailure, HandlerReply, INPUTS_MAX, Input, ModuleError, Verdict,
 };
+use crate::time::now_ms;
 
 impl Handler {
     /// Handles inputs until none is left.
@@ -174,7 +175,7 @@ impl Handler {
     async fn wait_until(&mut self, due_ms: u64, stop: &CancellationToken) -> Step {
         loop {
             let due_ms = self.version.shared().clock.here(due_ms);
-            let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
+            let wait = Duration::from_millis(due_ms.saturating_sub(now_ms()));
             let (failed, tick_at) = (self.started.isolate.failed(), self.tick_at);
             tokio::select! {
                 biased;
