@@ -1,6 +1,6 @@
-//! Detects events that are ahead of the clock. Ids ascend whatever the clock does, so after a wrong
-//! clock a store continues from the time it had reached, and everything that uses the time of
-//! events is off too.
+//! The machine's clock, and events that are ahead of it. Ids ascend whatever the clock does, so
+//! after a wrong clock a store continues from the time it had reached, and everything that uses the
+//! time of events is off too.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +10,17 @@ use xs_engine::FrameId;
 /// Clocks of different machines may differ by this much.
 const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A warning if the newest event with this id is ahead of this machine's clock.
 pub(crate) fn ahead(newest: FrameId) -> Option<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = Duration::from_millis(newest.time_ms());
-    let ahead = at.checked_sub(now).filter(|ahead| *ahead > AHEAD_MAX)?;
+    let ahead =
+        at.checked_sub(Duration::from_millis(now_ms())).filter(|ahead| *ahead > AHEAD_MAX)?;
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     let at = Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string());
     Some(format!(

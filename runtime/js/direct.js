@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const {
   op_xs_append, op_xs_append_bytes, op_xs_append_if, op_xs_append_stored, op_xs_blob_put, op_xs_cron_next, op_xs_input,
-  op_xs_left, op_xs_remove, op_xs_tail, op_xs_watch,
+  op_xs_is_over, op_xs_left, op_xs_remove, op_xs_tail, op_xs_watch,
 } = core.ops;
 const { parse } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
@@ -38,12 +38,13 @@ async function append(scope, topic, options) {
   return frames(text)[0];
 }
 
-// Code that a run leaves behind may append or remove too late, when nothing awaits it.
+// Code that a run leaves behind may append or remove too late, when nothing awaits it. A call may
+// be cut off before this thread hears of it, with a timer due in between.
 async function inTime(scope, work) {
   try {
     return await work();
   } catch (error) {
-    if (scope.over) excuse(error);
+    if (scope.over || op_xs_is_over(scope.run)) excuse(error);
     throw error;
   }
 }

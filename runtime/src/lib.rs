@@ -13,10 +13,11 @@ mod remote;
 pub mod script;
 mod share;
 pub mod supervise;
+mod time;
 pub mod trial;
 mod typescript;
 #[cfg(feature = "quickjs")]
 mod wamr_stubs;
 
 pub use isolate::prepare_by_exec;
-pub use name::{Kind, NameError, ProcessorName};
+pub use name::{Kind, NameError, ProcessorName, Request};

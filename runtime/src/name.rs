@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use xs_engine::{BlobHash, FrameId, Topic, ValueError};
+use xs_protocol::lifecycle::Event;
 
 /// Maximum bytes of a processor's name. `xs.generator.<name>.fin.error` must still fit a topic.
 pub const NAME_BYTES_MAX: usize = 200;
@@ -63,6 +64,41 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// What is requested of a processor while it runs, besides its lifecycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A command: end a call, or do not begin it.
+    Cancel,
+    /// A handler: handle a parked input again.
+    Unpark,
+    /// A handler: discard a parked input.
+    Discard,
+}
+
+impl Request {
+    /// Every request.
+    pub const ALL: [Self; 3] = [Self::Cancel, Self::Unpark, Self::Discard];
+
+    /// The last part of its topic.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Unpark => "unpark",
+            Self::Discard => "discard",
+        }
+    }
+
+    /// The kind of processor that it is made of.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Cancel => Kind::Command,
+            Self::Unpark | Self::Discard => Kind::Handler,
+        }
     }
 }
 
@@ -125,12 +161,19 @@ impl ProcessorName {
     }
 
     /// The topic `xs.<kind>.<name>.<event>`.
-    ///
-    /// # Panics
-    /// When `event` is not a valid end of a topic, which is a bug of the caller.
     #[must_use]
-    pub fn event_topic(&self, kind: Kind, event: &str) -> Topic {
-        Topic::parse(&format!("xs.{kind}.{}.{event}", self.0))
+    pub fn event_topic(&self, kind: Kind, event: Event) -> Topic {
+        self.reserved_topic(kind, event.as_str())
+    }
+
+    /// The topic `xs.<kind>.<name>.<request>`.
+    #[must_use]
+    pub fn request_topic(&self, request: Request) -> Topic {
+        self.reserved_topic(request.kind(), request.as_str())
+    }
+
+    fn reserved_topic(&self, kind: Kind, end: &str) -> Topic {
+        Topic::parse(&format!("xs.{kind}.{}.{end}", self.0))
             .expect("a name leaves room for its lifecycle topics")
     }
 }
@@ -177,7 +220,12 @@ mod tests {
         for good in ["a", "disk.usage", "_x", "xsa", longest.as_str()] {
             let name = ProcessorName::parse(good).unwrap();
             for kind in Kind::ALL {
-                assert!(name.event_topic(kind, "fin.error").as_str().ends_with(".fin.error"));
+                for event in Event::ALL {
+                    assert!(name.event_topic(kind, event).as_str().ends_with(event.as_str()));
+                }
+            }
+            for request in Request::ALL {
+                assert!(name.request_topic(request).as_str().ends_with(request.as_str()));
             }
         }
         let too_long = "a".repeat(NAME_BYTES_MAX + 1);

@@ -152,7 +152,11 @@ fn erase(file: &str, source: &str) -> Result<(String, Vec<Mapping>), ModuleError
     Ok(generated(file, &program))
 }
 
-fn parsed<'a>(
+/// The program of a source.
+///
+/// # Errors
+/// [`FailureKind::Syntax`] with position and code frame.
+pub(crate) fn parsed<'a>(
     allocator: &'a Allocator,
     file: &str,
     source: &'a str,

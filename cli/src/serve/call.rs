@@ -3,7 +3,7 @@
 //! the log.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -16,18 +16,26 @@ use xs_engine::{
 use xs_protocol::limits::CALL_CANCEL_MS;
 use xs_protocol::{CallRequest, Called, Code, Feed, Pulled, Refusal, Wake};
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle};
-use xs_runtime::{Kind, ProcessorName};
+use xs_runtime::{Kind, ProcessorName, Request};
 
 use super::hooks::Hook;
 use super::refuse;
 use super::service::Core;
+use crate::clock::now_ms;
 
 /// Frames examined in one pull: all frames after the call pass through here.
 const LOOK_MAX: usize = 1024;
 /// The events that decide whether a command can be called. As exact topics, because
 /// `xs.command.a.*` would also match a command named `a.b`.
-const DECIDING: [&str; 7] =
-    ["create", "term", "active", "invalid", "fin.ok", "fin.error", "fin.term"];
+const DECIDING: [Event; 7] = [
+    Event::Create,
+    Event::Term,
+    Event::Active,
+    Event::Invalid,
+    Event::FinOk,
+    Event::FinError,
+    Event::FinTerm,
+];
 /// Extra time after the deadline, before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -84,7 +92,7 @@ fn look_up(core: &Core, name: &ProcessorName) -> Result<Ttl, Refusal> {
         slots.wants_to_run() && (!slots.is_down() || slots.waits().is_some())
     });
     if runs {
-        let active = command_topic(name, Event::Active.as_str());
+        let active = command_topic(name, Event::Active);
         let active = frames.iter().find(|frame| frame.topic() == active.as_str());
         return Ok(active.map_or(Ttl::Forever, kept));
     }
@@ -115,8 +123,8 @@ async fn append_call(
         _ => "{}",
     };
     let deadline = request.deadline.map(|deadline| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        format!(",\"deadline\":{}", (now + deadline).as_millis())
+        let at = Duration::from_millis(now_ms()) + deadline;
+        format!(",\"deadline\":{}", at.as_millis())
     });
     let meta = format!("{{\"args\":{args}{}}}", deadline.unwrap_or_default());
     let frame = NewFrame {
@@ -143,7 +151,7 @@ async fn append_call(
         .ok_or_else(|| Refusal::new(Code::Internal, "the call got no id"))
 }
 
-fn command_topic(name: &ProcessorName, event: &str) -> Topic {
+fn command_topic(name: &ProcessorName, event: Event) -> Topic {
     name.event_topic(Kind::Command, event)
 }
 
@@ -173,7 +181,7 @@ impl CallFeed {
         if self.version != Some(origin.processor) {
             let create = self.core.store.get(origin.processor);
             let create = create.map_err(|error| refuse::read(&error))?;
-            let topic = command_topic(&self.name, Event::Create.as_str());
+            let topic = command_topic(&self.name, Event::Create);
             if create.is_none_or(|create| create.topic() != topic.as_str()) {
                 return Ok(false);
             }
@@ -238,7 +246,7 @@ impl Drop for CallFeed {
             return;
         }
         let Ok(meta) = Meta::parse(format!("{{\"call\":\"{}\"}}", self.id)) else { return };
-        let topic = command_topic(&self.name, "cancel");
+        let topic = self.name.request_topic(Request::Cancel);
         let cancel = NewFrame { meta, ttl: Ttl::TimeMs(CALL_CANCEL_MS), ..NewFrame::new(topic) };
         let brief = NewFrame { ttl: Ttl::Ephemeral, ..cancel.clone() };
         let (core, runtime) = (Arc::clone(&self.core), Handle::try_current());

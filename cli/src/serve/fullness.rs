@@ -60,18 +60,23 @@ impl Fullness {
         }
     }
 
-    /// What the store is short of, if anything.
-    pub(super) fn shortage(&self) -> Option<Shortage> {
-        self.shortage_with(free(&self.dir))
+    /// Looks whether there is space again: nothing may have been stored since.
+    pub(super) fn refresh(&self) {
+        if self.is_noted() {
+            self.refresh_with(free(&self.dir));
+        }
     }
 
-    /// The same, given the number of free bytes. With enough of them, forgets the shortage: nothing
-    /// may have been stored since there is space again.
-    fn shortage_with(&self, free: Option<u64>) -> Option<Shortage> {
-        if self.is_noted() && free.is_some_and(|free| free >= ROOM_BYTES) {
+    /// Forgets the shortage if this many bytes are free and they suffice.
+    fn refresh_with(&self, free: Option<u64>) {
+        if free.is_some_and(|free| free >= ROOM_BYTES) {
             self.note(Put::Batch, None);
             self.note(Put::Blob, None);
         }
+    }
+
+    /// What the store was short of at the last refusal, if anything.
+    pub(super) fn shortage(&self) -> Option<Shortage> {
         let numbers = [Put::Batch, Put::Blob].map(|put| self.noted(put).load(Ordering::Relaxed));
         let place = usize::from(numbers.into_iter().find(|number| *number > 0)?) - 1;
         SHORTAGES.get(place).copied()
@@ -100,7 +105,10 @@ mod tests {
     #[test]
     fn a_full_disk_is_over_when_what_was_refused_is_stored_or_with_room() {
         let fullness = Fullness::default();
-        let full_with = |free| fullness.shortage_with(free).is_some();
+        let full_with = |free| {
+            fullness.refresh_with(free);
+            fullness.shortage().is_some()
+        };
         assert!(!full_with(Some(0)), "nothing was refused");
         fullness.note(Put::Blob, Some(Shortage::Space));
         fullness.note(Put::Batch, None);
@@ -118,9 +126,9 @@ mod tests {
         let fullness = Fullness::default();
         for shortage in SHORTAGES {
             fullness.note(Put::Batch, Some(shortage));
-            assert_eq!(fullness.shortage_with(None), Some(shortage));
+            assert_eq!(fullness.shortage(), Some(shortage));
         }
         fullness.note(Put::Batch, None);
-        assert_eq!(fullness.shortage_with(None), None);
+        assert_eq!(fullness.shortage(), None);
     }
 }

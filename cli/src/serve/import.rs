@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use xs_engine::{
@@ -15,6 +14,7 @@ use xs_protocol::{
 
 use super::refuse;
 use super::service::Core;
+use crate::clock::now_ms;
 
 /// The outcome of planning an import.
 struct Plan {
@@ -139,8 +139,7 @@ fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     let ImportRequest { frames, ids, .. } = request;
     let read = |error| refuse::read(&error);
     let mut newest = store.newest_id();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = since.as_millis() as u64;
+    let now_ms = now_ms();
     let mut plan =
         Plan { outcomes: Vec::with_capacity(frames.len()), frames: Vec::new(), ids: Vec::new() };
     let mut taken: HashMap<FrameId, Frame> = HashMap::new();

@@ -3,13 +3,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use xs_protocol::{Address, Admission, Listener, Role, SOCKET_NAME, Server, ServerTls, TokenGuard};
 
 use super::inherited::{self, Inherited};
 use crate::args::ServeArgs;
+use crate::clock::now_ms;
 use crate::exit::{Exit, ExitError};
 
 /// The listening addresses and their credentials.
@@ -123,8 +123,7 @@ fn admission(guard: Option<&Arc<TokenGuard>>, address: &Address) -> Admission {
 
 /// Seconds since the Unix epoch.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX)
 }
 
 /// Whether a server with this many tokens may listen on an address.

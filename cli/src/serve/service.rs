@@ -196,6 +196,7 @@ impl Service for StoreService {
     }
 
     fn stats(&self) -> Result<String, Refusal> {
+        self.core.fullness.refresh();
         Ok(stats::text(&self.core.store.stats(), self.core.fullness.shortage()))
     }
 

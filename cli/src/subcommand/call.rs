@@ -131,11 +131,15 @@ impl Unread {
 async fn refused(client: &Client, name: &Topic, error: ClientError) -> anyhow::Error {
     let is_unknown = error.code() == Some(Code::UnknownCommand);
     let told = explain(error);
-    if !is_unknown || !told.to_string().starts_with("no command ") {
+    if !is_unknown {
         return told;
     }
     // A user who may not read about modules gets the server's message.
     let Ok(all) = modules::all(client, true).await else { return told };
+    // There is one, which does not run: the server's message says so.
+    if all.keys().any(|key| key.kind == Kind::Command && key.name.as_str() == name.as_str()) {
+        return told;
+    }
     let all: Vec<_> = all.into_iter().collect();
     match modules::meant(name, &all, Some(Kind::Command)) {
         Some(meant) => {

@@ -282,7 +282,7 @@ impl Runner<'_> {
             attempts += 1;
         };
         if let Some(failure) = &failure
-            && self.is_none_of(failure).await
+            && self.interrupted_with(failure).await
         {
             return Ok(false);
         }
@@ -304,9 +304,10 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// Whether a failure is not the frame's fault: Ctrl-C and service managers signal the command
-    /// too, and this process may see it end before it sees its own signal.
-    async fn is_none_of(&self, failure: &Failure) -> bool {
+    /// Waits a moment for the signal that a failure may be due to, and returns whether it came:
+    /// Ctrl-C and service managers signal the command too, and this process may see it end before
+    /// it sees its own signal. Then the failure is not the frame's fault.
+    async fn interrupted_with(&self, failure: &Failure) -> bool {
         let lag = match failure {
             Failure::Exited(status) if status.code().is_none_or(|code| code > 128) => LAG_OF_SIGNAL,
             Failure::Exited(_) => LAG,

@@ -270,7 +270,8 @@ impl Diff<'_> {
         let stopped = ended.is_err() || asked.limit.is_some();
         let last = if stopped { Some(newest.unwrap_or_default()) } else { None };
         let key = &self.candidate.key;
-        let found = recorded(self.client, key, &asked, last, COMPARED_MAX + 1).await;
+        let given = |offset| inputs.contains_key(&offset);
+        let found = recorded(self.client, key, &asked, given, last, COMPARED_MAX + 1).await;
         let found = found.map_err(explain)?;
         if count > COMPARED_MAX || found.len() > COMPARED_MAX {
             let text = format!(

@@ -2,7 +2,6 @@
 //! can write there is its owner; no server is involved, and a running one notices the change.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -11,6 +10,7 @@ use xs_engine::{Store, StoreOptions};
 use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
+use crate::clock::now_ms;
 use crate::connect::{beheaded, default_address, leave_alone, no_store};
 use crate::exit::{Exit, ExitError};
 use crate::output::{Output, notice};
@@ -112,9 +112,4 @@ fn fault(error: TokenError) -> anyhow::Error {
         _ => Exit::Failed,
     };
     ExitError::new(exit, error.to_string()).into()
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

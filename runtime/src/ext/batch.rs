@@ -12,7 +12,7 @@ use crate::isolate::limits::{
     GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, OUTPUT_BYTES_PER_CALL_MAX,
     OUTPUT_RECORDS_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
 };
-use crate::isolate::{HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
+use crate::isolate::{Blame, HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
 
 /// A handler's batch of inputs.
 pub(super) struct Batch {
@@ -134,16 +134,10 @@ impl Batch {
         self.weight = Weight::default();
     }
 
-    /// Replies that the input at `index` could not be handled.
-    pub(super) fn fail(
-        self,
-        index: usize,
-        shared: bool,
-        fresh: bool,
-        error: ModuleError,
-        verdict: Verdict,
-    ) {
-        let failure = HandlerFailure { error, index, shared, fresh: fresh || shared, verdict };
+    /// Replies that an input could not be handled.
+    pub(super) fn fail(self, blame: Blame, fresh: bool, error: ModuleError, verdict: Verdict) {
+        let fresh = fresh || matches!(blame, Blame::UpTo(_));
+        let failure = HandlerFailure { error, blame, fresh, verdict };
         // The Host may have dropped its end: then the failure does not matter.
         let _ = self.replies.replies.send(HandlerReply {
             done: 0,

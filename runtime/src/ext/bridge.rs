@@ -19,7 +19,6 @@ use xs_engine::{BlobHash, NewFrame, Origin, Topic};
 use super::batch::Batch;
 use super::blobs::Uploads;
 use super::child::Children;
-use super::driver::now_ms;
 use super::held::Held;
 use super::outbox::Outbox;
 use super::pipes::Pipes;
@@ -30,9 +29,10 @@ use super::trial::Answers;
 use crate::isolate::handle::{Replies, Request};
 use crate::isolate::stop::Stop;
 use crate::isolate::{
-    Backend, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
+    Backend, Blame, Definition, FailureKind, Input, IsolateSpec, ModuleError, Secrets, Verdict,
 };
 use crate::permissions::{Denial, Granted};
+use crate::time::now_ms;
 
 /// The error name for a denied permission.
 pub(super) const NOT_CAPABLE: &str = "NotCapable";
@@ -299,9 +299,9 @@ impl Bridge {
         self.signal_awaited.set(true);
     }
 
-    /// Whether an event loop without work means that the remaining runs can never end, because they
-    /// were told to end and wait for nothing. If so, ends them.
-    pub(crate) fn is_left(&self, error: &ModuleError) -> bool {
+    /// Ends the remaining runs if an event loop without work means that they can never end, because
+    /// they were told to end and wait for something that never comes. Returns whether that is so.
+    pub(crate) fn answer_abandoned_runs(&self, error: &ModuleError) -> bool {
         let told = self.stopping.get() && self.control.borrow().is_empty();
         if !told || self.batch.borrow().is_some() {
             return false;
@@ -314,8 +314,8 @@ impl Bridge {
         true
     }
 
-    /// Whether a garbage collection was requested since the last call.
-    pub(crate) fn is_to_collect(&self) -> bool {
+    /// Takes the request for a garbage collection; returns whether there was one.
+    pub(crate) fn take_collect_request(&self) -> bool {
         self.collect.take()
     }
 
@@ -338,13 +338,12 @@ impl Bridge {
     pub(crate) fn fail_all(&self, error: &ModuleError) {
         if let Some(batch) = self.batch.borrow_mut().take() {
             let unfinished = batch.inputs.len().saturating_sub(batch.from);
-            // The culprit among several is unknown; it is one up to the last.
             let last = batch.inputs.len().saturating_sub(1);
-            let (index, shared) = batch
-                .waiting
-                .as_ref()
-                .map_or((last, unfinished > 1), |waiting| (waiting.index, false));
-            batch.fail(index, shared, true, error.clone(), Verdict::Policy);
+            let blame = match &batch.waiting {
+                Some(waiting) => Blame::Input(waiting.index),
+                None => Blame::of_end(unfinished, last),
+            };
+            batch.fail(blame, true, error.clone(), Verdict::Policy);
         }
         for (_, run) in self.runs.borrow_mut().drain() {
             run.answer.map(|answer| answer.send(Err(error.clone())).is_ok());

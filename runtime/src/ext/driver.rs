@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use deno_core::convert::Uint8Array;
@@ -20,8 +20,9 @@ use super::frames;
 use super::outbox::Outbox;
 use super::outputs::{inline, stored};
 use crate::isolate::handle::Request;
-use crate::isolate::{BackendError, Call, FailureKind, ModuleError, Verdict};
+use crate::isolate::{BackendError, Blame, Call, FailureKind, ModuleError, Verdict};
 use crate::permissions::Denial;
+use crate::time::{millis, now_ms};
 
 /// The next piece of work: `S` and the state (`F` before a state saved by other code, else `O`),
 /// `B` and frames (`A` while the previous batch is not committed), `T` for a tick, `R` and a run,
@@ -143,15 +144,6 @@ async fn out_of_time(
     }
 }
 
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, millis)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The positions of the batch's frames in its text: 4-byte little-endian numbers.
 #[op2]
 pub(super) fn op_xs_places(state: &mut OpState) -> Uint8Array {
@@ -268,6 +260,12 @@ pub(super) async fn op_xs_drained(state: Rc<RefCell<OpState>>, run: u32) {
     }
 }
 
+/// Whether a generator's run or a call has ended or was cut off: its output is refused.
+#[op2(fast)]
+pub(super) fn op_xs_is_over(state: &mut OpState, run: u32) -> bool {
+    state.borrow::<Rc<Bridge>>().runs.borrow().get(&run).is_none_or(Run::is_cut)
+}
+
 /// Discards the outputs since the last reply.
 #[op2(fast)]
 pub(super) fn op_xs_undo(state: &mut OpState) {
@@ -363,8 +361,10 @@ pub(super) fn op_xs_fail(
         2 => Verdict::Park,
         _ => Verdict::Policy,
     };
-    let shared = index as usize > batch.from;
-    batch.fail(index as usize, shared, false, error, verdict);
+    let index = index as usize;
+    let is_shared = index > batch.from;
+    let blame = if is_shared { Blame::UpTo(index) } else { Blame::Input(index) };
+    batch.fail(blame, false, error, verdict);
     bridge.maybe_idle();
 }
 

@@ -56,6 +56,7 @@ deno_core::extension!(
         driver::op_xs_emit_stored,
         driver::op_xs_full,
         driver::op_xs_drained,
+        driver::op_xs_is_over,
         driver::op_xs_undo,
         driver::op_xs_reply,
         driver::op_xs_committed,

@@ -8,12 +8,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use xs_engine::Ttl;
 
 use super::files::CONFIG_FILE;
 use crate::isolate::{FailureKind, ModuleError};
+use crate::loader::location::line_column;
 use crate::name::ProcessorName;
 use crate::permissions::Allow;
 
@@ -69,7 +70,7 @@ impl From<io::Error> for ConfigError {
 
 impl ConfigError {
     fn syntax(error: toml::de::Error, text: &str) -> Self {
-        let place = error.span().and_then(|span| place(text, span.start));
+        let place = error.span().map(|span| line_column(text, span.start));
         Self::Syntax { error, place }
     }
 
@@ -89,14 +90,6 @@ impl ConfigError {
         let code_frame = lines.collect::<Vec<_>>().join("\n");
         ModuleError { code_frame: Some(code_frame), ..said }.at(CONFIG_FILE, line, column)
     }
-}
-
-/// Line and column of a byte offset in a text, from 1.
-fn place(text: &str, at: usize) -> Option<(u32, u32)> {
-    let before = text.get(..at)?;
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }
 
 /// The operator's settings for all modules.
@@ -179,7 +172,7 @@ pub enum Isolation {
 }
 
 /// A permission that no module gets by default, even if it asks for it.
-#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
     /// `net: ["*"]`: any host.
@@ -270,20 +263,6 @@ impl ModuleConfig {
         allow.run |= self.allow.contains(&Grant::Run);
         allow
     }
-
-    /// The configuration's part of the hash that decides whether a file makes a new version: empty
-    /// when nothing is set. Moving a module between thread and process makes no new version.
-    #[must_use]
-    pub fn canonical(&self) -> Vec<u8> {
-        let mut text = String::new();
-        if !(self.config.is_empty() && self.allow.is_empty()) {
-            text = format!("{:?} {}", self.allow, Value::Object(self.config.clone()));
-        }
-        if self.calls_ttl != Ttl::Forever {
-            text.push_str(&format!(" calls_ttl {}", self.calls_ttl));
-        }
-        text.into_bytes()
-    }
 }
 
 #[cfg(test)]
@@ -356,21 +335,6 @@ mod tests {
         let read = "[modules.a]\nread = [\"/\"]\n";
         let error = Config::parse(read).unwrap_err().to_module_error();
         assert!(error.message.starts_with("xs.toml: ") && error.file.is_none());
-    }
-
-    #[test]
-    fn the_hash_sees_every_change() {
-        let config = |text: &str| toml::from_str::<ModuleConfig>(text).unwrap().canonical();
-        assert!(config("").is_empty());
-        let all = [
-            config("config = { a = 1 }"),
-            config("config = { a = 2 }"),
-            config("allow = [\"net-any\"]"),
-            config("calls_ttl = \"time:1d\""),
-        ];
-        assert!(all[0] != all[1] && all[1] != all[2] && !all[2].is_empty() && !all[3].is_empty());
-        assert!(config("calls_ttl = \"forever\"").is_empty(), "the default");
-        assert!(config("isolation = \"process\"\nread = [\"/var\"]").is_empty(), "no version");
     }
 
     /// A call that expired before its turn would never be answered.

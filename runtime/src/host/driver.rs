@@ -1,6 +1,6 @@
 //! What all drivers share: how they end, and how they stop their isolate.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use xs_engine::FrameId;
@@ -111,10 +111,4 @@ pub(super) async fn stop_isolate(isolate: Isolate, ending: Ending) -> Ending {
 /// Whether an error means that the module's thread is still running.
 pub(super) fn is_wedged(error: &ModuleError) -> bool {
     error.kind == FailureKind::Wedged
-}
-
-/// Milliseconds since the Unix epoch.
-pub(super) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

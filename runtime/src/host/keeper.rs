@@ -15,7 +15,7 @@ use xs_protocol::{AppendRequest, Appended, ClientError};
 
 use super::command::{Command, Swap};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, is_wedged, wall_ms};
+use super::driver::{Ending, is_wedged};
 use super::generator::Generator;
 use super::handler::Handler;
 use super::keepers::{Asked, Busy};
@@ -25,6 +25,7 @@ use super::store::Finish;
 use super::version::{Shared, Started, Version};
 use crate::isolate::{FailureKind, ModuleError};
 use crate::name::Kind;
+use crate::time::now_ms;
 
 /// An order to a processor.
 pub(super) enum Order {
@@ -62,8 +63,7 @@ struct Running {
     create: Frame,
     stop: CancellationToken,
     task: JoinHandle<Ending>,
-    /// The channels of a command, which switches to a newer version without ending.
-    command: Option<(mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>)>,
+    command: Option<CommandChannels>,
     /// Marks its keeper as busy.
     _busy: Busy,
 }
@@ -76,11 +76,55 @@ enum Unsaid {
     Failed,
 }
 
-/// A version ready to run, with the cursor change to store with its `active` frame.
+/// A version ready to run.
 enum Ready {
     Generator(Box<(Generator, Started)>),
     Handler(Box<Handler>),
-    Command(Box<Command>, mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>),
+    Command(Box<Command>, CommandChannels),
+}
+
+/// The channels of a command, which switches to a newer version without ending.
+type CommandChannels = (mpsc::UnboundedSender<Swap>, mpsc::UnboundedSender<Finish>);
+
+impl Ready {
+    /// The cursor change to store with its `active` frame.
+    fn first_change(&self) -> Option<CursorChange> {
+        match self {
+            Self::Generator(both) => both.0.first_change(),
+            Self::Handler(handler) => handler.first_change(),
+            Self::Command(command, _) => command.first_change(),
+        }
+    }
+
+    /// The frame that reports that it runs.
+    fn active(&self) -> NewFrame {
+        match self {
+            Self::Generator(both) => both.0.version().active(&both.1.definition),
+            Self::Handler(handler) => handler.version().active(handler.definition()),
+            Self::Command(command, _) => command.version().active(command.definition()),
+        }
+    }
+
+    /// Records the revision of its first change.
+    fn placed(&mut self, revision: u64) {
+        match self {
+            Self::Generator(_) => {}
+            Self::Handler(handler) => handler.placed(revision),
+            Self::Command(command, _) => command.placed(revision),
+        }
+    }
+
+    /// Runs it in a task.
+    fn spawn(self, stop: CancellationToken) -> (JoinHandle<Ending>, Option<CommandChannels>) {
+        match self {
+            Self::Generator(both) => {
+                let (generator, started) = *both;
+                (tokio::spawn(generator.run(started, stop)), None)
+            }
+            Self::Handler(handler) => (tokio::spawn(handler.run(stop)), None),
+            Self::Command(command, channels) => (tokio::spawn(command.run(stop)), Some(channels)),
+        }
+    }
 }
 
 impl Keeper {
@@ -244,7 +288,7 @@ impl Keeper {
                 // else.
                 let (swaps, swapped) = mpsc::unbounded_channel();
                 let command = Command::new(version, started, finished, swapped).await?;
-                Ready::Command(Box::new(command), swaps, finishes)
+                Ready::Command(Box::new(command), (swaps, finishes))
             }
         })
     }
@@ -256,36 +300,14 @@ impl Keeper {
         mut ready: Ready,
         old: Option<FrameId>,
     ) -> Result<(), Unsaid> {
-        let first = match &ready {
-            Ready::Generator(both) => both.0.first_change(),
-            Ready::Handler(handler) => handler.first_change(),
-            Ready::Command(command, ..) => command.first_change(),
-        };
-        let active = match &ready {
-            Ready::Generator(both) => both.0.version().active(&both.1.definition),
-            Ready::Handler(handler) => handler.version().active(handler.definition()),
-            Ready::Command(command, ..) => command.version().active(command.definition()),
-        };
-        let frames = self.turn(frame, old, active);
+        let first = ready.first_change();
+        let frames = self.turn(frame, old, ready.active());
         let appended = self.try_to_say(frames, first.into_iter().collect()).await?;
         if let Some(revision) = appended.cursors.first() {
-            match &mut ready {
-                Ready::Generator(..) => {}
-                Ready::Handler(handler) => handler.placed(*revision),
-                Ready::Command(command, ..) => command.placed(*revision),
-            }
+            ready.placed(*revision);
         }
         let stop = CancellationToken::new();
-        let (task, command) = match ready {
-            Ready::Generator(both) => {
-                let (generator, started) = *both;
-                (tokio::spawn(generator.run(started, stop.clone())), None)
-            }
-            Ready::Handler(handler) => (tokio::spawn(handler.run(stop.clone())), None),
-            Ready::Command(command, swaps, finishes) => {
-                (tokio::spawn(command.run(stop.clone())), Some((swaps, finishes)))
-            }
-        };
+        let (task, command) = ready.spawn(stop.clone());
         let busy = self.busy.clone();
         let create = frame.clone();
         self.running = Some(Running { create, stop, task, command, _busy: busy });
@@ -384,7 +406,7 @@ impl Keeper {
     ) -> Result<Appended, Unsaid> {
         let batch = AppendRequest { frames, cursors, ..AppendRequest::default() };
         // The last reports of an ending Host are appended too, if the store takes them at once.
-        let sent_ms = wall_ms();
+        let sent_ms = now_ms();
         match commit(&self.shared.client, &batch, &self.shared.shutdown).await {
             Outcome::Stored(appended) => {
                 if let Some(last) = appended.frames.last() {

@@ -15,6 +15,7 @@ pub mod editor;
 pub mod files;
 mod generator;
 mod handler;
+mod identity;
 mod keeper;
 mod keepers;
 pub mod lifecycle;
@@ -58,7 +59,7 @@ use crate::share;
 
 pub use complaint::CONFIG_TOPIC;
 pub use handler::cursor::{HandlerCursor, HandlerCursorError, Retry, State};
-pub use handler::parked::{DISCARD, PARKED, UNPARK, about};
+pub use handler::parked::{PARKED, about};
 pub use options::{HostEnd, HostError, HostOptions};
 pub use part::Part;
 pub use report::TOLD;

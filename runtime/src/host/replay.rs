@@ -11,21 +11,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use xs_engine::limits::HOPS_MAX;
-use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPattern, TopicPatterns};
+use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{Client, ClientError};
 
 use self::shelf::Shelf;
+use super::driver::Ending;
 use super::handler::cursor::{Began, HandlerCursor};
-use super::handler::parked::{PARKED, UNPARK, about};
-use super::lifecycle::{Event, Key};
+use super::handler::offer::{self, Offer, Unparked, first_offset, unpark_topic, unparked};
+use super::handler::parked::{PARKED, about};
+use super::lifecycle::{Event, Key, Versions};
 use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
 use crate::isolate::{
-    Backend, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
-    ModuleError, OnError, StartAt, Verdict,
+    Backend, Blame, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
+    ModuleError, OnError, Verdict,
 };
 use crate::loader::ModuleGraph;
+use crate::name::{Kind, ProcessorName};
 
 pub use self::candidate::{Candidate, Code, Made, Recorded, recorded, replay, state_for};
 pub use self::shelf::Said;
@@ -55,67 +57,106 @@ pub async fn state_at(
     until: FrameId,
     env: &BTreeMap<String, String>,
 ) -> Result<Option<Bytes>, ReplayError> {
-    let creates = creates(client, key).await?;
-    let own: HashSet<FrameId> = creates.iter().map(Frame::id).collect();
-    let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
-    let Some(newest) = newest else { return Err(ReplayError::NoSource(key.clone())) };
-    let graph = graph_of(client, key, newest, &CancellationToken::new()).await?;
-    let shelf = Arc::new(Shelf::new(client.clone(), Box::new(|_, _| {})));
-    let mut spec = spec(key, newest, graph);
-    spec.env = env.clone();
-    let mut fold = Fold::start(spec, shelf, Begin::Anew).await?;
-    let began = began(client, key, until).await?;
-    let first = match (began, fold.definition.start) {
-        (Some(began), _) => began.from,
-        (None, StartAt::First) => 0,
-        (None, StartAt::New) => {
-            let begun = creates.iter().find(|frame| told_error(frame).is_none());
-            begun.and_then(Frame::offset).map_or(0, |offset| offset + 1)
+    Source::newest(client, key).await?.state_at(client, key, until, env).await
+}
+
+/// What the log holds of a handler's code.
+struct Source {
+    /// The `create` frame of its newest version that could be loaded.
+    create: Frame,
+    graph: ModuleGraph,
+    /// The offset of the oldest one.
+    begun: u64,
+}
+
+impl Source {
+    async fn newest(client: &Client, key: &Key) -> Result<Self, ReplayError> {
+        let creates = creates(client, key).await?.into_iter();
+        let mut creates = creates.filter(|frame| told_error(frame).is_none());
+        let first = creates.next().ok_or_else(|| ReplayError::NoSource(key.clone()))?;
+        let begun = first.offset().unwrap_or_default();
+        let create = creates.next_back().unwrap_or(first);
+        let graph = graph_of(client, key, &create, &CancellationToken::new()).await?;
+        Ok(Self { create, graph, begun })
+    }
+
+    async fn state_at(
+        &self,
+        client: &Client,
+        key: &Key,
+        until: FrameId,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Option<Bytes>, ReplayError> {
+        let shelf = Arc::new(Shelf::new(client.clone(), Box::new(|_, _| {})));
+        let mut spec = spec(key, &self.create, self.graph.clone());
+        spec.env = env.clone();
+        let mut fold = Fold::start(spec, shelf, Begin::Anew).await?;
+        let began = history_at(client, key, until).await?;
+        let first = match began {
+            Some(began) => began.from,
+            None => {
+                let (start, stop) = (fold.definition.start, CancellationToken::new());
+                let first = first_offset(client, start, self.begun, &stop).await;
+                first.map_err(ReplayError::of)?
+            }
+        };
+        let options = ReadOptions {
+            topics: offer::topics(&fold.definition, key),
+            start: Start::From(Bound::Offset(first)),
+            before: Some(Bound::Id(until.next())),
+            ..ReadOptions::default()
+        };
+        let (versions, unpark) = (versions(client, &key.name).await?, unpark_topic(key));
+        let mut parked = parked(client, key, until, began).await?;
+        let (mut frames, mut batch) = (client.fetch(&options), Vec::new());
+        while let Some(frame) = frames.next().await {
+            let mut frame = frame?;
+            if frame.topic() == unpark.as_str() {
+                let Unparked::Input(input) = unparked(client, key, began, &frame).await? else {
+                    continue;
+                };
+                frame = input;
+            }
+            if takes(&mut parked, frame.id())
+                || Offer::of(&frame, &versions, &key.name) != Offer::Yes
+            {
+                continue;
+            }
+            batch.push(Input { frame, body: None, attempt: 1 });
+            if batch.len() == INPUTS_MAX {
+                fold.take(std::mem::take(&mut batch)).await?;
+                fold.made.clear();
+            }
         }
-        (None, StartAt::After(id)) => {
-            let frame = client.get(Bound::Id(id)).await?;
-            frame.and_then(|frame| frame.offset()).map_or(0, |offset| offset + 1)
-        }
-    };
-    let unpark = key.name.event_topic(key.kind, UNPARK);
-    let handled = fold.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
-    let both = handled.as_slice().iter().cloned().chain([TopicPattern::Exact(unpark.clone())]);
-    let options = ReadOptions {
-        topics: TopicPatterns::new(both.collect()).unwrap_or(handled),
-        start: Start::From(Bound::Offset(first)),
-        before: Some(Bound::Id(until.next())),
-        ..ReadOptions::default()
-    };
-    let mut parked = parked(client, key, until, began).await?;
-    let (mut frames, mut batch) = (client.fetch(&options), Vec::new());
-    while let Some(frame) = frames.next().await {
-        let mut frame = frame?;
-        if frame.topic() == unpark.as_str() {
-            let record = about(&frame, PARKED).filter(|record| parked.records.contains(record));
-            let Some(input) = unparked(client, record).await? else { continue };
-            frame = input;
-        }
-        if parked.takes(frame.id()) {
-            continue;
-        }
-        let origin = frame.origin();
-        if origin.is_some_and(|o| own.contains(&o.processor) || o.hops >= HOPS_MAX) {
-            continue;
-        }
-        batch.push(Input { frame, body: None, attempt: 1 });
-        if batch.len() == INPUTS_MAX {
-            fold.take(std::mem::take(&mut batch)).await?;
-            fold.made.clear();
+        fold.take(batch).await?;
+        Ok(fold.state)
+    }
+}
+
+impl ReplayError {
+    fn of(ending: Ending) -> Self {
+        match ending {
+            Ending::Lost(error) => Self::Store(error),
+            other => Self::Module(other.into_error()),
         }
     }
-    fold.take(batch).await?;
-    Ok(fold.state)
 }
 
 /// The `create` frames of a processor.
 async fn creates(client: &Client, key: &Key) -> Result<Vec<Frame>, ClientError> {
-    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+    let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create));
     all(client, ReadOptions { topics, ..ReadOptions::default() }).await
+}
+
+/// The versions of a name, of whatever kind.
+async fn versions(client: &Client, name: &ProcessorName) -> Result<Versions, ClientError> {
+    let versions = Versions::default();
+    for kind in Kind::ALL {
+        for create in creates(client, &Key { kind, name: name.clone() }).await? {
+            versions.insert(create.id(), name.clone());
+        }
+    }
+    Ok(versions)
 }
 
 async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, ClientError> {
@@ -126,31 +167,15 @@ async fn all(client: &Client, options: ReadOptions) -> Result<Vec<Frame>, Client
     Ok(all)
 }
 
-/// The inputs that a handler has parked. Each record stands for one occurrence of an input.
-#[derive(Default)]
-struct Parked {
-    records: HashSet<FrameId>,
-    times: HashMap<FrameId, u32>,
-}
-
-impl Parked {
-    /// Whether this occurrence of an input was parked; uses up one of its records.
-    fn takes(&mut self, input: FrameId) -> bool {
-        let Some(times) = self.times.get_mut(&input).filter(|times| **times > 0) else {
-            return false;
-        };
-        *times -= 1;
-        true
-    }
-}
-
-/// Where the handler's current history begins, if the frame `at` belongs to it: each reset begins a
-/// new history.
-async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
+/// Where the handler's current history begins: each reset begins a new one.
+async fn history(client: &Client, key: &Key) -> Result<Option<Began>, ClientError> {
     let place = client.cursor_get(&processor_cursor(key)).await?;
-    let began =
-        place.and_then(|cursor| HandlerCursor::of(&cursor).ok()).and_then(|place| place.began);
-    let Some(began) = began else { return Ok(None) };
+    Ok(place.and_then(|cursor| HandlerCursor::of(&cursor).ok()).and_then(|place| place.began))
+}
+
+/// Where the handler's current history begins, if the frame `at` belongs to it.
+async fn history_at(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>, ClientError> {
+    let Some(began) = history(client, key).await? else { return Ok(None) };
     // The frame itself may have been removed.
     let start = Start::From(Bound::Id(at.next()));
     let next = ReadOptions { start, limit: Some(1), ..ReadOptions::default() };
@@ -160,38 +185,35 @@ async fn began(client: &Client, key: &Key, at: FrameId) -> Result<Option<Began>,
     Ok(Some(began).filter(|began| began.has(offset)))
 }
 
-/// The inputs parked up to a frame; only those of the current history if the frame belongs to it.
+/// How often each input was parked up to a frame; only within the current history if the frame
+/// belongs to it.
 async fn parked(
     client: &Client,
     key: &Key,
     until: FrameId,
     began: Option<Began>,
-) -> Result<Parked, ClientError> {
+) -> Result<HashMap<FrameId, u32>, ClientError> {
     let options = ReadOptions {
         topics: TopicPatterns::from(key.name.topic(PARKED)),
         before: Some(Bound::Id(until.next())),
         ..ReadOptions::default()
     };
-    let mut parked = Parked::default();
+    let mut parked = HashMap::new();
     for record in all(client, options).await? {
         if began.is_none_or(|began| began.has_parked(&record))
             && let Some(input) = about(&record, "frame")
         {
-            parked.records.insert(record.id());
-            *parked.times.entry(input).or_default() += 1;
+            *parked.entry(input).or_default() += 1;
         }
     }
     Ok(parked)
 }
 
-/// The input that a parked record is about.
-async fn unparked(client: &Client, record: Option<FrameId>) -> Result<Option<Frame>, ClientError> {
-    let Some(record) = record else { return Ok(None) };
-    let record = client.get(Bound::Id(record)).await?;
-    match record.and_then(|record| about(&record, "frame")) {
-        Some(input) => client.get(Bound::Id(input)).await,
-        None => Ok(None),
-    }
+/// Whether this occurrence of an input was parked; uses up one of its records.
+fn takes(parked: &mut HashMap<FrameId, u32>, input: FrameId) -> bool {
+    let Some(times) = parked.get_mut(&input).filter(|times| **times > 0) else { return false };
+    *times -= 1;
+    true
 }
 
 /// The version of a `create` frame, sealed off from the outside.
@@ -231,6 +253,8 @@ struct Fold {
     made: Vec<NewFrame>,
     /// The inputs it threw on and skipped.
     passed: Vec<(FrameId, ModuleError)>,
+    /// Those of them that it parked.
+    parked: HashSet<FrameId>,
     /// How many of the inputs of the last `take` are finished.
     done: usize,
 }
@@ -257,8 +281,8 @@ impl Fold {
                 Some(saved)
             }
         };
-        let (made, passed) = (Vec::new(), Vec::new());
-        Ok(Self { spec, shelf, isolate, definition, state, made, passed, done: 0 })
+        let (made, passed, parked) = (Vec::new(), Vec::new(), HashSet::new());
+        Ok(Self { spec, shelf, isolate, definition, state, made, passed, parked, done: 0 })
     }
 
     /// Continues from the current state in a new isolate.
@@ -292,12 +316,15 @@ impl Fold {
             left.drain(..done);
             self.done += done;
             let Some(failure) = failed else { continue };
-            if failure.shared && together {
+            if together && matches!(failure.blame, Blame::UpTo(_)) {
                 together = false;
             } else {
-                self.passes_over(&failure.error, failure.verdict, &left[0])?;
+                let parks = self.passes_over(&failure.error, failure.verdict, &left[0])?;
                 let input = left.remove(0);
                 self.done += 1;
+                if parks {
+                    self.parked.insert(input.frame.id());
+                }
                 self.passed.push((input.frame.id(), failure.error));
             }
             self.replace_isolate().await?;
@@ -305,18 +332,19 @@ impl Fold {
         Ok(())
     }
 
-    /// Whether the handler continues after a failing input, as it did or would in production.
+    /// Continues after a failing input, as the handler did or would in production. Returns whether
+    /// it parks the input.
     fn passes_over(
         &self,
         error: &ModuleError,
         verdict: Verdict,
         input: &Input,
-    ) -> Result<(), ModuleError> {
+    ) -> Result<bool, ModuleError> {
         let resort = match self.definition.on_error {
             OnError::Now(resort) | OnError::Retry { then: resort, .. } => resort,
         };
         if verdict == Verdict::Park || resort != LastResort::Unregister {
-            return Ok(());
+            return Ok(verdict == Verdict::Park || resort == LastResort::Park);
         }
         let text = format!("frame {}: {}", input.frame.id(), error.message);
         Err(ModuleError { message: text, kind: FailureKind::Throw, ..error.clone() })

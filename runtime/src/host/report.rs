@@ -29,7 +29,7 @@ pub(super) fn frame(
 ) -> NewFrame {
     let mut meta = Map::from_iter([("create".to_owned(), json!(create.to_string()))]);
     meta.extend(more);
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, event.as_str()));
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, event));
     frame.meta = meta_of(meta);
     frame.origin = Some(Origin { processor: create, input: None, input_offset: None, hops: 1 });
     if event == Event::Retrying {
@@ -226,11 +226,7 @@ fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    let mut end = max;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}...", &text[..end])
+    format!("{}...", &text[..text.floor_char_boundary(max)])
 }
 
 #[cfg(test)]

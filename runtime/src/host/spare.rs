@@ -76,7 +76,7 @@ async fn rest(shared: &Shared) {
         let before = used();
         let begun = tokio::time::timeout(REST, made.changed()).await.is_ok();
         let starts = begun || shared.starts.available_permits() < STARTS_MAX;
-        if quiet.is_after(starts, used().saturating_sub(before)) {
+        if quiet.note(starts, used().saturating_sub(before)) {
             return;
         }
     }
@@ -90,9 +90,9 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// Whether to make it after a rest during which modules started, if `starts`, and the Host
-    /// spent `used` of CPU time.
-    fn is_after(&mut self, starts: bool, used: Duration) -> bool {
+    /// Notes a rest during which modules started, if `starts`, and the Host spent `used` of CPU
+    /// time; returns whether to make the isolate after it.
+    fn note(&mut self, starts: bool, used: Duration) -> bool {
         let rests = used <= REST_CPU;
         self.busy = if rests { 0 } else { self.busy + 1 };
         !starts && (rests || self.busy > BUSY_RESTS_MAX)
@@ -115,24 +115,24 @@ mod tests {
     #[test]
     fn one_is_made_as_soon_as_nothing_starts() {
         let mut quiet = Quiet::default();
-        assert!(!quiet.is_after(true, IDLE));
-        assert!(!quiet.is_after(true, HOG));
-        assert!(quiet.is_after(false, IDLE));
-        assert!(quiet.is_after(false, REST_CPU));
+        assert!(!quiet.note(true, IDLE));
+        assert!(!quiet.note(true, HOG));
+        assert!(quiet.note(false, IDLE));
+        assert!(quiet.note(false, REST_CPU));
     }
 
     /// A module that failed repeatedly took each spare isolate, so that making the next kept a
     /// second core busy.
     #[test]
     fn beside_modules_that_keep_a_processor_busy_it_waits_but_not_for_ever() {
-        let waits = |quiet: &mut Quiet| (0..).take_while(|_| !quiet.is_after(false, HOG)).count();
+        let waits = |quiet: &mut Quiet| (0..).take_while(|_| !quiet.note(false, HOG)).count();
         let mut quiet = Quiet::default();
         assert_eq!(waits(&mut quiet), 50);
         // A moment of idleness restarts the wait.
-        assert!(quiet.is_after(false, IDLE));
+        assert!(quiet.note(false, IDLE));
         assert_eq!(waits(&mut quiet), 50);
         // It waits while something else starts, however long it has waited before.
-        assert!(!quiet.is_after(true, HOG));
-        assert!(quiet.is_after(false, HOG));
+        assert!(!quiet.note(true, HOG));
+        assert!(quiet.note(false, HOG));
     }
 }

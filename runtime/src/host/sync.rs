@@ -2,20 +2,21 @@
 //! differs from what was last taken from it, and `term` for a deleted file. Ignores what runs: a
 //! stop, or a version appended by an admin, stays until the file changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use xs_engine::{BlobHash, Body, NewFrame};
+use xs_engine::{Body, NewFrame};
 use xs_protocol::{AppendRequest, ClientError};
 
 use super::complaint::Complaint;
 use super::config::{Config, ConfigError, ModuleConfig};
 use super::driver::is_lost;
 use super::files::{self, CONFIG_FILE, Scan};
+use super::identity::{Refused, identity};
 use super::lifecycle::{Event, Key, Lifecycle, Taken};
 use super::part::Part;
 use super::report;
@@ -101,7 +102,7 @@ pub(super) async fn sync(
     *shared.config.write() = config;
     let mut kept = BTreeSet::new();
     for (key, taken) in gone {
-        let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
+        let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Term));
         frame.meta = report::meta_of(Map::from_iter([("file".to_owned(), json!(taken.file))]));
         let appended = append(shared, frame).await;
         if !synced.take(&key, appended)? {
@@ -135,7 +136,7 @@ async fn create_frame(shared: &Shared, key: &Key, found: Found) -> Result<NewFra
         Some(error) => meta.insert("error".to_owned(), Value::Object(report::error_fields(error))),
         None => meta.insert("format".to_owned(), json!(GRAPH)),
     };
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create));
     frame.meta = report::meta_of(meta);
     let source = Bytes::from(found.source);
     frame.body = if source.len() <= INLINE_MAX {
@@ -190,22 +191,27 @@ pub(super) fn find(dir: &Path, scan: &Scan, key: &Key, config: ModuleConfig) -> 
     let own = scan.modules.get(key).map(Vec::as_slice).unwrap_or_default();
     let file = own.first().cloned().unwrap_or_default();
     let claims = scan.claims(key);
-    let (loaded, text) = if claims.len() > 1 {
+    let (loaded, mut read) = if claims.len() > 1 {
         let text = format!("{} all define {}; rename all but one", claims.join(", "), key.name);
         let error = ModuleError::new(FailureKind::Definition, text);
-        (Err(error), ModuleGraph::text(dir, &file))
+        (Err(error), BTreeMap::from([(file.clone(), ModuleGraph::text(dir, &file))]))
     } else {
-        ModuleGraph::load_with_text(dir, &file)
+        ModuleGraph::load_with_texts(dir, &file)
     };
-    let (source, error) = match loaded {
-        Ok(graph) => (graph.to_bytes(), None),
+    let (source, hash, error) = match loaded {
+        Ok(graph) => {
+            let source = graph.to_bytes();
+            let hash = identity(&source, &config, None);
+            (source, hash, None)
+        }
         // A file that cannot be loaded is stored as text, so that the log shows what was wrong:
         // only text that the loader has read, nothing that it would refuse to read.
-        Err(error) => (text.into_bytes(), Some(error)),
+        Err(error) => {
+            let source = read.remove(&file).unwrap_or_default().into_bytes();
+            let refused = Refused { error: &error, claims: &claims, read: &read };
+            let hash = identity(&source, &config, Some(&refused));
+            (source, hash, Some(error))
+        }
     };
-    let mut hashed = source.clone();
-    hashed.extend_from_slice(&config.canonical());
-    hashed.extend(error.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes());
-    let hash = BlobHash::of(&hashed).to_string();
-    Found { taken: Taken { file, hash }, source, config, error }
+    Found { taken: Taken { file, hash: hash.to_string() }, source, config, error }
 }

@@ -92,8 +92,8 @@ pub(super) struct Version {
 pub(super) struct Told(String);
 
 impl Told {
-    /// Whether an error is new at this attempt.
-    fn is_news(&mut self, error: &ModuleError, tries: u32) -> bool {
+    /// Notes the error of an attempt; returns whether it is new.
+    fn note(&mut self, error: &ModuleError, tries: u32) -> bool {
         let is_news = tries <= 1 || self.0 != error.message;
         self.0.clone_from(&error.message);
         is_news
@@ -217,7 +217,7 @@ impl Version {
         tries: u32,
         told: &mut Told,
     ) {
-        if let Some(error) = error.filter(|error| told.is_news(error, tries)) {
+        if let Some(error) = error.filter(|error| told.note(error, tries)) {
             tracing::warn!(
                 target: report::TOLD,
                 processor = %self.key,
@@ -361,7 +361,7 @@ mod tests {
         let mut told = Told::default();
         let tries =
             [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("b", 5), ("b", 1), ("b", 2), ("a", 3)];
-        let news = tries.map(|(text, tries)| told.is_news(&error(text), tries));
+        let news = tries.map(|(text, tries)| told.note(&error(text), tries));
         assert_eq!(news, [true, false, false, true, false, true, false, true]);
     }
 }

@@ -32,6 +32,25 @@ pub(crate) enum Request {
     Call { call: Box<Call>, answer: oneshot::Sender<Result<(), ModuleError>> },
 }
 
+/// When a batch is handed over.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    /// Once the output of the previous one is committed.
+    Own,
+    /// Before that.
+    Ahead,
+}
+
+impl Turn {
+    /// The letter before the batch, for runtime/js/driver.js.
+    const fn letter(self) -> &'static str {
+        match self {
+            Self::Own => "B",
+            Self::Ahead => "A",
+        }
+    }
+}
+
 /// The thread's ends of a [`Handling`].
 pub(crate) struct Replies {
     pub(crate) replies: mpsc::UnboundedSender<HandlerReply>,
@@ -135,7 +154,7 @@ impl Isolate {
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
     pub fn handle(&self, inputs: Vec<Input>) -> Result<Handling, ModuleError> {
-        self.hand_over(inputs, "B")
+        self.hand_over(inputs, Turn::Own)
     }
 
     /// Hands over a batch like [`Isolate::handle`] while the output of the previous batch is not
@@ -145,17 +164,17 @@ impl Isolate {
     /// # Errors
     /// [`ModuleError`] when the isolate has ended.
     pub fn handle_ahead(&self, inputs: Vec<Input>) -> Result<Handling, ModuleError> {
-        self.hand_over(inputs, "A")
+        self.hand_over(inputs, Turn::Ahead)
     }
 
-    fn hand_over(&self, inputs: Vec<Input>, how: &str) -> Result<Handling, ModuleError> {
+    fn hand_over(&self, inputs: Vec<Input>, turn: Turn) -> Result<Handling, ModuleError> {
         // At most one reply per input and one commit for each reply and for the previous batch.
         let (replies, receiver) = mpsc::unbounded_channel();
         let (committed, commits) = mpsc::unbounded_channel();
         let total = inputs.len();
         // Encoded here to spare the isolate's thread, which has enough to do.
         let frames = inputs.iter().map(|input| &input.frame);
-        let encoded = encode_behind(how, frames, &*self.backend);
+        let encoded = encode_behind(turn.letter(), frames, &*self.backend);
         let replies = Replies { replies, committed: commits };
         self.send(Request::Handle { inputs, encoded, replies })?;
         let (fate, secrets) = (self.fate.clone(), self.secrets.clone());
@@ -261,6 +280,7 @@ impl Drop for Isolate {
 }
 
 /// A batch being handled. Dropping it does not undo the calls.
+#[must_use = "its replies are committed one by one"]
 pub struct Handling {
     replies: mpsc::UnboundedReceiver<HandlerReply>,
     committed: mpsc::UnboundedSender<()>,

@@ -132,16 +132,40 @@ pub struct HandlerReply {
 pub struct HandlerFailure {
     /// What happened.
     pub error: ModuleError,
-    /// Index of the failing input in the batch given to [`Isolate::handle`]. It is the last one if
-    /// the isolate ended and the culprit among the unfinished inputs is unknown.
-    pub index: usize,
-    /// Earlier calls shared its commit and are undone with it: a fresh isolate has to repeat the
-    /// unfinished inputs up to this one, one by one.
-    pub shared: bool,
-    /// The isolate cannot continue and has to be replaced, even when the frame is skipped.
+    /// Which input of the batch given to [`Isolate::handle`] is to blame.
+    pub blame: Blame,
+    /// The isolate cannot continue and has to be replaced, even when the frame is skipped. Always
+    /// so for [`Blame::UpTo`].
     pub fresh: bool,
     /// What the module itself asked for by throwing `Retry` or `Park`.
     pub verdict: Verdict,
+}
+
+/// Which input of a batch is to blame for a failure, by its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// This one: nothing else is undone with it.
+    Input(usize),
+    /// One of the unfinished inputs up to this one, which shared a commit and are undone together:
+    /// a fresh isolate has to repeat them one by one.
+    UpTo(usize),
+}
+
+impl Blame {
+    /// The same, for the inputs after the first `done`.
+    #[must_use]
+    pub(crate) const fn after(self, done: usize) -> Self {
+        match self {
+            Self::Input(index) => Self::Input(index.saturating_sub(done)),
+            Self::UpTo(index) => Self::UpTo(index.saturating_sub(done)),
+        }
+    }
+
+    /// When the isolate ended, with this many inputs unfinished and `last` the index of the last:
+    /// the culprit among several is unknown.
+    pub(crate) const fn of_end(unfinished: usize, last: usize) -> Self {
+        if unfinished > 1 { Self::UpTo(last) } else { Self::Input(last) }
+    }
 }
 
 /// What to do with a frame whose handler threw.

@@ -64,7 +64,7 @@ pub(super) unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, _d
         // it and disposes of nothing.
         let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
         heap::collect(&mut isolate);
-        if stop.asks_where() {
+        if stop.take_stack_request() {
             v8::scope!(let scope, &mut isolate);
             let context = v8::Local::new(scope, context);
             let scope = &mut v8::ContextScope::new(scope, context);

@@ -2,7 +2,7 @@
 //! isolates. Terminating is a strong hint to QuickJS and no guarantee, so a thread that does not
 //! react is abandoned and reported as wedged; the Host then restarts.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,11 @@ const STARVED_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// It used the CPU too long.
-    Cpu = 1,
+    Cpu,
     /// It reached its heap limit.
-    Heap = 2,
+    Heap,
     /// It was asked to stop.
-    Stop = 3,
+    Stop,
 }
 
 /// The state shared by the handle, the watchdog and the isolate's thread.
@@ -44,7 +44,7 @@ pub(crate) struct Stop {
     busy: AtomicBool,
     /// Changes whenever a call into the module returns.
     progress: AtomicU32,
-    reason: AtomicU8,
+    reason: OnceLock<Reason>,
     /// Whether the module's position at termination was looked up, and the result.
     looked: AtomicBool,
     place: OnceLock<String>,
@@ -74,7 +74,7 @@ impl Stop {
             clock: OnceLock::new(),
             busy: AtomicBool::new(false),
             progress: AtomicU32::new(0),
-            reason: AtomicU8::new(0),
+            reason: OnceLock::new(),
             looked: AtomicBool::new(false),
             place: OnceLock::new(),
             over: AtomicBool::new(false),
@@ -118,8 +118,7 @@ impl Stop {
 
     /// Terminates what runs now, for a reason; the first reason stands.
     pub(super) fn terminate(&self, reason: Reason) {
-        let first =
-            self.reason.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let first = self.reason.set(reason);
         let mut watch = self.watch.lock();
         watch.give_up_at.get_or_insert_with(|| Instant::now() + REACTION);
         watch.terminated = watch.terminated.or_else(|| self.clock.get().and_then(ThreadClock::now));
@@ -139,8 +138,9 @@ impl Stop {
         }
     }
 
-    /// Whether to look up the module's position: once, when it is terminated for what it did.
-    pub(super) fn asks_where(&self) -> bool {
+    /// Takes the request to look up the module's position, made once when it is terminated for what
+    /// it did; returns whether there was one.
+    pub(super) fn take_stack_request(&self) -> bool {
         self.is_terminated() && !self.looked.swap(true, Ordering::AcqRel)
     }
 
@@ -157,12 +157,7 @@ impl Stop {
 
     /// Why it was terminated, if it was.
     pub(super) fn reason(&self) -> Option<Reason> {
-        match self.reason.load(Ordering::Acquire) {
-            1 => Some(Reason::Cpu),
-            2 => Some(Reason::Heap),
-            3 => Some(Reason::Stop),
-            _ => None,
-        }
+        self.reason.get().copied()
     }
 
     /// Whether it was terminated for what it did.
@@ -273,8 +268,8 @@ impl Stop {
         let over = used.is_some_and(|used| used.saturating_sub(start) > self.limits.slice);
         drop(watch);
         // Repeated at each check: a termination that falls between two slices is lost.
-        if over || self.reason().is_some() {
-            self.terminate(Reason::Cpu);
+        if let Some(reason) = self.reason().or_else(|| over.then_some(Reason::Cpu)) {
+            self.terminate(reason);
         }
     }
 }

@@ -224,7 +224,7 @@ impl Running {
         };
         let mut stopped = std::pin::pin!(stopped.fuse());
         let turns = std::future::poll_fn(|cx| {
-            if bridge.is_to_collect() {
+            if bridge.take_collect_request() {
                 self.js.v8_isolate().low_memory_notification();
             }
             let turn =
@@ -243,11 +243,14 @@ impl Running {
             Err(error) => self.failure(error),
             // A termination can look like an event loop without work.
             Ok(()) if stop.reason().is_some() => self.terminated().unwrap_or_else(panicked),
-            // The remaining runs were told to end, and wait for something that never comes.
-            Ok(()) if bridge.is_left(&ended(&bridge.spec.graph, &stop)) => stopped.await,
-            // The driver always waits for work: only a call that waits for nothing gets here.
-            Ok(()) if bridge.is_stalled() => ext::stalled(&bridge.spec.name),
-            Ok(()) => stopped.await,
+            Ok(()) => {
+                let abandoned = bridge.answer_abandoned_runs(&ended(&bridge.spec.graph, &stop));
+                // The driver always waits for work: only a call that waits for nothing gets here.
+                if !abandoned && bridge.is_stalled() {
+                    return ext::stalled(&bridge.spec.name);
+                }
+                stopped.await
+            }
         }
     }
 

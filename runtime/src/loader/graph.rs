@@ -95,19 +95,16 @@ impl Sources for Directory<'_> {
     }
 }
 
-/// A directory that also keeps the text of one file when it is read.
+/// A directory that also keeps the texts that are read.
 struct Noting<'a> {
     dir: Directory<'a>,
-    entry: &'a str,
-    text: RefCell<String>,
+    texts: RefCell<BTreeMap<String, String>>,
 }
 
 impl Sources for Noting<'_> {
     fn read(&self, path: &str) -> Result<String, String> {
         let text = self.dir.read(path)?;
-        if path == self.entry {
-            self.text.borrow_mut().clone_from(&text);
-        }
+        self.texts.borrow_mut().insert(path.to_owned(), text.clone());
         Ok(text)
     }
 }
@@ -136,12 +133,15 @@ impl ModuleGraph {
         Self::collect(entry, None, &Directory(dir))
     }
 
-    /// Reads a module like [`ModuleGraph::load`], and also returns the text of `entry`, which is
-    /// empty if the file cannot be read as a module's text.
-    pub(crate) fn load_with_text(dir: &Path, entry: &str) -> (Result<Self, ModuleError>, String) {
-        let sources = Noting { dir: Directory(dir), entry, text: RefCell::default() };
+    /// Reads a module like [`ModuleGraph::load`], and also returns the texts that were read, by
+    /// path. What cannot be read as a module's text is missing among them.
+    pub(crate) fn load_with_texts(
+        dir: &Path,
+        entry: &str,
+    ) -> (Result<Self, ModuleError>, BTreeMap<String, String>) {
+        let sources = Noting { dir: Directory(dir), texts: RefCell::default() };
         let graph = Self::collect(entry, None, &sources);
-        (graph, sources.text.into_inner())
+        (graph, sources.texts.into_inner())
     }
 
     /// The text of one file, read like [`ModuleGraph::load`] does.

@@ -11,11 +11,7 @@ const LINE_CHARS_MAX: usize = 160;
 
 /// Line and column, from 1, of a byte offset in a source.
 pub(crate) fn line_column(source: &str, at: usize) -> (u32, u32) {
-    let mut end = at.min(source.len());
-    while !source.is_char_boundary(end) {
-        end -= 1;
-    }
-    let before = &source[..end];
+    let before = &source[..source.floor_char_boundary(at)];
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

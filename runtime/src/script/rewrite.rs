@@ -19,7 +19,7 @@ use super::vars;
 use crate::isolate::{FailureKind, ModuleError};
 use crate::loader::location;
 use crate::typescript::{
-    Compiled, Mapping, TYPESCRIPT, first_error, imports_left, strip, with_room,
+    Compiled, Mapping, TYPESCRIPT, first_error, imports_left, parsed, strip, with_room,
 };
 
 /// Inserted before a script's value.
@@ -58,7 +58,7 @@ fn body(file: &str, source: &str) -> Result<Compiled, ModuleError> {
     let mut header = String::new();
     let mut value = object(source, kind);
     if value.is_none() {
-        let program = parsed(&allocator, file, source, kind)?;
+        let program = checked(&allocator, file, source, kind)?;
         value = last_value(&program);
         edits.blank(program.hashbang.as_ref().map(|hashbang| hashbang.span));
         for statement in &program.body {
@@ -119,7 +119,7 @@ fn called(source: &str) -> Result<Compiled, LineError> {
         if is_unfinished(source, &program.diagnostics) {
             return Err(LineError::Unfinished);
         }
-        let program = parsed(&allocator, PROMPT, source, kind)?;
+        let program = checked(&allocator, PROMPT, source, kind)?;
         value = last_value(&program);
         for statement in &program.body {
             declare(&mut edits, &mut head, statement)?;
@@ -140,17 +140,17 @@ fn called(source: &str) -> Result<Compiled, LineError> {
     Ok(Compiled { code: Some(code), mappings, imports: Vec::new() })
 }
 
-fn parsed<'a>(
+/// The program of a source, checked for what the parser alone does not see.
+fn checked<'a>(
     allocator: &'a Allocator,
     file: &str,
     source: &'a str,
     kind: SourceType,
 ) -> Result<Program<'a>, ModuleError> {
-    let parsed = Parser::new(allocator, source, kind).parse();
-    first_error(file, source, &parsed.diagnostics)?;
-    let checked = SemanticBuilder::new().with_check_syntax_error(true).build(&parsed.program);
+    let program = parsed(allocator, file, source, kind)?;
+    let checked = SemanticBuilder::new().with_check_syntax_error(true).build(&program);
     first_error(file, source, &checked.diagnostics)?;
-    Ok(parsed.program)
+    Ok(program)
 }
 
 /// The span of a source that is a single object literal, which would parse as a block.

@@ -179,7 +179,7 @@ async fn ended(child: &mut Child, exit: &str, way: &Way) -> End {
     let culprits = child.culprits().await;
     let ended_with = |code: u8| child.code() == Some(i32::from(code));
     if ended_with(EXIT_LOST) {
-        way.is_lost("the Host ended with it".to_owned());
+        way.disconnected("the Host ended with it");
         return End::Lost;
     }
     if ended_with(EXIT_WORN) {
@@ -211,7 +211,7 @@ async fn keep(options: Arc<SuperviseOptions>, plan: Plan, way: Arc<Way>, stop: C
                     biased;
                     () = stop.cancelled() => return child.stop(STOP_MAX).await,
                     why = lost => {
-                        way.is_lost(why);
+                        way.disconnected(&why);
                         // It ends on its own: a Host cannot continue without its connection.
                         child.stop(STOP_MAX).await;
                         End::Lost

@@ -45,10 +45,10 @@ impl Way {
             let began = Instant::now();
             match (self.connect)(alone.map(str::to_owned)).await {
                 Ok(link) => {
-                    self.is_missing(None);
+                    self.connected();
                     return Some(link);
                 }
-                Err(NoWay::Yet(why)) => self.is_missing(Some(why)),
+                Err(NoWay::Yet(why)) => self.set_missing(Some(why)),
                 Err(NoWay::Ever(why)) => {
                     self.known.lock().refused.get_or_insert(why);
                     self.never.cancel();
@@ -60,13 +60,18 @@ impl Way {
         }
     }
 
+    /// Records that the server was reached.
+    fn connected(&self) {
+        self.set_missing(None);
+    }
+
     /// Records that the connection was lost.
-    pub(super) fn is_lost(&self, why: String) {
-        self.is_missing(Some(format!("the connection to the server ended: {why}")));
+    pub(super) fn disconnected(&self, why: &str) {
+        self.set_missing(Some(format!("the connection to the server ended: {why}")));
     }
 
     /// Records and logs a change; does nothing if there is none.
-    fn is_missing(&self, why: Option<String>) {
+    fn set_missing(&self, why: Option<String>) {
         let mut known = self.known.lock();
         if known.missing == why {
             return;
@@ -123,7 +128,7 @@ mod tests {
         assert!(way.find(None).await.is_some());
         assert_eq!(tries.load(Ordering::Relaxed), 3);
         assert!(way.known.lock().missing.is_none() && !way.stop.is_cancelled());
-        way.is_lost("it hung up".to_owned());
+        way.disconnected("it hung up");
         assert!(way.known.lock().missing.as_ref().unwrap().ends_with("ended: it hung up"));
     }
 

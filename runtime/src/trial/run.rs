@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +25,7 @@ use crate::isolate::{
 use crate::loader::ModuleGraph;
 use crate::name::{Kind, ProcessorName};
 use crate::permissions::{Allow, normal};
+use crate::time::now_ms;
 
 /// Maximum real time of a trial.
 const TIME_MAX: Duration = Duration::from_secs(20);
@@ -97,8 +98,7 @@ pub(super) async fn run(
     let wrong = |text: String| ModuleError::new(FailureKind::Definition, text);
     let (kind, name) = named(&request.file)
         .ok_or_else(|| wrong(format!("{} defines no processor", request.file)))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = request.now.unwrap_or_else(|| u64::try_from(now.as_millis()).unwrap_or_default());
+    let now_ms = request.now.unwrap_or_else(now_ms);
     let files = files(dir, &request.files).map_err(|error| wrong(format!("files: {error}")))?;
     let clock = Clock::at(now_ms);
     let trial = Trial { asks, files: files.0.clone(), clock: Arc::clone(&clock) };

@@ -77,8 +77,8 @@ impl Probe {
                 Health::Poisoned(why) => Some(format!("a write failed: {why}")),
             };
             checks.push(Check { name: "writable", failure: writable });
-            let shortage = served.fullness.shortage();
-            let failure = shortage.map(|shortage| shortage.to_string());
+            served.fullness.refresh();
+            let failure = served.fullness.shortage().map(|shortage| shortage.to_string());
             checks.push(Check { name: "room", failure });
         }
         checks

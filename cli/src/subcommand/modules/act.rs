@@ -13,7 +13,7 @@ use xs_protocol::{AppendRequest, Client, SubEvent, SubscribeOptions};
 use xs_runtime::host::lifecycle::{Event, Key, parse_topic};
 use xs_runtime::host::processor_cursor;
 
-use super::survey::{self, Module, meta};
+use super::survey::{self, Module, ModuleState, meta};
 use super::{Asked, say};
 use crate::args::SureArgs;
 use crate::connect::explain;
@@ -27,11 +27,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub(super) async fn stop(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
     let (key, module) = survey::one(asked.client, asked.served, name).await?;
     if !module.wanted {
-        let facts = [("event", Value::Null), ("state", json!(module.state()))];
+        let facts = [("event", Value::Null), ("state", json!(module.state().as_str()))];
         say(out, &key, &format!("{key} is not running"), &facts)?;
         return Ok(Exit::Ok);
     }
-    let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term.as_str()));
+    let term = NewFrame::new(key.name.event_topic(key.kind, Event::Term));
     let asked_by = append(asked.client, vec![term], Vec::new()).await?;
     settle(asked, &key, asked_by, &[Event::FinTerm], out).await
 }
@@ -69,7 +69,7 @@ pub(super) async fn reset(
     let create = if module.wanted { vec![again(&key, &module)?] } else { Vec::new() };
     if create.is_empty() {
         append(asked.client, create, cursors).await?;
-        let facts = [("event", Value::Null), ("state", json!(module.state()))];
+        let facts = [("event", Value::Null), ("state", json!(module.state().as_str()))];
         say(out, &key, &format!("{key} will start over when it is started"), &facts)?;
         return Ok(Exit::Ok);
     }
@@ -87,7 +87,7 @@ fn again(key: &Key, module: &Module) -> anyhow::Result<NewFrame> {
         let text = format!("the newest version of {key} is invalid; fix and save its file: {why}");
         return ExitError::fail(Exit::Failed, text);
     }
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create.as_str()));
+    let mut frame = NewFrame::new(key.name.event_topic(key.kind, Event::Create));
     frame.meta = Meta::parse(create.meta().to_vec())?;
     frame.body = create.hash().map_or(Body::None, Body::Stored);
     Ok(frame)
@@ -123,7 +123,12 @@ async fn settle(
 ) -> anyhow::Result<Exit> {
     if !asked.served {
         let text = format!("{key}: takes effect when a server runs its modules");
-        say(out, key, &text, &[("event", Value::Null), ("state", json!("waiting for a server"))])?;
+        say(
+            out,
+            key,
+            &text,
+            &[("event", Value::Null), ("state", json!(ModuleState::Waiting.as_str()))],
+        )?;
         return Ok(Exit::Ok);
     }
     let waited = outcome(asked.client, key, asked_by, outcomes);
@@ -154,9 +159,8 @@ async fn outcome(
     asked_by: FrameId,
     outcomes: &[Event],
 ) -> anyhow::Result<(Event, Value)> {
-    let topics = outcomes
-        .iter()
-        .map(|event| TopicPattern::Exact(key.name.event_topic(key.kind, event.as_str())));
+    let topics =
+        outcomes.iter().map(|event| TopicPattern::Exact(key.name.event_topic(key.kind, *event)));
     let options = ReadOptions {
         topics: TopicPatterns::new(topics.collect())?,
         start: Start::After(Bound::Id(asked_by)),

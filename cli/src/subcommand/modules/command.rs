@@ -27,7 +27,7 @@ pub(in crate::subcommand) async fn describe_command(
     for fact in ["args", "timeout_ms", "concurrency", "permissions"] {
         facts.add(fact, active[fact].clone());
     }
-    facts.add("state", module.state());
+    facts.add("state", module.state().as_str());
     facts.add("file", json!(module.file));
     if !out.is_person() {
         print(&facts, out)?;
@@ -40,7 +40,7 @@ pub(in crate::subcommand) async fn describe_command(
     arguments(&active["args"], out)?;
     limits(&active, out)?;
     let file = module.file.as_ref().map(|file| format!(", from {file}")).unwrap_or_default();
-    let text = out.paint(Paint::Faint, &format!("State: {}{file}.", module.state()));
+    let text = out.paint(Paint::Faint, &format!("State: {}{file}.", module.state().as_str()));
     out.line("")?;
     out.line(&text)?;
     Ok(Exit::Ok)

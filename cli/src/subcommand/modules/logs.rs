@@ -20,7 +20,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let (key, _) = survey::one(asked.client, asked.served, name).await?;
     let events = [Event::Log, Event::Invalid, Event::FinError, Event::Retrying];
-    let topics = events.map(|event| key.name.event_topic(key.kind, event.as_str()).to_string());
+    let topics = events.map(|event| key.name.event_topic(key.kind, event).to_string());
     let options = ReadOptions {
         topics: TopicPatterns::parse(&topics.join(","))?,
         start: Start::Last(count),

@@ -27,6 +27,7 @@ pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
 pub(super) use survey::{all, config_error_of, describe, meant, meta, place, summary};
 pub(super) use within::{Within, within};
 
+use self::survey::ModuleState;
 use crate::args::ModulesStoreSubcommand;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -79,12 +80,12 @@ fn say(out: &mut Output, key: &Key, text: &str, facts: &[(&str, Value)]) -> io::
 
 async fn list(asked: Asked<'_>, check: bool, all: bool, out: &mut Output) -> anyhow::Result<Exit> {
     let modules = survey::all(asked.client, asked.served).await?;
-    let shown = modules.iter().filter(|(_, module)| all || module.state() != "deleted");
+    let shown = modules.iter().filter(|(_, module)| all || module.state() != ModuleState::Deleted);
     let rows = shown.map(|(key, module)| {
         vec![
             json!(key.kind.as_str()),
             json!(key.name.as_str()),
-            json!(module.state()),
+            json!(module.state().as_str()),
             json!(out.time(module.latest.1.id().time_ms())),
             json!(module.file),
             json!(module.error.as_ref().map(survey::summary)),
@@ -96,7 +97,7 @@ async fn list(asked: Asked<'_>, check: bool, all: bool, out: &mut Output) -> any
     rows.extend(config.iter().map(|(frame, error)| {
         let text = format!("{}; {STILL}", survey::summary_of(error));
         let since = out.time(frame.id().time_ms());
-        let [file, state] = [CONFIG_FILE, "invalid"].map(|text| json!(text));
+        let [file, state] = [CONFIG_FILE, ModuleState::Invalid.as_str()].map(|text| json!(text));
         vec![Value::Null, Value::Null, state, json!(since), file, json!(text)]
     }));
     out.table(&["kind", "name", "state", "since", "file", "error"], &rows)?;

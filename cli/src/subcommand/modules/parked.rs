@@ -10,9 +10,9 @@ use xs_engine::{
     ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 use xs_protocol::{AppendRequest, Class, Client};
-use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::Key;
-use xs_runtime::host::{DISCARD, HandlerCursor, PARKED, UNPARK, about, processor_cursor};
+use xs_runtime::host::{HandlerCursor, PARKED, about, processor_cursor};
+use xs_runtime::{Kind, Request};
 
 use super::survey::{self, meta, summary};
 use super::{Asked, say};
@@ -30,10 +30,10 @@ const CONFLICTS_MAX: u32 = 16;
 /// The records that are still undecided, oldest first. Records from before a reset do not count if
 /// their inputs were offered again.
 pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame>> {
-    let event = |event| TopicPattern::Exact(key.name.event_topic(key.kind, event));
-    let topics = vec![TopicPattern::Exact(key.name.topic(PARKED)), event(UNPARK), event(DISCARD)];
+    let decisions = [Request::Unpark, Request::Discard].map(|one| key.name.request_topic(one));
+    let topics = [key.name.topic(PARKED)].into_iter().chain(decisions).map(TopicPattern::Exact);
     let options = ReadOptions {
-        topics: TopicPatterns::new(topics)?,
+        topics: TopicPatterns::new(topics.collect())?,
         start: Start::First,
         ..ReadOptions::default()
     };
@@ -91,7 +91,7 @@ pub(super) async fn unpark(
 ) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
     let chosen = Chosen::find(asked.client, &key, &ids).await?;
-    let count = chosen.decide(UNPARK).await?;
+    let count = chosen.decide(Request::Unpark).await?;
     let inputs = counted(count as u64, "input");
     let text = format!("{inputs} of {key} will be retried");
     say(out, &key, &text, &[("unparked", json!(count))])?;
@@ -119,7 +119,7 @@ pub(super) async fn discard(
         return Ok(Exit::Ok);
     }
     sure::ask(&format!("discard {what}"), sure).await?;
-    let count = chosen.decide(DISCARD).await?;
+    let count = chosen.decide(Request::Discard).await?;
     let text = format!("{} of {key} discarded", counted(count as u64, "parked input"));
     say(out, &key, &text, &[("discarded", json!(count))])?;
     Ok(Exit::Ok)
@@ -150,7 +150,7 @@ impl<'a> Chosen<'a> {
     }
 
     /// Decides each record once; returns how many there were.
-    async fn decide(mut self, what: &str) -> anyhow::Result<usize> {
+    async fn decide(mut self, what: Request) -> anyhow::Result<usize> {
         let (mut decided, mut conflicts) = (0, 0);
         while !self.records.is_empty() {
             let count = self.records.len().min(BATCH_FRAMES);
@@ -212,8 +212,8 @@ fn check<'f>(records: impl IntoIterator<Item = &'f Frame>, ids: &[FrameId]) -> a
     }
 }
 
-fn decision(key: &Key, what: &str, record: &Frame) -> anyhow::Result<NewFrame> {
-    let mut frame = NewFrame::new(key.name.event_topic(key.kind, what));
+fn decision(key: &Key, what: Request, record: &Frame) -> anyhow::Result<NewFrame> {
+    let mut frame = NewFrame::new(key.name.request_topic(what));
     frame.meta = Meta::parse(json!({ PARKED: record.id().to_string() }).to_string())?;
     Ok(frame)
 }

@@ -10,7 +10,7 @@ use xs_runtime::host::files::CONFIG_FILE;
 use xs_runtime::host::replay::state_at;
 use xs_runtime::host::{HandlerCursor, Retry};
 
-use super::survey::{self, Facts, Module, describe, meta};
+use super::survey::{self, Facts, Module, ModuleState, describe, meta};
 use super::{Asked, STILL, parked};
 use crate::connect::explain;
 use crate::exit::{Exit, ExitError};
@@ -33,7 +33,7 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("name", key.name.as_str());
     facts.add("kind", key.kind.as_str());
     facts.add("about", active["about"].clone());
-    facts.add("state", module.state());
+    facts.add("state", module.state().as_str());
     facts.add("since", out.time(module.latest.1.id().time_ms()));
     facts.add("file", json!(module.file));
     facts.add("topics", active["topics"].clone());
@@ -51,7 +51,9 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
         facts.add("parked", parked::open(asked.client, &key).await?.len());
     }
     next_try(&module, cursor.as_ref(), &mut facts, out);
-    facts.add("config", config_of(&active["config"], &create["config"]));
+    // That in effect, if a version told it; else what the operator has set.
+    let config = Some(&active["config"]).filter(|config| !config.is_null());
+    facts.add("config", config.unwrap_or_else(|| &create["config"]).clone());
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
@@ -72,20 +74,6 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     Ok(Exit::Ok)
 }
 
-/// The effective configuration: the definition's defaults, overridden by the operator's values, key
-/// by key.
-fn config_of(defaults: &Value, given: &Value) -> Value {
-    match (defaults, given) {
-        (Value::Object(defaults), Value::Object(given)) => {
-            let mut config = defaults.clone();
-            config.extend(given.iter().map(|(key, value)| (key.clone(), value.clone())));
-            Value::Object(config)
-        }
-        (defaults, Value::Null) => defaults.clone(),
-        (_, given) => given.clone(),
-    }
-}
-
 /// The pending retry: its frame, the attempts so far, and when it is due.
 fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &Output) {
     let place = cursor.and_then(|cursor| HandlerCursor::of(cursor).ok());
@@ -95,7 +83,8 @@ fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &O
         facts.add_time("due", Some(out.time(due_ms)));
         return;
     }
-    let Some(frame) = module.error.as_ref().filter(|_| module.state() == "retrying") else {
+    let Some(frame) = module.error.as_ref().filter(|_| module.state() == ModuleState::Retrying)
+    else {
         return;
     };
     let meta = meta(frame);

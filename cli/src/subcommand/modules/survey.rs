@@ -42,6 +42,46 @@ pub(crate) struct Module {
     running: Running,
 }
 
+/// The state of a module, as it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModuleState {
+    /// It ended on its own.
+    Ended,
+    /// It failed and stays down.
+    Failed,
+    /// Its file was deleted.
+    Deleted,
+    /// An operator stopped it.
+    Stopped,
+    /// No version of it could start.
+    Invalid,
+    /// It runs once there is a server.
+    Waiting,
+    Starting,
+    Active,
+    Retrying,
+    /// An older version runs, because the newest could not start.
+    OlderActive,
+}
+
+impl ModuleState {
+    /// The state, in a few words.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+            Self::Deleted => "deleted",
+            Self::Stopped => "stopped",
+            Self::Invalid => "invalid",
+            Self::Waiting => "waiting for a server",
+            Self::Starting => "starting",
+            Self::Active => "active",
+            Self::Retrying => "retrying",
+            Self::OlderActive => "active, newest invalid",
+        }
+    }
+}
+
 /// The process that would run a module, as far as known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
@@ -58,7 +98,7 @@ pub(crate) async fn all(client: &Client, served: bool) -> anyhow::Result<BTreeMa
     let request = LastRequest { topics: TopicPatterns::parse(TOPICS)?, n: 1, per_topic: true };
     let mut modules = fold(client.last(&request).await.map_err(not_shown)?, served);
     for (key, module) in &mut modules {
-        if module.state() == "stopped" && lost_its_file(client, key, module).await? {
+        if module.state() == ModuleState::Stopped && lost_its_file(client, key, module).await? {
             module.file = None;
         }
     }
@@ -79,7 +119,7 @@ fn not_shown(error: ClientError) -> anyhow::Error {
 /// so from the newest frames.
 async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::Result<bool> {
     let Some(create) = &module.create else { return Ok(false) };
-    let term = key.name.event_topic(key.kind, Event::Term.as_str());
+    let term = key.name.event_topic(key.kind, Event::Term);
     let options = ReadOptions {
         topics: TopicPatterns::from(term),
         start: Start::After(Bound::Id(create.id())),
@@ -98,7 +138,7 @@ async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::R
 /// [`TOPICS`].
 pub(crate) fn states(frames: Vec<Frame>) -> Vec<(&'static str, &'static str)> {
     let modules = fold(frames, true);
-    modules.iter().map(|(key, module)| (key.kind.as_str(), module.state())).collect()
+    modules.iter().map(|(key, module)| (key.kind.as_str(), module.state().as_str())).collect()
 }
 
 fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
@@ -205,7 +245,7 @@ pub(in crate::subcommand) fn meant<'a>(
     kind: Option<Kind>,
 ) -> Option<&'a str> {
     let there = modules.into_iter().filter(|(key, module)| {
-        module.state() != "deleted" && kind.is_none_or(|kind| kind == key.kind)
+        module.state() != ModuleState::Deleted && kind.is_none_or(|kind| kind == key.kind)
     });
     nearest(name.as_str(), there.map(|(key, _)| key.name.as_str()))
 }
@@ -272,20 +312,19 @@ impl Module {
         newest.is_some_and(|newest| meta(frame)["create"] != newest.as_str())
     }
 
-    /// The state, in a few words.
-    pub(crate) fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> ModuleState {
         match self.latest.0 {
-            Event::FinOk => "ended",
-            Event::FinError => "failed",
-            Event::Term | Event::FinTerm if self.is_gone() => "deleted",
-            Event::Term | Event::FinTerm if !self.wanted => "stopped",
-            Event::Invalid if !self.fallen_back => "invalid",
-            _ if self.running == Running::Nobody => "waiting for a server",
-            _ if self.running == Running::Starting => "starting",
-            Event::Active => "active",
-            Event::Retrying => "retrying",
-            Event::Invalid => "active, newest invalid",
-            _ => "starting",
+            Event::FinOk => ModuleState::Ended,
+            Event::FinError => ModuleState::Failed,
+            Event::Term | Event::FinTerm if self.is_gone() => ModuleState::Deleted,
+            Event::Term | Event::FinTerm if !self.wanted => ModuleState::Stopped,
+            Event::Invalid if !self.fallen_back => ModuleState::Invalid,
+            _ if self.running == Running::Nobody => ModuleState::Waiting,
+            _ if self.running == Running::Starting => ModuleState::Starting,
+            Event::Active => ModuleState::Active,
+            Event::Retrying => ModuleState::Retrying,
+            Event::Invalid => ModuleState::OlderActive,
+            _ => ModuleState::Starting,
         }
     }
 
@@ -309,15 +348,18 @@ impl Module {
     pub(super) fn help(&self, name: &str) -> Option<String> {
         let is_broken = self.create.as_ref().and_then(refused).is_some();
         Some(match self.state() {
-            "failed" | "stopped" if is_broken => "save its file".to_owned(),
-            "failed" => format!("save its file, or: xs modules start {name}"),
-            "stopped" => format!("xs modules start {name}"),
-            "deleted" => "put its file back".to_owned(),
+            ModuleState::Failed | ModuleState::Stopped if is_broken => "save its file".to_owned(),
+            ModuleState::Failed => format!("save its file, or: xs modules start {name}"),
+            ModuleState::Stopped => format!("xs modules start {name}"),
+            ModuleState::Deleted => "put its file back".to_owned(),
             // The message names the option and the line of xs.toml; the file may be right as it is.
-            "invalid" | "active, newest invalid" if self.is_denied() => return None,
-            "invalid" | "active, newest invalid" => "save its file".to_owned(),
-            "waiting for a server" => "xs serve --modules DIR, or xs host DIR".to_owned(),
-            _ => return None,
+            ModuleState::Invalid | ModuleState::OlderActive if self.is_denied() => return None,
+            ModuleState::Invalid | ModuleState::OlderActive => "save its file".to_owned(),
+            ModuleState::Waiting => "xs serve --modules DIR, or xs host DIR".to_owned(),
+            ModuleState::Ended
+            | ModuleState::Starting
+            | ModuleState::Active
+            | ModuleState::Retrying => return None,
         })
     }
 }
@@ -427,7 +469,7 @@ mod tests {
 
     #[test]
     fn what_ran_under_a_server_that_is_gone_does_not_run() {
-        let state = |event, running| module(event, running).state();
+        let state = |event, running| module(event, running).state().as_str();
         assert_eq!(state(Event::Active, Running::Somebody), "active");
         assert_eq!(state(Event::Active, Running::Nobody), "waiting for a server");
         assert_eq!(state(Event::Retrying, Running::Starting), "starting");
@@ -461,7 +503,7 @@ mod tests {
                 frame(3, "create", json!({})),
                 frame(4, "invalid", why),
             ];
-            fold(history, false).into_values().next().unwrap().state()
+            fold(history, false).into_values().next().unwrap().state().as_str()
         };
         assert_eq!(state(3, None), "waiting for a server");
         assert_eq!([state(3, Some(3)), state(1, Some(3))], ["invalid"; 2]);
@@ -479,7 +521,7 @@ mod tests {
                 frame(4, "invalid", create(3)),
                 frame(5, "invalid", why),
             ];
-            fold(history, false).into_values().next().unwrap().state()
+            fold(history, false).into_values().next().unwrap().state().as_str()
         };
         assert_eq!(state("syntax", 3), "waiting for a server");
         assert_eq!([state("full", 3), state("full", 1)], ["invalid"; 2]);

@@ -8,8 +8,6 @@ mod sample;
 mod screen;
 mod view;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +19,7 @@ use self::screen::{Event, Screen};
 use self::view::{Asked, View};
 use super::modules::Asked as Store;
 use crate::args::TopArgs;
+use crate::clock::now_ms;
 use crate::exit::{Exit, ExitError};
 use crate::output::Output;
 
@@ -68,11 +67,6 @@ pub(super) async fn run(
             () = stop.cancelled() => return Ok(Exit::Interrupted),
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Prints three tables: the server, the modules, the topics. A program recognises each line's

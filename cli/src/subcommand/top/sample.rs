@@ -152,7 +152,7 @@ impl<'a> Sampler<'a> {
             shown.push(Module {
                 name: key.name.as_str().to_owned(),
                 kind: key.kind.as_str(),
-                state: module.state(),
+                state: module.state().as_str(),
                 behind: modules::lag(client, module, offset, BEHIND_MAX).await?,
                 error: module.error.as_ref().map(modules::summary),
             });

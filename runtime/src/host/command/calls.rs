@@ -17,9 +17,6 @@ use crate::host::report;
 use crate::host::version::Version;
 use crate::isolate::{Call, FailureKind, Input, Isolate, ModuleError};
 
-/// The last part of `xs.command.<name>.cancel`.
-pub(super) const CANCEL: &str = "cancel";
-
 /// A call that has not begun, or has not been answered.
 pub(super) struct Queued {
     pub(super) input: Input,

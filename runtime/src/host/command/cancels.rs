@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use xs_engine::{Frame, FrameId};
 
-use super::calls::{CANCEL, cancelled_call};
-use crate::name::{Kind, ProcessorName};
+use super::calls::cancelled_call;
+use crate::name::{ProcessorName, Request};
 
 /// Maximum number of cancelled calls remembered per command; beyond it the oldest are forgotten.
 const CANCELS_MAX: usize = 65_536;
@@ -72,8 +72,9 @@ impl Cancels {
 
 /// The command and the call that a frame cancels, if it is a cancel.
 pub(in crate::host) fn cancel_of(frame: &Frame) -> Option<(ProcessorName, FrameId)> {
-    let rest = frame.topic().strip_prefix("xs.")?.strip_prefix(Kind::Command.as_str())?;
-    let name = rest.strip_prefix('.')?.strip_suffix(CANCEL)?.strip_suffix('.')?;
+    let cancel = Request::Cancel;
+    let rest = frame.topic().strip_prefix("xs.")?.strip_prefix(cancel.kind().as_str())?;
+    let name = rest.strip_prefix('.')?.strip_suffix(cancel.as_str())?.strip_suffix('.')?;
     Some((ProcessorName::parse(name).ok()?, cancelled_call(frame)?))
 }
 

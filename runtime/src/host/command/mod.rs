@@ -21,16 +21,18 @@ use tokio_util::sync::CancellationToken;
 use xs_engine::{Bound, CursorName, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
 use xs_protocol::{AppendRequest, Appended, ClientError, Delivered, SubEvent, SubscribeOptions};
 
-use self::calls::{CANCEL, Calls, Queued, cancelled_call, error_frame};
+use self::calls::{Calls, Queued, cancelled_call, error_frame};
 use self::cancels::Cancels;
 pub(super) use self::cancels::{AllCancels, cancel_of};
 use self::cursor::CommandCursor;
 use super::backoff::{Backoff, random};
 use super::commit::{Outcome, commit};
-use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged, wall_ms};
+use super::driver::{Ending, RESUBSCRIBE, ask, is_wedged};
 use super::store::{Finish, processor_cursor};
 use super::version::{Started, Version};
 use crate::isolate::{Definition, FailureKind, Isolate, LogLevel, ModuleError};
+use crate::name::Request;
+use crate::time::now_ms;
 
 /// Bodies of calls up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
@@ -192,7 +194,7 @@ impl Command {
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
         let name = &self.version.key.name;
         let calls = TopicPatterns::from(name.topic("call"));
-        let cancels = TopicPatterns::from(name.event_topic(self.version.key.kind, CANCEL));
+        let cancels = TopicPatterns::from(name.request_topic(Request::Cancel));
         let both = [calls.as_slice(), cancels.as_slice()].concat();
         self.queue.clear();
         let options = ReadOptions {
@@ -285,7 +287,7 @@ impl Command {
         }
         let (mut begun, mut frames) = (Vec::new(), Vec::new());
         let (mut saved, mut passed) = (self.saved.clone(), self.passed);
-        let now_ms = wall_ms();
+        let now_ms = now_ms();
         while begun.len() < room && frames.len() < COMMIT_FRAMES_MAX {
             let next = self.again.pop_front().or_else(|| self.queue.pop_front());
             let Some(queued) = next else { break };

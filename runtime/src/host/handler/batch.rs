@@ -7,8 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::inputs::{Inputs, Next};
 use super::{Break, Handler, MOVE_EVERY, Step, until};
-use crate::host::driver::{Ending, wall_ms};
-use crate::isolate::{HandlerFailure, HandlerReply, INPUTS_MAX, Input, ModuleError, Verdict};
+use crate::host::driver::Ending;
+use crate::isolate::{
+    Blame, HandlerFailure, HandlerReply, INPUTS_MAX, Input, ModuleError, Verdict,
+};
+use crate::time::now_ms;
 
 impl Handler {
     /// Handles inputs until none is left.
@@ -32,8 +35,10 @@ impl Handler {
                     let failure = self.batch(batch, inputs, stop).await?;
                     self.took(began.elapsed());
                     let Some(failure) = failure else { continue };
-                    if failure.shared && count > 1 {
-                        inputs.one_by_one(failure.index);
+                    if let Blame::UpTo(index) = failure.blame
+                        && count > 1
+                    {
+                        inputs.one_by_one(index);
                         // No delay: each of these inputs is finished, one way or the other, before
                         // there can be another batch.
                         self.replace_isolate(None, stop).await.map_err(Break::End)?;
@@ -87,7 +92,7 @@ impl Handler {
                 // This reply has nothing to store; the reaction to the failure begins from a stored
                 // place.
                 self.land().await?;
-                failure.index = failure.index.saturating_sub(done);
+                failure.blame = failure.blame.after(done);
                 return Ok(Some(failure));
             }
             if !self.begin_made(reply, stop).await? {
@@ -98,8 +103,8 @@ impl Handler {
                 let Some(error) = self.land_or_refused().await? else { continue };
                 self.seen = *seen;
                 inputs.put_back(first.clone());
-                let (shared, fresh, verdict) = (false, true, Verdict::Policy);
-                return Ok(Some(HandlerFailure { error, index: 0, shared, fresh, verdict }));
+                let (blame, verdict) = (Blame::Input(0), Verdict::Policy);
+                return Ok(Some(HandlerFailure { error, blame, fresh: true, verdict }));
             }
             // The isolate may work ahead on the next inputs, but not on the rest of this batch.
             if !handling.is_over() {
@@ -139,9 +144,8 @@ impl Handler {
         left: usize,
     ) -> Step<Option<HandlerFailure>> {
         self.land().await?;
-        let (index, shared) = (left.saturating_sub(1), left > 1);
-        let verdict = Verdict::Policy;
-        Ok(Some(HandlerFailure { error, index, shared, fresh: true, verdict }))
+        let (blame, verdict) = (Blame::of_end(left, left.saturating_sub(1)), Verdict::Policy);
+        Ok(Some(HandlerFailure { error, blame, fresh: true, verdict }))
     }
 
     fn most(&self) -> usize {
@@ -171,7 +175,7 @@ impl Handler {
     async fn wait_until(&mut self, due_ms: u64, stop: &CancellationToken) -> Step {
         loop {
             let due_ms = self.version.shared().clock.here(due_ms);
-            let wait = Duration::from_millis(due_ms.saturating_sub(wall_ms()));
+            let wait = Duration::from_millis(due_ms.saturating_sub(now_ms()));
             let (failed, tick_at) = (self.started.isolate.failed(), self.tick_at);
             tokio::select! {
                 biased;

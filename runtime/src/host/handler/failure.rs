@@ -14,10 +14,11 @@ use super::policy::{Decision, decide};
 use super::restart::rest;
 use super::{Break, Handler, Step};
 use crate::host::backoff::random;
-use crate::host::driver::{Ending, wall_ms};
+use crate::host::driver::Ending;
 use crate::host::lifecycle::Event;
 use crate::host::report;
 use crate::isolate::{FailureKind, HandlerFailure, LogLevel, ModuleError, Verdict};
+use crate::time::now_ms;
 
 impl Handler {
     /// Applies the policy to the first input left, which has failed.
@@ -44,7 +45,7 @@ impl Handler {
             Decision::Retry(wait) => {
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 // Another Host may have another clock; the store's clock is common to all.
-                let due_ms = self.version.shared().clock.there(wall_ms()).saturating_add(wait_ms);
+                let due_ms = self.version.shared().clock.there(now_ms()).saturating_add(wait_ms);
                 let create = self.version.create;
                 let retry = Retry { frame: id, attempt, due_ms, create };
                 let next = HandlerCursor { revision: 0, retry: Some(retry), ..self.saved.clone() };

@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 
 use xs_engine::Frame;
-use xs_engine::limits::HOPS_MAX;
 use xs_protocol::Delivered;
 
 use super::cursor::Retry;
+use super::offer::{Offer, has_too_many_hops};
 use crate::host::version::Version;
 use crate::isolate::Input;
 
@@ -43,10 +43,9 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Takes frames in order. `retry` is about the first of them, if that has failed before.
     pub(super) fn new(version: &Version, frames: Vec<Offered>, retry: Option<Retry>) -> Self {
-        let versions = &version.shared().versions;
-        let others = frames
-            .into_iter()
-            .filter(|offered| !versions.made_by(&offered.delivered.frame, &version.key.name));
+        let (versions, own) = (&version.shared().versions, &version.key.name);
+        let is_own = |frame: &Frame| Offer::of(frame, versions, own) == Offer::Own;
+        let others = frames.into_iter().filter(|offered| !is_own(&offered.delivered.frame));
         Self::of(others, retry)
     }
 
@@ -69,7 +68,7 @@ impl Inputs {
     /// [`Inputs::pass`] is called.
     pub(super) fn next(&self, most: usize) -> Next {
         let Some((first, _)) = self.queue.front() else { return Next::None };
-        if too_many_hops(&first.frame) {
+        if has_too_many_hops(&first.frame) {
             return Next::TooManyHops(first.frame.clone());
         }
         let most = if self.goes_alone() { 1 } else { most };
@@ -78,7 +77,7 @@ impl Inputs {
             |(number, (_, at)): &(usize, &(Input, Option<u64>))| *number == 0 || !is_alone(at);
         let batch = self.queue.iter().enumerate().take(most).take_while(together);
         let batch = batch.map(|(_, (input, _))| input);
-        let batch = batch.take_while(|input| !too_many_hops(&input.frame));
+        let batch = batch.take_while(|input| !has_too_many_hops(&input.frame));
         Next::Batch(batch.cloned().collect())
     }
 
@@ -143,12 +142,9 @@ impl Inputs {
     }
 }
 
-fn too_many_hops(frame: &Frame) -> bool {
-    frame.origin().is_some_and(|origin| origin.hops >= HOPS_MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use xs_engine::limits::HOPS_MAX;
     use xs_engine::{FrameId, NewFrame, Origin, Topic};
 
     use super::*;

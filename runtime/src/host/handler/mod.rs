@@ -7,6 +7,7 @@ mod batch;
 pub(super) mod cursor;
 mod failure;
 mod inputs;
+pub(super) mod offer;
 pub(super) mod parked;
 mod policy;
 mod restart;
@@ -21,7 +22,8 @@ use xs_protocol::{ClientError, SubEvent, SubscribeOptions, Subscription};
 use self::ahead::UnderWay;
 use self::cursor::{HandlerCursor, Retry};
 use self::inputs::Inputs;
-use self::restart::{first_offset, load, read_saved};
+use self::offer::first_offset;
+use self::restart::{load, read_saved};
 use super::backoff::Backoff;
 use super::driver::{Ending, passes, stop_isolate};
 use super::store::processor_cursor;
@@ -90,7 +92,8 @@ impl Handler {
         let saved = match saved {
             Some(saved) => saved,
             None => {
-                let first = first_offset(&version, started.definition.start, &stop).await;
+                let (client, start) = (&version.shared().client, started.definition.start);
+                let first = first_offset(client, start, version.offset, &stop).await;
                 HandlerCursor::new(first.map_err(Ending::into_error)?, version.offset)
             }
         };
@@ -159,7 +162,7 @@ impl Handler {
     /// Follows one subscription, from the first frame not handled.
     async fn follow(&mut self, stop: &CancellationToken) -> Step {
         let options = ReadOptions {
-            topics: self.topics(),
+            topics: offer::topics(&self.started.definition, &self.version.key),
             start: Start::From(Bound::Offset(self.seen)),
             follow: true,
             ..ReadOptions::default()

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xs_engine::{Bound, CursorName, Frame, FrameId, TopicPatterns};
+use xs_engine::{CursorName, Frame, FrameId, TopicPatterns};
 use xs_protocol::LastRequest;
 
 use super::cursor::{HandlerCursor, State};
+use super::offer::first_offset;
 use super::parked::PARKED;
 use super::{Break, Handler};
 use crate::host::backoff::random;
@@ -63,7 +64,10 @@ impl Handler {
             None => {
                 let first = match self.started.definition.start {
                     StartAt::New => self.newest_begin(stop).await?,
-                    start => first_offset(&self.version, start, stop).await?,
+                    start => {
+                        let (version, shared) = (&self.version, self.version.shared());
+                        first_offset(&shared.client, start, version.offset, stop).await?
+                    }
                 };
                 HandlerCursor::new(first, self.last_parked(stop).await?)
             }
@@ -78,7 +82,7 @@ impl Handler {
     /// reset demands, else at the first frame not handled.
     async fn newest_begin(&self, stop: &CancellationToken) -> Result<u64, Ending> {
         let key = &self.version.key;
-        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create.as_str()));
+        let topics = TopicPatterns::from(key.name.event_topic(key.kind, Event::Create));
         let request = LastRequest { topics, n: 1, per_topic: false };
         let found = ask(stop, || self.version.shared().client.last(&request)).await?;
         let newest = found.first().and_then(Frame::offset);
@@ -154,22 +158,4 @@ pub(super) async fn read_saved(
         let text = format!("the cursor {cursor} was not written by a Host: {error}");
         Ending::failed(FailureKind::Store, text)
     })
-}
-
-/// Where a handler without a cursor begins. Everything after its `create` frame is new to it.
-pub(super) async fn first_offset(
-    version: &Version,
-    start: StartAt,
-    stop: &CancellationToken,
-) -> Result<u64, Ending> {
-    match start {
-        StartAt::New => Ok(version.offset + 1),
-        StartAt::First => Ok(0),
-        StartAt::After(id) => {
-            let frame = ask(stop, || version.shared().client.get(Bound::Id(id))).await?;
-            frame.and_then(|frame| frame.offset()).map(|offset| offset + 1).ok_or_else(|| {
-                Ending::failed(FailureKind::Definition, format!("start: no frame has the id {id}"))
-            })
-        }
-    }
 }

@@ -2,22 +2,21 @@
 //! the processor of its name recorded for the same inputs.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use xs_engine::limits::HOPS_MAX;
-use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start, TopicPatterns};
+use xs_engine::{Bound, Frame, FrameId, NewFrame, ReadOptions, Start};
 use xs_protocol::{Client, ClientError};
 
 use super::shelf::{Said, Shelf};
-use super::{Begin, Fold, ReplayError, creates, seal, state_at};
+use super::{Begin, Fold, ReplayError, Source, creates, history, seal, versions};
 use crate::host::config::Config;
 use crate::host::files::module_name;
+use crate::host::handler::offer::{self, Offer, Unparked, unpark_topic, unparked};
 use crate::host::lifecycle::Key;
-use crate::host::version::{graph_of, told_error};
 use crate::isolate::{FailureKind, INPUTS_MAX, Input, IsolateSpec, ModuleError};
 use crate::loader::ModuleGraph;
 use crate::name::{Kind, ProcessorName};
@@ -105,19 +104,11 @@ pub async fn state_for(
     candidate: &Candidate,
     at: FrameId,
 ) -> Result<Option<(Bytes, Code)>, ReplayError> {
-    let state = state_at(client, &candidate.key, at, &candidate.env).await?;
-    let Some(state) = state else { return Ok(None) };
-    let creates = creates(client, &candidate.key).await?;
-    let newest = creates.iter().rev().find(|frame| told_error(frame).is_none());
-    let same = match newest {
-        Some(frame) => {
-            let stop = CancellationToken::new();
-            let newest = graph_of(client, &candidate.key, frame, &stop).await?;
-            newest.hash() == candidate.graph.hash()
-        }
-        None => false,
-    };
-    Ok(Some((state, if same { Code::Same } else { Code::Other })))
+    let source = Source::newest(client, &candidate.key).await?;
+    let state = source.state_at(client, &candidate.key, at, &candidate.env).await?;
+    let is_same = source.graph.hash() == candidate.graph.hash();
+    let code = if is_same { Code::Same } else { Code::Other };
+    Ok(state.map(|state| (state, code)))
 }
 
 /// The result of one input.
@@ -131,9 +122,10 @@ pub struct Made {
     pub error: Option<ModuleError>,
 }
 
-/// Runs a candidate over the frames of `range` that its topics select, except its own output and
-/// frames with too many hops. `saved` is the initial state. `each` gets the result of each input,
-/// in order, and may stop the run.
+/// Runs a candidate over the inputs that a handler of its name would have in `range`: the frames
+/// that its topics select, except its own output and frames with too many hops, and in place of
+/// each `unpark` the parked input, if that is parked here too. `saved` is the initial state. `each`
+/// gets the result of each input, in order, and may stop the run.
 ///
 /// # Errors
 /// [`ReplayError`] when the frames cannot be read, or the candidate fails on one that it does not
@@ -144,45 +136,75 @@ pub async fn replay(
     range: ReadOptions,
     saved: Option<(Bytes, Code)>,
     said: Said,
-    mut each: impl FnMut(Made) -> std::ops::ControlFlow<()>,
+    each: impl FnMut(Made) -> ControlFlow<()>,
 ) -> Result<(), ReplayError> {
-    let own: HashSet<FrameId> =
-        creates(client, &candidate.key).await?.iter().map(Frame::id).collect();
+    let key = &candidate.key;
     let begin = saved.map_or(Begin::Anew, |(saved, code)| Begin::With(saved, code));
     let shelf = Arc::new(Shelf::new(client.clone(), said));
-    let mut fold = Fold::start(candidate.spec(), shelf, begin).await?;
-    let topics = fold.definition.topics.clone().unwrap_or_else(TopicPatterns::all);
+    let fold = Fold::start(candidate.spec(), shelf, begin).await?;
+    let versions = versions(client, &key.name).await?;
+    let (began, topics) = (history(client, key).await?, offer::topics(&fold.definition, key));
     // The limit does not count frames that are left out here.
     let mut left = range.limit.unwrap_or(u64::MAX);
-    let mut frames = client.fetch(&ReadOptions { topics, limit: None, ..range });
-    let mut batch = Vec::new();
+    let mut frames = client.fetch(&ReadOptions { topics, limit: None, ..range.clone() });
+    let mut run = Run { fold, batch: Vec::new(), each };
     while left > 0 {
-        let frame = frames.next().await.transpose()?;
-        let ended = frame.is_none();
-        if let Some(frame) = frame {
-            let origin = frame.origin();
-            if origin.is_some_and(|o| own.contains(&o.processor) || o.hops >= HOPS_MAX) {
+        let Some(mut frame) = frames.next().await.transpose()? else { break };
+        if frame.topic() == unpark_topic(key).as_str() {
+            // What was parked here is known once all inputs before it were handled.
+            if run.take().await?.is_break() {
+                return Ok(());
+            }
+            let began = began.filter(|began| frame.offset().is_some_and(|at| began.has(at)));
+            let Unparked::Input(input) = unparked(client, key, began, &frame).await? else {
+                continue;
+            };
+            if !run.take_back(&input, &range) {
                 continue;
             }
-            left -= 1;
-            batch.push(Input { frame, body: None, attempt: 1 });
+            frame = input;
         }
-        if batch.len() == INPUTS_MAX || ended || left == 0 {
-            let inputs: Vec<Frame> = batch.iter().map(|input| input.frame.clone()).collect();
-            let taken = fold.take(std::mem::take(&mut batch)).await;
-            // Results before a failure are passed on first.
-            for made in sorted(&mut fold, inputs, taken.as_ref().err()) {
-                if each(made).is_break() {
-                    return Ok(());
-                }
-            }
-            taken?;
+        if Offer::of(&frame, &versions, &key.name) != Offer::Yes {
+            continue;
         }
-        if ended {
-            break;
+        left -= 1;
+        run.batch.push(Input { frame, body: None, attempt: 1 });
+        if run.batch.len() == INPUTS_MAX && run.take().await?.is_break() {
+            return Ok(());
         }
     }
-    Ok(())
+    run.take().await.map(|_| ())
+}
+
+/// A candidate that is being run.
+struct Run<E> {
+    fold: Fold,
+    /// Inputs not handled yet.
+    batch: Vec<Input>,
+    each: E,
+}
+
+impl<E: FnMut(Made) -> ControlFlow<()>> Run<E> {
+    /// Handles the batch. Results before a failure are passed on first.
+    async fn take(&mut self) -> Result<ControlFlow<()>, ReplayError> {
+        let batch = std::mem::take(&mut self.batch);
+        let inputs: Vec<Frame> = batch.iter().map(|input| input.frame.clone()).collect();
+        let taken = self.fold.take(batch).await;
+        for made in sorted(&mut self.fold, inputs, taken.as_ref().err()) {
+            if (self.each)(made).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        taken?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Takes a parked input back. Returns whether it was parked: by the candidate, or by its
+    /// predecessor before the range.
+    fn take_back(&mut self, input: &Frame, range: &ReadOptions) -> bool {
+        let was_before = input.offset().is_some_and(|at| !holds(range, at, input.id()));
+        self.fold.parked.remove(&input.id()) || was_before
+    }
 }
 
 /// The results of the inputs, up to one that failed for good.
@@ -216,8 +238,9 @@ pub struct Recorded {
     pub frame: Frame,
 }
 
-/// The frames that the processor of a name appended for the inputs of `range`, up to the offset
-/// `last` if given, in log order and without parked inputs. At most `max`.
+/// The frames that the processor of a name appended for the inputs of `range` and those at the
+/// offsets that are `given` too, up to the offset `last` if given, in log order and without parked
+/// inputs. At most `max`.
 ///
 /// # Errors
 /// [`ClientError`] when the log cannot be read.
@@ -225,6 +248,7 @@ pub async fn recorded(
     client: &Client,
     key: &Key,
     range: &ReadOptions,
+    given: impl Fn(u64) -> bool,
     last: Option<u64>,
     max: usize,
 ) -> Result<Vec<Recorded>, ClientError> {
@@ -239,7 +263,8 @@ pub async fn recorded(
             continue;
         };
         let (Some(offset), Some(input)) = (origin.input_offset, origin.input) else { continue };
-        let within = last.is_none_or(|last| offset <= last) && holds(range, offset, input);
+        let within = last.is_none_or(|last| offset <= last)
+            && (holds(range, offset, input) || given(offset));
         if within && frame.topic() != parked.as_str() {
             found.push(Recorded { offset, input, frame });
         }

@@ -6,6 +6,7 @@ mod files;
 mod generator;
 mod handler;
 mod lifecycle;
+mod offers;
 mod parked;
 mod state;
 mod supervise;

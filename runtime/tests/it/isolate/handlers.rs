@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use serde_json::json;
-use xs_runtime::isolate::{FailureKind, Verdict};
+use xs_runtime::isolate::{Blame, FailureKind, Verdict};
 
 use super::*;
 
@@ -85,7 +85,10 @@ async fn a_throw_undoes_outputs_and_state() {
     let failed = reply(&isolate, alone(1)).await;
     let failure = failed.failure.unwrap();
     assert_eq!((failed.outputs.len(), failed.state), (0, None));
-    assert_eq!((failure.shared, failure.fresh, failure.verdict), (false, false, Verdict::Policy));
+    assert_eq!(
+        (failure.blame, failure.fresh, failure.verdict),
+        (Blame::Input(0), false, Verdict::Policy)
+    );
     assert_eq!(failure.error.message, "RangeError: one");
     assert_eq!(
         (failure.error.file.as_deref(), failure.error.line),
@@ -95,8 +98,8 @@ async fn a_throw_undoes_outputs_and_state() {
     // In a shared group nothing is written, and the isolate has to be replaced.
     let shared = reply(&isolate, inputs(&memory, 3)).await;
     let failure = shared.failure.unwrap();
-    assert_eq!((shared.done, shared.outputs.len(), failure.index), (0, 0, 1));
-    assert!(failure.shared && failure.fresh);
+    assert_eq!((shared.done, shared.outputs.len(), failure.blame), (0, 0, Blame::UpTo(1)));
+    assert!(failure.fresh);
 }
 
 #[tokio::test]
@@ -161,8 +164,8 @@ async fn a_first_promise_in_a_group_has_the_group_repeated() {
     let (isolate, memory) = handler(source).await;
     let reply = super::reply(&isolate, inputs(&memory, 3)).await;
     let failure = reply.failure.unwrap();
-    assert_eq!((reply.outputs.len(), failure.index), (0, 2));
-    assert!(failure.shared && failure.fresh, "{failure:?}");
+    assert_eq!((reply.outputs.len(), failure.blame), (0, Blame::UpTo(2)));
+    assert!(failure.fresh, "{failure:?}");
 }
 
 /// A commit with more outputs than a whole batch of inputs with one output each saves nothing more,
@@ -446,8 +449,8 @@ async fn a_call_that_takes_too_long_fails_alone() {
     .await;
     let replies = soon(replies(&isolate, inputs(&memory, 3))).await.unwrap();
     let failure = replies.last().unwrap().failure.clone().unwrap();
-    assert_eq!((failure.error.kind, failure.index, failure.fresh), (FailureKind::Timeout, 1, true));
-    assert!(!failure.shared);
+    assert_eq!((failure.error.kind, failure.blame), (FailureKind::Timeout, Blame::Input(1)));
+    assert!(failure.fresh);
     assert_eq!(replies[0].done, 1);
 }
 

@@ -172,6 +172,35 @@ async fn timers_end_with_a_call_that_is_cut_off() {
     assert!(more > 0);
 }
 
+/// Regression test: between the moment when a call is cut off and that when its code hears of it, a
+/// timer fired, and what it appended failed the module. With many calls, some timer is due then.
+#[tokio::test]
+async fn a_timer_that_is_due_when_its_call_is_cut_off_fails_nothing() {
+    let body = "if (call.args.stays) { \
+           setInterval(() => { void ctx.append('beat', {}); void ctx.remove('0000000000000000000000001'); }, 1); \
+           await new Promise(() => {}); } \
+         return {};";
+    let fields = "permissions: { remove: ['beat'] }, timeout: '5m', concurrency: 200,";
+    let source = format!("export default {{ {fields} async run(call, ctx) {{ {body} }} }};");
+    let (isolate, _, memory) = start_with("commands/it.js", &source, |_| {}).await.unwrap();
+    for _ in 0..5 {
+        let begun = (0..40).map(|_| {
+            let one = call(&memory, &json!({ "stays": true }));
+            let cancel = one.cancel.clone();
+            (isolate.call(one), cancel)
+        });
+        let (calls, cancels): (Vec<_>, Vec<_>) = begun.unzip();
+        let beats = memory.topic("beat").len();
+        let cut = async {
+            memory.wait("beat", beats + 200).await;
+            cancels.iter().for_each(tokio_util::sync::CancellationToken::cancel);
+        };
+        let (ended, ()) = tokio::join!(soon(futures::future::join_all(calls)), cut);
+        assert!(ended.iter().all(Result::is_err));
+        soon(isolate.call(call(&memory, &json!({})))).await.unwrap();
+    }
+}
+
 /// Regression test: the interval of a call that had returned stopped when a concurrent call was cut
 /// off.
 #[tokio::test]
