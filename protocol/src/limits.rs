@@ -153,5 +153,7 @@ pub const FAILURES_WAITING_MAX: u32 = 16;
 pub const THROTTLE_PEERS_MAX: usize = 4096;
 /// Interval between checks of the files of tokens and certificates for changes.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Time that a HELLO waits until changed tokens are read; the last ones decide then.
+pub(crate) const TOKENS_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a file of certificates or keys.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;

@@ -22,13 +22,11 @@ use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
 use crate::access;
-use crate::auth::{AuthDecision, Secret};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
-    AppendRequest, CallRequest, FetchRequest, HostClaim, ImportRequest, LastRequest,
-    MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
-    put_frames,
+    AppendRequest, CallRequest, FetchRequest, ImportRequest, LastRequest, MaintainRequest, Op,
+    RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::{HostGuard, Service, Wake};
 use crate::session::{Action, ServerSession, Ticket};
@@ -135,7 +133,7 @@ impl Desk {
             served += 1;
             match action {
                 Action::Welcome { ticket, host } => self.welcome(ticket, host, now),
-                Action::Admit { ticket, token, host } => self.admit(ticket, &token, host, now),
+                Action::Admit { ticket, token, host } => self.admit(ticket, token, host, now),
                 Action::Serve { ticket, sub, request } => {
                     if run.0 != ticket.op {
                         self.meter.requested(run.0, run.1);
@@ -178,18 +176,6 @@ impl Desk {
     pub(super) fn count_refusals(&mut self) {
         if let Some(counts) = self.session.take_refused() {
             self.meter.refused(&counts);
-        }
-    }
-
-    /// Admits a client that shows a token, or none.
-    fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
-        let Admission::Token { guard, or } = &self.visitor.admission else { return };
-        match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
-            AuthDecision::Granted(access) => {
-                self.session.let_in(access);
-                self.welcome(ticket, host, now);
-            }
-            AuthDecision::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
         }
     }
 

@@ -17,8 +17,9 @@ use super::listing::Page;
 use super::long_work::Lane;
 use super::making::{Makers, Making};
 use super::shelf::Shelf;
+use crate::auth::Secret;
 use crate::error::{Code, Refusal};
-use crate::message::{Imported, SubscribeRequest};
+use crate::message::{HostClaim, Imported, SubscribeRequest};
 use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 
@@ -101,6 +102,12 @@ pub(crate) enum Mail {
     },
     /// The work for a request failed.
     Failed,
+    /// Changed tokens were read, or could not be in time: decides on a client that waits for it.
+    Admit {
+        ticket: Ticket,
+        token: Secret,
+        host: Option<HostClaim>,
+    },
     /// The server is stopping.
     Drain(Duration),
     /// The tokens have changed.

@@ -92,6 +92,7 @@ impl Desk {
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
             Mail::Failed => self.failed(now),
+            Mail::Admit { ticket, token, host } => self.admit_now(ticket, &token, host, now),
             Mail::Drain(time) => self.drain(time, now),
             Mail::Recheck => self.recheck(now),
             Mail::GiveWay => self.give_way(now),

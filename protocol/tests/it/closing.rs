@@ -8,8 +8,8 @@ use xs_engine::{Body, NewFrame, ReadOptions, Topic};
 use xs_protocol::codec::{Codec, Header};
 use xs_protocol::limits::LINGER;
 use xs_protocol::{
-    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Lost, Op, ProtocolError, Role,
-    SubEvent, SubscribeOptions, Subscription,
+    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Lost, Op,
+    ProtocolError, Role, SubEvent, SubscribeOptions, Subscription,
 };
 
 use crate::raw::message;

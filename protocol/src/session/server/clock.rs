@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::{Phase, ServerSession, Stream, Ticket};
 use crate::error::{Code, ProtocolError, Refusal};
-use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, WRITE_STALL_MAX};
+use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, TOKENS_WAIT, WRITE_STALL_MAX};
 use crate::message::{GoAway, Op, StreamEvent, put_refusal};
+
+/// Time in which a client that has said HELLO is admitted or refused. The driver decides within
+/// TOKENS_WAIT; this bounds a connection whose decision is lost.
+const ADMISSION_MAX: Duration = HELLO_WAIT.saturating_add(TOKENS_WAIT.saturating_mul(2));
 
 impl ServerSession {
     /// Sends GOAWAY, once. The driver ends the subscriptions; other requests and streams may
@@ -77,7 +81,7 @@ impl ServerSession {
             Phase::Hello => self.began + HELLO_WAIT,
             Phase::Greeting => match &self.turned_away {
                 Some((at, ..)) => *at,
-                None => self.began + HELLO_WAIT,
+                None => self.began + ADMISSION_MAX,
             },
             Phase::Closing(until) => return until,
             Phase::Open if self.pinged => self.heard + SILENCE_MAX,
@@ -99,6 +103,8 @@ impl ServerSession {
                 {
                     self.refuse(ticket, &refusal);
                     self.close(&refusal, now);
+                } else if self.turned_away.is_none() && now >= self.began + ADMISSION_MAX {
+                    self.fail(&ProtocolError::Stalled("it was not admitted in time"), now);
                 }
             }
             Phase::Open if now >= self.heard + SILENCE_MAX => {
