@@ -15,7 +15,7 @@ use super::feed::FeedWork;
 use super::lag::Lag;
 use super::last_few;
 use super::listing::{ENTRIES_MAX, Listing, Page};
-use super::long_work::Long;
+use super::long_work::{Long, LongTurn};
 use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
 use super::making::{bytes_of_cursors, bytes_of_last};
 use super::meter::Meter;
@@ -219,13 +219,15 @@ impl Desk {
             Request::Get(at) => self.get(ticket, at),
             Request::Last(last) => self.last(ticket, last),
             Request::Topics(patterns) => {
-                self.long(move |service| topics_page(service, ticket, patterns, None));
+                self.long(0, move |service, turn| {
+                    topics_page(service, ticket, patterns, None, turn)
+                });
             }
             Request::CursorList => {
-                let makers = self.mailbox.makers();
-                self.long(move |service| {
-                    let making = makers.room(bytes_of_cursors());
-                    Mail::Cursors { ticket, result: service.cursors(), making }
+                self.long(bytes_of_cursors(), move |service, turn| Mail::Cursors {
+                    ticket,
+                    result: service.cursors(),
+                    turn,
                 });
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
@@ -268,19 +270,15 @@ impl Desk {
         // Opened at once: a `last:n` frame appended before its turn would hide what was found.
         let head = self.service.head();
         if let Some(options) = last_few::begin(&fetch.options, &*self.service)
-            && let Ok(page) = Page::open(
-                ticket,
-                &FetchRequest { options, ..fetch.clone() },
-                false,
-                &*self.service,
-            )
+            && let Ok(page) =
+                Page::open(ticket, &FetchRequest { options, ..fetch.clone() }, &*self.service)
             && self.service.head() == head
         {
-            return self.listings.push_back(Listing::Page(page));
+            return self.listings.push_back(Listing::Page(page, None));
         }
-        self.long(move |service| {
-            let result = Page::open(ticket, &fetch, true, service).map(Box::new);
-            Mail::Page { ticket, result }
+        self.long(0, move |service, turn| {
+            let result = Page::open(ticket, &fetch, service).map(Box::new);
+            Mail::Page { ticket, result, turn }
         });
     }
 
@@ -289,10 +287,10 @@ impl Desk {
             return self.listings.push_back(Listing::Frames(ticket, frames));
         }
         // However few they are, finding them may require examining the whole log.
-        let makers = self.mailbox.makers();
-        self.long(move |service| {
-            let making = makers.room(bytes_of_last(&last));
-            Mail::Frames { ticket, result: service.last(&last), making }
+        self.long(bytes_of_last(&last), move |service, turn| Mail::Frames {
+            ticket,
+            result: service.last(&last),
+            turn,
         });
     }
 
@@ -308,13 +306,6 @@ impl Desk {
                 self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
             }
             Err(refusal) => self.session.refuse(ticket, &refusal),
-        }
-    }
-
-    /// A list was sent, or refused.
-    pub(super) fn listed(&mut self, is_long: bool) {
-        if is_long {
-            self.long.done();
         }
     }
 
@@ -344,9 +335,10 @@ impl Desk {
                 return self.subscribed(Subscribed { ticket, sub, request, result });
             }
         }
-        self.long(move |service| {
+        self.long(0, move |service, turn| {
             let result = open(&request, service);
-            Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
+            let subscribed = Box::new(Subscribed { ticket, sub, request, result });
+            Mail::Subscribed { subscribed, turn }
         });
     }
 
@@ -470,9 +462,14 @@ impl Desk {
     }
 
     /// Runs work on a blocking thread that may take long, one piece at a time for this connection.
-    fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
+    /// It builds a list of at most `list_bytes`, or none.
+    fn long(
+        &mut self,
+        list_bytes: usize,
+        job: impl FnOnce(&dyn Service, LongTurn) -> Mail + Send + 'static,
+    ) {
         let service = Arc::clone(&self.service);
-        self.long.add(0, move || job(&*service));
+        self.long.add(0, list_bytes, move |turn| job(&*service, turn));
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {
@@ -566,17 +563,16 @@ impl Desk {
     /// Advances the first list; returns whether there is one.
     fn step_list(&mut self) -> bool {
         let Some(listing) = self.listings.pop_front() else { return false };
-        if let Listing::Topics(ticket, page, patterns, Some(after)) = listing {
+        if let Listing::Topics(ticket, page, patterns, Some(after), turn) = listing {
             Listing::part_of_topics(ticket, &page, &mut self.session);
             let service = Arc::clone(&self.service);
-            let next = move || topics_page(&*service, ticket, patterns, Some(&after));
-            self.long.go_on_with(next);
+            let next = move |turn| topics_page(&*service, ticket, patterns, Some(&after), turn);
+            self.long.go_on(turn, next);
             return true;
         }
-        let is_long = listing.is_long();
-        match listing.step(&mut self.session, &*self.service, &mut self.scratch) {
-            Some(rest) => self.listings.push_front(rest),
-            None => self.listed(is_long),
+        let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
+        if let Some(rest) = rest {
+            self.listings.push_front(rest);
         }
         true
     }
@@ -615,9 +611,10 @@ fn topics_page(
     ticket: Ticket,
     patterns: TopicPatterns,
     after: Option<&Topic>,
+    turn: LongTurn,
 ) -> Mail {
     let result = service.topics(&patterns, after, ENTRIES_MAX);
-    Mail::Topics { ticket, patterns, result }
+    Mail::Topics { ticket, patterns, result, turn }
 }
 
 /// Whether a read must search backward for its start, however far.

@@ -14,8 +14,7 @@ use xs_engine::{Appended, BlobHash, CursorSummary, Frame, TopicPatterns};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
-use super::long_work::Lane;
-use super::making::{Makers, Making};
+use super::long_work::{LongRoom, LongTurn};
 use super::shelf::Shelf;
 use crate::auth::Secret;
 use crate::error::{Code, Refusal};
@@ -42,33 +41,38 @@ pub(crate) enum Mail {
     Newest {
         sub: u32,
         result: Result<Leap, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     /// Feeds that were idle may have more.
     Ready,
     /// A subscription whose start was searched for.
-    Subscribed(Box<Subscribed>),
+    Subscribed {
+        subscribed: Box<Subscribed>,
+        turn: LongTurn,
+    },
     /// A page of a FETCH whose start was searched for.
     Page {
         ticket: Ticket,
         result: Result<Box<Page>, Refusal>,
+        turn: LongTurn,
     },
     /// The result of a LAST.
     Frames {
         ticket: Ticket,
         result: Result<Vec<Frame>, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     /// Some of the topics that patterns select.
     Topics {
         ticket: Ticket,
         patterns: TopicPatterns,
         result: Result<TopicsPage, Refusal>,
+        turn: LongTurn,
     },
     Cursors {
         ticket: Ticket,
         result: Result<Vec<CursorSummary>, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     Called {
         ticket: Ticket,
@@ -100,6 +104,8 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<(BlobHash, u64), Refusal>,
     },
+    /// A piece of long work is done, and its result sent or dropped.
+    LongDone,
     /// The work for a request failed.
     Failed,
     /// Changed tokens were read, or could not be in time: decides on a client that waits for it.
@@ -170,14 +176,9 @@ impl Mailbox {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Runs the long work of all connections.
-    pub(crate) fn lane(&self) -> Arc<Lane> {
-        self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
-    }
-
-    /// Room for the lists of all connections while they are built.
-    pub(crate) fn makers(&self) -> Arc<Makers> {
-        self.connections.upgrade().map(|all| Arc::clone(&all.makers)).unwrap_or_default()
+    /// What the long work of all connections shares.
+    pub(crate) fn long_room(&self) -> Arc<LongRoom> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.long_room)).unwrap_or_default()
     }
 
     /// Holds the lists of all connections until they are sent.
