@@ -30,6 +30,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection whose HELLO is done, for a client in another process.
+#[must_use = "dropping it closes the connection"]
 pub struct Passage {
     server: Box<dyn Stream>,
     /// The server's answer to HELLO, for the other process.

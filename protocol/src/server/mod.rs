@@ -86,7 +86,8 @@ impl Default for ServerOptions {
     }
 }
 
-/// A server of a store. Clones share it.
+/// A server of a store. Clones share it. It lives on in its listeners and connections: dropping
+/// every clone stops nothing, only [`stop`](Self::stop) does.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 

@@ -41,7 +41,7 @@ async fn threads_open_streams_of_one_client_side_by_side() {
             tokio::spawn(async move {
                 for _ in 0..500 {
                     let how = SubscribeOptions::default();
-                    soon(client.subscribe(&ReadOptions::default(), how)).await?;
+                    let _ = soon(client.subscribe(&ReadOptions::default(), how)).await?;
                 }
                 Ok::<_, ClientError>(())
             })
