@@ -138,7 +138,7 @@ where
 
 impl Handle {
     /// Applies the limits and ops from the server's HELLO.
-    pub(super) fn heed(&self, limits: PeerLimits, ops: &[OpRange]) {
+    pub(super) fn set_server_limits(&self, limits: PeerLimits, ops: &[OpRange]) {
         let session = &mut self.0.core.lock().session;
         session.set_limits(limits);
         session.set_ops(ops.to_vec());

@@ -177,7 +177,7 @@ impl Client {
         let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
-                handle.heed(hello.limits, &hello.ops);
+                handle.set_server_limits(hello.limits, &hello.ops);
                 Ok(Self { handle, server: Arc::new(hello.into()), credit: CREDIT_DEFAULT })
             }
             _ => Err(ProtocolError::Unexpected("another answer than HELLO").into()),

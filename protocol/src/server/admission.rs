@@ -87,7 +87,7 @@ impl Desk {
                 self.session.let_in(access);
                 self.welcome(ticket, host, now);
             }
-            AuthDecision::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
+            AuthDecision::Refused(refusal, at) => self.session.refuse_hello_at(ticket, refusal, at),
         }
     }
 }

@@ -11,12 +11,12 @@ use futures::FutureExt as _;
 use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start, Topic, TopicPatterns};
 
 use super::admission::{Admission, Visitor};
-use super::feed::FeedWork;
+use super::feed::{FeedKind, FeedWork};
 use super::lag::Lag;
 use super::last_few;
 use super::listing::{ENTRIES_MAX, Listing, Page};
 use super::long_work::{Long, LongTurn};
-use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
+use super::mailbox::{Mail, Mailbox, ReadyFlag, ReplyOnDrop, Subscribed};
 use super::making::{bytes_of_cursors, bytes_of_last};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
@@ -354,8 +354,8 @@ impl Desk {
                 if self.session.has_stream(sub) {
                     let lag = (how.slow != Slow::Wait)
                         .then(|| Lag::new(how.slow, options, Arc::clone(&self.wake)));
-                    let work = FeedWork::new(feed, how.bodies_up_to, false);
-                    let work = work.subscription(&self.mailbox, options.reverse, lag);
+                    let kind = FeedKind::Subscription { reverse: options.reverse, lag };
+                    let work = FeedWork::new(feed, how.bodies_up_to, kind, &self.mailbox);
                     self.start(sub, Work::Feed(work));
                 }
             }
@@ -374,7 +374,7 @@ impl Desk {
     }
 
     fn import(&self, ticket: Ticket, import: ImportRequest) -> bool {
-        let due = Due::new(ticket, &self.mailbox);
+        let due = ReplyOnDrop::new(ticket, &self.mailbox);
         let done = move |result| due.post(|ticket| Mail::Imported { ticket, result });
         self.service.import(import, Box::new(done));
         true
@@ -433,7 +433,7 @@ impl Desk {
             self.session.refuse(ticket, &refusal);
             return false;
         }
-        let due = Due::new(ticket, &self.mailbox);
+        let due = ReplyOnDrop::new(ticket, &self.mailbox);
         let done = move |result| due.post(|ticket| Mail::Appended { ticket, result });
         self.service.append(batch, Box::new(done));
         true

@@ -259,13 +259,13 @@ impl Mailbox {
 
 /// An append or import that waits for its result. If the service drops it, the client still gets an
 /// answer.
-pub(crate) struct Due {
+pub(crate) struct ReplyOnDrop {
     ticket: Ticket,
     /// `None` once the result was posted.
     mailbox: Option<Arc<Mailbox>>,
 }
 
-impl Due {
+impl ReplyOnDrop {
     pub(crate) fn new(ticket: Ticket, mailbox: &Arc<Mailbox>) -> Self {
         Self { ticket, mailbox: Some(Arc::clone(mailbox)) }
     }
@@ -278,7 +278,7 @@ impl Due {
     }
 }
 
-impl Drop for Due {
+impl Drop for ReplyOnDrop {
     fn drop(&mut self) {
         if let Some(mailbox) = self.mailbox.take() {
             let text = "the server failed at this request; its log says more";

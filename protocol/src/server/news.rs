@@ -6,7 +6,7 @@ use bytes::Bytes;
 use xs_engine::{Appended, BlobHash};
 
 use super::desk::Desk;
-use super::feed::FeedWork;
+use super::feed::{FeedKind, FeedWork};
 use super::lag::Leap;
 use super::listing::Listing;
 use super::mailbox::Mail;
@@ -75,7 +75,8 @@ impl Desk {
                     // If the call was cancelled meanwhile, dropping its feed cancels it in the
                     // store.
                     if self.session.has_stream(sub) {
-                        let work = FeedWork::new(called.feed, bodies_up_to, true);
+                        let (feed, kind) = (called.feed, FeedKind::Call);
+                        let work = FeedWork::new(feed, bodies_up_to, kind, &self.mailbox);
                         self.start(sub, Work::Feed(work));
                     }
                 }
@@ -188,7 +189,7 @@ impl Desk {
         match result {
             Ok((hash, len)) => {
                 self.session.forget(sub);
-                self.session.has_put(hash);
+                self.session.allow_blob(hash);
                 self.session.reply(upload.ticket, |out| put_stored(out, &hash, len));
             }
             Err(refusal) => self.refuse_stream(upload.ticket, sub, &refusal),
@@ -208,7 +209,7 @@ impl Desk {
         self.session.go_away(time, now);
         let session = &mut self.session;
         self.works.retain(|&sub, slot| match &slot.work {
-            Work::Feed(feed) if !feed.is_call => {
+            Work::Feed(feed) if !feed.is_call() => {
                 let refusal = Refusal::new(Code::Draining, "the server is stopping");
                 session.event(sub, &StreamEvent::Dropped { refusal, resume: feed.resume() });
                 false

@@ -34,8 +34,8 @@ impl ServerSession {
     }
 
     /// Schedules, for `at`, the refusal of a client's token and the close of the connection.
-    pub(crate) fn turn_away(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
-        self.turned_away = Some((at, ticket, refusal));
+    pub(crate) fn refuse_hello_at(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
+        self.hello_refusal = Some((at, ticket, refusal));
     }
 
     /// Sends CLOSE with the reason and closes the connection.
@@ -58,7 +58,7 @@ impl ServerSession {
     }
 
     /// [Closes](Self::close) at once: the client receives only what the socket accepts immediately.
-    pub(crate) fn part(&mut self, why: &Refusal, now: Instant) {
+    pub(crate) fn close_now(&mut self, why: &Refusal, now: Instant) {
         self.close(why, now);
         self.phase = Phase::Closing(now);
     }
@@ -79,7 +79,7 @@ impl ServerSession {
         });
         let own = match self.phase {
             Phase::Hello => self.began + HELLO_WAIT,
-            Phase::Greeting => match &self.turned_away {
+            Phase::Greeting => match &self.hello_refusal {
                 Some((at, ..)) => *at,
                 None => self.began + ADMISSION_MAX,
             },
@@ -99,11 +99,12 @@ impl ServerSession {
                 self.fail(&ProtocolError::Stalled("no HELLO in time"), now);
             }
             Phase::Greeting => {
-                if let Some((_, ticket, refusal)) = self.turned_away.take_if(|(at, ..)| now >= *at)
+                if let Some((_, ticket, refusal)) =
+                    self.hello_refusal.take_if(|(at, ..)| now >= *at)
                 {
                     self.refuse(ticket, &refusal);
                     self.close(&refusal, now);
-                } else if self.turned_away.is_none() && now >= self.began + ADMISSION_MAX {
+                } else if self.hello_refusal.is_none() && now >= self.began + ADMISSION_MAX {
                     self.fail(&ProtocolError::Stalled("it was not admitted in time"), now);
                 }
             }
