@@ -18,7 +18,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::inlet::{Inlet, Outlet, pipe};
 use crate::codec::{Codec, make_room};
-use crate::error::{ClientError, Lost, ProtocolError};
+use crate::error::{ClientError, DisconnectReason, ProtocolError};
 use crate::gather::{Gather, SLICES_MAX};
 use crate::limits::{CLIENT_QUEUE_MAX, LINGER, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
@@ -377,7 +377,8 @@ impl<R: AsyncRead + Unpin> Task<R> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     let kind = ErrorKind::UnexpectedEof;
-                    let why = Lost::Io { kind, reason: "the server closed it".to_owned() };
+                    let why =
+                        DisconnectReason::Io { kind, reason: "the server closed it".to_owned() };
                     return Poll::Ready(Some(ClientError::Disconnected(why)));
                 }
                 Poll::Ready(Ok(count)) => (self.last_read, taken) = (count, taken + count),

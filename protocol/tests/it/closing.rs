@@ -8,8 +8,8 @@ use xs_engine::{Body, NewFrame, ReadOptions, Topic};
 use xs_protocol::codec::{Codec, Header};
 use xs_protocol::limits::LINGER;
 use xs_protocol::{
-    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, Lost, Op,
-    ProtocolError, Role, SubEvent, SubscribeOptions, Subscription,
+    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, DisconnectReason,
+    Op, ProtocolError, Role, SubEvent, SubscribeOptions, Subscription,
 };
 
 use crate::raw::message;
@@ -78,7 +78,9 @@ async fn what_was_under_way_at_a_close_may_have_been_done() {
         server.write_all(&close(code)).await.unwrap();
         for error in [soon(append).await.unwrap_err(), soon(call).await.unwrap().unwrap_err()] {
             assert_eq!(error.class(), Class::Unknown, "{code} {error}");
-            let ClientError::Disconnected(Lost::Closed(why)) = error else { panic!("{error}") };
+            let ClientError::Disconnected(DisconnectReason::Closed(why)) = error else {
+                panic!("{error}")
+            };
             assert_eq!((why.code, &*why.message), (code, "over"));
         }
         // `closed` returns the reason. Later requests fail without it, however often they are made.
