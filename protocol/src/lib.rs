@@ -106,7 +106,9 @@ mod tcp;
 mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
-pub use auth::{NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard};
+pub use auth::{
+    Grant, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard,
+};
 pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
     FrameStream, Relay, RelayEnd, Reply, Retry, ServerInfo, Subscription,

@@ -244,9 +244,7 @@ mod tests {
     fn create(dir: &Path, name: &str, expires_ms: Option<u64>) -> Secret {
         let new = NewToken {
             name: name.to_owned(),
-            role: Role::Append,
-            read: None,
-            append: None,
+            grant: Role::Append.into(),
             created_ms: now_ms(),
             expires_ms,
         };

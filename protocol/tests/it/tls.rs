@@ -67,9 +67,7 @@ impl Secure {
         put(&dir.path().join("ca.pem"), &ca.pem, 0o644);
         let new = NewToken {
             name: "t".to_owned(),
-            role: Role::Append,
-            read: None,
-            append: None,
+            grant: Role::Append.into(),
             created_ms: 1,
             expires_ms: None,
         };

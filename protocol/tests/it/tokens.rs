@@ -15,8 +15,8 @@ use xs_engine::{
 };
 use xs_protocol::{
     Address, Admission, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions,
-    Code, Detail, LastRequest, Listener, NewToken, Role, Scope, Secret, Server, ServerOptions,
-    SubEvent, SubscribeOptions, TOKENS_NAME, TokenFile, TokenGuard,
+    Code, Detail, Grant, LastRequest, Listener, NewToken, Role, Scope, Secret, Server,
+    ServerOptions, SubEvent, SubscribeOptions, TOKENS_NAME, TokenFile, TokenGuard,
 };
 
 use crate::memory::Memory;
@@ -55,8 +55,8 @@ impl Guarded {
             "-" => Scope::Nothing,
             text => Scope::Topics(TopicPatterns::parse(text).unwrap()),
         };
-        let new =
-            NewToken { read: Some(scope(read)), append: append.map(scope), ..new(name, role) };
+        let grant = Grant::of(role, Some(scope(read)), append.map(scope)).unwrap();
+        let new = NewToken { grant, ..new(name, role) };
         create(self.dir.path(), new)
     }
 
@@ -71,7 +71,7 @@ impl Guarded {
 
 fn new(name: &str, role: Role) -> NewToken {
     let name = name.to_owned();
-    NewToken { name, role, read: None, append: None, created_ms: 1, expires_ms: None }
+    NewToken { name, grant: role.into(), created_ms: 1, expires_ms: None }
 }
 
 fn create(dir: &Path, new: NewToken) -> Secret {
