@@ -336,7 +336,7 @@ impl ProtocolError {
 /// What ended a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Lost {
+pub enum DisconnectReason {
     /// The server closed it and gave the reason, which concerns the connection and not a request.
     Closed(Refusal),
     /// The system closed it, or the server did without giving a reason
@@ -351,7 +351,7 @@ pub enum Lost {
     Other(Cow<'static, str>),
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed(refusal) => refusal.fmt(f),
@@ -361,19 +361,19 @@ impl fmt::Display for Lost {
     }
 }
 
-impl From<&io::Error> for Lost {
+impl From<&io::Error> for DisconnectReason {
     fn from(error: &io::Error) -> Self {
         Self::Io { kind: error.kind(), reason: error.to_string() }
     }
 }
 
-impl From<&'static str> for Lost {
+impl From<&'static str> for DisconnectReason {
     fn from(why: &'static str) -> Self {
         Self::Other(why.into())
     }
 }
 
-impl From<String> for Lost {
+impl From<String> for DisconnectReason {
     fn from(why: String) -> Self {
         Self::Other(why.into())
     }
@@ -435,7 +435,7 @@ pub enum ClientError {
     /// The connection ended before the reply arrived, with or without a reason from the server. A
     /// request that changes the store may or may not have been done.
     #[error("the connection closed before the answer came: {0}")]
-    Disconnected(Lost),
+    Disconnected(DisconnectReason),
     /// Reading the bytes to send failed on this side, and nothing was stored.
     #[error("cannot read what is to be sent: {reason}")]
     Source {
@@ -486,7 +486,7 @@ impl ClientError {
     /// flight: the server refused the connection, which says nothing about the request.
     pub(crate) fn of_request(self) -> Self {
         match self {
-            Self::Refused(refusal) => Self::Disconnected(Lost::Closed(refusal)),
+            Self::Refused(refusal) => Self::Disconnected(DisconnectReason::Closed(refusal)),
             other => other,
         }
     }

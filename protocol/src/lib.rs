@@ -106,12 +106,14 @@ mod tcp;
 mod tls;
 
 pub use address::{Address, AddressError, SOCKET_NAME};
-pub use auth::{NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard};
+pub use auth::{
+    Grant, NewToken, Scope, Secret, TOKENS_NAME, Token, TokenError, TokenFile, TokenGuard,
+};
 pub use client::{
     BlobStream, CallStream, Client, ClientOptions, Export, Follow, FollowEvent, FollowOptions,
-    FrameStream, Passage, PassageEnd, Reply, Retry, ServerInfo, Subscription,
+    FrameStream, Relay, RelayEnd, Reply, Retry, ServerInfo, Subscription,
 };
-pub use error::{Class, ClientError, Code, Detail, Lost, ProtocolError, Refusal};
+pub use error::{Class, ClientError, Code, Detail, DisconnectReason, ProtocolError, Refusal};
 // Needed with `codec`.
 #[doc(hidden)]
 pub use gather::Gather;

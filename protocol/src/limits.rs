@@ -114,7 +114,8 @@ pub(crate) const TCP_ASK_AFTER: Duration = Duration::from_secs(30);
 pub(crate) const TCP_ASK_EVERY: Duration = Duration::from_secs(15);
 /// Time in which the peer's system must respond or acknowledge data, or the connection is given up.
 pub(crate) const TCP_ANSWER_MAX: Duration = Duration::from_secs(90);
-/// Time during which the server still reads after CLOSE, so that the client can read the reason.
+/// Time during which the server still reads after CLOSE, so that the client can read the reason. At
+/// the end of a connection either side waits this long for its peer to take the last bytes.
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one server.
 pub const CONNECTIONS_MAX: usize = 12_000;
@@ -152,5 +153,7 @@ pub const FAILURES_WAITING_MAX: u32 = 16;
 pub const THROTTLE_PEERS_MAX: usize = 4096;
 /// Interval between checks of the files of tokens and certificates for changes.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Time that a HELLO waits until changed tokens are read; the last ones decide then.
+pub(crate) const TOKENS_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a file of certificates or keys.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;

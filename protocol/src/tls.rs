@@ -23,7 +23,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore, ServerConfig};
 
 use crate::certificate;
-use crate::file_version::FileVersion;
+use crate::file_version::{FileVersion, Watched};
 use crate::limits::PEM_BYTES_MAX;
 
 /// The ALPN protocol of both sides, so that bytes meant for another protocol are never accepted.
@@ -91,31 +91,21 @@ struct Certificates {
     cert: PathBuf,
     key: PathBuf,
     current: Mutex<Arc<CertifiedKey>>,
-    seen: Mutex<Seen>,
-}
-
-/// Both files, if they exist.
-type Versions = [Option<FileVersion>; 2];
-
-/// What is known about the files.
-struct Seen {
-    /// The versions read last, even if they were unusable.
-    read: Versions,
-    /// The versions that could not even be read at the last check.
-    unread: Option<Versions>,
+    /// Both files. Locked while they are read, which may take long; no handshake waits for it.
+    files: Mutex<Watched<[Option<FileVersion>; 2]>>,
 }
 
 impl ServerTls {
-    /// Loads a certificate chain and its key.
+    /// Loads a certificate chain and its key. Blocks.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn open(cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
         let (cert, key) = (cert.as_ref(), key.as_ref());
-        let seen = [cert, key].map(FileVersion::of);
+        let found = [cert, key].map(FileVersion::of);
         let certificates = Arc::new(Certificates {
             current: Mutex::new(Arc::new(load(cert, key)?)),
-            seen: Mutex::new(Seen { read: seen, unread: None }),
+            files: Mutex::new(Watched::new(found)),
             cert: cert.to_owned(),
             key: key.to_owned(),
         });
@@ -136,6 +126,8 @@ impl ServerTls {
     /// not match, as between the replacement of one and the other, the last valid pair stays in
     /// use.
     ///
+    /// Blocks while the files are read, here or by another caller. Handshakes go on meanwhile.
+    ///
     /// # Errors
     /// [`TlsError`], once for each change.
     pub fn refresh(&self) -> Result<bool, TlsError> {
@@ -146,20 +138,17 @@ impl ServerTls {
         &self,
         load: fn(&Path, &Path) -> Result<CertifiedKey, TlsError>,
     ) -> Result<bool, TlsError> {
-        let Certificates { cert, key, current, seen } = &*self.certificates;
+        let Certificates { cert, key, current, files } = &*self.certificates;
+        let mut files = files.lock();
         let found = [cert, key].map(|path| FileVersion::of(path));
-        let mut seen = seen.lock();
-        if found == seen.read && seen.unread.is_none() {
+        if !files.is_due(found) {
             return Ok(false);
         }
         let loaded = load(cert, key);
-        // The cause may be temporary, such as a lack of descriptors: the files are read again at
-        // every check until that succeeds.
         if let Err(error @ TlsError::Io { .. }) = loaded {
-            let is_told = seen.unread.replace(found) == Some(found);
-            return if is_told { Ok(false) } else { Err(error) };
+            return if files.note_unread(found) { Err(error) } else { Ok(false) };
         }
-        *seen = Seen { read: found, unread: None };
+        files.note_read(found);
         *current.lock() = Arc::new(loaded?);
         Ok(true)
     }

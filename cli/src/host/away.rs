@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 use xs_engine::Topic;
 use xs_protocol::{
-    Address, Class, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd, SOCKET_NAME,
+    Address, Class, ClientError, ClientOptions, Code, HostClaim, Relay, RelayEnd, SOCKET_NAME,
 };
 use xs_runtime::supervise::{Connect, Link, Lost, NoWay, Refused, Supervisor};
 
@@ -99,7 +99,7 @@ fn connect(address: Address, options: ClientOptions) -> Connect {
         async move {
             let alone = alone.map(|name| Topic::parse(&name)).transpose();
             let alone = alone.map_err(|error| NoWay::Ever(error.into()))?;
-            let opened = Passage::open(&address, options, HostClaim { instance, alone }).await;
+            let opened = Relay::open(&address, options, HostClaim { instance, alone }).await;
             opened.map(link).map_err(|error| no_way(&address, error))
         }
         .boxed()
@@ -107,10 +107,10 @@ fn connect(address: Address, options: ClientOptions) -> Connect {
 }
 
 /// Connects a started Host to the server.
-fn link(passage: Passage) -> Link {
+fn link(relay: Relay) -> Link {
     Box::new(|stream| {
         let (lost, told) = oneshot::channel();
-        tokio::spawn(carry(passage, stream, lost));
+        tokio::spawn(forward(relay, stream, lost));
         let lost: Lost = async {
             match told.await {
                 Ok(why) => why,
@@ -123,8 +123,8 @@ fn link(passage: Passage) -> Link {
     })
 }
 
-async fn carry(passage: Passage, mut stream: UnixStream, lost: oneshot::Sender<String>) {
-    if let PassageEnd::Server(why) = passage.carry(&mut stream).await {
+async fn forward(relay: Relay, mut stream: UnixStream, lost: oneshot::Sender<String>) {
+    if let RelayEnd::Server(why) = relay.run(&mut stream).await {
         // There is no receiver when the Host is being stopped.
         let _ = lost.send(why);
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use xs_engine::names::is_store;
 use xs_engine::{Store, StoreOptions};
-use xs_protocol::{Address, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
+use xs_protocol::{Address, Grant, NewToken, Scope, TOKENS_NAME, TokenError, TokenFile};
 
 use crate::args::{TokenCreateArgs, TokenSubcommand};
 use crate::clock::now_ms;
@@ -19,8 +19,8 @@ pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Resu
     let mut out = Output::stdout();
     match token {
         TokenSubcommand::Create(create) => {
-            let new = asked_for(create);
             // Checked first, so that no store is created for an invalid token.
+            let new = asked_for(create).map_err(fault)?;
             new.check().map_err(fault)?;
             make(&directory(addr, true)?, new, &mut out)?;
         }
@@ -33,7 +33,7 @@ pub(super) fn run(token: TokenSubcommand, addr: Option<Address>) -> anyhow::Resu
     Ok(Exit::Ok)
 }
 
-fn asked_for(create: TokenCreateArgs) -> NewToken {
+fn asked_for(create: TokenCreateArgs) -> Result<NewToken, TokenError> {
     let TokenCreateArgs { name, role, topics, read, append, no_read, expires } = create;
     let now = now_ms();
     let writes = role == xs_protocol::Role::Append;
@@ -44,7 +44,8 @@ fn asked_for(create: TokenCreateArgs) -> NewToken {
     let append = append.or_else(|| topics.filter(|_| writes)).map(Scope::Topics);
     let expires_ms =
         expires.map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
-    NewToken { name, role, read, append, created_ms: now, expires_ms }
+    let grant = Grant::of(role, read, append)?;
+    Ok(NewToken { name, grant, created_ms: now, expires_ms })
 }
 
 fn make(dir: &Path, new: NewToken, out: &mut Output) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use subtle::Choice;
 use xs_engine::{TopicPattern, TopicPatterns};
 
-use super::{Access, Scope, Secret, TokenHash};
+use super::{Access, Grant, Scope, Secret, TokenHash};
 use crate::limits::{TOKEN_NAME_BYTES_MAX, TOKENS_BYTES_MAX, TOKENS_MAX};
 use crate::message::Role;
 
@@ -95,12 +95,8 @@ pub struct Token {
 pub struct NewToken {
     /// 1 to 64 of `a-z A-Z 0-9 _ - .`; unique in the store.
     pub name: String,
-    /// Its role.
-    pub role: Role,
-    /// Topics it may read: `None` for all that the role may.
-    pub read: Option<Scope>,
-    /// Topics it may append to: `None` for all that the role may.
-    pub append: Option<Scope>,
+    /// What it grants.
+    pub grant: Grant,
     /// Now, in milliseconds since 1970.
     pub created_ms: u64,
     /// When it expires, in milliseconds since 1970; `None`: never.
@@ -113,22 +109,14 @@ impl NewToken {
     /// # Errors
     /// [`TokenError::Invalid`] says which parameter is wrong.
     pub fn check(&self) -> Result<(), TokenError> {
-        let Self { name, role, read, append, .. } = self;
-        let invalid = |text: String| Err(TokenError::Invalid(text));
+        let Self { name, grant, .. } = self;
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         if name.is_empty() || name.len() > TOKEN_NAME_BYTES_MAX || !name.bytes().all(allowed) {
-            return invalid(format!(
+            return Err(TokenError::Invalid(format!(
                 "the name of a token is 1 to {TOKEN_NAME_BYTES_MAX} of a-z A-Z 0-9 _ - and ."
-            ));
+            )));
         }
-        if matches!(role, Role::Admin | Role::Host) && (read.is_some() || append.is_some()) {
-            return invalid(format!(
-                "the role {role} takes no topics: it may start modules, which may append anywhere"
-            ));
-        }
-        if *role == Role::Read && !matches!(append, None | Some(Scope::Nothing)) {
-            return invalid("the role read appends nowhere; take the role append".to_owned());
-        }
+        let (read, append) = grant.scopes();
         [read, append].into_iter().flatten().try_for_each(check_scope)
     }
 }
@@ -318,12 +306,10 @@ fn edit<T>(
 
 fn check(new: NewToken, hash: TokenHash) -> Result<Token, TokenError> {
     new.check()?;
-    let NewToken { name, role, read, append, created_ms, expires_ms } = new;
-    let read = read.unwrap_or_else(|| Scope::of(role));
-    let append = match role {
-        Role::Read => Scope::Nothing,
-        _ => append.unwrap_or_else(|| Scope::of(role)),
-    };
+    let NewToken { name, grant, created_ms, expires_ms } = new;
+    let role = grant.role();
+    let (read, append) = grant.scopes();
+    let [read, append] = [read, append].map(|one| one.cloned().unwrap_or_else(|| Scope::of(role)));
     Ok(Token { name, role, read, append, created_ms, expires_ms, hash })
 }
 
@@ -361,12 +347,12 @@ fn read_line(line: &str) -> Result<Token, TokenError> {
         text.parse::<u64>().map_err(|_| invalid(format!("{text:?} is no time in milliseconds")))
     };
     let role = needed(fields.role, "role")?;
+    let role: Role = role.parse().map_err(|error| invalid(format!("{error}")))?;
+    let [read, append] = [fields.read, fields.append].map(|one| one.map(read_scope).transpose());
     let hash = TokenHash::parse(&needed(fields.sha256, "sha256")?);
     let new = NewToken {
         name: needed(fields.name, "name")?,
-        role: role.parse().map_err(|error| invalid(format!("{error}")))?,
-        read: fields.read.map(read_scope).transpose()?,
-        append: fields.append.map(read_scope).transpose()?,
+        grant: Grant::of(role, read?, append?)?,
         created_ms: time(&needed(fields.created_ms, "created_ms")?)?,
         expires_ms: fields.expires_ms.map(time).transpose()?,
     };
@@ -416,7 +402,7 @@ mod tests {
 
     fn new(name: &str, role: Role) -> NewToken {
         let name = name.to_owned();
-        NewToken { name, role, read: None, append: None, created_ms: 5, expires_ms: None }
+        NewToken { name, grant: role.into(), created_ms: 5, expires_ms: None }
     }
 
     fn scope(text: &str) -> Option<Scope> {
@@ -443,8 +429,7 @@ mod tests {
         let path = dir.path().join(TOKENS_NAME);
         assert_eq!(TokenFile::load(&path).unwrap(), None);
         let limited = NewToken {
-            read: scope("-"),
-            append: scope("a.*,b"),
+            grant: Grant::Append { read: scope("-"), append: scope("a.*,b") },
             expires_ms: Some(9),
             ..new("device.1", Role::Append)
         };

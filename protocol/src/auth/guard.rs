@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::throttle::{Answer, Throttle};
 use super::{Access, TOKENS_NAME, TokenError, TokenFile, TokenHash};
 use crate::error::{Code, Detail, Refusal};
-use crate::file_version::FileVersion;
+use crate::file_version::{FileVersion, Watched};
 use crate::limits::FAILURE_DELAY_MAX;
 use crate::message::Role;
 
@@ -20,6 +21,11 @@ use crate::message::Role;
 #[derive(Debug)]
 pub struct TokenGuard {
     path: PathBuf,
+    /// Locked while the file is read, which may take long; nothing else waits for it.
+    file: Mutex<Watched<Option<FileVersion>>>,
+    /// Whose turn it is to read the file on a blocking thread.
+    turn: Arc<AsyncMutex<()>>,
+    /// Never locked while the file is read: admission needs it.
     state: RwLock<State>,
     throttle: Mutex<Throttle>,
     refused: AtomicU64,
@@ -27,10 +33,6 @@ pub struct TokenGuard {
 
 #[derive(Debug)]
 struct State {
-    /// The version of the file that was read last, even if it was invalid.
-    seen: Option<FileVersion>,
-    /// The version of the file that could not even be read at the last check.
-    unread: Option<Option<FileVersion>>,
     /// `None` while there is no file.
     tokens: Option<Arc<TokenFile>>,
     /// The time of the last check for expired tokens.
@@ -52,25 +54,18 @@ pub(crate) enum AuthDecision {
 }
 
 impl TokenGuard {
-    /// Reads the tokens of the store in `dir`, if it has any.
+    /// Reads the tokens of the store in `dir`, if it has any. Blocks.
     ///
     /// # Errors
     /// [`TokenError`] when the file exists and is invalid.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, TokenError> {
         let dir = dir.as_ref();
         let path = dir.join(TOKENS_NAME);
-        let seen = FileVersion::of(&path);
+        let file = Mutex::new(Watched::new(FileVersion::of(&path)));
         let tokens = TokenFile::load(&path)?.map(Arc::new);
-        let state = State {
-            seen,
-            unread: None,
-            tokens,
-            checked_ms: now_ms(),
-            is_current: true,
-            version: 0,
-        };
-        let (state, throttle) = (RwLock::new(state), Mutex::default());
-        Ok(Self { path, state, throttle, refused: AtomicU64::new(0) })
+        let state = State { tokens, checked_ms: now_ms(), is_current: true, version: 0 };
+        let (turn, state, throttle) = (Arc::default(), RwLock::new(state), Mutex::default());
+        Ok(Self { path, file, turn, state, throttle, refused: AtomicU64::new(0) })
     }
 
     /// Number of tokens that have not expired.
@@ -98,26 +93,44 @@ impl TokenGuard {
     /// Checks whether the file has changed. Returns a version that has grown when connections must
     /// be checked again, because the file has changed or a token has expired. It may have several
     /// callers, each of which compares with the version it saw last.
+    ///
+    /// Blocks while the file is read, here or by another caller. Clients are admitted meanwhile.
     pub fn refresh(&self) -> u64 {
         self.refresh_by(|path| TokenFile::load(path))
     }
 
+    /// [`refresh`](Self::refresh) on a blocking thread: a file that cannot be read in time takes
+    /// one of them, however many wait for it.
+    pub(crate) async fn refresh_aside(self: &Arc<Self>) -> u64 {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let guard = Arc::clone(self);
+        let refresh = move || {
+            let version = guard.refresh();
+            drop(turn);
+            version
+        };
+        // It fails only by a panic, which was printed; the last tokens hold.
+        let refreshed = tokio::task::spawn_blocking(refresh).await;
+        refreshed.unwrap_or_else(|_| self.state.read().version)
+    }
+
+    /// Whether the file has changed since it was read last, or is being read.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.file.try_lock().is_none_or(|file| file.is_new(FileVersion::of(&self.path)))
+    }
+
     fn refresh_by(&self, load: fn(&Path) -> Result<Option<TokenFile>, TokenError>) -> u64 {
-        let (found, now) = (FileVersion::of(&self.path), now_ms());
-        let mut state = self.state.write();
-        let since = std::mem::replace(&mut state.checked_ms, now);
-        let ended = state.tokens.as_deref().is_some_and(|file| {
-            file.tokens().iter().any(|token| token.is_expired(now) && !token.is_expired(since))
-        });
-        state.version += u64::from(ended);
-        if found == state.seen && state.unread.is_none() {
-            return state.version;
+        let mut file = self.file.lock();
+        let found = FileVersion::of(&self.path);
+        let version = self.state.write().note_expired(now_ms());
+        if !file.is_due(found) {
+            return version;
         }
-        match load(&self.path) {
-            // The cause may be temporary, such as a lack of descriptors, and a token may have been
-            // revoked: the file is read again at every check until that succeeds.
+        let loaded = load(&self.path);
+        let mut state = self.state.write();
+        match loaded {
             Err(error @ TokenError::Io { .. }) => {
-                if state.unread.replace(found) != Some(found) {
+                if file.note_unread(found) {
                     tracing::error!(%error, "the tokens cannot be read; the last ones hold");
                 }
                 state.is_current = false;
@@ -135,11 +148,12 @@ impl TokenGuard {
                 state.is_current = false;
             }
         }
-        (state.seen, state.unread) = (found, None);
+        file.note_read(found);
         state.version
     }
 
-    /// Whether a client with a token may connect. `or`: its role if the store has no token file.
+    /// Whether a client with a token may connect, by the tokens read last. `or`: its role if the
+    /// store has no token file.
     pub(crate) fn admit(
         &self,
         token: &str,
@@ -147,9 +161,6 @@ impl TokenGuard {
         peer: Option<IpAddr>,
         now: Instant,
     ) -> AuthDecision {
-        if FileVersion::of(&self.path) != self.state.read().seen {
-            self.refresh();
-        }
         let state = self.state.read();
         let found = match (&state.tokens, or) {
             (None, Some(role)) => return AuthDecision::Granted(Access::of(role)),
@@ -206,6 +217,18 @@ impl TokenGuard {
     }
 }
 
+impl State {
+    /// Counts the tokens that have expired since the last check as a change; returns the version.
+    fn note_expired(&mut self, now: u64) -> u64 {
+        let since = std::mem::replace(&mut self.checked_ms, now);
+        let ended = self.tokens.as_deref().is_some_and(|file| {
+            file.tokens().iter().any(|token| token.is_expired(now) && !token.is_expired(since))
+        });
+        self.version += u64::from(ended);
+        self.version
+    }
+}
+
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -221,9 +244,7 @@ mod tests {
     fn create(dir: &Path, name: &str, expires_ms: Option<u64>) -> Secret {
         let new = NewToken {
             name: name.to_owned(),
-            role: Role::Append,
-            read: None,
-            append: None,
+            grant: Role::Append.into(),
             created_ms: now_ms(),
             expires_ms,
         };
@@ -231,6 +252,9 @@ mod tests {
     }
 
     fn admit(guard: &TokenGuard, token: &str) -> Result<Access, Code> {
+        if guard.is_stale() {
+            guard.refresh();
+        }
         match guard.admit(token, None, None, Instant::now()) {
             AuthDecision::Granted(access) => Ok(access),
             AuthDecision::Refused(refusal, _) => Err(refusal.code),

@@ -4,6 +4,7 @@
 
 mod blobs;
 mod file;
+mod grant;
 mod guard;
 mod scope;
 mod secret;
@@ -15,6 +16,7 @@ use crate::message::Role;
 
 pub(crate) use blobs::KnownBlobs;
 pub use file::{NewToken, TOKENS_NAME, Token, TokenError, TokenFile};
+pub use grant::Grant;
 pub(crate) use guard::AuthDecision;
 pub use guard::TokenGuard;
 pub use scope::Scope;

@@ -158,6 +158,7 @@ pub(super) async fn get(
 
 /// A blob being downloaded. Dropping it cancels the download. The bytes are verified against the
 /// hash: if they differ, an error is returned instead of the last piece.
+#[must_use = "dropping a download cancels it"]
 pub struct BlobStream {
     line: Line,
     hash: BlobHash,

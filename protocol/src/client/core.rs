@@ -13,13 +13,14 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::inlet::{Inlet, Outlet, pipe};
 use crate::codec::{Codec, make_room};
-use crate::error::{ClientError, Lost, ProtocolError};
+use crate::error::{ClientError, DisconnectReason, ProtocolError};
 use crate::gather::{Gather, SLICES_MAX};
-use crate::limits::{CLIENT_QUEUE_MAX, SERVER_MESSAGE_BYTES_MAX};
+use crate::limits::{CLIENT_QUEUE_MAX, LINGER, SERVER_MESSAGE_BYTES_MAX};
 use crate::message::{
     FrameList, GoAway, Incoming, Op, OpRange, PeerLimits, Request, Response, StreamEvent,
 };
@@ -68,6 +69,8 @@ struct Core {
     answers: HashMap<u32, Answer>,
     streams: HashMap<u32, Inlet>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
+    /// Bytes that the writer has taken.
+    written: u64,
     /// Wakes the task.
     task: Option<Waker>,
     /// Why the connection is closed; no request is accepted then.
@@ -113,6 +116,7 @@ where
         answers: HashMap::from([(corr, sender)]),
         streams: HashMap::new(),
         writer: Box::pin(writer),
+        written: 0,
         task: None,
         closed: None,
         unused: false,
@@ -126,6 +130,7 @@ where
         inbox: BytesMut::new(),
         last_read: 0,
         incoming: Vec::new(),
+        lingering: None,
     };
     tokio::spawn(task.run());
     Ok((Arc::new(Handle(shared)), answer))
@@ -133,7 +138,7 @@ where
 
 impl Handle {
     /// Applies the limits and ops from the server's HELLO.
-    pub(super) fn heed(&self, limits: PeerLimits, ops: &[OpRange]) {
+    pub(super) fn set_server_limits(&self, limits: PeerLimits, ops: &[OpRange]) {
         let session = &mut self.0.core.lock().session;
         session.set_limits(limits);
         session.set_ops(ops.to_vec());
@@ -263,7 +268,10 @@ impl Core {
             match self.writer.as_mut().poll_write_vectored(cx, &slices[..used]) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => self.session.wrote(count),
+                Poll::Ready(Ok(count)) => {
+                    self.session.wrote(count);
+                    self.written += count as u64;
+                }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
@@ -309,6 +317,9 @@ struct Task<R> {
     last_read: usize,
     /// Kept to reuse its allocation.
     incoming: Vec<Incoming>,
+    /// Once the last handle was dropped: how many bytes were written, and until when the peer must
+    /// take more of the rest.
+    lingering: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl<R: AsyncRead + Unpin> Task<R> {
@@ -335,13 +346,12 @@ impl<R: AsyncRead + Unpin> Task<R> {
             // The end costs no credit.
             let _ = stream.put(Item::Failed(why.clone()));
         }
-        poll_fn(|cx| {
-            let mut core = self.shared.core.lock();
-            core.writer.as_mut().poll_shutdown(cx)
-        })
-        .await
-        .unwrap_or_default();
         self.shared.closed.send_replace(Some(why));
+        // TLS first writes what it holds back, which a peer that has stopped reading never takes.
+        let shut = poll_fn(|cx| self.shared.core.lock().writer.as_mut().poll_shutdown(cx));
+        let _ = tokio::time::timeout(LINGER, shut).await;
+        // Handles may live on; the socket is not theirs to keep.
+        self.shared.core.lock().writer = Box::pin(tokio::io::sink());
     }
 
     /// One turn of the task; returns why the connection has ended, if it has.
@@ -354,8 +364,12 @@ impl<R: AsyncRead + Unpin> Task<R> {
                 if let Err(error) = core.write(cx) {
                     return Poll::Ready(Some(disconnected(&error)));
                 }
-                if core.unused && core.session.output().is_empty() {
-                    return Poll::Ready(Some(gone()));
+                if core.unused {
+                    let (left, written) = (core.session.output().len(), core.written);
+                    drop(core);
+                    if left == 0 || self.has_stalled(written, cx) {
+                        return Poll::Ready(Some(gone()));
+                    }
                 }
             }
             make_room(&mut self.inbox, self.last_read);
@@ -363,7 +377,8 @@ impl<R: AsyncRead + Unpin> Task<R> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     let kind = ErrorKind::UnexpectedEof;
-                    let why = Lost::Io { kind, reason: "the server closed it".to_owned() };
+                    let why =
+                        DisconnectReason::Io { kind, reason: "the server closed it".to_owned() };
                     return Poll::Ready(Some(ClientError::Disconnected(why)));
                 }
                 Poll::Ready(Ok(count)) => (self.last_read, taken) = (count, taken + count),
@@ -374,6 +389,18 @@ impl<R: AsyncRead + Unpin> Task<R> {
             }
         }
         Poll::Ready(None)
+    }
+
+    /// Whether the peer of a connection that nobody uses any more has taken nothing for too long.
+    fn has_stalled(&mut self, written: u64, cx: &mut Context<'_>) -> bool {
+        let until = Instant::now() + LINGER;
+        let (before, timer) =
+            self.lingering.get_or_insert_with(|| (written, Box::pin(sleep_until(until))));
+        if *before != written {
+            *before = written;
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx).is_ready()
     }
 
     /// Handles every complete message in the buffer. Records are checked before the lock is taken.

@@ -12,6 +12,7 @@ use crate::limits::BODY_WITH_FRAME_MAX;
 use crate::message::{Delivered, Gap, Resume, SubEvent, SubscribeOptions};
 
 /// A stream of frames for another store. Dropping it cancels the export.
+#[must_use = "dropping an export cancels it"]
 pub struct Export {
     subscription: Subscription,
     gaps: VecDeque<Gap>,

@@ -65,6 +65,7 @@ pub enum FollowEvent {
 /// Stored frames, then new ones as they are appended, over as many connections as it takes.
 /// Dropping it ends it. It buffers at most one server message, up to 2 MiB, and the credit of one
 /// subscription.
+#[must_use = "following does nothing unless it is polled"]
 pub struct Follow {
     address: Address,
     options: ClientOptions,

@@ -6,8 +6,8 @@ mod dial;
 mod export;
 mod follow;
 mod inlet;
-mod passage;
 mod place;
+mod relay;
 mod reply;
 mod requests;
 mod retry;
@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use blob::BlobStream;
 pub use export::Export;
 pub use follow::{Follow, FollowEvent, FollowOptions};
-pub use passage::{Passage, PassageEnd};
+pub use relay::{Relay, RelayEnd};
 pub use reply::Reply;
 pub use retry::Retry;
 pub use streams::{CallStream, FrameStream, Subscription};
@@ -177,7 +177,7 @@ impl Client {
         let (handle, answer) = self::core::start(reader, writer, options.name, token)?;
         match answer.await.unwrap_or_else(|_| Err(self::core::gone()))? {
             Response::Hello(hello) => {
-                handle.heed(hello.limits, &hello.ops);
+                handle.set_server_limits(hello.limits, &hello.ops);
                 Ok(Self { handle, server: Arc::new(hello.into()), credit: CREDIT_DEFAULT })
             }
             _ => Err(ProtocolError::Unexpected("another answer than HELLO").into()),

@@ -104,7 +104,6 @@ impl Client {
     }
 
     /// Reads what is stored, page by page. The server refuses `options.follow`.
-    #[must_use]
     pub fn fetch(&self, options: &ReadOptions) -> FrameStream {
         FrameStream::new(&self.handle, options)
     }

@@ -85,6 +85,7 @@ impl Drop for Line {
 }
 
 /// A subscription. Dropping it ends it.
+#[must_use = "dropping a subscription ends it"]
 pub struct Subscription {
     line: Line,
     place: Place,
@@ -169,6 +170,7 @@ impl Stream for Subscription {
 
 /// The results of a call, ending with `<name>.complete` or `<name>.error`. Dropping it before that
 /// cancels the call.
+#[must_use = "dropping the results of a call cancels it"]
 pub struct CallStream {
     line: Line,
     id: FrameId,
@@ -248,6 +250,7 @@ impl Stream for CallStream {
 }
 
 /// A bounded read. The next page is requested while the current one is read.
+#[must_use = "a read does nothing unless it is polled"]
 pub struct FrameStream {
     handle: Arc<Handle>,
     /// The options of the latest page request.

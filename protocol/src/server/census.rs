@@ -8,9 +8,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::long_work::Lane;
+use super::long_work::LongRoom;
 use super::mailbox::Mailbox;
-use super::making::Makers;
 use super::meter::Meter;
 use super::shelf::Shelf;
 
@@ -18,10 +17,8 @@ use super::shelf::Shelf;
 #[derive(Default)]
 pub(crate) struct Connections {
     by_number: Mutex<HashMap<u64, Arc<Mailbox>>>,
-    /// Runs their long work.
-    pub(crate) lane: Arc<Lane>,
-    /// Room for lists while they are built.
-    pub(crate) makers: Arc<Makers>,
+    /// Threads and memory for their long work.
+    pub(crate) long_room: Arc<LongRoom>,
     /// Holds lists until they are sent.
     pub(crate) shelf: Arc<Shelf>,
 }

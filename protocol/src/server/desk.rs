@@ -11,24 +11,22 @@ use futures::FutureExt as _;
 use xs_engine::{Bound, Frame, FrameId, Origin, ReadOptions, Start, Topic, TopicPatterns};
 
 use super::admission::{Admission, Visitor};
-use super::feed::FeedWork;
+use super::feed::{FeedKind, FeedWork};
 use super::lag::Lag;
 use super::last_few;
 use super::listing::{ENTRIES_MAX, Listing, Page};
-use super::long_work::Long;
-use super::mailbox::{Due, Mail, Mailbox, ReadyFlag, Subscribed};
+use super::long_work::{Long, LongTurn};
+use super::mailbox::{Mail, Mailbox, ReadyFlag, ReplyOnDrop, Subscribed};
 use super::making::{bytes_of_cursors, bytes_of_last};
 use super::meter::Meter;
 use super::transfer::{Download, Upload};
 use super::work::{Next, Slot, Work};
 use crate::access;
-use crate::auth::{AuthDecision, Secret};
 use crate::error::{Code, Refusal};
 use crate::limits::STATS_BYTES_MAX;
 use crate::message::{
-    AppendRequest, CallRequest, FetchRequest, HostClaim, ImportRequest, LastRequest,
-    MaintainRequest, Op, RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor,
-    put_frames,
+    AppendRequest, CallRequest, FetchRequest, ImportRequest, LastRequest, MaintainRequest, Op,
+    RemoveRequest, Request, Slow, StreamEvent, SubscribeRequest, put_cursor, put_frames,
 };
 use crate::service::{HostGuard, Service, Wake};
 use crate::session::{Action, ServerSession, Ticket};
@@ -135,7 +133,7 @@ impl Desk {
             served += 1;
             match action {
                 Action::Welcome { ticket, host } => self.welcome(ticket, host, now),
-                Action::Admit { ticket, token, host } => self.admit(ticket, &token, host, now),
+                Action::Admit { ticket, token, host } => self.admit(ticket, token, host, now),
                 Action::Serve { ticket, sub, request } => {
                     if run.0 != ticket.op {
                         self.meter.requested(run.0, run.1);
@@ -181,18 +179,6 @@ impl Desk {
         }
     }
 
-    /// Admits a client that shows a token, or none.
-    fn admit(&mut self, ticket: Ticket, token: &Secret, host: Option<HostClaim>, now: Instant) {
-        let Admission::Token { guard, or } = &self.visitor.admission else { return };
-        match guard.admit(token.reveal(), *or, self.visitor.peer, now) {
-            AuthDecision::Granted(access) => {
-                self.session.let_in(access);
-                self.welcome(ticket, host, now);
-            }
-            AuthDecision::Refused(refusal, at) => self.session.turn_away(ticket, refusal, at),
-        }
-    }
-
     /// The tokens have changed: closes the connection if its token no longer grants its access.
     pub(super) fn recheck(&mut self, now: Instant) {
         let Admission::Token { guard, or } = &self.visitor.admission else { return };
@@ -233,13 +219,15 @@ impl Desk {
             Request::Get(at) => self.get(ticket, at),
             Request::Last(last) => self.last(ticket, last),
             Request::Topics(patterns) => {
-                self.long(move |service| topics_page(service, ticket, patterns, None));
+                self.long(0, move |service, turn| {
+                    topics_page(service, ticket, patterns, None, turn)
+                });
             }
             Request::CursorList => {
-                let makers = self.mailbox.makers();
-                self.long(move |service| {
-                    let making = makers.room(bytes_of_cursors());
-                    Mail::Cursors { ticket, result: service.cursors(), making }
+                self.long(bytes_of_cursors(), move |service, turn| Mail::Cursors {
+                    ticket,
+                    result: service.cursors(),
+                    turn,
                 });
             }
             Request::CursorGet(name) => match self.service.cursor(&name) {
@@ -282,19 +270,15 @@ impl Desk {
         // Opened at once: a `last:n` frame appended before its turn would hide what was found.
         let head = self.service.head();
         if let Some(options) = last_few::begin(&fetch.options, &*self.service)
-            && let Ok(page) = Page::open(
-                ticket,
-                &FetchRequest { options, ..fetch.clone() },
-                false,
-                &*self.service,
-            )
+            && let Ok(page) =
+                Page::open(ticket, &FetchRequest { options, ..fetch.clone() }, &*self.service)
             && self.service.head() == head
         {
-            return self.listings.push_back(Listing::Page(page));
+            return self.listings.push_back(Listing::Page(page, None));
         }
-        self.long(move |service| {
-            let result = Page::open(ticket, &fetch, true, service).map(Box::new);
-            Mail::Page { ticket, result }
+        self.long(0, move |service, turn| {
+            let result = Page::open(ticket, &fetch, service).map(Box::new);
+            Mail::Page { ticket, result, turn }
         });
     }
 
@@ -303,10 +287,10 @@ impl Desk {
             return self.listings.push_back(Listing::Frames(ticket, frames));
         }
         // However few they are, finding them may require examining the whole log.
-        let makers = self.mailbox.makers();
-        self.long(move |service| {
-            let making = makers.room(bytes_of_last(&last));
-            Mail::Frames { ticket, result: service.last(&last), making }
+        self.long(bytes_of_last(&last), move |service, turn| Mail::Frames {
+            ticket,
+            result: service.last(&last),
+            turn,
         });
     }
 
@@ -322,13 +306,6 @@ impl Desk {
                 self.session.reply(ticket, |out| put_frames(out, frame, &[], next));
             }
             Err(refusal) => self.session.refuse(ticket, &refusal),
-        }
-    }
-
-    /// A list was sent, or refused.
-    pub(super) fn listed(&mut self, is_long: bool) {
-        if is_long {
-            self.long.done();
         }
     }
 
@@ -358,9 +335,10 @@ impl Desk {
                 return self.subscribed(Subscribed { ticket, sub, request, result });
             }
         }
-        self.long(move |service| {
+        self.long(0, move |service, turn| {
             let result = open(&request, service);
-            Mail::Subscribed(Box::new(Subscribed { ticket, sub, request, result }))
+            let subscribed = Box::new(Subscribed { ticket, sub, request, result });
+            Mail::Subscribed { subscribed, turn }
         });
     }
 
@@ -376,8 +354,8 @@ impl Desk {
                 if self.session.has_stream(sub) {
                     let lag = (how.slow != Slow::Wait)
                         .then(|| Lag::new(how.slow, options, Arc::clone(&self.wake)));
-                    let work = FeedWork::new(feed, how.bodies_up_to, false);
-                    let work = work.subscription(&self.mailbox, options.reverse, lag);
+                    let kind = FeedKind::Subscription { reverse: options.reverse, lag };
+                    let work = FeedWork::new(feed, how.bodies_up_to, kind, &self.mailbox);
                     self.start(sub, Work::Feed(work));
                 }
             }
@@ -396,7 +374,7 @@ impl Desk {
     }
 
     fn import(&self, ticket: Ticket, import: ImportRequest) -> bool {
-        let due = Due::new(ticket, &self.mailbox);
+        let due = ReplyOnDrop::new(ticket, &self.mailbox);
         let done = move |result| due.post(|ticket| Mail::Imported { ticket, result });
         self.service.import(import, Box::new(done));
         true
@@ -455,7 +433,7 @@ impl Desk {
             self.session.refuse(ticket, &refusal);
             return false;
         }
-        let due = Due::new(ticket, &self.mailbox);
+        let due = ReplyOnDrop::new(ticket, &self.mailbox);
         let done = move |result| due.post(|ticket| Mail::Appended { ticket, result });
         self.service.append(batch, Box::new(done));
         true
@@ -484,9 +462,14 @@ impl Desk {
     }
 
     /// Runs work on a blocking thread that may take long, one piece at a time for this connection.
-    fn long(&mut self, job: impl FnOnce(&dyn Service) -> Mail + Send + 'static) {
+    /// It builds a list of at most `list_bytes`, or none.
+    fn long(
+        &mut self,
+        list_bytes: usize,
+        job: impl FnOnce(&dyn Service, LongTurn) -> Mail + Send + 'static,
+    ) {
         let service = Arc::clone(&self.service);
-        self.long.add(0, move || job(&*service));
+        self.long.add(0, list_bytes, move |turn| job(&*service, turn));
     }
 
     pub(super) fn start(&mut self, sub: u32, work: Work) {
@@ -580,17 +563,16 @@ impl Desk {
     /// Advances the first list; returns whether there is one.
     fn step_list(&mut self) -> bool {
         let Some(listing) = self.listings.pop_front() else { return false };
-        if let Listing::Topics(ticket, page, patterns, Some(after)) = listing {
+        if let Listing::Topics(ticket, page, patterns, Some(after), turn) = listing {
             Listing::part_of_topics(ticket, &page, &mut self.session);
             let service = Arc::clone(&self.service);
-            let next = move || topics_page(&*service, ticket, patterns, Some(&after));
-            self.long.go_on_with(next);
+            let next = move |turn| topics_page(&*service, ticket, patterns, Some(&after), turn);
+            self.long.go_on(turn, next);
             return true;
         }
-        let is_long = listing.is_long();
-        match listing.step(&mut self.session, &*self.service, &mut self.scratch) {
-            Some(rest) => self.listings.push_front(rest),
-            None => self.listed(is_long),
+        let rest = listing.step(&mut self.session, &*self.service, &mut self.scratch);
+        if let Some(rest) = rest {
+            self.listings.push_front(rest);
         }
         true
     }
@@ -629,9 +611,10 @@ fn topics_page(
     ticket: Ticket,
     patterns: TopicPatterns,
     after: Option<&Topic>,
+    turn: LongTurn,
 ) -> Mail {
     let result = service.topics(&patterns, after, ENTRIES_MAX);
-    Mail::Topics { ticket, patterns, result }
+    Mail::Topics { ticket, patterns, result, turn }
 }
 
 /// Whether a read must search backward for its start, however far.

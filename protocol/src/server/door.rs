@@ -214,7 +214,7 @@ impl Desk {
                 connect again";
             let refusal = Refusal::new(Code::Busy, text);
             let ms = COME_AGAIN.as_millis() as u32;
-            self.session.part(&refusal.with(Detail::RetryAfterMs(ms)), now);
+            self.session.close_now(&refusal.with(Detail::RetryAfterMs(ms)), now);
         }
     }
 }

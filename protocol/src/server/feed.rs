@@ -22,12 +22,18 @@ use crate::session::ServerSession;
 /// Newest frames of a gap looked up at a time.
 const LOOKS_MAX: usize = 1024;
 
+/// What a feed is for.
+pub(crate) enum FeedKind {
+    /// The results of a call.
+    Call,
+    /// It may read backward from the newest frame, and have a policy other than waiting.
+    Subscription { reverse: bool, lag: Option<Lag> },
+}
+
 /// A subscription or call.
 pub(crate) struct FeedWork {
     feed: Box<dyn Feed>,
     bodies_up_to: u32,
-    /// Draining does not end a call: its results may still come in time.
-    pub(crate) is_call: bool,
     /// Frames that were pulled and not sent yet, and the event after them.
     pulled: VecDeque<Frame>,
     after: Pulled,
@@ -48,34 +54,38 @@ pub(crate) struct FeedWork {
 }
 
 impl FeedWork {
-    pub(crate) fn new(feed: Box<dyn Feed>, bodies_up_to: u32, is_call: bool) -> Self {
+    /// Work of a connection; a subscription is counted.
+    pub(crate) fn new(
+        feed: Box<dyn Feed>,
+        bodies_up_to: u32,
+        kind: FeedKind,
+        mailbox: &Mailbox,
+    ) -> Self {
         let sent_to = feed.scanned_to();
+        let (counted, reverse, lag) = match kind {
+            FeedKind::Call => (None, false, None),
+            FeedKind::Subscription { reverse, lag } => {
+                (Some(mailbox.seat.subscribed(sent_to)), reverse, lag.map(Box::new))
+            }
+        };
         Self {
             feed,
             bodies_up_to,
-            is_call,
             pulled: VecDeque::new(),
             after: Pulled::More,
             newest: None,
             leapt_to: 0,
             waited: false,
             sent_to,
-            counted: None,
-            reverse: false,
-            lag: None,
+            counted,
+            reverse,
+            lag,
         }
     }
 
-    /// Makes it a subscription: it is counted, may read backward, and may have a policy.
-    pub(crate) fn subscription(
-        mut self,
-        mailbox: &Mailbox,
-        reverse: bool,
-        lag: Option<Lag>,
-    ) -> Self {
-        self.counted = Some(mailbox.seat.subscribed(self.sent_to));
-        (self.reverse, self.lag) = (reverse, lag.map(Box::new));
-        self
+    /// Whether it is a call. Draining does not end one: its results may still come in time.
+    pub(crate) const fn is_call(&self) -> bool {
+        self.counted.is_none()
     }
 
     /// Where a reader resumes after what was sent.
@@ -143,7 +153,7 @@ impl FeedWork {
             {
                 counted.set(self.behind(None));
             }
-            if self.is_call {
+            if self.is_call() {
                 // Results of a command on other topics are sent only if the client may read those.
                 let read = &session.access().read;
                 scratch.retain(|frame| read.holds(frame.topic()));

@@ -18,7 +18,7 @@ impl Desk {
             let alone = claim.alone.clone();
             match self.host_comes(claim) {
                 Ok(guard) => self.host = Some(guard),
-                Err(refusal) => return self.session.send_off(ticket, &refusal, now),
+                Err(refusal) => return self.session.refuse_hello(ticket, &refusal, now),
             }
             self.session.let_host(alone.as_ref());
         }

@@ -112,9 +112,7 @@ impl Lag {
         let options = ReadOptions { start: Start::New, ..self.options.clone() };
         let service = Arc::clone(service);
         let wake = Arc::clone(&self.wake);
-        let makers = long.makers();
-        long.add(sub, move || {
-            let making = makers.room(bytes_of_gap());
+        long.add(sub, bytes_of_gap(), move |turn| {
             let look = || {
                 // The feed first: it covers what is appended during the lookup, including ephemeral
                 // frames.
@@ -123,7 +121,7 @@ impl Lag {
                 let newest = service.newest(&options.topics, from..to)?;
                 Ok(Leap { from, to, newest, feed })
             };
-            Mail::Newest { sub, result: look(), making }
+            Mail::Newest { sub, result: look(), turn }
         });
     }
 

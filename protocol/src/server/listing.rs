@@ -4,6 +4,7 @@ use std::mem;
 
 use xs_engine::{CursorSummary, Frame, Topic, TopicPatterns, TopicSummary};
 
+use super::long_work::LongTurn;
 use super::shelf::Kept;
 use crate::error::{Code, Detail, Refusal};
 use crate::gather::Gather;
@@ -12,17 +13,18 @@ use crate::message::{FetchRequest, put_cursor_summary, put_frames, put_page, put
 use crate::service::{Feed, Pulled, Service};
 use crate::session::{ServerSession, Ticket};
 
-/// A reply that is built when there is room for it.
+/// A reply that is built when there is room for it. One that was long work to find keeps its turn
+/// until it is sent.
 pub(crate) enum Listing {
     Fetch(Ticket, FetchRequest),
-    Page(Page),
+    Page(Page, Option<LongTurn>),
     /// A LAST that was answered at once.
     Frames(Ticket, Vec<Frame>),
     /// A LAST that was looked up on another thread.
-    Last(Ticket, Kept<Frame>),
+    Last(Ticket, Kept<Frame>, LongTurn),
     /// Some of the topics, and the name after which the next page begins.
-    Topics(Ticket, Vec<TopicSummary>, TopicPatterns, Option<Topic>),
-    Cursors(Ticket, Kept<CursorSummary>),
+    Topics(Ticket, Vec<TopicSummary>, TopicPatterns, Option<Topic>, LongTurn),
+    Cursors(Ticket, Kept<CursorSummary>, LongTurn),
 }
 
 /// Topics or cursors in one message: each takes a few hundred bytes, so it stays far below the
@@ -30,15 +32,6 @@ pub(crate) enum Listing {
 pub(super) const ENTRIES_MAX: usize = 1024;
 
 impl Listing {
-    /// Whether it counts as long work until it is sent.
-    pub(crate) const fn is_long(&self) -> bool {
-        match self {
-            Self::Fetch(..) | Self::Frames(..) => false,
-            Self::Page(page) => page.is_long,
-            Self::Last(..) | Self::Topics(..) | Self::Cursors(..) => true,
-        }
-    }
-
     /// Sends one message, or looks up its content; returns the listing when more must follow.
     pub(crate) fn step(
         self,
@@ -47,25 +40,27 @@ impl Listing {
         scratch: &mut Vec<Frame>,
     ) -> Option<Self> {
         match self {
-            Self::Fetch(ticket, fetch) => match Page::open(ticket, &fetch, false, service) {
-                Ok(page) => page.step(session, scratch).map(Self::Page),
+            Self::Fetch(ticket, fetch) => match Page::open(ticket, &fetch, service) {
+                Ok(page) => page.step(session, scratch).map(|page| Self::Page(page, None)),
                 Err(refusal) => {
                     session.refuse(ticket, &refusal);
                     None
                 }
             },
-            Self::Page(page) => page.step(session, scratch).map(Self::Page),
+            Self::Page(page, turn) => {
+                page.step(session, scratch).map(|page| Self::Page(page, turn))
+            }
             Self::Frames(ticket, frames) => {
                 put_list(session, ticket, &frames, true);
                 None
             }
-            Self::Last(ticket, mut rest) => {
+            Self::Last(ticket, mut rest, turn) => {
                 scratch.clear();
                 let cost = |frame: &Frame| frame.record().len();
                 match rest.take(DELIVER_BYTES, cost, scratch) {
                     Ok(is_last) => {
                         put_list(session, ticket, scratch, is_last);
-                        (!is_last).then_some(Self::Last(ticket, rest))
+                        (!is_last).then_some(Self::Last(ticket, rest, turn))
                     }
                     Err(refusal) => {
                         session.refuse(ticket, &refusal);
@@ -77,7 +72,7 @@ impl Listing {
                 session.reply(ticket, |out| put_topics(out, &page));
                 None
             }
-            Self::Cursors(ticket, mut rest) => {
+            Self::Cursors(ticket, mut rest, turn) => {
                 let mut entries = Vec::new();
                 match rest.take(ENTRIES_MAX, |_| 1, &mut entries) {
                     Ok(is_last) => {
@@ -85,7 +80,7 @@ impl Listing {
                             entries.iter().for_each(|one| put_cursor_summary(out, one))
                         };
                         part(session, ticket, is_last, put);
-                        (!is_last).then_some(Self::Cursors(ticket, rest))
+                        (!is_last).then_some(Self::Cursors(ticket, rest, turn))
                     }
                     Err(refusal) => {
                         session.refuse(ticket, &refusal);
@@ -128,7 +123,6 @@ fn part(session: &mut ServerSession, ticket: Ticket, is_last: bool, put: impl Fn
 /// A page of a FETCH that is being read.
 pub(crate) struct Page {
     ticket: Ticket,
-    is_long: bool,
     reverse: bool,
     head: u64,
     feed: Box<dyn Feed>,
@@ -138,20 +132,19 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Opens the read. `is_long`: see [`Listing::is_long`].
+    /// Opens the read.
     ///
     /// # Errors
     /// [`Refusal`] when that fails.
     pub(crate) fn open(
         ticket: Ticket,
         fetch: &FetchRequest,
-        is_long: bool,
         service: &dyn Service,
     ) -> Result<Self, Refusal> {
         let head = service.head();
         let feed = service.read(&fetch.options)?;
         let (reverse, room) = (fetch.options.reverse, fetch.page_bytes as usize);
-        Ok(Self { ticket, is_long, reverse, head, feed, frames: Vec::new(), room })
+        Ok(Self { ticket, reverse, head, feed, frames: Vec::new(), room })
     }
 
     /// Reads on, and sends the page when it is complete. A filter that finds little delays nobody:

@@ -14,11 +14,11 @@ use xs_engine::{Appended, BlobHash, CursorSummary, Frame, TopicPatterns};
 use super::census::{Census, Connections, Seat};
 use super::lag::Leap;
 use super::listing::Page;
-use super::long_work::Lane;
-use super::making::{Makers, Making};
+use super::long_work::{LongRoom, LongTurn};
 use super::shelf::Shelf;
+use crate::auth::Secret;
 use crate::error::{Code, Refusal};
-use crate::message::{Imported, SubscribeRequest};
+use crate::message::{HostClaim, Imported, SubscribeRequest};
 use crate::service::{BlobSink, BlobSource, Called, Feed, TopicsPage, Wake};
 use crate::session::Ticket;
 
@@ -41,33 +41,38 @@ pub(crate) enum Mail {
     Newest {
         sub: u32,
         result: Result<Leap, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     /// Feeds that were idle may have more.
     Ready,
     /// A subscription whose start was searched for.
-    Subscribed(Box<Subscribed>),
+    Subscribed {
+        subscribed: Box<Subscribed>,
+        turn: LongTurn,
+    },
     /// A page of a FETCH whose start was searched for.
     Page {
         ticket: Ticket,
         result: Result<Box<Page>, Refusal>,
+        turn: LongTurn,
     },
     /// The result of a LAST.
     Frames {
         ticket: Ticket,
         result: Result<Vec<Frame>, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     /// Some of the topics that patterns select.
     Topics {
         ticket: Ticket,
         patterns: TopicPatterns,
         result: Result<TopicsPage, Refusal>,
+        turn: LongTurn,
     },
     Cursors {
         ticket: Ticket,
         result: Result<Vec<CursorSummary>, Refusal>,
-        making: Making,
+        turn: LongTurn,
     },
     Called {
         ticket: Ticket,
@@ -99,8 +104,16 @@ pub(crate) enum Mail {
         sub: u32,
         result: Result<(BlobHash, u64), Refusal>,
     },
+    /// A piece of long work is done, and its result sent or dropped.
+    LongDone,
     /// The work for a request failed.
     Failed,
+    /// Changed tokens were read, or could not be in time: decides on a client that waits for it.
+    Admit {
+        ticket: Ticket,
+        token: Secret,
+        host: Option<HostClaim>,
+    },
     /// The server is stopping.
     Drain(Duration),
     /// The tokens have changed.
@@ -163,14 +176,9 @@ impl Mailbox {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Runs the long work of all connections.
-    pub(crate) fn lane(&self) -> Arc<Lane> {
-        self.connections.upgrade().map(|all| Arc::clone(&all.lane)).unwrap_or_default()
-    }
-
-    /// Room for the lists of all connections while they are built.
-    pub(crate) fn makers(&self) -> Arc<Makers> {
-        self.connections.upgrade().map(|all| Arc::clone(&all.makers)).unwrap_or_default()
+    /// What the long work of all connections shares.
+    pub(crate) fn long_room(&self) -> Arc<LongRoom> {
+        self.connections.upgrade().map(|all| Arc::clone(&all.long_room)).unwrap_or_default()
     }
 
     /// Holds the lists of all connections until they are sent.
@@ -251,13 +259,13 @@ impl Mailbox {
 
 /// An append or import that waits for its result. If the service drops it, the client still gets an
 /// answer.
-pub(crate) struct Due {
+pub(crate) struct ReplyOnDrop {
     ticket: Ticket,
     /// `None` once the result was posted.
     mailbox: Option<Arc<Mailbox>>,
 }
 
-impl Due {
+impl ReplyOnDrop {
     pub(crate) fn new(ticket: Ticket, mailbox: &Arc<Mailbox>) -> Self {
         Self { ticket, mailbox: Some(Arc::clone(mailbox)) }
     }
@@ -270,7 +278,7 @@ impl Due {
     }
 }
 
-impl Drop for Due {
+impl Drop for ReplyOnDrop {
     fn drop(&mut self) {
         if let Some(mailbox) = self.mailbox.take() {
             let text = "the server failed at this request; its log says more";

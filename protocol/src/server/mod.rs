@@ -51,6 +51,7 @@ use self::listener::Accepted;
 use self::mailbox::{Mail, Mailbox};
 use self::meter::Meter;
 use self::room::Room;
+use crate::auth::TokenGuard;
 use crate::limits::{CONNECTIONS_MAX, HELLO_WAIT, WATCH_EVERY};
 use crate::service::Service;
 use crate::tls::ServerTls;
@@ -85,7 +86,8 @@ impl Default for ServerOptions {
     }
 }
 
-/// A server of a store. Clones share it.
+/// A server of a store. Clones share it. It lives on in its listeners and connections: dropping
+/// every clone stops nothing, only [`stop`](Self::stop) does.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
@@ -145,27 +147,53 @@ impl Server {
             Admission::Token { guard, .. } => Some(guard),
             Admission::Role(_) | Admission::Alone(_) => None,
         };
-        if guard.is_none() && listener.tls().is_none() {
-            return;
-        }
-        let mut version = guard.map_or(0, |guard| guard.refresh());
+        // Each at its own pace: files that cannot be read in time hold up no others.
+        tokio::join!(
+            async {
+                if let Some(guard) = guard {
+                    self.watch_tokens(guard).await;
+                }
+            },
+            async {
+                if let Some(tls) = listener.tls() {
+                    self.watch_certificate(tls).await;
+                }
+            },
+        );
+    }
+
+    async fn watch_tokens(&self, guard: &Arc<TokenGuard>) {
+        let mut version = guard.refresh_aside().await;
         loop {
-            // Both are a reason to check.
-            let _ = tokio::time::timeout(WATCH_EVERY, self.0.look.notified()).await;
-            let found = guard.map_or(0, |guard| guard.refresh());
+            self.next_look().await;
+            let found = guard.refresh_aside().await;
             if std::mem::replace(&mut version, found) != found {
                 for mailbox in self.0.connections.lock().values() {
                     mailbox.post(Mail::Recheck);
                 }
             }
-            match listener.tls().map(ServerTls::refresh) {
-                None | Some(Ok(false)) => {}
-                Some(Ok(true)) => tracing::info!("the certificate has changed"),
-                Some(Err(error)) => {
+        }
+    }
+
+    async fn watch_certificate(&self, tls: &ServerTls) {
+        loop {
+            self.next_look().await;
+            let tls = tls.clone();
+            // It fails only by a panic, which was printed.
+            match tokio::task::spawn_blocking(move || tls.refresh()).await.unwrap_or(Ok(false)) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!("the certificate has changed"),
+                Err(error) => {
                     tracing::error!(%error, "the changed certificate is not taken; the last one holds");
                 }
             }
         }
+    }
+
+    /// Returns when the files are to be checked again.
+    async fn next_look(&self) {
+        // Both are a reason.
+        let _ = tokio::time::timeout(WATCH_EVERY, self.0.look.notified()).await;
     }
 
     async fn accept(&self, listener: &Listener, admission: &Admission) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use xs_engine::{Appended, BlobHash};
 
 use super::desk::Desk;
-use super::feed::FeedWork;
+use super::feed::{FeedKind, FeedWork};
 use super::lag::Leap;
 use super::listing::Listing;
 use super::mailbox::Mail;
@@ -40,34 +40,34 @@ impl Desk {
                 Ok(text) => self.session.reply(ticket, |out| out.put_slice(text.as_bytes())),
                 Err(refusal) => self.session.refuse(ticket, &refusal),
             },
-            Mail::Newest { sub, result, making } => {
+            Mail::Newest { sub, result, turn } => {
                 self.newest(sub, result, now);
-                drop(making);
+                drop(turn);
             }
             Mail::Ready => self.wake_feeds(),
-            Mail::Subscribed(subscribed) => {
-                self.long.done();
+            Mail::Subscribed { subscribed, turn } => {
                 self.subscribed(*subscribed);
+                drop(turn);
             }
-            Mail::Page { ticket, result } => {
-                self.list(ticket, result.map(|page| Listing::Page(*page)));
+            Mail::Page { ticket, result, turn } => {
+                self.list(ticket, result.map(|page| Listing::Page(*page, Some(turn))));
             }
-            Mail::Frames { ticket, result, making } => {
+            Mail::Frames { ticket, result, mut turn } => {
                 let kept = result.and_then(|all| self.mailbox.shelf().keep_frames(all, now));
-                drop(making);
-                self.list(ticket, kept.map(|kept| Listing::Last(ticket, kept)));
+                turn.built();
+                self.list(ticket, kept.map(|kept| Listing::Last(ticket, kept, turn)));
             }
-            Mail::Topics { ticket, patterns, result } => {
-                let listing = |(page, after)| Listing::Topics(ticket, page, patterns, after);
+            Mail::Topics { ticket, patterns, result, turn } => {
+                let listing = |(page, after)| Listing::Topics(ticket, page, patterns, after, turn);
                 self.list(ticket, result.map(listing));
             }
-            Mail::Cursors { ticket, result, making } => {
+            Mail::Cursors { ticket, result, mut turn } => {
                 let kept = result.and_then(|mut all| {
                     all.retain(|cursor| self.session.sees_cursor(&cursor.name));
                     self.mailbox.shelf().keep_cursors(all, now)
                 });
-                drop(making);
-                self.list(ticket, kept.map(|kept| Listing::Cursors(ticket, kept)));
+                turn.built();
+                self.list(ticket, kept.map(|kept| Listing::Cursors(ticket, kept, turn)));
             }
             Mail::Called { ticket, sub, bodies_up_to, result } => match result {
                 Ok(called) => {
@@ -75,7 +75,8 @@ impl Desk {
                     // If the call was cancelled meanwhile, dropping its feed cancels it in the
                     // store.
                     if self.session.has_stream(sub) {
-                        let work = FeedWork::new(called.feed, bodies_up_to, true);
+                        let (feed, kind) = (called.feed, FeedKind::Call);
+                        let work = FeedWork::new(feed, bodies_up_to, kind, &self.mailbox);
                         self.start(sub, Work::Feed(work));
                     }
                 }
@@ -91,7 +92,9 @@ impl Desk {
             }
             Mail::Taken { sub, result } => self.taken(sub, result),
             Mail::Stored { sub, result } => self.stored(sub, result),
+            Mail::LongDone => self.long.done(),
             Mail::Failed => self.failed(now),
+            Mail::Admit { ticket, token, host } => self.admit_now(ticket, &token, host, now),
             Mail::Drain(time) => self.drain(time, now),
             Mail::Recheck => self.recheck(now),
             Mail::GiveWay => self.give_way(now),
@@ -101,7 +104,6 @@ impl Desk {
 
     /// Handles the newest frames for a subscription that is too far behind.
     fn newest(&mut self, sub: u32, result: Result<Leap, Refusal>, now: Instant) {
-        self.long.done();
         let Some(Slot { work: Work::Feed(feed), .. }) = self.works.get_mut(&sub) else { return };
         let shelf = self.mailbox.shelf();
         let kept = result.and_then(|mut leap| {
@@ -187,21 +189,18 @@ impl Desk {
         match result {
             Ok((hash, len)) => {
                 self.session.forget(sub);
-                self.session.has_put(hash);
+                self.session.allow_blob(hash);
                 self.session.reply(upload.ticket, |out| put_stored(out, &hash, len));
             }
             Err(refusal) => self.refuse_stream(upload.ticket, sub, &refusal),
         }
     }
 
-    /// A list that occupies the slot for long work until it is sent.
+    /// The result of a request that is answered with a list.
     fn list(&mut self, ticket: Ticket, listing: Result<Listing, Refusal>) {
         match listing {
             Ok(listing) => self.listings.push_back(listing),
-            Err(refusal) => {
-                self.session.refuse(ticket, &refusal);
-                self.long.done();
-            }
+            Err(refusal) => self.session.refuse(ticket, &refusal),
         }
     }
 
@@ -210,7 +209,7 @@ impl Desk {
         self.session.go_away(time, now);
         let session = &mut self.session;
         self.works.retain(|&sub, slot| match &slot.work {
-            Work::Feed(feed) if !feed.is_call => {
+            Work::Feed(feed) if !feed.is_call() => {
                 let refusal = Refusal::new(Code::Draining, "the server is stopping");
                 session.event(sub, &StreamEvent::Dropped { refusal, resume: feed.resume() });
                 false

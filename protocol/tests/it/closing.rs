@@ -1,12 +1,15 @@
 //! How a client reports the end of its connection.
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use xs_engine::{ReadOptions, Topic};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufStream, DuplexStream,
+};
+use xs_engine::{Body, NewFrame, ReadOptions, Topic};
 use xs_protocol::codec::{Codec, Header};
+use xs_protocol::limits::LINGER;
 use xs_protocol::{
-    CallRequest, Class, Client, ClientError, ClientOptions, Code, Lost, Op, ProtocolError, Role,
-    SubEvent, SubscribeOptions, Subscription,
+    AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions, Code, DisconnectReason,
+    Op, ProtocolError, Role, SubEvent, SubscribeOptions, Subscription,
 };
 
 use crate::raw::message;
@@ -14,6 +17,8 @@ use crate::rig::{Rig, one, soon};
 
 /// More credit than is needed.
 const CREDIT: u32 = 1 << 20;
+/// What a stream holds that nobody reads.
+const PIPE_BYTES: usize = 64 * 1024;
 
 /// Reads from a client until a request with `op` is complete; returns the bytes.
 async fn take(from: &mut DuplexStream, codec: &mut Codec, op: Op) -> BytesMut {
@@ -32,7 +37,15 @@ async fn take(from: &mut DuplexStream, codec: &mut Codec, op: Op) -> BytesMut {
 
 /// A client whose HELLO a server has answered, and its other end, which never answers.
 async fn met(rig: &Rig) -> (Client, DuplexStream, Codec) {
-    let (ours, mut near) = tokio::io::duplex(64 * 1024);
+    let (ours, near) = tokio::io::duplex(PIPE_BYTES);
+    met_over(rig, ours, near).await
+}
+
+/// The same over a stream whose other end is `near`.
+async fn met_over<S>(rig: &Rig, ours: S, mut near: DuplexStream) -> (Client, DuplexStream, Codec)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let (mut far, theirs) = tokio::io::duplex(64 * 1024);
     rig.server.adopt(theirs, Role::Admin);
     let client = tokio::spawn(Client::over(ours, ClientOptions::default()));
@@ -65,7 +78,9 @@ async fn what_was_under_way_at_a_close_may_have_been_done() {
         server.write_all(&close(code)).await.unwrap();
         for error in [soon(append).await.unwrap_err(), soon(call).await.unwrap().unwrap_err()] {
             assert_eq!(error.class(), Class::Unknown, "{code} {error}");
-            let ClientError::Disconnected(Lost::Closed(why)) = error else { panic!("{error}") };
+            let ClientError::Disconnected(DisconnectReason::Closed(why)) = error else {
+                panic!("{error}")
+            };
             assert_eq!((why.code, &*why.message), (code, "over"));
         }
         // `closed` returns the reason. Later requests fail without it, however often they are made.
@@ -114,4 +129,53 @@ async fn a_subscription_is_told_why_its_connection_was_closed() {
     let error = soon(subscription.next()).await.unwrap().unwrap_err();
     assert!(matches!(&error, ClientError::Refused(_)), "{error}");
     assert_eq!(error.class(), Class::Access);
+}
+
+/// An append that no pipe holds.
+fn long() -> AppendRequest {
+    let body = Body::Inline(vec![7; 4 * PIPE_BYTES].into());
+    AppendRequest::frames(vec![NewFrame { body, ..NewFrame::new(Topic::parse("a").unwrap()) }])
+}
+
+/// Like TLS, the stream keeps bytes back, and must write them before its end can be shut down.
+#[tokio::test]
+async fn a_server_that_stops_reading_holds_no_client() {
+    let rig = Rig::unix(Role::Admin).await;
+    let (ours, near) = tokio::io::duplex(PIPE_BYTES);
+    let ours = BufStream::with_capacity(PIPE_BYTES, 8 * PIPE_BYTES, ours);
+    let (client, mut server, _) = met_over(&rig, ours, near).await;
+    tokio::time::pause();
+    let append = client.append(&long());
+    server.write_all(&close(Code::Stalled)).await.unwrap();
+    assert_eq!(soon(client.closed()).await.code(), Some(Code::Stalled));
+    assert!(matches!(soon(append).await, Err(ClientError::Disconnected(_))));
+    // The socket is closed, though the client is still there and nobody has read from it.
+    tokio::time::sleep(2 * LINGER).await;
+    assert!(server.write_all(b"is anybody there?").await.is_err());
+    drop(client);
+}
+
+/// What a dropped client has queued is sent as long as the server takes it, and no longer.
+#[tokio::test]
+async fn a_dropped_client_waits_for_a_server_that_reads() {
+    let rig = Rig::unix(Role::Admin).await;
+    for reads in [true, false] {
+        let (client, mut server, _) = met(&rig).await;
+        tokio::time::pause();
+        drop(client.append(&long()));
+        drop(client);
+        let (mut taken, mut piece) = (0, vec![0; PIPE_BYTES / 4]);
+        if !reads {
+            tokio::time::sleep(2 * LINGER).await;
+        }
+        loop {
+            tokio::time::sleep(LINGER / 2).await;
+            match soon(server.read(&mut piece)).await.unwrap() {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        assert_eq!(taken > 4 * PIPE_BYTES, reads, "{taken}");
+        tokio::time::resume();
+    }
 }

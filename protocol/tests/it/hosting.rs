@@ -1,12 +1,12 @@
-//! Connections that claim to run the modules of a store, and the passage over which processes
+//! Connections that claim to run the modules of a store, and the relay over which processes
 //! without a token connect.
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use xs_engine::Topic;
 use xs_protocol::{
-    Admission, Class, Client, ClientError, ClientOptions, Code, HostClaim, Passage, PassageEnd,
-    Role, Secret,
+    Admission, Class, Client, ClientError, ClientOptions, Code, HostClaim, Relay, RelayEnd, Role,
+    Secret,
 };
 
 use crate::rig::{Rig, one, soon, until};
@@ -20,22 +20,22 @@ async fn open(
     guarded: &Guarded,
     secret: Option<&Secret>,
     alone: &str,
-) -> Result<Passage, ClientError> {
-    soon(Passage::open(&guarded.address, options(secret), claim(alone))).await
+) -> Result<Relay, ClientError> {
+    soon(Relay::open(&guarded.address, options(secret), claim(alone))).await
 }
 
-/// A client that connects over a passage, and the pending outcome of the passage.
-async fn over(passage: Passage) -> (Client, JoinHandle<PassageEnd>) {
+/// A client that connects over a relay, and the pending outcome of the relay.
+async fn over(relay: Relay) -> (Client, JoinHandle<RelayEnd>) {
     let (ours, mut theirs) = tokio::io::duplex(4096);
-    let carried = tokio::spawn(async move { passage.carry(&mut theirs).await });
-    (soon(Client::over(ours, ClientOptions::default())).await.unwrap(), carried)
+    let running = tokio::spawn(async move { relay.run(&mut theirs).await });
+    (soon(Client::over(ours, ClientOptions::default())).await.unwrap(), running)
 }
 
 #[tokio::test]
 async fn a_host_comes_over_a_passage_without_its_token() {
     let guarded = Guarded::new(None).await;
     let secret = guarded.token("modules", Role::Host);
-    let (all, carried) = over(open(&guarded, Some(&secret), "").await.unwrap()).await;
+    let (all, running) = over(open(&guarded, Some(&secret), "").await.unwrap()).await;
     let (alone, _) = over(open(&guarded, Some(&secret), "a.b").await.unwrap()).await;
     assert_eq!((all.server().role, alone.server().role), (Role::Host, Role::Host));
     assert_eq!(guarded.memory.hosts(), [claim(""), claim("a.b")]);
@@ -58,7 +58,7 @@ async fn a_host_comes_over_a_passage_without_its_token() {
     soon(alone.append(&one("any"))).await.unwrap();
     assert_eq!(guarded.memory.hosts().len(), 2, "a token alone makes no host");
     drop(all);
-    assert_eq!(soon(carried).await.unwrap(), PassageEnd::Process);
+    assert_eq!(soon(running).await.unwrap(), RelayEnd::Process);
     until(|| guarded.memory.hosts() == [claim("a.b")]).await;
 }
 
@@ -81,13 +81,13 @@ async fn only_a_host_may_come_as_one() {
         assert_eq!(host.server().role, Role::Host);
     }
     let rig = Rig::unix(Role::Admin).await;
-    let passage = soon(Passage::open(&rig.address, ClientOptions::default(), claim(""))).await;
-    let (host, _) = over(passage.unwrap()).await;
+    let relay = soon(Relay::open(&rig.address, ClientOptions::default(), claim(""))).await;
+    let (host, _) = over(relay.unwrap()).await;
     assert_eq!(host.server().role, Role::Host);
     // A socket for reading, or for one processor, admits no host.
     for admission in [Admission::Role(Role::Read), Admission::Alone("a".into())] {
         let (address, _kept) = listening_as(&rig, admission).await;
-        let refused = soon(Passage::open(&address, ClientOptions::default(), claim(""))).await;
+        let refused = soon(Relay::open(&address, ClientOptions::default(), claim(""))).await;
         assert_eq!(code(refused), Some(Code::Denied));
     }
 }
@@ -107,11 +107,11 @@ async fn listening_as(
 #[tokio::test]
 async fn a_host_that_comes_again_has_its_older_connection_ended() {
     let rig = Rig::tcp().await;
-    let come = || soon(Passage::open(&rig.address, ClientOptions::default(), claim("a")));
-    let (first, carried) = over(come().await.unwrap()).await;
+    let come = || soon(Relay::open(&rig.address, ClientOptions::default(), claim("a")));
+    let (first, running) = over(come().await.unwrap()).await;
     let refused = come().await.err().unwrap();
     assert_eq!((refused.code(), refused.class()), (Some(Code::OtherHost), Class::Busy));
-    assert!(matches!(soon(carried).await.unwrap(), PassageEnd::Server(_)));
+    assert!(matches!(soon(running).await.unwrap(), RelayEnd::Server(_)));
     let why = soon(first.closed()).await;
     assert_eq!(why.code(), Some(Code::OtherHost), "{why}");
     until(|| rig.memory.hosts().is_empty()).await;
@@ -121,17 +121,17 @@ async fn a_host_that_comes_again_has_its_older_connection_ended() {
 #[tokio::test]
 async fn what_speaks_otherwise_is_hung_up_on() {
     let rig = Rig::tcp().await;
-    let come = || soon(Passage::open(&rig.address, ClientOptions::default(), claim("")));
+    let come = || soon(Relay::open(&rig.address, ClientOptions::default(), claim("")));
     for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], &b"XSP\0\x01\0\0\0\xff\xff\xff\xff"[..], b""] {
-        let passage = come().await.unwrap();
+        let relay = come().await.unwrap();
         let (mut ours, mut theirs) = tokio::io::duplex(4096);
         tokio::io::AsyncWriteExt::write_all(&mut ours, said).await.unwrap();
         tokio::io::AsyncWriteExt::shutdown(&mut ours).await.unwrap();
-        assert_eq!(soon(passage.carry(&mut theirs)).await, PassageEnd::Process);
+        assert_eq!(soon(relay.run(&mut theirs)).await, RelayEnd::Process);
         until(|| rig.memory.hosts().is_empty()).await;
     }
-    let (host, carried) = over(come().await.unwrap()).await;
+    let (host, running) = over(come().await.unwrap()).await;
     rig.server.stop().await;
-    assert_eq!(soon(carried).await.unwrap(), PassageEnd::Server("it hung up".to_owned()));
+    assert_eq!(soon(running).await.unwrap(), RelayEnd::Server("it hung up".to_owned()));
     soon(host.closed()).await;
 }

@@ -1,7 +1,7 @@
 //! A server over a store in memory, on a real socket, and its clients.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -76,11 +76,23 @@ pub(crate) async fn until(is: impl Fn() -> bool) {
     .await;
 }
 
-/// Lets time pass until the connections that wait for HELLO have had theirs.
-pub(crate) async fn pass() {
-    tokio::time::pause();
-    tokio::time::advance(limits::WAITING_TIME).await;
-    tokio::time::resume();
+/// A clock that stands still, however long the machine takes, but for [`pass`](Self::pass).
+pub(crate) struct Clock(#[expect(dead_code, reason = "dropped with it")] mpsc::Sender<()>);
+
+impl Clock {
+    pub(crate) fn stopped() -> Self {
+        tokio::time::pause();
+        // A paused clock goes on when all tasks wait, but not while blocking work runs. A test that
+        // waits in vain gets it back, so that it fails.
+        let (sender, dropped) = mpsc::channel();
+        tokio::task::spawn_blocking(move || dropped.recv_timeout(PATIENCE));
+        Self(sender)
+    }
+
+    /// Lets time pass until the connections that wait for HELLO have had theirs.
+    pub(crate) async fn pass(&self) {
+        tokio::time::advance(limits::WAITING_TIME).await;
+    }
 }
 
 /// A batch of one frame.

@@ -20,7 +20,7 @@ use xs_protocol::{
 };
 
 use crate::memory::Memory;
-use crate::rig::{one, pass, soon, until};
+use crate::rig::{Clock, one, soon, until};
 
 /// The test's own certificate authority.
 struct Ca {
@@ -67,9 +67,7 @@ impl Secure {
         put(&dir.path().join("ca.pem"), &ca.pem, 0o644);
         let new = NewToken {
             name: "t".to_owned(),
-            role: Role::Append,
-            read: None,
-            append: None,
+            grant: Role::Append.into(),
             created_ms: 1,
             expires_ms: None,
         };
@@ -322,6 +320,7 @@ fn what_is_wrong_with_the_files_is_told() {
 /// Connections that never begin the handshake also count as waiting for HELLO.
 #[tokio::test]
 async fn handshakes_that_do_not_begin_give_way_to_others() {
+    let clock = Clock::stopped();
     let options = ServerOptions { connections: 280, ..ServerOptions::default() };
     let secure = Secure::with(&["127.0.0.1"], 2100, options).await;
     let mut silent = Vec::new();
@@ -330,7 +329,7 @@ async fn handshakes_that_do_not_begin_give_way_to_others() {
     }
     until(|| secure.server.connections() == silent.len()).await;
     assert_eq!(secure.server.stats().gave_way, 0);
-    pass().await;
+    clock.pass().await;
     let client = secure.connect().await.unwrap();
     assert_eq!(soon(silent[0].read(&mut [0])).await.unwrap(), 0, "it was the first");
     soon(client.ping()).await.unwrap();
@@ -342,6 +341,7 @@ async fn handshakes_that_do_not_begin_give_way_to_others() {
 /// Many concurrent handshakes that progress all complete, even more than may wait at a time.
 #[tokio::test]
 async fn a_crowd_over_tls_is_let_in() {
+    let _clock = Clock::stopped();
     let options = ServerOptions { connections: 280, ..ServerOptions::default() };
     let secure = Secure::with(&["127.0.0.1"], 2100, options).await;
     let crowd = futures::future::join_all((0..120).map(|_| secure.connect())).await;

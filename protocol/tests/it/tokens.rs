@@ -1,6 +1,9 @@
 //! Tokens over a real socket: which clients are admitted, what limited ones see, and how they end.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,8 +15,8 @@ use xs_engine::{
 };
 use xs_protocol::{
     Address, Admission, AppendRequest, CallRequest, Class, Client, ClientError, ClientOptions,
-    Code, Detail, LastRequest, Listener, NewToken, Role, Scope, Secret, Server, ServerOptions,
-    SubEvent, SubscribeOptions, TokenFile, TokenGuard,
+    Code, Detail, Grant, LastRequest, Listener, NewToken, Role, Scope, Secret, Server,
+    ServerOptions, SubEvent, SubscribeOptions, TOKENS_NAME, TokenFile, TokenGuard,
 };
 
 use crate::memory::Memory;
@@ -52,8 +55,8 @@ impl Guarded {
             "-" => Scope::Nothing,
             text => Scope::Topics(TopicPatterns::parse(text).unwrap()),
         };
-        let new =
-            NewToken { read: Some(scope(read)), append: append.map(scope), ..new(name, role) };
+        let grant = Grant::of(role, Some(scope(read)), append.map(scope)).unwrap();
+        let new = NewToken { grant, ..new(name, role) };
         create(self.dir.path(), new)
     }
 
@@ -68,7 +71,7 @@ impl Guarded {
 
 fn new(name: &str, role: Role) -> NewToken {
     let name = name.to_owned();
-    NewToken { name, role, read: None, append: None, created_ms: 1, expires_ms: None }
+    NewToken { name, grant: role.into(), created_ms: 1, expires_ms: None }
 }
 
 fn create(dir: &Path, new: NewToken) -> Secret {
@@ -311,6 +314,61 @@ async fn a_token_that_ends_ends_its_connections() {
     let end = soon(client.unwrap().closed()).await;
     assert_eq!(end.code(), Some(Code::Unauthenticated));
     assert!(end.to_string().contains("expired"), "{end}");
+}
+
+/// A file of tokens that can be opened and never read to its end, until this is dropped.
+struct Hanging<'a> {
+    guarded: &'a Guarded,
+    good: Vec<u8>,
+}
+
+impl<'a> Hanging<'a> {
+    fn new(guarded: &'a Guarded) -> Self {
+        let (tokens, pipe, link) = Self::paths(guarded);
+        let good = fs::read(&tokens).unwrap();
+        let made = Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status();
+        assert!(made.unwrap().success());
+        fs::hard_link(&pipe, &link).unwrap();
+        fs::rename(link, tokens).unwrap();
+        Self { guarded, good }
+    }
+
+    fn paths(guarded: &Guarded) -> (PathBuf, PathBuf, PathBuf) {
+        let dir = guarded.dir.path();
+        (dir.join(TOKENS_NAME), dir.join("pipe"), dir.join("link"))
+    }
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        let (tokens, pipe, link) = Self::paths(self.guarded);
+        fs::write(&link, &self.good).unwrap();
+        fs::set_permissions(&link, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(link, tokens).unwrap();
+        // Who waits for a writer finds one, and then the end of the file.
+        drop(fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap());
+    }
+}
+
+/// Files are read beside the connections: a slow disk must not hold up those who come.
+#[tokio::test]
+async fn clients_are_admitted_while_the_tokens_cannot_be_read() {
+    let guarded = Guarded::new(None).await;
+    let secret = guarded.token("a", Role::Read);
+    let first = guarded.client(&secret).await;
+    let hanging = Hanging::new(&guarded);
+    guarded.server.look_at_files();
+    let second = guarded.client(&secret).await;
+    let wrong = Secret::generate().unwrap();
+    assert_eq!(code(guarded.connect(Some(&wrong)).await), Some(Code::Unauthenticated));
+    soon(first.ping()).await.unwrap();
+    drop(hanging);
+    let third = guarded.token("b", Role::Read);
+    guarded.client(&third).await;
+    TokenFile::revoke(guarded.dir.path(), "a").unwrap();
+    for client in [first, second] {
+        assert_eq!(soon(client.closed()).await.code(), Some(Code::Unauthenticated));
+    }
 }
 
 /// Time is paused: the elapsed time is that for which the server waits.

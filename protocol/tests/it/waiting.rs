@@ -1,5 +1,5 @@
 //! Connections waiting for HELLO: how many are allowed, and which give way, over real sockets from
-//! several addresses.
+//! several addresses. Who is late is decided by a clock that only these tests move.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use xs_protocol::{
 
 use crate::memory::Memory;
 use crate::raw::{Raw, header};
-use crate::rig::{pass, soon, until};
+use crate::rig::{Clock, soon, until};
 
 /// Connections of the server. A quarter of them may wait, and half of those from one address.
 const CONNECTIONS: usize = 280;
@@ -32,11 +32,13 @@ struct Hall {
     server: Server,
     tcp: Address,
     unix: Address,
+    clock: Clock,
     _dir: TempDir,
 }
 
 impl Hall {
     async fn new() -> Self {
+        let clock = Clock::stopped();
         let options = ServerOptions { connections: CONNECTIONS, ..ServerOptions::default() };
         let server = Server::new(Arc::new(Memory::default()), options);
         let dir = tempfile::tempdir().unwrap();
@@ -46,7 +48,7 @@ impl Hall {
         let [tcp_address, unix_address] = [&tcp, &unix].map(|one| one.address().clone());
         server.listen(tcp, Role::Admin);
         server.listen(unix, Role::Admin);
-        Self { server, tcp: tcp_address, unix: unix_address, _dir: dir }
+        Self { server, tcp: tcp_address, unix: unix_address, clock, _dir: dir }
     }
 
     /// A connection from an address that sends only its preface.
@@ -106,7 +108,7 @@ async fn those_of_one_address_give_way_to_each_other() {
     assert_eq!(hall.gave_way(), 0, "as many as may wait");
     let other = hall.crowd("127.0.0.2", 1).await;
     assert_eq!(hall.gave_way(), 0, "others wait by themselves");
-    pass().await;
+    hall.clock.pass().await;
     crowd.push(hall.silent("127.0.0.1").await);
     assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
     assert_eq!(hall.gave_way(), 1);
@@ -134,7 +136,7 @@ async fn the_oldest_of_all_gives_way_when_too_many_wait() {
     assert_eq!(hall.gave_way(), 0, "one less");
     crowd.extend(hall.crowd("127.0.0.2", 1).await);
     assert_eq!(hall.gave_way(), 0, "as many as may wait");
-    pass().await;
+    hall.clock.pass().await;
     crowd.push(hall.silent("127.0.0.3").await);
     assert_eq!(crowd.remove(0).closed().await, BUSY, "one more");
     let Address::Unix(path) = &hall.unix else { panic!("not a socket") };
@@ -156,7 +158,7 @@ async fn who_said_nothing_is_told_nothing() {
     let mut mute = Raw::over(TcpStream::connect(to).await.unwrap());
     until(|| hall.server.connections() == 1).await;
     let _crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
-    pass().await;
+    hall.clock.pass().await;
     let _last = hall.silent("127.0.0.1").await;
     assert!(mute.receive().await.is_none());
 }
@@ -187,7 +189,7 @@ async fn a_crowd_that_pauses_before_hello_is_let_in() {
 async fn a_crowd_that_says_nothing_gives_way_after_its_time() {
     let hall = Hall::new().await;
     let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS + 50).await;
-    pass().await;
+    hall.clock.pass().await;
     hall.silent("127.0.0.1").await.greet().await;
     assert_eq!(hall.gave_way(), 51);
     for mut raw in crowd.drain(..51) {
@@ -223,7 +225,7 @@ async fn room_is_made_where_there_is_none() {
     let _guests = hall.fill(OF_ADDRESS - 1).await;
     let mut crowd = hall.crowd("127.0.0.1", OF_ADDRESS - 1).await;
     assert_eq!((hall.gave_way(), hall.server.connections()), (0, CONNECTIONS - KEPT));
-    pass().await;
+    hall.clock.pass().await;
     hall.silent("127.0.0.2").await.greet().await;
     assert_eq!(crowd.remove(0).closed().await, BUSY);
     assert_eq!(hall.gave_way(), 1);
@@ -231,7 +233,7 @@ async fn room_is_made_where_there_is_none() {
     for raw in &mut crowd {
         raw.greet().await;
     }
-    pass().await;
+    hall.clock.pass().await;
     let mut last = hall.silent("127.0.0.3").await;
     drop(crowd.pop());
     last.greet().await;

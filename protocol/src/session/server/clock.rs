@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::{Phase, ServerSession, Stream, Ticket};
 use crate::error::{Code, ProtocolError, Refusal};
-use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, WRITE_STALL_MAX};
+use crate::limits::{HELLO_WAIT, LINGER, PING_AFTER, SILENCE_MAX, TOKENS_WAIT, WRITE_STALL_MAX};
 use crate::message::{GoAway, Op, StreamEvent, put_refusal};
+
+/// Time in which a client that has said HELLO is admitted or refused. The driver decides within
+/// TOKENS_WAIT; this bounds a connection whose decision is lost.
+const ADMISSION_MAX: Duration = HELLO_WAIT.saturating_add(TOKENS_WAIT.saturating_mul(2));
 
 impl ServerSession {
     /// Sends GOAWAY, once. The driver ends the subscriptions; other requests and streams may
@@ -30,8 +34,8 @@ impl ServerSession {
     }
 
     /// Schedules, for `at`, the refusal of a client's token and the close of the connection.
-    pub(crate) fn turn_away(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
-        self.turned_away = Some((at, ticket, refusal));
+    pub(crate) fn refuse_hello_at(&mut self, ticket: Ticket, refusal: Refusal, at: Instant) {
+        self.hello_refusal = Some((at, ticket, refusal));
     }
 
     /// Sends CLOSE with the reason and closes the connection.
@@ -54,7 +58,7 @@ impl ServerSession {
     }
 
     /// [Closes](Self::close) at once: the client receives only what the socket accepts immediately.
-    pub(crate) fn part(&mut self, why: &Refusal, now: Instant) {
+    pub(crate) fn close_now(&mut self, why: &Refusal, now: Instant) {
         self.close(why, now);
         self.phase = Phase::Closing(now);
     }
@@ -75,9 +79,9 @@ impl ServerSession {
         });
         let own = match self.phase {
             Phase::Hello => self.began + HELLO_WAIT,
-            Phase::Greeting => match &self.turned_away {
+            Phase::Greeting => match &self.hello_refusal {
                 Some((at, ..)) => *at,
-                None => self.began + HELLO_WAIT,
+                None => self.began + ADMISSION_MAX,
             },
             Phase::Closing(until) => return until,
             Phase::Open if self.pinged => self.heard + SILENCE_MAX,
@@ -95,10 +99,13 @@ impl ServerSession {
                 self.fail(&ProtocolError::Stalled("no HELLO in time"), now);
             }
             Phase::Greeting => {
-                if let Some((_, ticket, refusal)) = self.turned_away.take_if(|(at, ..)| now >= *at)
+                if let Some((_, ticket, refusal)) =
+                    self.hello_refusal.take_if(|(at, ..)| now >= *at)
                 {
                     self.refuse(ticket, &refusal);
                     self.close(&refusal, now);
+                } else if self.hello_refusal.is_none() && now >= self.began + ADMISSION_MAX {
+                    self.fail(&ProtocolError::Stalled("it was not admitted in time"), now);
                 }
             }
             Phase::Open if now >= self.heard + SILENCE_MAX => {

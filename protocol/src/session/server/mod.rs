@@ -46,10 +46,10 @@ impl Ticket {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Answer with [`ServerSession::welcome`], or, for a host that is refused, with
-    /// [`ServerSession::send_off`].
+    /// [`ServerSession::refuse_hello`].
     Welcome { ticket: Ticket, host: Option<HostClaim> },
     /// A client presents its token, or none: call [`ServerSession::let_in`] and welcome it, or
-    /// [`ServerSession::turn_away`]. No other message is read until then.
+    /// [`ServerSession::refuse_hello_at`]. No other message is read until then.
     Admit { ticket: Ticket, token: Secret, host: Option<HostClaim> },
     /// Answer the ticket. `sub` is the number of the stream, if the request opens one.
     Serve { ticket: Ticket, sub: u32, request: Request },
@@ -88,7 +88,7 @@ pub(crate) struct ServerSession {
     /// Whether HELLO must carry a token.
     asks: bool,
     /// When to refuse a client's token, and how.
-    turned_away: Option<(Instant, Ticket, Refusal)>,
+    hello_refusal: Option<(Instant, Ticket, Refusal)>,
     /// The blobs that a connection limited to some topics may use.
     blobs: Option<KnownBlobs>,
     name: String,
@@ -124,7 +124,7 @@ impl ServerSession {
         Self {
             access: Access::of(role),
             asks: false,
-            turned_away: None,
+            hello_refusal: None,
             blobs: None,
             name: name.to_owned(),
             codec: Codec::new(HELLO_BYTES_MAX),
@@ -408,8 +408,8 @@ impl ServerSession {
         access::check_blob(self.blobs.as_ref(), hash).is_ok()
     }
 
-    /// Records that the client has uploaded a blob.
-    pub(crate) fn has_put(&mut self, hash: BlobHash) {
+    /// Lets the client use a blob that it has uploaded.
+    pub(crate) fn allow_blob(&mut self, hash: BlobHash) {
         if let Some(blobs) = &mut self.blobs {
             blobs.add(hash);
         }

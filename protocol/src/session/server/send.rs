@@ -35,7 +35,7 @@ impl ServerSession {
     }
 
     /// Answers HELLO with a refusal and closes the connection.
-    pub(crate) fn send_off(&mut self, ticket: Ticket, refusal: &Refusal, now: Instant) {
+    pub(crate) fn refuse_hello(&mut self, ticket: Ticket, refusal: &Refusal, now: Instant) {
         self.refuse(ticket, refusal);
         self.close(refusal, now);
     }

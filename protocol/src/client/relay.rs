@@ -30,7 +30,8 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection whose HELLO is done, for a client in another process.
-pub struct Passage {
+#[must_use = "dropping it closes the connection"]
+pub struct Relay {
     server: Box<dyn Stream>,
     /// The server's answer to HELLO, for the other process.
     welcome: Envelope,
@@ -38,22 +39,22 @@ pub struct Passage {
     rest: BytesMut,
 }
 
-/// Why a [`Passage`] has ended.
+/// Why a [`Relay`] has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PassageEnd {
+pub enum RelayEnd {
     /// The other process closed, or did not speak the protocol.
     Process,
     /// The server closed or was lost: a description for people.
     Server(String),
 }
 
-impl fmt::Debug for Passage {
+impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Passage").finish_non_exhaustive()
+        f.debug_struct("Relay").finish_non_exhaustive()
     }
 }
 
-impl Passage {
+impl Relay {
     /// Connects to a server as the Host of its modules, or of a part of them.
     ///
     /// # Errors
@@ -106,7 +107,7 @@ impl Passage {
 
     /// Connects the other process to the server until either closes or the server is silent for too
     /// long. On return the server's connection is closed, that of the process not yet.
-    pub async fn carry<S>(self, process: &mut S) -> PassageEnd
+    pub async fn run<S>(self, process: &mut S) -> RelayEnd
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
@@ -115,23 +116,23 @@ impl Passage {
         let (mut from_server, mut to_server) = tokio::io::split(server);
         let answered = answer(&mut from_process, &mut to_process, &welcome, &rest);
         let Ok(Ok(said)) = tokio::time::timeout(HELLO_WAIT, answered).await else {
-            return PassageEnd::Process;
+            return RelayEnd::Process;
         };
         let end = {
             let mut up = pin!(copy(&mut from_process, &mut to_server, &said, None));
             let mut down = pin!(copy(&mut from_server, &mut to_process, &[], Some(SILENCE_MAX)));
             tokio::select! {
                 end = &mut down => match end {
-                    Ended::Reading(reason) => PassageEnd::Server(reason),
-                    Ended::Writing => PassageEnd::Process,
+                    Ended::Reading(reason) => RelayEnd::Server(reason),
+                    Ended::Writing => RelayEnd::Process,
                 },
                 end = &mut up => match end {
-                    Ended::Reading(_) => PassageEnd::Process,
-                    Ended::Writing => PassageEnd::Server("it takes no more bytes".to_owned()),
+                    Ended::Reading(_) => RelayEnd::Process,
+                    Ended::Writing => RelayEnd::Server("it takes no more bytes".to_owned()),
                 },
             }
         };
-        if end == PassageEnd::Process {
+        if end == RelayEnd::Process {
             // The last bytes are in flight: closing at once could discard them.
             let last = async {
                 to_server.shutdown().await?;
