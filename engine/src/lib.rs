@@ -168,12 +168,12 @@ pub use compact::{CompactOptions, CompactReport};
 pub use entropy::{Entropy, SystemEntropy};
 #[cfg(feature = "store")]
 pub use error::{
-    AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, Shortage,
-    StoreError,
+    AppendError, CloseError, CompactError, Corruption, GcError, OpenError, PutError, ReadError,
+    ReadOnlyReason, RemoveNowError, Shortage,
 };
 pub use format::record::RecordError;
 #[cfg(feature = "store")]
-pub use gc::{GcError, GcOptions, GcReport};
+pub use gc::{GcOptions, GcReport};
 #[cfg(feature = "store")]
 pub use io_error::IoError;
 #[cfg(feature = "store")]

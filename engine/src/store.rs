@@ -14,7 +14,7 @@ use crate::commit::{AppendHandle, Commits, Timing, Writer};
 use crate::compact::Compaction;
 use crate::cursors::{Cursors, HeldCursor, HeldState};
 use crate::env::Env;
-use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
+use crate::error::{AppendError, CloseError, OpenError, ReadError, ReadOnlyReason, Unwritable};
 use crate::format::super_file::{EpochStart, FileState};
 use crate::index::Index;
 use crate::io_error::IoError;
@@ -88,7 +88,7 @@ pub(crate) struct Inner {
     pub(crate) failure: OnceLock<IoError>,
     pub(crate) closed: AtomicBool,
     /// The result of closing the store.
-    pub(crate) outcome: OnceLock<Result<(), StoreError>>,
+    pub(crate) outcome: OnceLock<Result<(), CloseError>>,
     pub(crate) lock: Mutex<Option<StoreLock>>,
 }
 
@@ -157,8 +157,8 @@ impl Store {
     /// hold. Closing twice is not an error.
     ///
     /// # Errors
-    /// [`StoreError`] when that was not possible; the next open then recovers the store.
-    pub fn close(&self) -> Result<(), StoreError> {
+    /// [`CloseError`] when that was not possible; the next open then recovers the store.
+    pub fn close(&self) -> Result<(), CloseError> {
         self.inner.close()
     }
 
@@ -326,50 +326,50 @@ impl Inner {
         Pending::prepare(batch, &checks)
     }
 
-    fn check_writable(&self) -> Result<(), AppendError> {
+    fn check_writable(&self) -> Result<(), Unwritable> {
         self.check_healthy()?;
         match self.closed.load(Ordering::Acquire) {
-            true => Err(AppendError::Closed),
+            true => Err(Unwritable::Closed),
             false => Ok(()),
         }
     }
 
     /// Fails if the store is read-only or poisoned.
-    fn check_healthy(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_healthy(&self) -> Result<(), Unwritable> {
         match (&self.read_only, self.failure.get()) {
-            (Some(reason), _) => Err(AppendError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(AppendError::Poisoned(why.clone())),
+            (Some(reason), _) => Err(Unwritable::ReadOnly(reason.clone())),
+            (None, Some(why)) => Err(Unwritable::Poisoned(why.clone())),
             (None, None) => Ok(()),
         }
     }
 
     /// Prepares for changes of files outside the log: the store is writable and sealing has caught
     /// up.
-    pub(crate) fn begin_changing(&self) -> Result<(), AppendError> {
+    pub(crate) fn begin_changing(&self) -> Result<(), Unwritable> {
         self.check_writable()?;
         let mut writer = self.writer.lock();
         if writer.closed {
-            return Err(AppendError::Closed);
+            return Err(Unwritable::Closed);
         }
         writer.catch_up(self).map_err(|error| self.refuse(error))
     }
 
     /// Marks the store as in use before anything is written, blobs included.
-    pub(crate) fn begin_writing(&self) -> Result<(), AppendError> {
+    pub(crate) fn begin_writing(&self) -> Result<(), Unwritable> {
         self.check_writable()?;
         self.begin_writing_with(&mut self.writer.lock())
     }
 
     /// Marks the store as in use before anything is written, for a caller that holds the writer's
     /// lock.
-    pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), AppendError> {
+    pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), Unwritable> {
         if writer.begun && !writer.closed && !self.is_poisoned() {
             return Ok(());
         }
         // A store that is being closed commits what was submitted before.
         self.check_healthy()?;
         if writer.closed {
-            return Err(AppendError::Closed);
+            return Err(Unwritable::Closed);
         }
         writer.catch_up(self).map_err(|error| self.refuse(error))?;
         let start = EpochStart {
@@ -393,10 +393,10 @@ impl Inner {
     }
 
     /// The error for a caller whose preparation step failed.
-    fn refuse(&self, error: WriteError) -> AppendError {
+    fn refuse(&self, error: WriteError) -> Unwritable {
         match error {
-            WriteError::Full(shortage) => AppendError::StorageFull(shortage),
-            WriteError::Failed(error) => AppendError::Poisoned(self.poison(&error)),
+            WriteError::Full(shortage) => Unwritable::StorageFull(shortage),
+            WriteError::Failed(error) => Unwritable::Poisoned(self.poison(&error)),
         }
     }
 
@@ -429,7 +429,7 @@ impl Inner {
         Arc::new(Segment::sealed_file(key, path, length, frames, open))
     }
 
-    fn close(&self) -> Result<(), StoreError> {
+    fn close(&self) -> Result<(), CloseError> {
         self.closed.store(true, Ordering::Release);
         // Commits what was submitted: later there may be no thread left to do it. Not within
         // `get_or_init`, because a callback of a commit that this waits for may close the store
@@ -447,7 +447,7 @@ impl Inner {
         self.outcome.get().is_some()
     }
 
-    fn close_once(&self) -> Result<(), StoreError> {
+    fn close_once(&self) -> Result<(), CloseError> {
         self.scrub.stop();
         self.upkeep.stop();
         // Not under the writer's lock, which a sweep needs in order to end.
@@ -465,16 +465,16 @@ impl Inner {
         closed
     }
 
-    fn close_files(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    fn close_files(&self, writer: &mut Writer) -> Result<(), CloseError> {
         if self.read_only.is_some() || self.env.manifest.state().clean {
             return Ok(());
         }
         if let Some(why) = self.failure.get() {
-            return Err(StoreError::Poisoned(why.clone()));
+            return Err(CloseError::Poisoned(why.clone()));
         }
         let told = |error: WriteError| match error {
-            WriteError::Full(shortage) => StoreError::Io(shortage.into()),
-            WriteError::Failed(error) => StoreError::Io(error.into()),
+            WriteError::Full(shortage) => CloseError::Io(shortage.into()),
+            WriteError::Failed(error) => CloseError::Io(error.into()),
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
@@ -487,7 +487,7 @@ impl Inner {
         }
         self.sealing.seal_now(self).map_err(told)?;
         let _indexed = self.sealing.index_sealed(self);
-        let io = |error: io::Error| StoreError::Io(error.into());
+        let io = |error: io::Error| CloseError::Io(error.into());
         self.blobs.close().map_err(io)?;
         let end =
             writer.appender().active().map(|active| (active.segment.file_key(), active.flushed));

@@ -142,7 +142,7 @@ impl Writer {
         group: &[Pending],
         answers: &mut Vec<Answer>,
     ) -> bool {
-        if let Err(error) = inner.begin_writing_with(self) {
+        if let Err(error) = inner.begin_writing_with(self).map_err(AppendError::from) {
             answers.extend(group.iter().map(|_| Err(error.clone())));
             return false;
         }

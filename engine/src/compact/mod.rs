@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::append::Batch;
-use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
+use crate::error::{
+    AppendError, CompactError, Corruption, ReadError, RemoveNowError, Shortage, Unwritable,
+};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::gc::dead::Unseen;
 use crate::index::Candidate;
@@ -152,10 +154,10 @@ impl Store {
     /// compaction has removed them already: [`gc`](Self::gc) then removes their bodies.
     ///
     /// # Errors
-    /// [`CompactError`]; the frames may be removed while their bytes remain: try again. Where it
+    /// [`RemoveNowError`]; the frames may be removed while their bytes remain: try again. Where it
     /// was for want of room, the thread that compacts tries again too, until the store is closed
     /// ([`SpaceStats::removals_left`](crate::SpaceStats::removals_left)).
-    pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
+    pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, RemoveNowError> {
         let remove = || {
             ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
                 let removes = ids.to_vec();
@@ -169,12 +171,12 @@ impl Store {
     /// [`remove_now`](Self::remove_now).
     ///
     /// # Errors
-    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that error says
-    /// otherwise. With any other error the frames may be removed while their bytes remain.
+    /// [`RemoveNowError`]; with [`RemoveNowError::Append`] nothing was appended, unless that error
+    /// says otherwise. With any other error the frames are removed while their bytes may remain.
     pub fn append_removing_now(
         &self,
         batch: Batch,
-    ) -> Result<(Appended, CompactReport), CompactError> {
+    ) -> Result<(Appended, CompactReport), RemoveNowError> {
         let ids = batch.removes.clone();
         self.remove_now_by(&ids, || self.append(Batch { durable: true, ..batch }))
     }
@@ -183,25 +185,25 @@ impl Store {
         &self,
         ids: &[FrameId],
         remove: impl FnOnce() -> Result<T, AppendError>,
-    ) -> Result<(T, CompactReport), CompactError> {
+    ) -> Result<(T, CompactReport), RemoveNowError> {
         let inner = &self.inner;
-        inner.check_compactable()?;
+        inner.check_compactable().map_err(AppendError::from)?;
         // Before they are removed: another compaction may remove the frames, but not their bodies.
-        let stored = inner.stored_with(ids)?;
+        let stored = inner.stored_with(ids).map_err(AppendError::Unreadable)?;
         let removed = remove()?;
         let _one = inner.compaction.hold();
-        inner.check_compactable()?;
+        inner.check_compactable().map_err(CompactError::from)?;
         Ok((removed, inner.remove_bytes(&stored)?))
     }
 }
 
 impl Inner {
     /// Offsets and bodies of the frames in the log with these ids, removed or not.
-    fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, CompactError> {
+    fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, ReadError> {
         let mut stored = Vec::with_capacity(ids.len());
         for &id in ids {
-            for offset in self.stored_offsets(id).map_err(CompactError::Unreadable)? {
-                let frame = self.stored_at(offset).map_err(CompactError::Unreadable)?;
+            for offset in self.stored_offsets(id)? {
+                let frame = self.stored_at(offset)?;
                 stored.push((offset, frame.and_then(|frame| frame.hash())));
             }
         }
@@ -214,7 +216,7 @@ impl Inner {
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
-    ) -> Result<CompactReport, CompactError> {
+    ) -> Result<CompactReport, RemoveNowError> {
         let (mut offsets, mut bodies) = (Vec::with_capacity(stored.len()), BTreeSet::new());
         for (offset, body) in stored {
             // Visible frames are kept; before an import several frames could have this id.
@@ -247,7 +249,7 @@ impl Inner {
             }
             offsets = left;
         }
-        Err(CompactError::Left(offsets.len()))
+        Err(RemoveNowError::Left(offsets.len()))
     }
 
     /// Erases the journal, after its content was applied to log and packs.
@@ -265,12 +267,11 @@ impl Inner {
         wiped.map_err(|error| self.compact_error(error, true))
     }
 
-    fn check_compactable(&self) -> Result<(), CompactError> {
-        match (&self.read_only, self.failure.get()) {
-            (Some(reason), _) => Err(CompactError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(CompactError::Poisoned(why.clone())),
-            (None, None) if self.compaction.is_stopped() => Err(CompactError::Closed),
-            (None, None) => Ok(()),
+    fn check_compactable(&self) -> Result<(), Unwritable> {
+        self.check_healthy()?;
+        match self.compaction.is_stopped() {
+            true => Err(Unwritable::Closed),
+            false => Ok(()),
         }
     }
 

@@ -161,7 +161,7 @@ pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
         LockError::Held { pid, since_ms } => {
             OpenError::Locked { dir: dir.to_owned(), pid, since: since_ms }
         }
-        LockError::Io(error) => OpenError::io("lock", &path, error),
+        LockError::Io(error) => OpenError::Lock { path, error },
     })
 }
 

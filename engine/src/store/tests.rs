@@ -269,7 +269,7 @@ fn a_failed_write_or_sync_poisons_the_store() {
     assert_eq!(store.append(frame("a", 2).into()), Err(poisoned));
     assert_eq!(store.info().health, Health::Poisoned(why.clone()));
     assert_eq!(numbers(&store), [0]);
-    assert_eq!(store.close(), Err(StoreError::Poisoned(why)));
+    assert_eq!(store.close(), Err(CloseError::Poisoned(why)));
     drop(store);
     let store = open(dir.path(), SyncPolicy::Sync);
     assert!(!store.info().recovery.clean);

@@ -34,9 +34,8 @@ const LAYERS: [&[&str]; 8] = [
 const TESTS: [&str; 2] = ["proofs", "testing"];
 
 /// Edges that go up nevertheless, each with its reason. One that no longer exists must be removed.
-const UPWARD: [(&str, &str, &str); 10] = [
+const UPWARD: [(&str, &str, &str); 9] = [
     ("value", "format", "a frame that was read is a view of its record"),
-    ("error", "gc", "the error of a compaction says why its collection failed"),
     ("options", "gc", "the options of a store hold those of its collections"),
     ("options", "compact", "the options of a store hold those of its compaction"),
     ("log", "store", "a segment is sealed with the locks of the store held"),
