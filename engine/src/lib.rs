@@ -74,6 +74,7 @@
 //! share with it: the values, their limits, and the layout of a frame's record. That part depends
 //! on no C code and opens no file.
 
+#![deny(unsafe_code)]
 #![cfg_attr(
     not(feature = "store"),
     expect(dead_code, reason = "values and layouts have parts that only the store uses")
@@ -142,6 +143,7 @@ mod store;
 #[cfg(feature = "store")]
 mod store_blobs;
 #[cfg(feature = "store")]
+#[expect(unsafe_code, reason = "maps, system calls and signals need it; nothing else does")]
 mod sys;
 #[cfg(feature = "store")]
 mod tail;
