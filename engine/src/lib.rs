@@ -165,7 +165,7 @@ pub use clock::{Clock, SystemClock};
 #[cfg(feature = "store")]
 pub use commit::{AppendHandle, CommitTimes, Histogram};
 #[cfg(feature = "store")]
-pub use compact::{CompactOptions, CompactReport};
+pub use compact::CompactReport;
 #[cfg(feature = "store")]
 pub use entropy::{Entropy, SystemEntropy};
 #[cfg(feature = "store")]
@@ -175,7 +175,7 @@ pub use error::{
 };
 pub use format::record::RecordError;
 #[cfg(feature = "store")]
-pub use gc::{GcOptions, GcReport};
+pub use gc::GcReport;
 #[cfg(feature = "store")]
 pub use io_error::IoError;
 #[cfg(feature = "store")]
@@ -186,8 +186,8 @@ pub use maintain::{
 };
 #[cfg(feature = "store")]
 pub use options::{
-    CollectOptions, CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions,
-    StoreOptions, SyncPolicy,
+    CollectOptions, CompactOptions, CompressOptions, GcOptions, JournalOptions, MediaChoice,
+    OptionsError, ScrubOptions, StoreOptions, SyncPolicy,
 };
 #[cfg(feature = "store")]
 pub use read::{Follower, FollowerEvent, Reader};

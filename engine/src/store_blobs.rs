@@ -121,6 +121,7 @@ impl Inner {
 }
 
 /// A blob being put. Nothing of it is stored before [`finish`](Self::finish).
+#[must_use = "nothing is stored before it is finished"]
 #[derive(Debug)]
 pub struct BlobWriter {
     incoming: Incoming,

@@ -27,7 +27,7 @@ use crate::gc::dead::Unseen;
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::WriteError;
-use crate::options::OptionsError;
+use crate::options::CompactOptions;
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::store::{Inner, Store};
 use crate::value::{Appended, BlobHash, FrameId};
@@ -42,31 +42,6 @@ const REMOVES_PER_BATCH: usize = 64;
 
 /// The active segment is sealed for compaction when this part of a full one is dead.
 const ROLLED_PART: u64 = 4;
-
-/// How segments are compacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CompactOptions {
-    /// A segment is rewritten once this percentage of its bytes is dead, 1 to 100.
-    pub dead_percent: u8,
-    /// Bytes read and written per second, at least 1; unlimited when `None`.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for CompactOptions {
-    fn default() -> Self {
-        Self { dead_percent: 50, bytes_per_second: Some(32 * 1024 * 1024) }
-    }
-}
-
-impl CompactOptions {
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
-        match (self.dead_percent, self.bytes_per_second) {
-            (percent @ (0 | 101..), _) => Err(OptionsError::DeadPercent(percent)),
-            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "compaction" }),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// What a compaction did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

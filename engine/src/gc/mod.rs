@@ -7,70 +7,18 @@ mod names;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::blob::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Tally};
 use crate::error::{Corruption, GcError, ReadError};
 use crate::io_error::IoError;
 use crate::log::WriteError;
-use crate::options::{CollectOptions, OptionsError};
+use crate::options::{CollectOptions, GcOptions};
 use crate::space::{Collected, Found};
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
 use dead::{Dead, Unseen};
 use names::Names;
-
-/// How garbage is collected.
-#[derive(Debug, Clone, Copy)]
-pub struct GcOptions {
-    /// A blob that nothing names is kept for this long after it was put. Age is tracked per pack: a
-    /// blob stays until the newest one in its pack is that old.
-    pub grace: Duration,
-    /// A pack is rewritten when at least this percentage of its bytes is dead, 0 to 100. With 0 and
-    /// no grace every dead blob is removed, including those in the active packs.
-    pub dead_percent: u8,
-    /// Only report what would be done.
-    pub dry_run: bool,
-    /// Maximum bytes of the log and of rewritten packs read per second, at least 1; unlimited when
-    /// `None`.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for GcOptions {
-    fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(24 * 60 * 60),
-            dead_percent: 25,
-            dry_run: false,
-            bytes_per_second: None,
-        }
-    }
-}
-
-impl GcOptions {
-    /// Removes every dead blob, whatever the cost.
-    #[must_use]
-    pub fn everything() -> Self {
-        Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
-    }
-
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
-        match (self.dead_percent, self.bytes_per_second) {
-            (percent @ 101.., _) => Err(OptionsError::GcDeadPercent(percent)),
-            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "garbage collection" }),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn grace_ms(&self) -> u64 {
-        u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Whether packs that are written to are included: their blobs are younger than any grace.
-    const fn takes_open(&self) -> bool {
-        self.grace.is_zero() && self.dead_percent == 0
-    }
-}
 
 /// What was found, and removed unless it was a dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 
 use super::{Holds, Rig, body, cursor_name};
 use crate::append::Batch;
-use crate::compact::CompactOptions;
 use crate::error::{AppendError, PutError};
-use crate::gc::GcOptions;
 use crate::io_error::IoError;
 use crate::maintain::{CopyOptions, Progress};
 use crate::media::sim::SimDisk;
+use crate::options::CompactOptions;
+use crate::options::GcOptions;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{

@@ -31,7 +31,7 @@ use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full, leads_away
 use crate::names::{self, BLOB_DIR, LOCK, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
+pub(crate) use files::segments_to_read;
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};

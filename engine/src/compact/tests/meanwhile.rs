@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::*;
 use crate::compact::thread::round;
 use crate::compact::{pace::Pace, survey, switch, write};
-use crate::gc::GcOptions;
 use crate::media::Disk;
 use crate::media::faulty::FaultyFiles;
+use crate::options::GcOptions;
 use crate::recovery::open_with;
 
 /// Rewrites the oldest segment as the survey finds it, running `meanwhile` after its tombstones
