@@ -42,21 +42,38 @@ pub struct Store {
 
 /// State shared by the parts of an open store. Readers may keep it alive after the store is closed.
 ///
-/// Locks are taken in this order; a thread that holds one takes none above it:
+/// The locks with which others are taken, by the paths of their fields. A thread that holds one
+/// takes none above it, and no other of its line but in the order that the line gives:
 ///
 /// 1. `compaction.running`
-/// 2. the sweep of blobs
+/// 2. `blobs.shared.sweeps.one`
 /// 3. `writer`
 /// 4. `sealing.running`
-/// 5. the packs that are written to
-/// 6. the keeper's chores
-/// 7. `index.topics`
-/// 8. the list of segments
-/// 9. the kind of a segment
-/// 10. the manifest's `writing`
+/// 5. `sealing.indexing`, `sealing.spare`
+/// 6. `blobs.shared.open`
+/// 7. `blobs.shared.writing`
+/// 8. `blobs.shared.keeper.chores`, `blobs.shared.packs.open`
+/// 9. `keys.open`, before `keys.window` and `keys.sealed`
+/// 10. `journal.making`, before `journal.inside`
+/// 11. `index.merging`
+/// 12. `index.topics`
+/// 13. `index.loaded`, `index.leaving.left`, and the `kind` of each segment of the index
+/// 14. `env.manifest.writing`
+/// 15. `blobs.shared.beside.turn`, before `blobs.shared.beside.thread`
 ///
-/// `commits.queue` is never held together with another lock. A thread that writes to packs may wait
-/// for the thread that seals them, so the sealing thread never waits for one that writes to packs.
+/// With the others, the leaves, none of these is taken: `cursors`, `compaction.{state, looked,
+/// owed}`, `sealing.{job, unindexed, without_keys}`, `log.segments`, `index.{segments, refused,
+/// removed.state}`, `surveyed` and `sorted` of a segment of the index,
+/// `blobs.shared.{packs.list, packs.blocks.kept, sweeps.leaving}`, `opened` and `slots` of a pack,
+/// `env.{manifest.state, holds.state}`, `tail.{ring, sleep, hooks}`, `gone`, `upkeep.state`,
+/// `space.{state, files_left, uploads.state}`, `scrub.state`, `lock`, the handle of a `Worker`, and
+/// what `open_files` and `media` hold while they open or sync a file.
+///
+/// `commits.queue` is held together with the `inside` of a slot only, which is taken second. While
+/// `outcome` is set the store takes any of these to close, so who holds one does not close it.
+///
+/// A thread that writes to packs may wait for the thread that seals them, so the sealing thread
+/// never waits for one that writes to packs.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
