@@ -1,3 +1,5 @@
+mod threads;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
