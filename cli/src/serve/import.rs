@@ -138,7 +138,8 @@ fn submit_now(
 fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     let ImportRequest { frames, ids, .. } = request;
     let read = |error| refuse::read(&error);
-    let mut newest = store.newest_id();
+    // No frame has the id zero.
+    let mut newest = store.newest_id().unwrap_or(FrameId::ZERO);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = since.as_millis() as u64;
     let mut plan =

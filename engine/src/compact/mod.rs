@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::append::Batch;
+use crate::commit::Roll;
 use crate::error::{
     AppendError, CompactError, Corruption, ReadError, RemoveNowError, Shortage, Unwritable,
 };
@@ -111,9 +112,9 @@ impl Store {
             let _one = inner.compaction.begin_asked();
             // Checked under the lock, which closing the store waits for.
             inner.check_compactable()?;
-            let roll =
+            let is_dead =
                 std::mem::take(&mut is_first) && inner.is_active_dead(options.dead_percent)?;
-            let last = inner.secure_log(roll)?;
+            let last = inner.secure_log(if is_dead { Roll::ToNew } else { Roll::IfNeeded })?;
             let (done, is_done) = inner.compact(&which, last, options.bytes_per_second)?;
             report.add(done);
             if is_done {
@@ -208,7 +209,7 @@ impl Inner {
             // Durable and sealed before: where a log may not be durable, the next open cuts it at a
             // frame whose blob is missing, and a lost removal would bring the frame back.
             self.secure_log_of(&offsets)?;
-            self.sync_log_written().map_err(|error| self.compact_error(error, false))?;
+            self.sync_log_written().map_err(CompactError::from)?;
             report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
         }
         for _ in 0..TRIES {
@@ -236,10 +237,10 @@ impl Inner {
         let settled = writer
             .check_not_poisoned(self)
             .and_then(|()| writer.settle(self).map_err(WriteError::Failed));
-        settled.map_err(|error| self.compact_error(error, true))?;
+        settled.map_err(|error| self.poisoned_by(error))?;
         // On a full disk everything is unchanged.
         let wiped = self.journal.wipe(&self.env).map_err(WriteError::when_preparing);
-        wiped.map_err(|error| self.compact_error(error, true))
+        wiped.map_err(|error| self.poisoned_by(error))
     }
 
     fn check_compactable(&self) -> Result<(), Unwritable> {
@@ -282,21 +283,22 @@ impl Inner {
             let writer = self.writer.lock();
             writer.appender().active().map(|active| active.segment.base())
         };
-        self.secure_log(active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base)))
+        let is_meant = active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base));
+        self.secure_log(if is_meant { Roll::ToNew } else { Roll::IfNeeded })
     }
 
     /// Makes sure that opening the store needs nothing of the sealed segments but their frames and
-    /// tombstones; returns whether that holds. With `roll` the active segment is sealed.
-    fn secure_log(&self, roll: bool) -> Result<bool, CompactError> {
+    /// tombstones; returns whether that holds.
+    fn secure_log(&self, roll: Roll) -> Result<bool, CompactError> {
         let secured = {
             let mut writer = self.writer.lock();
-            if roll {
+            if roll == Roll::ToNew {
                 self.begin_writing_with(&mut writer)?;
             }
             writer.secure(self, roll)
         };
-        let secured = secured.map_err(|error| self.compact_error(error, true))?;
-        self.sealing.seal_now(self).map_err(|error| self.compact_error(error, true))?;
+        let secured = secured.map_err(|error| self.poisoned_by(error))?;
+        self.sealing.seal_now(self).map_err(|error| self.poisoned_by(error))?;
         let _indexed = self.sealing.index_sealed(self);
         Ok(secured)
     }
@@ -376,7 +378,7 @@ impl Inner {
                 Err(Stop::Overtaken) => left.len(),
                 Err(Stop::Closing) => return Err(CompactError::Closed),
                 Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
-                Err(Stop::Failed(error)) => return Err(self.compact_error(error, false)),
+                Err(Stop::Failed(error)) => return Err(error.into()),
             };
             left = left.get(taken..).unwrap_or_default();
         }
@@ -438,15 +440,21 @@ impl Inner {
         synced
     }
 
-    fn compact_error(&self, error: WriteError, poisons: bool) -> CompactError {
+    /// The error of a write after which it is unknown what the disk holds.
+    fn poisoned_by(&self, error: WriteError) -> CompactError {
+        if let WriteError::Failed(error) = &error {
+            self.poison(error);
+        }
+        error.into()
+    }
+}
+
+impl From<WriteError> for CompactError {
+    /// The error of a write that leaves no doubt: the new file does not count yet.
+    fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Full(shortage) => CompactError::StorageFull(shortage),
-            WriteError::Failed(error) => {
-                if poisons {
-                    self.poison(&error);
-                }
-                CompactError::Io(error.into())
-            }
+            WriteError::Full(shortage) => Self::StorageFull(shortage),
+            WriteError::Failed(error) => Self::Io(error.into()),
         }
     }
 }

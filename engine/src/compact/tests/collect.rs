@@ -365,7 +365,7 @@ fn a_file_that_could_not_be_deleted_goes_with_the_next_round() {
         let store = open_faulty(dir.path(), with(&clock), &faults).unwrap();
         let ids: Vec<_> = (0..400).map(|n| append(&store, heavy("a", n))).collect();
         ids.iter().skip(1).for_each(|&id| _ = store.remove(id).unwrap());
-        store.inner.secure_log(true).unwrap();
+        store.inner.secure_log(Roll::ToNew).unwrap();
         faults.set(failing, failing, Errno::ACCESS);
         let done = store.compact(ALL);
         let is_over = faults.count() < failing;
@@ -433,7 +433,7 @@ fn what_is_dead_and_what_was_given_back_is_told() {
     pass(&clock, HOUR);
     assert!(dead() > hidden + 800, "{}", dead());
     assert_eq!((space(&store).compacted_ms, space(&store).log_freed_bytes), (None, 0));
-    store.inner.secure_log(true).unwrap();
+    store.inner.secure_log(Roll::ToNew).unwrap();
     let before = dead();
     assert!(before > 18_000, "{before} in a sealed segment");
     let report = store.compact(ALL).unwrap();
