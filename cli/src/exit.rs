@@ -7,9 +7,6 @@ use std::process::ExitCode;
 
 use xs_engine::OpenError;
 
-/// The engine's first step in opening a store.
-const LOCKING: &str = "lock";
-
 /// How a subcommand ended, as scripts see it. `xs --help` and docs/operations.md list the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -113,9 +110,10 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
         }
     }
     let opening = error.chain().find_map(|cause| cause.downcast_ref::<OpenError>());
-    if let Some(OpenError::Io { what, error, .. }) = opening {
+    if let Some(OpenError::Io { error, .. } | OpenError::Lock { error, .. }) = opening {
+        let is_lock = matches!(opening, Some(OpenError::Lock { .. }));
         text += match error.kind() {
-            io::ErrorKind::PermissionDenied if *what == LOCKING => "; xs doctor shows the owner",
+            io::ErrorKind::PermissionDenied if is_lock => "; xs doctor shows the owner",
             io::ErrorKind::NotADirectory => "; a store is a directory",
             io::ErrorKind::ReadOnlyFilesystem => {
                 "; xs verify and xs restore can read it: restore it to a writable \
@@ -130,7 +128,7 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
 /// The text of one cause. Omits that a store is locked to be opened, and in which file.
 fn said(cause: &(dyn std::error::Error + 'static)) -> String {
     match cause.downcast_ref::<OpenError>() {
-        Some(OpenError::Io { what: LOCKING, error, .. }) => error.to_string(),
+        Some(OpenError::Lock { error, .. }) => error.to_string(),
         _ => cause.to_string(),
     }
 }
@@ -163,12 +161,12 @@ mod tests {
         let error = anyhow::anyhow!("no room").context("write a: no room").context("copy b");
         assert_eq!(text(&error), "copy b: write a: no room");
         let kind = io::ErrorKind::ReadOnlyFilesystem;
-        let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
+        let error = OpenError::Lock { path: "s/LOCK".into(), error: kind.into() };
         let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
         let plain = format!("cannot open the store s: {}; xs verify and", io::Error::from(kind));
         assert!(said.starts_with(&plain) && said.contains("xs restore"), "{said}");
         let kind = io::ErrorKind::PermissionDenied;
-        let error = OpenError::Io { what: "lock", path: "s/LOCK".into(), error: kind.into() };
+        let error = OpenError::Lock { path: "s/LOCK".into(), error: kind.into() };
         let said = text(&anyhow::Error::from(error).context("cannot open the store s"));
         assert_eq!(said, "cannot open the store s: permission denied; xs doctor shows the owner");
     }

@@ -14,7 +14,7 @@ use crate::format::record::{FrameFields, frame_len};
 use crate::ids::is_usable;
 use crate::keys::{content_of, key_hash};
 use crate::limits::{
-    BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, BLOB_BYTES_MAX, CONDITIONS_MAX,
+    BATCH_BODIES_BYTES_MAX, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CONDITIONS_MAX,
     CURSOR_STATE_BYTES_MAX, RECORD_BYTES_MAX, TOPIC_BYTES_MAX,
 };
 use crate::value::{
@@ -348,9 +348,9 @@ impl From<StageError> for AppendError {
     fn from(error: StageError) -> Self {
         match error {
             StageError::Full(shortage) => Self::StorageFull(shortage),
-            StageError::TooLong => Self::BlobTooLarge { max: BLOB_BYTES_MAX },
             StageError::Refused(error) => Self::blob_refused(error),
             StageError::Gone => Self::blob_refused(error),
+            StageError::Closed => Self::Closed,
             StageError::Failed(error) => Self::Indeterminate(error.into()),
         }
     }

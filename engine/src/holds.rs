@@ -22,6 +22,7 @@ struct State {
 
 /// While it exists, [`Env::retire`] unlinks nothing.
 #[derive(Debug)]
+#[must_use = "files are kept only as long as this is"]
 pub(crate) struct Hold {
     env: Arc<Env>,
 }

@@ -74,6 +74,7 @@
 //! share with it: the values, their limits, and the layout of a frame's record. That part depends
 //! on no C code and opens no file.
 
+#![deny(unsafe_code)]
 #![cfg_attr(
     not(feature = "store"),
     expect(dead_code, reason = "values and layouts have parts that only the store uses")
@@ -142,6 +143,7 @@ mod store;
 #[cfg(feature = "store")]
 mod store_blobs;
 #[cfg(feature = "store")]
+#[expect(unsafe_code, reason = "maps, system calls and signals need it; nothing else does")]
 mod sys;
 #[cfg(feature = "store")]
 mod tail;
@@ -163,17 +165,17 @@ pub use clock::{Clock, SystemClock};
 #[cfg(feature = "store")]
 pub use commit::{AppendHandle, CommitTimes, Histogram};
 #[cfg(feature = "store")]
-pub use compact::{CompactOptions, CompactReport};
+pub use compact::CompactReport;
 #[cfg(feature = "store")]
 pub use entropy::{Entropy, SystemEntropy};
 #[cfg(feature = "store")]
 pub use error::{
-    AppendError, CompactError, Corruption, OpenError, ReadError, ReadOnlyReason, Shortage,
-    StoreError,
+    AppendError, CloseError, CompactError, Corruption, GcError, OpenError, PutError, ReadError,
+    ReadOnlyReason, RemoveNowError, Shortage,
 };
 pub use format::record::RecordError;
 #[cfg(feature = "store")]
-pub use gc::{GcError, GcOptions, GcReport};
+pub use gc::GcReport;
 #[cfg(feature = "store")]
 pub use io_error::IoError;
 #[cfg(feature = "store")]
@@ -184,8 +186,8 @@ pub use maintain::{
 };
 #[cfg(feature = "store")]
 pub use options::{
-    CollectOptions, CompressOptions, JournalOptions, MediaChoice, OptionsError, ScrubOptions,
-    StoreOptions, SyncPolicy,
+    CollectOptions, CompactOptions, CompressOptions, GcOptions, JournalOptions, MediaChoice,
+    OptionsError, ScrubOptions, StoreOptions, SyncPolicy,
 };
 #[cfg(feature = "store")]
 pub use read::{Follower, FollowerEvent, Reader};

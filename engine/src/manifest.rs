@@ -8,11 +8,14 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Corruption, OpenError, Shortage};
-use crate::format::file::{FileHeader, FormatError, Magic};
-use crate::format::super_file::{SUPER_BYTES_MAX, SuperState};
+use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
+use crate::format::super_file::{FileEntry, FileKind, FileState, SUPER_BYTES_MAX, SuperState};
 use crate::limits::FILES_MAX;
 use crate::media::{Files, is_lost, is_out_of_descriptors};
 use crate::names::{MANIFESTS, begun_manifest};
+
+/// The reported fault of a file that may hold data and that the manifest does not name.
+pub(crate) const NOT_NAMED: &str = "is not one of the files the manifest names";
 
 /// State of the copies.
 #[derive(Debug)]
@@ -217,6 +220,42 @@ impl Manifest {
 
 fn is_first_write(corruption: &Corruption) -> bool {
     corruption.path.ends_with(MANIFESTS[0])
+}
+
+/// Whether a temporary file is the one the manifest names: no file has the final name yet, or the
+/// file that has it is a different one. That is a shorter form of it, as in a backup that was added
+/// to, or another file: numbers of removed packs are reused.
+pub(crate) fn is_meant(
+    files: &dyn Files,
+    dir: &Path,
+    (unfinished, place): (&str, &str),
+    named: &FileEntry,
+) -> bool {
+    match files.len_of(&dir.join(place)) {
+        Ok(len) => {
+            // If the header is unreadable, the length decides.
+            let is_other = |name| {
+                let uuid = uuid_of(files, &dir.join(name), named.kind);
+                uuid.is_some_and(|uuid| uuid != named.uuid)
+            };
+            let is_long = len > named.length && named.state == FileState::Sealed;
+            files.len_of(&dir.join(unfinished)).is_ok_and(|len| len == named.length)
+                && (len < named.length || is_long || is_other(place))
+                && !is_other(unfinished)
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// The uuid in the header of a file, if it can be read.
+fn uuid_of(files: &dyn Files, path: &Path, kind: FileKind) -> Option<[u8; 16]> {
+    let magic = match kind {
+        FileKind::Segment => Magic::Segment,
+        FileKind::Pack => Magic::Pack,
+    };
+    let media = files.open_unmapped(path).ok()?;
+    let head = media.view(0..media.len().min(FILE_HEADER_LEN as u64)).ok()?;
+    FileHeader::decode(&head, magic).ok().map(|header| header.file)
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! How a store is opened.
+//! How a store is opened, and how it takes back space.
+
+mod reclaim;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::compact::CompactOptions;
 use crate::entropy::{Entropy, SystemEntropy};
-use crate::gc::GcOptions;
 use crate::limits::{
     JOURNAL_HALF_BYTES_MAX, JOURNAL_HALF_BYTES_MIN, SCRUB_PAUSE_MS_MAX, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN, SYNC_INTERVAL_MS_MAX,
 };
+pub use reclaim::{CollectOptions, CompactOptions, GcOptions};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -83,50 +83,6 @@ pub struct CompressOptions {
 impl Default for CompressOptions {
     fn default() -> Self {
         Self { busy_bytes_per_second: 16 * 1024 * 1024, backlog_bytes: 8 * 1024 * 1024 * 1024 }
-    }
-}
-
-/// When blobs that nothing names are collected automatically.
-///
-/// A collection is due only if something died since the last one: a frame was removed, superseded
-/// or compacted away, or expired `grace` ago; a cursor's state was replaced; or blobs were too
-/// young the last time. In addition, the packs must have grown since by a quarter and by
-/// `grown_bytes`, or a day must have passed; an hour is enough after the store was opened or the
-/// last collection failed.
-///
-/// A collection reads the log once, to learn what its frames name, and the packs that lose blobs,
-/// at `bytes_per_second`. Then it rests for 20 times as long as it took, at most a day, so it works
-/// a twentieth of the time. It takes one bit of memory for each blob, two while packs are
-/// rewritten, and up to 32 MiB of names. Compaction waits for it. When another operation waits for
-/// it, as a backup does, it continues without pauses and ends with the packs in progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CollectOptions {
-    /// As [`GcOptions::grace`].
-    pub grace: Duration,
-    /// As [`GcOptions::dead_percent`].
-    pub dead_percent: u8,
-    /// Minimum growth of the packs, in bytes.
-    pub grown_bytes: u64,
-    /// Bytes of log and packs read per second, at least 1; unlimited when `None`.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for CollectOptions {
-    fn default() -> Self {
-        let GcOptions { grace, dead_percent, .. } = GcOptions::default();
-        let bytes_per_second = CompactOptions::default().bytes_per_second;
-        Self { grace, dead_percent, grown_bytes: 256 * 1024 * 1024, bytes_per_second }
-    }
-}
-
-impl CollectOptions {
-    pub(crate) fn gc(&self) -> GcOptions {
-        let Self { grace, dead_percent, bytes_per_second, .. } = *self;
-        GcOptions { grace, dead_percent, dry_run: false, bytes_per_second }
-    }
-
-    pub(crate) fn grace_ms(&self) -> u64 {
-        self.gc().grace_ms()
     }
 }
 
@@ -326,7 +282,6 @@ pub enum MediaChoice {
 mod tests {
     use super::*;
     use crate::error::OpenError;
-    use crate::gc::GcOptions;
 
     #[test]
     fn policies_are_read_and_written() {

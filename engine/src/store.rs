@@ -14,7 +14,7 @@ use crate::commit::{AppendHandle, Commits, Timing, Writer};
 use crate::compact::Compaction;
 use crate::cursors::{Cursors, HeldCursor, HeldState};
 use crate::env::Env;
-use crate::error::{AppendError, OpenError, ReadError, ReadOnlyReason, StoreError};
+use crate::error::{AppendError, CloseError, OpenError, ReadError, ReadOnlyReason, Unwritable};
 use crate::format::super_file::{EpochStart, FileState};
 use crate::index::Index;
 use crate::io_error::IoError;
@@ -42,21 +42,38 @@ pub struct Store {
 
 /// State shared by the parts of an open store. Readers may keep it alive after the store is closed.
 ///
-/// Locks are taken in this order; a thread that holds one takes none above it:
+/// The locks with which others are taken, by the paths of their fields. A thread that holds one
+/// takes none above it, and no other of its line but in the order that the line gives:
 ///
 /// 1. `compaction.running`
-/// 2. the sweep of blobs
+/// 2. `blobs.shared.sweeps.one`
 /// 3. `writer`
 /// 4. `sealing.running`
-/// 5. the packs that are written to
-/// 6. the keeper's chores
-/// 7. `index.topics`
-/// 8. the list of segments
-/// 9. the kind of a segment
-/// 10. the manifest's `writing`
+/// 5. `sealing.indexing`, `sealing.spare`
+/// 6. `blobs.shared.open`
+/// 7. `blobs.shared.writing`
+/// 8. `blobs.shared.keeper.chores`, `blobs.shared.packs.open`
+/// 9. `keys.open`, before `keys.window` and `keys.sealed`
+/// 10. `journal.making`, before `journal.inside`
+/// 11. `index.merging`
+/// 12. `index.topics`
+/// 13. `index.loaded`, `index.leaving.left`, and the `kind` of each segment of the index
+/// 14. `env.manifest.writing`
+/// 15. `blobs.shared.beside.turn`, before `blobs.shared.beside.thread`
 ///
-/// `commits.queue` is never held together with another lock. A thread that writes to packs may wait
-/// for the thread that seals them, so the sealing thread never waits for one that writes to packs.
+/// With the others, the leaves, none of these is taken: `cursors`, `compaction.{state, looked,
+/// owed}`, `sealing.{job, unindexed, without_keys}`, `log.segments`, `index.{segments, refused,
+/// removed.state}`, `surveyed` and `sorted` of a segment of the index,
+/// `blobs.shared.{packs.list, packs.blocks.kept, sweeps.leaving}`, `opened` and `slots` of a pack,
+/// `env.{manifest.state, holds.state}`, `tail.{ring, sleep, hooks}`, `gone`, `upkeep.state`,
+/// `space.{state, files_left, uploads.state}`, `scrub.state`, `lock`, the handle of a `Worker`, and
+/// what `open_files` and `media` hold while they open or sync a file.
+///
+/// `commits.queue` is held together with the `inside` of a slot only, which is taken second. While
+/// `outcome` is set the store takes any of these to close, so who holds one does not close it.
+///
+/// A thread that writes to packs may wait for the thread that seals them, so the sealing thread
+/// never waits for one that writes to packs.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) env: Arc<Env>,
@@ -88,7 +105,7 @@ pub(crate) struct Inner {
     pub(crate) failure: OnceLock<IoError>,
     pub(crate) closed: AtomicBool,
     /// The result of closing the store.
-    pub(crate) outcome: OnceLock<Result<(), StoreError>>,
+    pub(crate) outcome: OnceLock<Result<(), CloseError>>,
     pub(crate) lock: Mutex<Option<StoreLock>>,
 }
 
@@ -157,8 +174,8 @@ impl Store {
     /// hold. Closing twice is not an error.
     ///
     /// # Errors
-    /// [`StoreError`] when that was not possible; the next open then recovers the store.
-    pub fn close(&self) -> Result<(), StoreError> {
+    /// [`CloseError`] when that was not possible; the next open then recovers the store.
+    pub fn close(&self) -> Result<(), CloseError> {
         self.inner.close()
     }
 
@@ -326,50 +343,50 @@ impl Inner {
         Pending::prepare(batch, &checks)
     }
 
-    fn check_writable(&self) -> Result<(), AppendError> {
+    fn check_writable(&self) -> Result<(), Unwritable> {
         self.check_healthy()?;
         match self.closed.load(Ordering::Acquire) {
-            true => Err(AppendError::Closed),
+            true => Err(Unwritable::Closed),
             false => Ok(()),
         }
     }
 
     /// Fails if the store is read-only or poisoned.
-    fn check_healthy(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_healthy(&self) -> Result<(), Unwritable> {
         match (&self.read_only, self.failure.get()) {
-            (Some(reason), _) => Err(AppendError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(AppendError::Poisoned(why.clone())),
+            (Some(reason), _) => Err(Unwritable::ReadOnly(reason.clone())),
+            (None, Some(why)) => Err(Unwritable::Poisoned(why.clone())),
             (None, None) => Ok(()),
         }
     }
 
     /// Prepares for changes of files outside the log: the store is writable and sealing has caught
     /// up.
-    pub(crate) fn begin_changing(&self) -> Result<(), AppendError> {
+    pub(crate) fn begin_changing(&self) -> Result<(), Unwritable> {
         self.check_writable()?;
         let mut writer = self.writer.lock();
         if writer.closed {
-            return Err(AppendError::Closed);
+            return Err(Unwritable::Closed);
         }
         writer.catch_up(self).map_err(|error| self.refuse(error))
     }
 
     /// Marks the store as in use before anything is written, blobs included.
-    pub(crate) fn begin_writing(&self) -> Result<(), AppendError> {
+    pub(crate) fn begin_writing(&self) -> Result<(), Unwritable> {
         self.check_writable()?;
         self.begin_writing_with(&mut self.writer.lock())
     }
 
     /// Marks the store as in use before anything is written, for a caller that holds the writer's
     /// lock.
-    pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), AppendError> {
+    pub(crate) fn begin_writing_with(&self, writer: &mut Writer) -> Result<(), Unwritable> {
         if writer.begun && !writer.closed && !self.is_poisoned() {
             return Ok(());
         }
         // A store that is being closed commits what was submitted before.
         self.check_healthy()?;
         if writer.closed {
-            return Err(AppendError::Closed);
+            return Err(Unwritable::Closed);
         }
         writer.catch_up(self).map_err(|error| self.refuse(error))?;
         let start = EpochStart {
@@ -393,10 +410,10 @@ impl Inner {
     }
 
     /// The error for a caller whose preparation step failed.
-    fn refuse(&self, error: WriteError) -> AppendError {
+    fn refuse(&self, error: WriteError) -> Unwritable {
         match error {
-            WriteError::Full(shortage) => AppendError::StorageFull(shortage),
-            WriteError::Failed(error) => AppendError::Poisoned(self.poison(&error)),
+            WriteError::Full(shortage) => Unwritable::StorageFull(shortage),
+            WriteError::Failed(error) => Unwritable::Poisoned(self.poison(&error)),
         }
     }
 
@@ -429,7 +446,7 @@ impl Inner {
         Arc::new(Segment::sealed_file(key, path, length, frames, open))
     }
 
-    fn close(&self) -> Result<(), StoreError> {
+    fn close(&self) -> Result<(), CloseError> {
         self.closed.store(true, Ordering::Release);
         // Commits what was submitted: later there may be no thread left to do it. Not within
         // `get_or_init`, because a callback of a commit that this waits for may close the store
@@ -447,7 +464,7 @@ impl Inner {
         self.outcome.get().is_some()
     }
 
-    fn close_once(&self) -> Result<(), StoreError> {
+    fn close_once(&self) -> Result<(), CloseError> {
         self.scrub.stop();
         self.upkeep.stop();
         // Not under the writer's lock, which a sweep needs in order to end.
@@ -465,16 +482,16 @@ impl Inner {
         closed
     }
 
-    fn close_files(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    fn close_files(&self, writer: &mut Writer) -> Result<(), CloseError> {
         if self.read_only.is_some() || self.env.manifest.state().clean {
             return Ok(());
         }
         if let Some(why) = self.failure.get() {
-            return Err(StoreError::Poisoned(why.clone()));
+            return Err(CloseError::Poisoned(why.clone()));
         }
         let told = |error: WriteError| match error {
-            WriteError::Full(shortage) => StoreError::Io(shortage.into()),
-            WriteError::Failed(error) => StoreError::Io(error.into()),
+            WriteError::Full(shortage) => CloseError::Io(shortage.into()),
+            WriteError::Failed(error) => CloseError::Io(error.into()),
         };
         writer.catch_up(self).map_err(told)?;
         self.sealing.seal_now(self).map_err(told)?;
@@ -487,7 +504,7 @@ impl Inner {
         }
         self.sealing.seal_now(self).map_err(told)?;
         let _indexed = self.sealing.index_sealed(self);
-        let io = |error: io::Error| StoreError::Io(error.into());
+        let io = |error: io::Error| CloseError::Io(error.into());
         self.blobs.close().map_err(io)?;
         let end =
             writer.appender().active().map(|active| (active.segment.file_key(), active.flushed));

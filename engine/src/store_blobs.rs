@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blob::{BlobError, BlobReader, Incoming, StageError, Wanted};
-use crate::error::{AppendError, ReadError};
+use crate::blob::{BlobError, BlobReader, Incoming, Wanted};
+use crate::error::{PutError, ReadError};
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{BlobHash, Frame};
@@ -81,8 +81,8 @@ impl Store {
     /// Starts putting a blob that need not fit into memory.
     ///
     /// # Errors
-    /// [`AppendError`] when the store cannot be written.
-    pub fn blob_writer(&self) -> Result<BlobWriter, AppendError> {
+    /// [`PutError`] when the store cannot be written.
+    pub fn blob_writer(&self) -> Result<BlobWriter, PutError> {
         self.inner.begin_writing()?;
         Ok(BlobWriter { incoming: self.inner.blobs.incoming(), inner: Arc::clone(&self.inner) })
     }
@@ -90,14 +90,14 @@ impl Store {
     /// Puts a blob. On return, the blob is as durable as the store's policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may or may not be stored.
-    pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, AppendError> {
+    /// [`PutError`]; except for [`PutError::Indeterminate`], nothing was put.
+    pub fn blob_put(&self, bytes: &[u8]) -> Result<BlobHash, PutError> {
         self.inner.begin_writing()?;
         let bytes = Bytes::copy_from_slice(bytes);
-        let prepared = self.inner.blobs.prepare(&bytes).map_err(AppendError::blob_refused)?;
+        let prepared = self.inner.blobs.prepare(&bytes).map_err(PutError::refused)?;
         let hash = prepared.hash();
         let put = self.inner.blobs.put(&prepared);
-        self.inner.put_done(put)?;
+        self.inner.put_done(put.map_err(PutError::from))?;
         self.inner.space.put(hash, self.inner.env.clock.now_ms());
         Ok(hash)
     }
@@ -105,23 +105,23 @@ impl Store {
 
 impl Inner {
     /// Makes a blob that was put durable if the policy asks for that.
-    fn put_done<T>(&self, staged: Result<T, StageError>) -> Result<T, AppendError> {
-        let staged = staged.inspect_err(|error| {
-            if matches!(error, StageError::Failed(_)) {
-                self.poison(error);
-            }
+    fn put_done<T>(&self, put: Result<T, PutError>) -> Result<T, PutError> {
+        let put = put.map_err(|error| match error {
+            PutError::Indeterminate(why) => PutError::Indeterminate(self.poison(why)),
+            other => other,
         })?;
         if self.env.options.sync == SyncPolicy::Sync
             && let Err(error) = self.blobs.sync()
         {
-            return Err(AppendError::Indeterminate(self.poison(&error)));
+            return Err(PutError::Indeterminate(self.poison(&error)));
         }
         self.upkeep.put(self);
-        Ok(staged)
+        Ok(put)
     }
 }
 
 /// A blob being put. Nothing of it is stored before [`finish`](Self::finish).
+#[must_use = "nothing is stored before it is finished"]
 #[derive(Debug)]
 pub struct BlobWriter {
     incoming: Incoming,
@@ -133,8 +133,8 @@ impl BlobWriter {
     /// policy makes an append.
     ///
     /// # Errors
-    /// [`AppendError`]; the blob may or may not be stored.
-    pub fn finish(self) -> Result<(BlobHash, u64), AppendError> {
+    /// [`PutError`]; except for [`PutError::Indeterminate`], nothing was put.
+    pub fn finish(self) -> Result<(BlobHash, u64), PutError> {
         // The store may have been closed since the writer was created.
         self.inner.begin_writing()?;
         let put = self.incoming.finish();

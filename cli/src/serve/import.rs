@@ -138,7 +138,8 @@ fn submit_now(
 fn plan(store: &Store, request: ImportRequest) -> Result<Plan, Refusal> {
     let ImportRequest { frames, ids, .. } = request;
     let read = |error| refuse::read(&error);
-    let mut newest = store.newest_id();
+    // No frame has the id zero.
+    let mut newest = store.newest_id().unwrap_or(FrameId::ZERO);
     let now_ms = now_ms();
     let mut plan =
         Plan { outcomes: Vec::with_capacity(frames.len()), frames: Vec::new(), ids: Vec::new() };

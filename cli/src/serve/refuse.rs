@@ -6,12 +6,12 @@ use std::path::Path;
 
 use xs_engine::limits::BLOB_BYTES_MAX;
 use xs_engine::{
-    AppendError, Batch, CompactError, CursorChange, GcError, MaintainError, OpenError, ReadError,
-    Shortage, Ttl,
+    AppendError, Batch, CompactError, CursorChange, GcError, MaintainError, OpenError, PutError,
+    ReadError, RemoveNowError, Shortage, Ttl,
 };
 use xs_protocol::{Code, Detail, Refusal};
 
-/// The refusal of a batch or a blob.
+/// The refusal of a batch.
 pub(super) fn append(error: &AppendError) -> Refusal {
     let code = match error {
         // An empty batch is invalid, whatever the limit.
@@ -20,8 +20,7 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         | AppendError::BatchTooLarge { .. }
         | AppendError::StateTooLarge { .. }
         | AppendError::TooManyConditions { .. }
-        | AppendError::ConditionsTooWide { .. }
-        | AppendError::BlobTooLarge { .. } => Code::BatchTooLarge,
+        | AppendError::ConditionsTooWide { .. } => Code::BatchTooLarge,
         AppendError::Invalid(_)
         | AppendError::CursorTwice(_)
         | AppendError::KeyWithoutFrame
@@ -61,7 +60,24 @@ pub(super) fn append(error: &AppendError) -> Refusal {
         | AppendError::StateTooLarge { max, .. }
         | AppendError::TooManyConditions { max, .. }
         | AppendError::ConditionsTooWide { max } => refusal.with(limit(*max)),
-        AppendError::BlobTooLarge { max } => refusal.with(Detail::Limit(*max)),
+        _ => refusal,
+    }
+}
+
+/// The refusal of a blob.
+pub(super) fn put(error: &PutError) -> Refusal {
+    let code = match error {
+        PutError::TooLarge { .. } => Code::BatchTooLarge,
+        PutError::Refused(_) => Code::Unreadable,
+        PutError::StorageFull(_) => Code::StorageFull,
+        PutError::ReadOnly(_) => Code::ReadOnly,
+        PutError::Indeterminate(_) => Code::Indeterminate,
+        PutError::Poisoned(_) | PutError::Closed => Code::Closed,
+        _ => Code::Internal,
+    };
+    let refusal = Refusal::new(code, error.to_string());
+    match error {
+        PutError::TooLarge { max } => refusal.with(Detail::Limit(*max)),
         _ => refusal,
     }
 }
@@ -81,12 +97,12 @@ pub(super) fn cursor_ahead(batch: &Batch, head: u64) -> Option<Refusal> {
 /// The refusal of bytes of a streamed blob.
 pub(super) fn blob_bytes(error: &io::Error) -> Refusal {
     if let Some(shortage) = Shortage::of(error) {
-        return append(&AppendError::StorageFull(shortage));
+        return put(&PutError::StorageFull(shortage));
     }
     match error.kind() {
         // The system's own file size limit is not the blob's.
         ErrorKind::FileTooLarge if error.raw_os_error().is_none() => {
-            append(&AppendError::BlobTooLarge { max: BLOB_BYTES_MAX })
+            put(&PutError::TooLarge { max: BLOB_BYTES_MAX })
         }
         _ => Refusal::new(Code::Internal, format!("cannot store the blob: {error}")),
     }
@@ -105,18 +121,26 @@ pub(super) fn read(error: &ReadError) -> Refusal {
 /// The refusal of a compaction.
 pub(super) fn compact(error: &CompactError) -> Refusal {
     let code = match error {
-        CompactError::Append(error) => return append(error),
         CompactError::Unreadable(error) => return read(error),
-        CompactError::Left(_) => Code::Corrupt,
         CompactError::Options(_) => Code::InvalidValue,
         CompactError::StorageFull(_) => Code::StorageFull,
         CompactError::ReadOnly(_) => Code::ReadOnly,
         CompactError::Poisoned(_) | CompactError::Closed => Code::Closed,
-        CompactError::Blobs(error) => gc_code(error),
         CompactError::Io(_) => Code::Unreadable,
         _ => Code::Internal,
     };
     Refusal::new(code, error.to_string())
+}
+
+/// The refusal of a removal that leaves no bytes.
+pub(super) fn remove_now(error: &RemoveNowError) -> Refusal {
+    match error {
+        RemoveNowError::Append(error) => append(error),
+        RemoveNowError::Compact(error) => compact(error),
+        RemoveNowError::Blobs(error) => gc(error),
+        RemoveNowError::Left(_) => Refusal::new(Code::Corrupt, error.to_string()),
+        _ => Refusal::new(Code::Internal, error.to_string()),
+    }
 }
 
 /// The refusal of a blob garbage collection.
@@ -134,12 +158,14 @@ pub(super) fn maintain(error: &MaintainError, to: Option<&Path>) -> Refusal {
         | MaintainError::Nested { .. } => Code::InvalidValue,
         MaintainError::Corrupt(_) => Code::Corrupt,
         MaintainError::ReadOnly(_) => Code::ReadOnly,
-        MaintainError::Io { error, .. } | MaintainError::Open(OpenError::Io { error, .. })
+        MaintainError::Io { error, .. }
+        | MaintainError::Open(OpenError::Io { error, .. } | OpenError::Lock { error, .. })
             if error.kind() == ErrorKind::StorageFull =>
         {
             Code::StorageFull
         }
-        MaintainError::Io { path, .. } | MaintainError::Open(OpenError::Io { path, .. })
+        MaintainError::Io { path, .. }
+        | MaintainError::Open(OpenError::Io { path, .. } | OpenError::Lock { path, .. })
             if is_named(path) =>
         {
             Code::InvalidValue
@@ -194,8 +220,7 @@ mod tests {
             path: path.into(),
             error: kind.into(),
         };
-        let locked = |path: &str| OpenError::Io {
-            what: "lock",
+        let locked = |path: &str| OpenError::Lock {
             path: path.into(),
             error: ErrorKind::PermissionDenied.into(),
         };
@@ -234,7 +259,6 @@ mod tests {
                 Code::BatchTooLarge,
             ),
             (AppendError::TooManyConditions { count: 65, max: 64 }, Code::BatchTooLarge),
-            (AppendError::BlobTooLarge { max: 2 }, Code::BatchTooLarge),
             (AppendError::Invalid(RecordError::Short), Code::InvalidValue),
             (AppendError::CursorTwice(cursor), Code::InvalidValue),
             (AppendError::KeyWithoutFrame, Code::InvalidValue),
@@ -260,6 +284,32 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(append(&error).code, code, "{error}");
         }
+    }
+
+    #[test]
+    fn a_blob_is_refused_as_a_batch_is() {
+        let why = || std::io::Error::other("why").into();
+        let cases = [
+            (PutError::Refused(Arc::from("why")), AppendError::BlobRefused(Arc::from("why"))),
+            (
+                PutError::StorageFull(Shortage::Descriptors),
+                AppendError::StorageFull(Shortage::Descriptors),
+            ),
+            (
+                PutError::ReadOnly(ReadOnlyReason::Backup),
+                AppendError::ReadOnly(ReadOnlyReason::Backup),
+            ),
+            (PutError::Poisoned(why()), AppendError::Poisoned(why())),
+            (PutError::Closed, AppendError::Closed),
+        ];
+        for (put, batch) in cases {
+            let (blob, batch) = (super::put(&put), append(&batch));
+            assert_eq!((blob.code, blob.message), (batch.code, batch.message));
+        }
+        let refusal = put(&PutError::Indeterminate(why()));
+        assert_eq!(refusal.code, Code::Indeterminate);
+        let refusal = put(&PutError::TooLarge { max: 2 });
+        assert_eq!((refusal.code, refusal.details), (Code::BatchTooLarge, vec![Detail::Limit(2)]));
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub(super) fn now(store: &Store, batch: AppendRequest) -> Result<Appended, Refus
     }
     let frames = batch.removes.len();
     let done = store.append_removing_now(batch);
-    let (done, report) = done.map_err(|error| refuse::compact(&error))?;
+    let (done, report) = done.map_err(|error| refuse::remove_now(&error))?;
     tracing::info!(frames, rewritten = report.rewritten, "removed for good");
     Ok(removes.outcome(done))
 }

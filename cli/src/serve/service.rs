@@ -273,7 +273,7 @@ impl Service for StoreService {
     fn blob_sink(&self) -> Result<Box<dyn BlobSink>, Refusal> {
         let writer = self.core.store.blob_writer().map_err(|error| {
             upload::note(&self.core.fullness, &error);
-            refuse::append(&error)
+            refuse::put(&error)
         })?;
         Ok(Box::new(self.uploads.begin(writer, Arc::clone(&self.core.fullness))))
     }

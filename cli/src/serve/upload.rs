@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use xs_engine::{AppendError, BlobHash, BlobWriter, Shortage};
+use xs_engine::{BlobHash, BlobWriter, PutError, Shortage};
 use xs_protocol::limits::{LONG_UPLOAD_BYTES, LONG_UPLOADS_MAX, UPLOAD_SILENCE};
 use xs_protocol::{BlobSink, Code, Detail, Refusal};
 
@@ -84,8 +84,8 @@ impl Uploads {
 }
 
 /// Records that a blob was refused for lack of space.
-pub(super) fn note(fullness: &Fullness, error: &AppendError) {
-    if let AppendError::StorageFull(shortage) = error {
+pub(super) fn note(fullness: &Fullness, error: &PutError) {
+    if let PutError::StorageFull(shortage) = error {
         fullness.note(Put::Blob, Some(*shortage));
     }
 }
@@ -139,7 +139,7 @@ impl BlobSink for Upload {
             }
             Err(error) => {
                 note(&self.fullness, &error);
-                Err(refuse::append(&error))
+                Err(refuse::put(&error))
             }
         }
     }

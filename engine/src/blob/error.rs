@@ -3,10 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Corruption, ReadError, Shortage};
+use crate::error::{Corruption, PutError, ReadError, Shortage};
 use crate::format::file::FormatError;
 use crate::io_error::IoError;
-use crate::limits::BLOB_BYTES_MAX;
 
 /// Why a blob cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +71,15 @@ pub(crate) enum StageError {
     /// No disk space or no descriptor is left. Nothing is broken, and a retry may succeed.
     #[error("no room for blobs: {0}")]
     Full(Shortage),
-    /// The blob exceeds the maximum length.
-    #[error("blob is over the limit of {BLOB_BYTES_MAX} bytes")]
-    TooLong,
     /// The blob could not be compressed, hashed or read back; the store is unharmed.
     #[error("cannot take the blob: {0}")]
     Refused(io::Error),
     /// The blob existed when it was looked up and was swept since; it must be put again.
     #[error("the blob was swept meanwhile; put it again")]
     Gone,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
     /// A write or sync failed: the content of the packs is unknown until the store is reopened.
     #[error("writing blobs failed: {0}")]
     Failed(io::Error),
@@ -93,7 +92,7 @@ impl From<&StageError> for IoError {
             StageError::Refused(cause) | StageError::Failed(cause) => {
                 Self::from(cause).described(error)
             }
-            StageError::TooLong | StageError::Gone => Self::other(error),
+            StageError::Gone | StageError::Closed => Self::other(error),
         }
     }
 }
@@ -105,6 +104,36 @@ impl StageError {
         match Shortage::of(&error) {
             Some(shortage) => Self::Full(shortage),
             None => Self::Refused(error),
+        }
+    }
+}
+
+impl From<StageError> for PutError {
+    /// The error for who puts a blob. Whether it poisons the store is decided elsewhere.
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Full(shortage) => Self::StorageFull(shortage),
+            StageError::Refused(cause) => Self::refused(cause),
+            StageError::Gone => Self::refused(error),
+            StageError::Closed => Self::Closed,
+            StageError::Failed(_) => Self::Indeterminate(IoError::from(&error)),
+        }
+    }
+}
+
+/// Why packs may no longer be changed.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// A write or sync failed, for this reason.
+    Failed(IoError),
+    Closed,
+}
+
+impl From<Unusable> for StageError {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Failed(why) => Self::Failed(why.into()),
+            Unusable::Closed => Self::Closed,
         }
     }
 }

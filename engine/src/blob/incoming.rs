@@ -16,6 +16,7 @@ use zstd::stream::{read, write};
 use super::Shared;
 use super::error::StageError;
 use super::prepared::Prepared;
+use crate::error::PutError;
 use crate::format::pack::{CHUNK_LEN, ChunkCrcs, EntryKind, ZSTD_LEVEL, seems_worth_it, worth_it};
 use crate::limits::BLOB_BYTES_MAX;
 use crate::value::BlobHash;
@@ -102,13 +103,16 @@ impl Incoming {
     /// the next sync.
     ///
     /// # Errors
-    /// [`StageError`] when it was not stored, including after an earlier failed write.
-    pub(crate) fn finish(self) -> Result<(BlobHash, u64), StageError> {
+    /// [`PutError`] when it was not stored, including after an earlier failed write.
+    pub(crate) fn finish(self) -> Result<(BlobHash, u64), PutError> {
         match self.failed {
-            None => {}
-            Some(io::ErrorKind::FileTooLarge) => return Err(StageError::TooLong),
-            Some(kind) => return Err(StageError::harmless(kind)),
+            None => Ok(self.store()?),
+            Some(io::ErrorKind::FileTooLarge) => Err(PutError::TooLarge { max: BLOB_BYTES_MAX }),
+            Some(kind) => Err(StageError::harmless(kind).into()),
         }
+    }
+
+    fn store(self) -> Result<(BlobHash, u64), StageError> {
         let hash = BlobHash::from_bytes(self.sha.finalize().into());
         let (shared, len) = (&self.shared, self.len);
         let (kind, spool) = match self.sink {

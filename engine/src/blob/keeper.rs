@@ -1,7 +1,6 @@
 //! The thread that prepares the next pack, seals full ones, and presses (compresses) those that
 //! were sealed as written, so that no append waits for this.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -55,6 +54,15 @@ struct Chores {
     stuck: Option<Shortage>,
     /// The last attempt found no space: the next pack is sealed in place, which needs none.
     was_stuck: bool,
+}
+
+/// Why a full pack is not sealed.
+#[derive(Debug)]
+pub(super) enum Halted {
+    /// For lack of this.
+    Stuck(Shortage),
+    /// The thread has ended: the store is closed, or a write failed.
+    Ended,
 }
 
 enum Chore {
@@ -150,9 +158,8 @@ impl Keeper {
     /// The spare pack, or `None` when there is room to create one; waits until either is the case.
     ///
     /// # Errors
-    /// That of a [`Shortage`] which keeps full packs from being sealed; any other error when the
-    /// thread has ended.
-    pub(super) fn next_pack(&self, packs: &Packs) -> io::Result<Option<Arc<OpenPack>>> {
+    /// [`Halted`].
+    pub(super) fn next_pack(&self, packs: &Packs) -> Result<Option<Arc<OpenPack>>, Halted> {
         let mut chores = self.chores.lock();
         loop {
             if let Some(spare) = chores.spare.take() {
@@ -163,10 +170,10 @@ impl Keeper {
                 return Ok(None);
             }
             if self.stop.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::NotConnected.into());
+                return Err(Halted::Ended);
             }
             if let Some(shortage) = chores.stuck {
-                return Err(shortage.into());
+                return Err(Halted::Stuck(shortage));
             }
             self.urgent.store(true, Ordering::Relaxed);
             self.room.wait(&mut chores);
@@ -177,8 +184,8 @@ impl Keeper {
     /// asks for this may have made some.
     ///
     /// # Errors
-    /// As for [`next_pack`](Self::next_pack).
-    pub(super) fn wait_sealed(&self, packs: &Packs) -> io::Result<()> {
+    /// [`Halted`].
+    pub(super) fn wait_sealed(&self, packs: &Packs) -> Result<(), Halted> {
         let mut chores = self.chores.lock();
         if chores.stuck.take().is_some() {
             chores.was_stuck = true;
@@ -186,10 +193,10 @@ impl Keeper {
         }
         while packs.list().open.iter().any(|pack| pack.is_full()) {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::NotConnected.into());
+                return Err(Halted::Ended);
             }
             if let Some(shortage) = chores.stuck {
-                return Err(shortage.into());
+                return Err(Halted::Stuck(shortage));
             }
             self.room.wait(&mut chores);
         }
@@ -275,7 +282,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                     }
                     Err(NotSealed::Stopped) => break,
                     Err(NotSealed::Failed(error)) => {
-                        shared.fail(error);
+                        shared.fail(&error);
                         keeper.stop();
                     }
                 }

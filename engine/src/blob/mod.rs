@@ -38,14 +38,15 @@ mod undurable;
 mod walk;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use ahead::Wanted;
 pub(crate) use check::{BadEntry, LookedAt, PackView, check_pack_file, pack_entries};
+use error::Unusable;
 pub(crate) use error::{BlobError, StageError};
 pub(crate) use incoming::Incoming;
 pub(crate) use prepared::Prepared;
@@ -58,6 +59,7 @@ use crate::env::Env;
 use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::pack::CHUNK_LEN;
 use crate::format::super_file::FileKey;
+use crate::io_error::IoError;
 use crate::planted::{Bug, is_planted};
 use crate::value::BlobHash;
 use crate::worker::Worker;
@@ -68,7 +70,7 @@ use open_pack::OpenPack;
 use packs::Packs;
 use stage::Writing;
 use sweep::Sweeps;
-pub(crate) use sweep::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Switched, Tally};
+pub(crate) use sweep::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Tally};
 pub(crate) use undurable::Undurable;
 
 /// The blobs of a store. Dropped without [`close`](Self::close) it leaves the files as after a
@@ -94,8 +96,8 @@ struct Shared {
     number: AtomicU64,
     /// Collected entries are not written yet. Changed only under `writing`.
     staged: AtomicBool,
-    /// A write or sync failed.
-    failed: AtomicBool,
+    /// Why nothing more is stored, once a write or sync has failed.
+    failed: OnceLock<IoError>,
     sweeps: Sweeps,
 }
 
@@ -119,7 +121,7 @@ impl Blobs {
             beside: Beside::default(),
             number: AtomicU64::new(opened.number),
             staged: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
+            failed: OnceLock::new(),
             sweeps: Sweeps::default(),
         });
         shared.choose_active();
@@ -129,7 +131,7 @@ impl Blobs {
         }
         let (run, failed) = (Arc::clone(&shared), Arc::clone(&shared));
         let on_panic = move || {
-            failed.fail(io::Error::other("the thread xs-packs has panicked"));
+            failed.fail(&io::Error::other("the thread xs-packs has panicked"));
             failed.keeper.stop();
         };
         let thread = Worker::default();
@@ -325,9 +327,7 @@ impl Blobs {
         self.stop();
         let mut writing = self.shared.writing.lock();
         writing.closed = true;
-        if self.shared.failed.load(Ordering::Acquire) {
-            return Err(earlier_failure());
-        }
+        self.shared.check_failed()?;
         // The last group wrote what it had staged; what a panicking group staged belongs to no
         // record.
         self.settle()?;
@@ -361,11 +361,6 @@ impl Drop for Blobs {
     }
 }
 
-/// The error after a failed write or sync.
-fn earlier_failure() -> io::Error {
-    io::Error::other("an earlier write failed")
-}
-
 impl Shared {
     /// Chooses the active pack: the newest one that has blobs; a prepared one stays the spare.
     fn choose_active(&self) {
@@ -397,10 +392,7 @@ impl Shared {
 
     fn settle_those(&self, which: impl Fn(&OpenPack) -> bool) -> io::Result<()> {
         for pack in self.packs.list().open.iter().filter(|pack| which(pack)) {
-            if let Err(error) = pack.settle() {
-                self.failed.store(true, Ordering::Release);
-                return Err(error);
-            }
+            pack.settle().inspect_err(|error| self.fail(error))?;
         }
         Ok(())
     }
@@ -419,19 +411,21 @@ impl Shared {
         }
     }
 
-    /// Records that a write failed.
-    fn fail(&self, error: io::Error) -> io::Error {
-        self.failed.store(true, Ordering::Release);
-        error
+    /// Records that a write failed; the first failure is kept.
+    fn fail(&self, error: &io::Error) {
+        self.failed.get_or_init(|| error.into());
     }
 
-    fn usable(&self, closed: bool) -> Result<(), StageError> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(StageError::Failed(earlier_failure()));
-        }
-        match closed {
-            true => Err(StageError::Refused(io::ErrorKind::NotConnected.into())),
-            false => Ok(()),
+    /// Fails with the first failure of a write or sync.
+    fn check_failed(&self) -> io::Result<()> {
+        self.failed.get().map_or(Ok(()), |why| Err(why.clone().into()))
+    }
+
+    fn usable(&self, closed: bool) -> Result<(), Unusable> {
+        match (self.failed.get(), closed) {
+            (Some(why), _) => Err(Unusable::Failed(why.clone())),
+            (None, true) => Err(Unusable::Closed),
+            (None, false) => Ok(()),
         }
     }
 }

@@ -28,6 +28,7 @@ const ASK_EVERY: usize = 4 * 1024 * 1024;
 pub(super) type GoOn<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 /// A reader of a blob. It keeps its pack readable, even if the pack is replaced meanwhile.
+#[must_use = "nothing is read before it is asked"]
 pub struct BlobReader {
     hash: BlobHash,
     len: u64,

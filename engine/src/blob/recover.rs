@@ -22,9 +22,9 @@ use crate::error::{Corruption, ReadOnlyReason};
 use crate::format::file::{FILE_HEADER_LEN, FileHeader, FormatError, Magic};
 use crate::format::super_file::{FileEntry, FileKey, FileKind, FileState};
 use crate::limits::FINDINGS_MAX;
+use crate::manifest::{NOT_NAMED, is_meant};
 use crate::media::{Media, is_full};
 use crate::names::{self, PACK, PACK_INDEX};
-use crate::recovery::{NOT_NAMED, is_meant};
 
 /// The result of opening the packs.
 #[derive(Default)]

@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::Shared;
 use super::build::Builder;
 use super::error::StageError;
 use super::found::FoundBlob;
+use super::keeper::Halted;
 use super::open_pack::OpenPack;
 use super::packs::Packs;
 use super::prepared::Prepared;
 use super::sealed::{Opened, SealedPack};
 use super::slots::Slots;
-use super::{Shared, earlier_failure};
+use super::sweep::SweepError;
 use crate::error::Shortage;
 use crate::format::file::FILE_HEADER_LEN;
 use crate::format::pack::{CHUNK_LEN, EntryHeader};
@@ -192,9 +194,7 @@ impl Shared {
             return Ok(());
         }
         let mut writing = self.writing.lock();
-        if self.failed.load(Ordering::Acquire) {
-            return Err(earlier_failure());
-        }
+        self.check_failed()?;
         self.flush(&mut writing)
     }
 
@@ -229,16 +229,19 @@ impl Shared {
     fn not_told(&self, error: io::Error) -> StageError {
         match Shortage::of(&error) {
             Some(shortage) => StageError::Full(shortage),
-            None => StageError::Failed(self.fail(error)),
+            None => {
+                self.fail(&error);
+                StageError::Failed(error)
+            }
         }
     }
 
     /// Ends the active pack and waits until everything full is sealed.
-    pub(super) fn seal_all(&self) -> Result<(), StageError> {
+    pub(super) fn seal_all(&self) -> Result<(), SweepError> {
         {
             let mut writing = self.writing.lock();
             self.usable(writing.closed)?;
-            self.flush(&mut writing).map_err(StageError::Failed)?;
+            self.flush(&mut writing).map_err(SweepError::Failed)?;
             if let Some(active) = writing.active.take() {
                 (writing.slots, writing.asked) = (None, false);
                 // It is among the others now.
@@ -247,13 +250,13 @@ impl Shared {
                 self.keeper.wake();
             }
         }
-        match self.keeper.wait_sealed(&self.packs) {
-            Ok(()) => self.usable(false),
-            Err(error) => {
-                self.usable(false)?;
-                Err(StageError::harmless(error))
-            }
-        }
+        let sealed = self.keeper.wait_sealed(&self.packs);
+        // The thread ends after a failed write, too.
+        self.usable(false)?;
+        sealed.map_err(|halted| match halted {
+            Halted::Stuck(shortage) => SweepError::Full(shortage),
+            Halted::Ended => SweepError::Stopped,
+        })
     }
 
     fn is_alone(&self, blob: &Prepared) -> bool {
@@ -305,7 +308,7 @@ impl Shared {
                 place += piece.len() as u64;
                 Ok(())
             });
-            written.map_err(|error| StageError::Failed(self.fail(error)))?;
+            written.inspect_err(|error| self.fail(error)).map_err(StageError::Failed)?;
             writing.end += stride;
             active.media().publish(writing.end);
             self.keeper.took(stride);
@@ -376,7 +379,7 @@ impl Shared {
         }
         let Some(active) = &writing.active else { return Ok(()) };
         let written = active.media().write_at(writing.written(), &writing.buffer);
-        written.map_err(|error| self.fail(error))?;
+        written.inspect_err(|error| self.fail(error))?;
         active.media().publish(writing.end);
         self.keeper.took(writing.buffer.len() as u64);
         writing.buffer.clear();
@@ -390,9 +393,13 @@ impl Shared {
         let next = match self.keeper.next_pack(&self.packs) {
             Ok(Some(spare)) => spare,
             Ok(None) => self.add_pack(self.env.options.zero_ahead)?,
-            Err(error) => {
+            Err(halted) => {
+                // The thread ends after a failed write, too.
                 self.usable(writing.closed)?;
-                return Err(StageError::harmless(error));
+                return Err(match halted {
+                    Halted::Stuck(shortage) => StageError::Full(shortage),
+                    Halted::Ended => StageError::Closed,
+                });
             }
         };
         self.roll_to(writing, next);

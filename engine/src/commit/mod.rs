@@ -32,7 +32,7 @@ pub use handle::AppendHandle;
 use handle::{Slot, Turn};
 pub use timing::{CommitTimes, Histogram};
 pub(crate) use timing::{Stage, Timing};
-pub(crate) use writer::{Answer, Writer};
+pub(crate) use writer::{Answer, Roll, Writer};
 
 /// The reason for poisoning a store whose leader panicked.
 fn panicked() -> IoError {

@@ -36,6 +36,15 @@ use layout::Refusal;
 /// The answer to one batch.
 pub(crate) type Answer = Result<Appended, AppendError>;
 
+/// Whether the log is to go on in a new segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Roll {
+    /// Only where the work at hand cannot do without.
+    IfNeeded,
+    /// In any case: the present one is to be sealed.
+    ToNew,
+}
+
 /// Maximum bytes of the last segment that an open after a clean close reads.
 const REOPENED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -128,9 +137,9 @@ impl Writer {
         &self.appender
     }
 
-    /// The newest id assigned, or kept by an imported frame.
-    pub(crate) fn newest_id(&self) -> FrameId {
-        self.ids.last()
+    /// The newest id assigned, or kept by an imported frame, if there was any.
+    pub(crate) fn newest_id(&self) -> Option<FrameId> {
+        Some(self.ids.last()).filter(|&id| id > FrameId::ZERO)
     }
 
     /// Commits batches from the front of `group`, as many as one group can take and at least one,
@@ -142,7 +151,7 @@ impl Writer {
         group: &[Pending],
         answers: &mut Vec<Answer>,
     ) -> bool {
-        if let Err(error) = inner.begin_writing_with(self) {
+        if let Err(error) = inner.begin_writing_with(self).map_err(AppendError::from) {
             answers.extend(group.iter().map(|_| Err(error.clone())));
             return false;
         }
@@ -294,17 +303,16 @@ impl Writer {
     }
 
     /// Makes sure that the active segment begins with a durable checkpoint, so that opening the
-    /// store needs no older segment; with `roll` it is a new segment. Returns whether there is such
-    /// a segment.
-    pub(crate) fn secure(&mut self, inner: &Inner, roll: bool) -> Result<bool, WriteError> {
+    /// store needs no older segment. Returns whether there is such a segment.
+    pub(crate) fn secure(&mut self, inner: &Inner, roll: Roll) -> Result<bool, WriteError> {
         self.check_not_poisoned(inner)?;
         self.catch_up(inner)?;
-        if roll && !self.appender.has_rolled() {
+        if roll == Roll::ToNew && !self.appender.has_rolled() {
             self.roll(inner, control::MARK_LEN)?;
         }
         let Some(active) = self.appender.active() else { return Ok(false) };
         let durable = inner.durable_upto.load(Ordering::Acquire) >= self.appender.next_seq();
-        if !active.bare && durable && !roll {
+        if !active.bare && durable && roll == Roll::IfNeeded {
             return Ok(true);
         }
         if !self.begun {

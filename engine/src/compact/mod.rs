@@ -19,13 +19,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::append::Batch;
-use crate::error::{AppendError, CompactError, Corruption, ReadError, Shortage};
+use crate::commit::Roll;
+use crate::error::{
+    AppendError, CompactError, Corruption, ReadError, RemoveNowError, Shortage, Unwritable,
+};
 use crate::format::file::FILE_HEADER_LEN;
 use crate::gc::dead::Unseen;
 use crate::index::Candidate;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::log::WriteError;
-use crate::options::OptionsError;
+use crate::options::CompactOptions;
 use crate::read::walk::{WINDOW_SCAN, Walk};
 use crate::store::{Inner, Store};
 use crate::value::{Appended, BlobHash, FrameId};
@@ -40,31 +43,6 @@ const REMOVES_PER_BATCH: usize = 64;
 
 /// The active segment is sealed for compaction when this part of a full one is dead.
 const ROLLED_PART: u64 = 4;
-
-/// How segments are compacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CompactOptions {
-    /// A segment is rewritten once this percentage of its bytes is dead, 1 to 100.
-    pub dead_percent: u8,
-    /// Bytes read and written per second, at least 1; unlimited when `None`.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for CompactOptions {
-    fn default() -> Self {
-        Self { dead_percent: 50, bytes_per_second: Some(32 * 1024 * 1024) }
-    }
-}
-
-impl CompactOptions {
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
-        match (self.dead_percent, self.bytes_per_second) {
-            (percent @ (0 | 101..), _) => Err(OptionsError::DeadPercent(percent)),
-            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "compaction" }),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// What a compaction did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -134,9 +112,9 @@ impl Store {
             let _one = inner.compaction.begin_asked();
             // Checked under the lock, which closing the store waits for.
             inner.check_compactable()?;
-            let roll =
+            let is_dead =
                 std::mem::take(&mut is_first) && inner.is_active_dead(options.dead_percent)?;
-            let last = inner.secure_log(roll)?;
+            let last = inner.secure_log(if is_dead { Roll::ToNew } else { Roll::IfNeeded })?;
             let (done, is_done) = inner.compact(&which, last, options.bytes_per_second)?;
             report.add(done);
             if is_done {
@@ -152,10 +130,10 @@ impl Store {
     /// compaction has removed them already: [`gc`](Self::gc) then removes their bodies.
     ///
     /// # Errors
-    /// [`CompactError`]; the frames may be removed while their bytes remain: try again. Where it
+    /// [`RemoveNowError`]; the frames may be removed while their bytes remain: try again. Where it
     /// was for want of room, the thread that compacts tries again too, until the store is closed
     /// ([`SpaceStats::removals_left`](crate::SpaceStats::removals_left)).
-    pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, CompactError> {
+    pub fn remove_now(&self, ids: &[FrameId]) -> Result<CompactReport, RemoveNowError> {
         let remove = || {
             ids.chunks(REMOVES_PER_BATCH).try_for_each(|ids| {
                 let removes = ids.to_vec();
@@ -169,12 +147,12 @@ impl Store {
     /// [`remove_now`](Self::remove_now).
     ///
     /// # Errors
-    /// [`CompactError`]; with [`CompactError::Append`] nothing was appended, unless that error says
-    /// otherwise. With any other error the frames may be removed while their bytes remain.
+    /// [`RemoveNowError`]; with [`RemoveNowError::Append`] nothing was appended, unless that error
+    /// says otherwise. With any other error the frames are removed while their bytes may remain.
     pub fn append_removing_now(
         &self,
         batch: Batch,
-    ) -> Result<(Appended, CompactReport), CompactError> {
+    ) -> Result<(Appended, CompactReport), RemoveNowError> {
         let ids = batch.removes.clone();
         self.remove_now_by(&ids, || self.append(Batch { durable: true, ..batch }))
     }
@@ -183,25 +161,25 @@ impl Store {
         &self,
         ids: &[FrameId],
         remove: impl FnOnce() -> Result<T, AppendError>,
-    ) -> Result<(T, CompactReport), CompactError> {
+    ) -> Result<(T, CompactReport), RemoveNowError> {
         let inner = &self.inner;
-        inner.check_compactable()?;
+        inner.check_compactable().map_err(AppendError::from)?;
         // Before they are removed: another compaction may remove the frames, but not their bodies.
-        let stored = inner.stored_with(ids)?;
+        let stored = inner.stored_with(ids).map_err(AppendError::Unreadable)?;
         let removed = remove()?;
         let _one = inner.compaction.hold();
-        inner.check_compactable()?;
+        inner.check_compactable().map_err(CompactError::from)?;
         Ok((removed, inner.remove_bytes(&stored)?))
     }
 }
 
 impl Inner {
     /// Offsets and bodies of the frames in the log with these ids, removed or not.
-    fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, CompactError> {
+    fn stored_with(&self, ids: &[FrameId]) -> Result<Vec<(u64, Option<BlobHash>)>, ReadError> {
         let mut stored = Vec::with_capacity(ids.len());
         for &id in ids {
-            for offset in self.stored_offsets(id).map_err(CompactError::Unreadable)? {
-                let frame = self.stored_at(offset).map_err(CompactError::Unreadable)?;
+            for offset in self.stored_offsets(id)? {
+                let frame = self.stored_at(offset)?;
                 stored.push((offset, frame.and_then(|frame| frame.hash())));
             }
         }
@@ -214,7 +192,7 @@ impl Inner {
     fn rewrite_without(
         &self,
         stored: Vec<(u64, Option<BlobHash>)>,
-    ) -> Result<CompactReport, CompactError> {
+    ) -> Result<CompactReport, RemoveNowError> {
         let (mut offsets, mut bodies) = (Vec::with_capacity(stored.len()), BTreeSet::new());
         for (offset, body) in stored {
             // Visible frames are kept; before an import several frames could have this id.
@@ -231,7 +209,7 @@ impl Inner {
             // Durable and sealed before: where a log may not be durable, the next open cuts it at a
             // frame whose blob is missing, and a lost removal would bring the frame back.
             self.secure_log_of(&offsets)?;
-            self.sync_log_written().map_err(|error| self.compact_error(error, false))?;
+            self.sync_log_written().map_err(CompactError::from)?;
             report.named = self.drop_blobs(bodies, &offsets)?.into_iter().collect();
         }
         for _ in 0..TRIES {
@@ -247,7 +225,7 @@ impl Inner {
             }
             offsets = left;
         }
-        Err(CompactError::Left(offsets.len()))
+        Err(RemoveNowError::Left(offsets.len()))
     }
 
     /// Erases the journal, after its content was applied to log and packs.
@@ -259,18 +237,17 @@ impl Inner {
         let settled = writer
             .check_not_poisoned(self)
             .and_then(|()| writer.settle(self).map_err(WriteError::Failed));
-        settled.map_err(|error| self.compact_error(error, true))?;
+        settled.map_err(|error| self.poisoned_by(error))?;
         // On a full disk everything is unchanged.
         let wiped = self.journal.wipe(&self.env).map_err(WriteError::when_preparing);
-        wiped.map_err(|error| self.compact_error(error, true))
+        wiped.map_err(|error| self.poisoned_by(error))
     }
 
-    fn check_compactable(&self) -> Result<(), CompactError> {
-        match (&self.read_only, self.failure.get()) {
-            (Some(reason), _) => Err(CompactError::ReadOnly(reason.clone())),
-            (None, Some(why)) => Err(CompactError::Poisoned(why.clone())),
-            (None, None) if self.compaction.is_stopped() => Err(CompactError::Closed),
-            (None, None) => Ok(()),
+    fn check_compactable(&self) -> Result<(), Unwritable> {
+        self.check_healthy()?;
+        match self.compaction.is_stopped() {
+            true => Err(Unwritable::Closed),
+            false => Ok(()),
         }
     }
 
@@ -306,21 +283,22 @@ impl Inner {
             let writer = self.writer.lock();
             writer.appender().active().map(|active| active.segment.base())
         };
-        self.secure_log(active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base)))
+        let is_meant = active.is_some_and(|base| offsets.iter().any(|&offset| offset >= base));
+        self.secure_log(if is_meant { Roll::ToNew } else { Roll::IfNeeded })
     }
 
     /// Makes sure that opening the store needs nothing of the sealed segments but their frames and
-    /// tombstones; returns whether that holds. With `roll` the active segment is sealed.
-    fn secure_log(&self, roll: bool) -> Result<bool, CompactError> {
+    /// tombstones; returns whether that holds.
+    fn secure_log(&self, roll: Roll) -> Result<bool, CompactError> {
         let secured = {
             let mut writer = self.writer.lock();
-            if roll {
+            if roll == Roll::ToNew {
                 self.begin_writing_with(&mut writer)?;
             }
             writer.secure(self, roll)
         };
-        let secured = secured.map_err(|error| self.compact_error(error, true))?;
-        self.sealing.seal_now(self).map_err(|error| self.compact_error(error, true))?;
+        let secured = secured.map_err(|error| self.poisoned_by(error))?;
+        self.sealing.seal_now(self).map_err(|error| self.poisoned_by(error))?;
         let _indexed = self.sealing.index_sealed(self);
         Ok(secured)
     }
@@ -400,7 +378,7 @@ impl Inner {
                 Err(Stop::Overtaken) => left.len(),
                 Err(Stop::Closing) => return Err(CompactError::Closed),
                 Err(Stop::Unreadable(error)) => return Err(CompactError::Unreadable(error)),
-                Err(Stop::Failed(error)) => return Err(self.compact_error(error, false)),
+                Err(Stop::Failed(error)) => return Err(error.into()),
             };
             left = left.get(taken..).unwrap_or_default();
         }
@@ -462,15 +440,21 @@ impl Inner {
         synced
     }
 
-    fn compact_error(&self, error: WriteError, poisons: bool) -> CompactError {
+    /// The error of a write after which it is unknown what the disk holds.
+    fn poisoned_by(&self, error: WriteError) -> CompactError {
+        if let WriteError::Failed(error) = &error {
+            self.poison(error);
+        }
+        error.into()
+    }
+}
+
+impl From<WriteError> for CompactError {
+    /// The error of a write that leaves no doubt: the new file does not count yet.
+    fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Full(shortage) => CompactError::StorageFull(shortage),
-            WriteError::Failed(error) => {
-                if poisons {
-                    self.poison(&error);
-                }
-                CompactError::Io(error.into())
-            }
+            WriteError::Full(shortage) => Self::StorageFull(shortage),
+            WriteError::Failed(error) => Self::Io(error.into()),
         }
     }
 }

@@ -10,8 +10,7 @@ use parking_lot::Mutex;
 
 use super::CompactReport;
 use super::thread::rest;
-use crate::error::{AppendError, CompactError};
-use crate::gc::GcError;
+use crate::error::RemoveNowError;
 use crate::store::Inner;
 use crate::value::BlobHash;
 
@@ -67,10 +66,10 @@ impl Owed {
 impl Inner {
     /// Rewrites the files that hold removed frames and their bodies, and erases the journal. If
     /// there is no room, that is tried again later. The caller blocks compaction.
-    pub(super) fn remove_bytes(&self, stored: &[Stored]) -> Result<CompactReport, CompactError> {
+    pub(super) fn remove_bytes(&self, stored: &[Stored]) -> Result<CompactReport, RemoveNowError> {
         let done = self.rewrite_without(stored.to_vec());
-        let done = done.and_then(|report| self.wipe_journal().map(|()| report));
-        self.compaction.owed.note(stored, done.as_ref().is_err_and(is_full));
+        let done = done.and_then(|report| Ok(self.wipe_journal().map(|()| report)?));
+        self.compaction.owed.note(stored, done.as_ref().is_err_and(RemoveNowError::is_full));
         done
     }
 
@@ -93,14 +92,4 @@ impl Inner {
         // A failure for another reason is final: the next one to remove them is told.
         let _told = self.remove_bytes(&stored);
     }
-}
-
-/// Whether more room may help.
-const fn is_full(error: &CompactError) -> bool {
-    matches!(
-        error,
-        CompactError::StorageFull(_)
-            | CompactError::Append(AppendError::StorageFull(_))
-            | CompactError::Blobs(GcError::StorageFull(_))
-    )
 }

@@ -7,70 +7,18 @@ mod names;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::blob::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Switched, Tally};
-use crate::error::{AppendError, Corruption, ReadError, ReadOnlyReason, Shortage};
+use crate::blob::{Condemned, Group, Hurry, Marker, Sweep, SweepError, Tally};
+use crate::error::{Corruption, GcError, ReadError};
 use crate::io_error::IoError;
 use crate::log::WriteError;
-use crate::options::{CollectOptions, OptionsError};
+use crate::options::{CollectOptions, GcOptions};
 use crate::space::{Collected, Found};
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
 use dead::{Dead, Unseen};
 use names::Names;
-
-/// How garbage is collected.
-#[derive(Debug, Clone, Copy)]
-pub struct GcOptions {
-    /// A blob that nothing names is kept for this long after it was put. Age is tracked per pack: a
-    /// blob stays until the newest one in its pack is that old.
-    pub grace: Duration,
-    /// A pack is rewritten when at least this percentage of its bytes is dead, 0 to 100. With 0 and
-    /// no grace every dead blob is removed, including those in the active packs.
-    pub dead_percent: u8,
-    /// Only report what would be done.
-    pub dry_run: bool,
-    /// Maximum bytes of the log and of rewritten packs read per second, at least 1; unlimited when
-    /// `None`.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for GcOptions {
-    fn default() -> Self {
-        Self {
-            grace: Duration::from_secs(24 * 60 * 60),
-            dead_percent: 25,
-            dry_run: false,
-            bytes_per_second: None,
-        }
-    }
-}
-
-impl GcOptions {
-    /// Removes every dead blob, whatever the cost.
-    #[must_use]
-    pub fn everything() -> Self {
-        Self { grace: Duration::ZERO, dead_percent: 0, ..Self::default() }
-    }
-
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
-        match (self.dead_percent, self.bytes_per_second) {
-            (percent @ 101.., _) => Err(OptionsError::GcDeadPercent(percent)),
-            (_, Some(0)) => Err(OptionsError::NoSpeed { what: "garbage collection" }),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn grace_ms(&self) -> u64 {
-        u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Whether packs that are written to are included: their blobs are younger than any grace.
-    const fn takes_open(&self) -> bool {
-        self.grace.is_zero() && self.dead_percent == 0
-    }
-}
 
 /// What was found, and removed unless it was a dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -103,47 +51,13 @@ pub struct GcReport {
     pub left: u64,
 }
 
-/// Why garbage was not collected, or only in part. Nothing is lost by that.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GcError {
-    /// An option is out of range.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// The log or a pack cannot be read. The unreadable part may name any blob, so none is removed.
-    #[error("cannot tell which blobs are wanted: {0}")]
-    Read(ReadError),
-    /// The store is open read-only.
-    #[error("the store is read-only: {0}")]
-    ReadOnly(ReadOnlyReason),
-    /// No disk space or no descriptor is left for the rewritten packs.
-    #[error(
-        "{0}: {remedy}, or collect without the packs that are rewritten",
-        remedy = .0.remedy("make room")
-    )]
-    StorageFull(Shortage),
-    /// A write failed, now or earlier, for this reason; the store accepts no writes until it is
-    /// reopened.
-    #[error("a write failed, {0}: the store takes no more until it is reopened")]
-    Poisoned(IoError),
-    /// The store is closed, or being closed.
-    #[error("the store is closed")]
-    Closed,
-}
-
-impl From<ReadError> for GcError {
-    fn from(error: ReadError) -> Self {
-        Self::Read(error)
-    }
-}
-
 impl From<SweepError> for GcError {
     fn from(error: SweepError) -> Self {
         match error {
             SweepError::Stopped => Self::Closed,
             SweepError::Full(shortage) => Self::StorageFull(shortage),
             SweepError::Read(error) => Self::Read(error.into()),
-            SweepError::Failed(error) => Self::Poisoned(error.into()),
+            SweepError::Failed(_) => Self::Poisoned(IoError::from(&error)),
         }
     }
 }
@@ -204,8 +118,7 @@ impl Inner {
         if !self.blobs.is_untidy() {
             return Ok(());
         }
-        let tidied = self.blobs.sweep(None).tidy(false);
-        tidied.map_err(|error| self.sweep_fault(error))
+        self.ended(self.blobs.sweep(None).tidy(false).map_err(GcError::from))
     }
 
     /// Collects. The caller blocks compaction. When hurried it stops early.
@@ -213,7 +126,7 @@ impl Inner {
         let (began, freed) = (Instant::now(), self.blobs.freed());
         let (found, mut is_cut) = (Found::now(self, options.grace_ms()), false);
         self.space.clear_left(self);
-        let done = self.collect_now(options, hurry, &mut is_cut);
+        let done = self.ended(self.collect_now(options, hurry, &mut is_cut));
         match &done {
             Ok(report) if options.dry_run => self.space.examined(report),
             Err(_) if options.dry_run => {}
@@ -240,7 +153,7 @@ impl Inner {
         let condemned =
             Condemned::Unnamed { grace_ms: options.grace_ms(), dead_percent: options.dead_percent };
         if !options.dry_run {
-            self.may_sweep()?;
+            self.begin_changing()?;
             if options.takes_open() {
                 sweep.seal_all()?;
             }
@@ -258,7 +171,8 @@ impl Inner {
         }
         let swept = collection.sweep_groups(groups, &mut report);
         *is_cut = collection.is_cut;
-        swept.and_then(|()| collection.end(false))?;
+        swept?;
+        collection.sweep.tidy(false)?;
         Ok(report)
     }
 
@@ -268,12 +182,11 @@ impl Inner {
     /// blob is missing.
     fn bury(&self) -> Result<(), GcError> {
         let mut writer = self.writer.lock();
-        let begun = self.begin_writing_with(&mut writer);
-        begun.map_err(refused)?;
+        self.begin_writing_with(&mut writer)?;
         match writer.mark_all(self) {
             Ok(()) => Ok(()),
             Err(WriteError::Full(shortage)) => Err(GcError::StorageFull(shortage)),
-            Err(WriteError::Failed(error)) => Err(GcError::Poisoned(self.poison(&error))),
+            Err(WriteError::Failed(error)) => Err(GcError::Poisoned(error.into())),
         }
     }
 
@@ -290,8 +203,16 @@ impl Inner {
         hashes: BTreeSet<BlobHash>,
         of: &[u64],
     ) -> Result<BTreeSet<BlobHash>, GcError> {
+        self.ended(self.drop_blobs_now(hashes, of))
+    }
+
+    fn drop_blobs_now(
+        &self,
+        hashes: BTreeSet<BlobHash>,
+        of: &[u64],
+    ) -> Result<BTreeSet<BlobHash>, GcError> {
         let sweep = self.blobs.sweep(None);
-        self.may_sweep()?;
+        self.begin_changing()?;
         sweep.seal_all()?;
         let mut collection = Collection::begin(self, sweep, Condemned::These(hashes), false)?;
         collection.names = Names::but_of(Dead::These(of.iter().copied().collect()));
@@ -307,34 +228,18 @@ impl Inner {
             }
             // A skipped group has a blob that is named by now; the next round handles the others.
             if report.left == 0 {
-                collection.end(true)?;
+                collection.sweep.tidy(true)?;
                 return Ok(collection.named);
             }
         }
     }
 
-    /// Converts an error of a sweep; after a failed write of the manifest nothing more is written.
-    fn sweep_fault(&self, error: SweepError) -> GcError {
-        if matches!(error, SweepError::Failed(_)) {
-            self.poison(&error);
-        }
-        error.into()
-    }
-
-    /// Whether packs may be changed.
-    fn may_sweep(&self) -> Result<(), GcError> {
-        self.begin_changing().map_err(refused)
-    }
-}
-
-/// Why a store that cannot be written cannot be swept.
-fn refused(error: AppendError) -> GcError {
-    match error {
-        AppendError::ReadOnly(reason) => GcError::ReadOnly(reason),
-        AppendError::Closed => GcError::Closed,
-        AppendError::StorageFull(shortage) => GcError::StorageFull(shortage),
-        AppendError::Poisoned(why) => GcError::Poisoned(why),
-        other => GcError::Poisoned(IoError::other(other)),
+    /// After a failed write nothing more is written.
+    fn ended<T>(&self, done: Result<T, GcError>) -> Result<T, GcError> {
+        done.map_err(|error| match error {
+            GcError::Poisoned(why) => GcError::Poisoned(self.poison(why)),
+            other => other,
+        })
     }
 }
 
@@ -420,7 +325,7 @@ impl<'a> Collection<'a> {
                         sweep.switch(marker, &group, &rewritten, condemned)?
                     };
                     match switched {
-                        Some(switched) => self.confirm(switched)?,
+                        Some(switched) => self.sweep.confirm(&mut self.marker, switched)?,
                         None => {
                             report.left += 1;
                             self.sweep.abandon(rewritten);
@@ -438,15 +343,5 @@ impl<'a> Collection<'a> {
             }
         }
         Ok(())
-    }
-
-    fn confirm(&mut self, switched: Switched) -> Result<(), GcError> {
-        let confirmed = self.sweep.confirm(&mut self.marker, switched);
-        confirmed.map_err(|error| self.inner.sweep_fault(error))
-    }
-
-    /// Deletes the files of replaced packs.
-    fn end(&self, wait: bool) -> Result<(), GcError> {
-        self.sweep.tidy(wait).map_err(|error| self.inner.sweep_fault(error))
     }
 }

@@ -76,10 +76,11 @@ impl KeyIndex {
         sealed: &[Arc<Segment>],
         now_ms: u64,
     ) -> io::Result<()> {
+        let open = self.open.read();
         let mut window = self.window.lock();
         let is_over = |first_ms: u64| first_ms.saturating_add(KEY_MS) <= now_ms;
         let mut more = true;
-        for held in self.open.read().values().rev() {
+        for held in open.values().rev() {
             more = more && window.extend_back(held.keys.iter().rev().copied(), now_ms);
             more &= !held.first_ms.is_some_and(is_over);
         }

@@ -164,7 +164,7 @@ pub(super) fn lock(dir: &Path) -> Result<StoreLock, OpenError> {
 pub(super) fn lock_to_read(dir: &Path) -> Result<Option<StoreLock>, OpenError> {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     match lock(dir) {
-        Err(OpenError::Io { error, .. })
+        Err(OpenError::Lock { error, .. })
             if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) =>
         {
             Ok(None)

@@ -57,6 +57,21 @@ pub(super) struct Copier<'a> {
     pub(super) is_own: bool,
 }
 
+/// A file of the destination that may be the one to copy.
+struct InPlace<'a> {
+    /// Its entry in the manifest of the destination.
+    entry: &'a FileEntry,
+    /// It replaced a lost file, and may be truncated.
+    may_be_cut: bool,
+}
+
+/// A file that need not be copied.
+struct Kept {
+    entry: FileEntry,
+    /// It was sealed since it was copied.
+    is_newly_sealed: bool,
+}
+
 /// Whether entries of two manifests describe the same bytes.
 fn is_same(a: &FileEntry, b: &FileEntry) -> bool {
     let of = |file: &FileEntry| (file.key(), file.uuid, file.length);
@@ -117,14 +132,17 @@ impl Copier<'_> {
             let there = before.files.iter().find(|old| is_same(old, file));
             let place = file.path_in(self.to);
             let kept = match there.filter(|_| self.is_in_place(file)) {
-                Some(old) => self.keep((old, named.contains(&place)), file, go_on)?,
+                Some(entry) => {
+                    let there = InPlace { entry, may_be_cut: named.contains(&place) };
+                    self.keep(&there, file, go_on)?
+                }
                 None => None,
             };
             files.push(match kept {
-                Some((entry, is_newly_sealed)) => {
-                    sealed.extend(is_newly_sealed.then_some(*file));
+                Some(kept) => {
+                    sealed.extend(kept.is_newly_sealed.then_some(*file));
                     counts.kept += 1;
-                    entry
+                    kept.entry
                 }
                 None => {
                     let entry = self.bring(file, &path, counts, go_on)?;
@@ -167,24 +185,24 @@ impl Copier<'_> {
         self.to_files.len_of(&path).is_ok_and(|len| len == file.length)
     }
 
-    /// The entry of a file that is in place, and whether it was sealed since then; `None` unless it
-    /// is whole. One that replaced a lost file may be truncated.
+    /// Keeps a file that is in place; `None` unless it is whole.
     fn keep(
         &self,
-        (old, may_be_cut): (&FileEntry, bool),
+        there: &InPlace<'_>,
         file: &FileEntry,
         go_on: GoOn<'_>,
-    ) -> Result<Option<(FileEntry, bool)>, MaintainError> {
-        let place = file.path_in(self.to);
+    ) -> Result<Option<Kept>, MaintainError> {
+        let (place, old) = (file.path_in(self.to), there.entry);
         if old.state == file.state
-            && (!may_be_cut || (old.crc != 0 && self.sync_if_whole(&place, old, go_on)?))
+            && (!there.may_be_cut || (old.crc != 0 && self.sync_if_whole(&place, old, go_on)?))
         {
             let newest_ms = old.newest_ms.max(file.newest_ms);
-            return Ok(Some((FileEntry { newest_ms, ..*old }, false)));
+            let entry = FileEntry { newest_ms, ..*old };
+            return Ok(Some(Kept { entry, is_newly_sealed: false }));
         }
         // It may have been sealed without further appends.
         let is_whole = file.crc != 0 && self.sync_if_whole(&place, file, go_on)?;
-        Ok(is_whole.then_some((*file, true)))
+        Ok(is_whole.then_some(Kept { entry: *file, is_newly_sealed: true }))
     }
 
     /// Brings a file under its temporary name and returns its entry. If it is stopped, the next

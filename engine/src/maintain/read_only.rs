@@ -19,9 +19,9 @@ use super::finding::{Finding, Problem, Severity};
 use crate::error::OpenError;
 use crate::format::super_file::{FileKind, SuperState};
 use crate::journal::{self, Kept, Trouble};
+use crate::manifest::is_meant;
 use crate::media::{Files, Holes, Media, is_lost, patched, tolerant};
 use crate::names::{JOURNAL, unfinished};
-use crate::recovery::is_meant;
 
 /// Bytes read at a time to check that they are readable.
 const PIECE_LEN: u64 = 1024 * 1024;

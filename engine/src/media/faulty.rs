@@ -39,6 +39,8 @@ pub(crate) struct Faults {
     /// No file can be opened for reading, and no directory synced.
     no_descriptors: AtomicBool,
     opens: Watch,
+    /// The thread of this name panics instead of changing anything.
+    panicking: Mutex<Option<&'static str>>,
     /// Operations hold it shared, a crash image exclusively: so the image is a snapshot.
     pub(crate) gate: RwLock<()>,
 }
@@ -56,6 +58,7 @@ impl Faults {
             lost: Mutex::default(),
             no_descriptors: AtomicBool::new(false),
             opens: Watch::default(),
+            panicking: Mutex::default(),
             gate: RwLock::new(()),
         })
     }
@@ -101,6 +104,11 @@ impl Faults {
         *self.opens.0.lock() = Some(Arc::new(watcher));
     }
 
+    /// From now on the thread of this name panics at its next operation.
+    pub(crate) fn panic_on(&self, thread: &'static str) {
+        *self.panicking.lock() = Some(thread);
+    }
+
     /// From now on no file can be opened for reading, and no directory synced.
     pub(crate) fn no_descriptors(&self) {
         self.no_descriptors.store(true, Ordering::Relaxed);
@@ -129,6 +137,10 @@ impl Faults {
     }
 
     fn step_for_space(&self) -> io::Result<RwLockReadGuard<'_, ()>> {
+        let named = *self.panicking.lock();
+        if named.is_some() && std::thread::current().name() == named {
+            panic!("planted in {named:?}");
+        }
         let gate = self.gate.read();
         let now = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let range = self.first.load(Ordering::Relaxed)..=self.last.load(Ordering::Relaxed);

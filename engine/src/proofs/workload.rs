@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 
 use super::{Holds, Rig, body, cursor_name};
 use crate::append::Batch;
-use crate::compact::CompactOptions;
-use crate::error::AppendError;
-use crate::gc::GcOptions;
+use crate::error::{AppendError, PutError};
 use crate::io_error::IoError;
 use crate::maintain::{CopyOptions, Progress};
 use crate::media::sim::SimDisk;
+use crate::options::CompactOptions;
+use crate::options::GcOptions;
 use crate::options::SyncPolicy;
 use crate::store::{Inner, Store};
 use crate::value::{
@@ -135,11 +135,22 @@ fn ephemeral_frame(_: &mut Holds, n: u64) -> Act {
     append(new.into())
 }
 
+/// The error of a batch that says the same as this one.
+fn told(error: PutError) -> AppendError {
+    match error {
+        PutError::Indeterminate(why) => AppendError::Indeterminate(why),
+        PutError::Poisoned(why) => AppendError::Poisoned(why),
+        PutError::StorageFull(shortage) => AppendError::StorageFull(shortage),
+        PutError::Refused(why) => AppendError::BlobRefused(why),
+        error => panic!("{error}"),
+    }
+}
+
 fn lone_blob(holds: &mut Holds, n: u64) -> Act {
     holds.blobs.push(n);
     let bytes = body(n, LONE_BLOB_LEN);
     Box::new(move |store| {
-        store.blob_put(&bytes)?;
+        store.blob_put(&bytes).map_err(told)?;
         // Under `sync` it is durable, and so is everything before it.
         Ok(store.info().sync == SyncPolicy::Sync)
     })
@@ -169,7 +180,7 @@ fn compact(_: &mut Holds, _: u64) -> Act {
 /// an error leaves undone.
 fn press(_: &mut Holds, _: u64) -> Act {
     Box::new(move |store| {
-        store.inner.begin_changing()?;
+        store.inner.begin_changing().map_err(AppendError::from)?;
         match store.inner.blobs.press_all() {
             Ok(()) => Ok(false),
             Err(error) => Err(AppendError::Indeterminate(IoError::other(error))),

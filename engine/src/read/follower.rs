@@ -35,6 +35,7 @@ pub enum FollowerEvent {
 }
 
 /// Yields stored frames and continues with those appended later. No writer waits for it.
+#[must_use = "nothing is read before it is asked"]
 pub struct Follower {
     inner: Arc<Inner>,
     options: ReadOptions,

@@ -92,8 +92,9 @@ impl Store {
     }
 
     /// Returns the newest id that a frame of this store ever had, including frames that were not
-    /// stored or were removed; [`FrameId::ZERO`] before the first. Waits for a commit in progress.
-    pub fn newest_id(&self) -> FrameId {
+    /// stored or were removed; `None` before the first. Waits for a commit in progress.
+    #[must_use]
+    pub fn newest_id(&self) -> Option<FrameId> {
         self.inner.writer.lock().newest_id()
     }
 

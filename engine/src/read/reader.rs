@@ -25,6 +25,7 @@ const SCAN_FRAMES: u64 = 64;
 
 /// The frames a read selects, oldest first or, with `reverse`, newest first. A damaged place is an
 /// error that names it; the next call continues after it.
+#[must_use = "nothing is read before it is asked"]
 pub struct Reader {
     inner: Arc<Inner>,
     way: Way,

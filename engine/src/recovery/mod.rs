@@ -31,7 +31,7 @@ use crate::media::{Disk, Files, LockError, Media, StoreLock, is_full, leads_away
 use crate::names::{self, BLOB_DIR, LOCK, LOG_DIR, SEGMENT};
 use crate::options::StoreOptions;
 use crate::store::Inner;
-pub(crate) use files::{NOT_NAMED, is_meant, segments_to_read};
+pub(crate) use files::segments_to_read;
 pub(crate) use keys::keys_of;
 use opening::Opening;
 pub use report::{Cut, RecoveryReport};
@@ -161,7 +161,7 @@ pub(crate) fn lock(dir: &Path, now_ms: u64) -> Result<StoreLock, OpenError> {
         LockError::Held { pid, since_ms } => {
             OpenError::Locked { dir: dir.to_owned(), pid, since: since_ms }
         }
-        LockError::Io(error) => OpenError::io("lock", &path, error),
+        LockError::Io(error) => OpenError::Lock { path, error },
     })
 }
 

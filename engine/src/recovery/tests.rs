@@ -208,7 +208,7 @@ fn a_damaged_segment_that_the_tables_are_read_from_is_named() {
     let faults = Faults::none();
     let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
     (0..20).for_each(|n| drop(store.append(frame("a", n).into()).unwrap()));
-    assert!(store.inner.writer.lock().secure(&store.inner, true).unwrap());
+    assert!(store.inner.writer.lock().secure(&store.inner, crate::commit::Roll::ToNew).unwrap());
     store.inner.sealing.seal_now(&store.inner).unwrap();
     let image = crash_now(dir.path(), &faults);
     let [first, second] = <[_; 2]>::try_from(segment_files(image.path())).unwrap();

@@ -1,3 +1,5 @@
+mod threads;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -218,7 +220,7 @@ fn a_head_that_was_asked_for_is_the_offset_of_the_first_frame() {
         .flat_map(|_| store.append(many(300)).unwrap().frames)
         .map(|stamp| stamp.id)
         .collect();
-    assert!(store.inner.writer.lock().secure(&store.inner, true).unwrap());
+    assert!(store.inner.writer.lock().secure(&store.inner, crate::commit::Roll::ToNew).unwrap());
     // The segment contains tombstones and no frame; rolling from it skips an offset.
     let mut removed = 0;
     while store.inner.writer.lock().appender().fill_percent() < 85 {
@@ -269,7 +271,7 @@ fn a_failed_write_or_sync_poisons_the_store() {
     assert_eq!(store.append(frame("a", 2).into()), Err(poisoned));
     assert_eq!(store.info().health, Health::Poisoned(why.clone()));
     assert_eq!(numbers(&store), [0]);
-    assert_eq!(store.close(), Err(StoreError::Poisoned(why)));
+    assert_eq!(store.close(), Err(CloseError::Poisoned(why)));
     drop(store);
     let store = open(dir.path(), SyncPolicy::Sync);
     assert!(!store.info().recovery.clean);
@@ -299,7 +301,7 @@ fn what_a_failed_group_laid_out_is_never_durable() {
     assert!(crate::upkeep::sync_log(inner).is_err());
     let mut writer = inner.writer.lock();
     assert!(writer.mark(inner, crate::format::control::Mark::Sync).is_err());
-    assert!(writer.secure(inner, false).is_err());
+    assert!(writer.secure(inner, crate::commit::Roll::IfNeeded).is_err());
     drop(writer);
     assert_eq!((state(), std::fs::read(&segment_files(dir.path())[0]).unwrap()), before);
     drop(store);

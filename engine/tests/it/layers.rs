@@ -34,11 +34,8 @@ const LAYERS: [&[&str]; 8] = [
 const TESTS: [&str; 2] = ["proofs", "testing"];
 
 /// Edges that go up nevertheless, each with its reason. One that no longer exists must be removed.
-const UPWARD: [(&str, &str, &str); 10] = [
+const UPWARD: [(&str, &str, &str); 6] = [
     ("value", "format", "a frame that was read is a view of its record"),
-    ("error", "gc", "the error of a compaction says why its collection failed"),
-    ("options", "gc", "the options of a store hold those of its collections"),
-    ("options", "compact", "the options of a store hold those of its compaction"),
     ("log", "store", "a segment is sealed with the locks of the store held"),
     ("journal", "store", "settling syncs the log and the packs, which the store holds"),
     ("index", "read", "an index is built by the walk that readers use"),
@@ -47,11 +44,6 @@ const UPWARD: [(&str, &str, &str); 10] = [
         "keys",
         "recovery",
         "lost files of keys are made again from what recovery reads in the segment",
-    ),
-    (
-        "blob",
-        "recovery",
-        "which of two files the manifest means is decided for packs as for segments",
     ),
 ];
 

@@ -155,7 +155,7 @@ fn a_store_of_others_is_refused_by_name() {
 
 fn no_permission(dir: &Path) {
     match Store::open(dir, options(MEDIA[0])) {
-        Err(OpenError::Io { path, error, .. }) => {
+        Err(OpenError::Io { path, error, .. } | OpenError::Lock { path, error }) => {
             assert!(path.starts_with(dir), "{}", path.display());
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         }

@@ -43,5 +43,3 @@ mod support;
 mod syscalls;
 #[cfg(test)]
 mod tail_cut;
-#[cfg(test)]
-mod unsafe_code;

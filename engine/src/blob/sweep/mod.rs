@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::error::{BlobError, StageError};
+use super::error::{BlobError, Unusable};
 use super::recover::remove_dropped;
 use super::sealed::{Opened, SealedPack};
 use super::{Blobs, Shared};
@@ -126,12 +126,11 @@ impl SweepError {
     }
 }
 
-impl From<StageError> for SweepError {
-    fn from(error: StageError) -> Self {
-        match error {
-            StageError::Full(shortage) => Self::Full(shortage),
-            StageError::Failed(error) => Self::Failed(error),
-            StageError::TooLong | StageError::Refused(_) | StageError::Gone => Self::Stopped,
+impl From<Unusable> for SweepError {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Failed(why) => Self::Failed(why.into()),
+            Unusable::Closed => Self::Stopped,
         }
     }
 }
@@ -394,7 +393,7 @@ impl Sweep<'_> {
                 }
                 return Err(SweepError::Full(shortage));
             }
-            shared.failed.store(true, Ordering::Release);
+            shared.fail(&error);
             return Err(SweepError::Failed(error));
         }
         let mut leaving = shared.sweeps.leaving.lock();
@@ -465,7 +464,7 @@ impl Sweep<'_> {
                 Ok(())
             }
             Err(error) => {
-                shared.failed.store(true, Ordering::Release);
+                shared.fail(&error);
                 Err(SweepError::Failed(error))
             }
         }

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::SystemClock;
 use crate::entropy::Random;
-use crate::error::ReadError;
+use crate::error::{PutError, ReadError};
 use crate::format::super_file::{FileState, SuperState};
 use crate::limits::OPEN_PACKS_MAX;
 use crate::manifest::Manifest;
@@ -149,7 +149,7 @@ fn blobs_come_back_from_every_stage() {
         blobs.close().unwrap();
         assert!(matches!(
             blobs.stage(&[blobs.prepare(&text(5, 5)).unwrap()]),
-            Err(StageError::Refused(_))
+            Err(StageError::Closed)
         ));
         drop(blobs);
         let blobs = bed.open(true);
@@ -229,7 +229,7 @@ fn nothing_is_put_once_it_is_closed() {
     blobs.close().unwrap();
     let manifest = bed.env().manifest.state();
     for blob in &prepared {
-        assert!(matches!(blobs.put(blob), Err(StageError::Refused(_))));
+        assert!(matches!(blobs.put(blob), Err(StageError::Closed)));
     }
     assert_eq!(bed.files("pack").len(), 1);
     assert_eq!(bed.env().manifest.state(), manifest);
@@ -292,7 +292,7 @@ fn a_blob_that_is_too_long_is_refused_and_not_cut() {
         assert_eq!(written.is_ok(), fits, "{len}");
         if !fits {
             assert_eq!(written.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-            assert!(matches!(incoming.finish(), Err(StageError::TooLong)));
+            assert_eq!(incoming.finish(), Err(PutError::TooLarge { max: BLOB_BYTES_MAX }));
         }
     }
     assert!(!blobs.contains(&BlobHash::of(b"the beginning")));

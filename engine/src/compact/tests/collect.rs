@@ -365,7 +365,7 @@ fn a_file_that_could_not_be_deleted_goes_with_the_next_round() {
         let store = open_faulty(dir.path(), with(&clock), &faults).unwrap();
         let ids: Vec<_> = (0..400).map(|n| append(&store, heavy("a", n))).collect();
         ids.iter().skip(1).for_each(|&id| _ = store.remove(id).unwrap());
-        store.inner.secure_log(true).unwrap();
+        store.inner.secure_log(Roll::ToNew).unwrap();
         faults.set(failing, failing, Errno::ACCESS);
         let done = store.compact(ALL);
         let is_over = faults.count() < failing;
@@ -395,7 +395,7 @@ fn a_pack_that_could_not_be_deleted_goes_with_the_next_round() {
         // Only operations of the collection fail, a different one in each round.
         store.inner.blobs.wait_sealed();
         faults.set(failing, failing, Errno::ACCESS);
-        let done = store.gc(&crate::gc::GcOptions::everything());
+        let done = store.gc(&crate::options::GcOptions::everything());
         let is_over = faults.count() < failing;
         faults.clear();
         let is_dropped = || {
@@ -433,7 +433,7 @@ fn what_is_dead_and_what_was_given_back_is_told() {
     pass(&clock, HOUR);
     assert!(dead() > hidden + 800, "{}", dead());
     assert_eq!((space(&store).compacted_ms, space(&store).log_freed_bytes), (None, 0));
-    store.inner.secure_log(true).unwrap();
+    store.inner.secure_log(Roll::ToNew).unwrap();
     let before = dead();
     assert!(before > 18_000, "{before} in a sealed segment");
     let report = store.compact(ALL).unwrap();
@@ -444,11 +444,12 @@ fn what_is_dead_and_what_was_given_back_is_told() {
     assert_eq!((told.pack_dead_bytes, told.collected_ms), (None, None));
     let gone = append(&store, stout("c", 1));
     store.remove(gone).unwrap();
-    let dry_run = crate::gc::GcOptions { dry_run: true, ..crate::gc::GcOptions::everything() };
+    let dry_run =
+        crate::options::GcOptions { dry_run: true, ..crate::options::GcOptions::everything() };
     store.gc(&dry_run).unwrap();
     let told = space(&store);
     assert_eq!((told.pack_dead_bytes, told.collected_ms), (Some(100 * 1024), None));
-    store.gc(&crate::gc::GcOptions::everything()).unwrap();
+    store.gc(&crate::options::GcOptions::everything()).unwrap();
     let told = space(&store);
     assert_eq!((told.pack_dead_bytes, told.collections), (Some(0), 1));
     assert_eq!(told.collected_ms, Some(clock.now_ms()));

@@ -14,7 +14,7 @@ fn nothing_is_looked_for_again_in_a_store_at_rest() {
         append(&store, if n % 10 == 0 { lasting(n) } else { heavy("fill", n) });
     }
     append(&store, last(1, heavy("state", 1)));
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let opened = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let count = opened.clone();
     faults.watch_opens(move |path| {

@@ -37,7 +37,7 @@ fn no_segment_becomes_longer_than_a_full_one() {
     let dir = fast_dir();
     let store = open(dir.path(), SyncPolicy::None);
     let left = fill(&store, 200, 10);
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let before = sealed_lens(&store);
     // Nine of ten frames are dead, but only a quarter of the bytes.
     assert!(before.len() > 12);
@@ -60,7 +60,7 @@ fn a_segment_of_which_little_is_dead_is_not_read_again_and_again() {
     let store = open(dir.path(), SyncPolicy::None);
     let left = fill(&store, 100, 2);
     let options = CompactOptions { dead_percent: 50, ..ALL };
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let is_rotten = |of: &Candidate| of.dead * 100 > of.segment.published_len() * 50;
     assert!(sealed(&store).iter().all(is_rotten));
     assert_eq!(store.compact(options).unwrap().rewritten, 0);
@@ -83,7 +83,7 @@ fn one_that_has_no_room_keeps_no_other_from_being_compacted() {
     let later: Vec<_> = (0..300).map(|n| append(&store, heavy("junk", n))).collect();
     // The first segments keep a live frame, some later ones none.
     junk.iter().skip(1).chain(&later).for_each(|&id| _ = store.remove(id).unwrap());
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let left = offsets(&store);
     let before = log_bytes(dir.path());
     // No space for the first segments together, nor for the first of them alone.

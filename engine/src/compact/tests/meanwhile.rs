@@ -8,15 +8,15 @@ use std::time::Duration;
 use super::*;
 use crate::compact::thread::round;
 use crate::compact::{pace::Pace, survey, switch, write};
-use crate::gc::GcOptions;
 use crate::media::Disk;
 use crate::media::faulty::FaultyFiles;
+use crate::options::GcOptions;
 use crate::recovery::open_with;
 
 /// Rewrites the oldest segment as the survey finds it, running `meanwhile` after its tombstones
 /// were read.
 fn rewrite_first(store: &Store, meanwhile: impl FnOnce()) -> Stopped<CompactReport> {
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     rewrite_oldest(store, meanwhile, || ())
 }
 
@@ -85,7 +85,7 @@ fn files_that_cannot_be_opened_for_now_are_not_taken_for_damaged() {
         append(&store, heavy(&format!("fill.{}", n % 7), n));
     }
     junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     store.inner.index.merge(&AtomicBool::new(false)).unwrap();
     let left = offsets(&store);
     store.close().unwrap();
@@ -140,7 +140,7 @@ fn appends_go_on_while_the_table_of_topics_is_taken_apart() {
         append(&store, heavy(&format!("fill.{}", n % 7), n));
     }
     junk.iter().for_each(|&id| _ = store.remove(id).unwrap());
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     store.inner.index.merge(&AtomicBool::new(false)).unwrap();
     let left = offsets(&store);
     // Whenever a dictionary is opened, another thread appends and must finish first.
@@ -271,7 +271,7 @@ fn a_reader_sees_no_removed_frames_however_often_they_are_rewritten() {
         ids[of].iter().for_each(|&id| _ = store.remove(id).unwrap());
     };
     remove(50..60);
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let reader = store.read(&ReadOptions::default()).unwrap();
     remove(60..70);
     // A removal that is applied to the file only by the next rewrite.

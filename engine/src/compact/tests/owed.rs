@@ -13,7 +13,7 @@ fn with_secret(dir: &Path, faults: &Arc<Faults>) -> (Store, FrameId, [Bytes; 2])
     let secret = NewFrame { meta, body: Body::Inline(body.clone()), ..NewFrame::new(topic) };
     let id = append(&store, secret);
     (100..400).for_each(|n| _ = append(&store, heavy("other", n)));
-    store.inner.secure_log(false).unwrap();
+    store.inner.secure_log(Roll::IfNeeded).unwrap();
     let secrets = [Bytes::from_static(b"a secret that is long"), body.slice(100..140)];
     (store, id, secrets)
 }

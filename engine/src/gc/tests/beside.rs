@@ -101,7 +101,7 @@ fn a_blob_that_is_named_while_its_pack_is_swept_stays() {
     let late = NewFrame { body: Body::Stored(BlobHash::of(&body(1))), ..frame("late", 1) };
     store.append(late.into()).unwrap();
     collection.sweep_groups(groups, &mut report).unwrap();
-    collection.end(false).unwrap();
+    collection.sweep.tidy(false).unwrap();
     drop(collection);
     assert!(report.left > 0, "{report:?}");
     assert_eq!(read(&store, &body(1)), Some(body(1)));

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::compact::CompactReport;
-use crate::error::CompactError;
+use crate::error::{AppendError, CompactError, GcError, RemoveNowError};
 use crate::io_error::IoError;
 use crate::media::Files;
 use crate::media::sim::{Image, SimDisk};
@@ -205,12 +205,12 @@ fn a_removal_now_that_is_cut_off_is_finished_by_the_next() {
 }
 
 /// Whether the store must be reopened.
-fn is_failed(done: Result<CompactReport, CompactError>, what: &str) -> bool {
-    use crate::error::AppendError::Poisoned;
+fn is_failed(done: Result<CompactReport, RemoveNowError>, what: &str) -> bool {
     match done {
         Ok(_) => false,
-        Err(CompactError::Poisoned(_) | CompactError::Append(Poisoned(_))) => true,
-        Err(CompactError::Blobs(GcError::Poisoned(_))) => true,
+        Err(RemoveNowError::Append(AppendError::Poisoned(_))) => true,
+        Err(RemoveNowError::Compact(CompactError::Poisoned(_))) => true,
+        Err(RemoveNowError::Blobs(GcError::Poisoned(_))) => true,
         Err(error) => panic!("{what}: {error}"),
     }
 }
@@ -274,7 +274,7 @@ fn a_removal_now_tells_of_a_damaged_pack_until_it_is_mended() {
     edit(&damaged, |bytes| bytes[at] ^= 1);
     for _ in 0..2 {
         let told = store.remove_now(&ids[..1]);
-        let is_told = matches!(told, Err(CompactError::Blobs(GcError::Read(_))));
+        let is_told = matches!(told, Err(RemoveNowError::Blobs(GcError::Read(_))));
         assert!(is_told, "{told:?}");
     }
     assert!(store.get(ids[0]).unwrap().is_none());
@@ -286,4 +286,33 @@ fn a_removal_now_tells_of_a_damaged_pack_until_it_is_mended() {
     let pack = packs(dir.path()).remove(0);
     edit(&pack, |bytes| bytes[70] ^= 1);
     assert_eq!(store.remove_now(&[plain]).unwrap().rewritten, 1);
+}
+
+/// A collection that waited for a pack to be sealed was told that the store is closed when that
+/// failed, and the store went on until the next blob.
+#[test]
+fn a_failed_write_is_told_as_one_and_poisons_the_store() {
+    let mut poisoned = 0;
+    for k in 1.. {
+        let (dir, faults) = (fast_dir(), Faults::none());
+        let store = open_faulty(dir.path(), options(SyncPolicy::None), &faults).unwrap();
+        (0..20).for_each(|n| _ = store.blob_put(&body(n)).unwrap());
+        faults.set(k, u64::MAX, Errno::IO);
+        let done = store.gc(&GcOptions::everything());
+        let hit = faults.count() >= k;
+        faults.clear();
+        match done {
+            Ok(_) | Err(GcError::Read(_)) => {}
+            Err(GcError::Poisoned(why)) => {
+                assert!(why.to_string().contains(&Errno::IO.to_string()), "{k}: {why}");
+                assert_eq!(store.info().health, Health::Poisoned(why), "{k}");
+                poisoned += 1;
+            }
+            Err(error) => panic!("{k}: {error}"),
+        }
+        if !hit {
+            break;
+        }
+    }
+    assert!(poisoned > 2, "{poisoned}");
 }

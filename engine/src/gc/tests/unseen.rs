@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::*;
 use crate::append::Batch;
-use crate::compact::CompactOptions;
+use crate::options::CompactOptions;
 use crate::value::{FrameId, ReadOptions, Ttl};
 
 const COUNT: u64 = 60;

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 
 use super::{build, check, fill, go_on, none, tell};
 use crate::append::Batch;
-use crate::compact::CompactOptions;
 use crate::error::{ReadError, ReadOnlyReason};
 use crate::maintain::{CopyOptions, CopyReport, MaintainError, Problem, repair, restore};
 use crate::media::faulty::{Faults, FaultyFiles};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
 use crate::names::is_store;
+use crate::options::CompactOptions;
 use crate::options::{CompressOptions, MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::{

@@ -16,11 +16,11 @@ use tempfile::TempDir;
 
 use super::finding::{Progress, VerifyReport};
 use crate::append::Batch;
-use crate::compact::CompactOptions;
 use crate::format::super_file::{FileState, SuperState};
 use crate::manifest::Manifest;
 use crate::media::Disk;
 use crate::media::faulty::Faults;
+use crate::options::CompactOptions;
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::testing::{crash_now, frame, noise, open_faulty, options, segment_files};

@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 
 use super::{build, check, cursor, go_on, none, tell};
 use crate::append::Batch;
-use crate::compact::CompactOptions;
 use crate::error::{OpenError, ReadError};
 use crate::format::batch::BatchHeader;
 use crate::maintain::repair::{RepairReport, repair_files};
 use crate::maintain::{CopyOptions, MaintainError, Problem, Severity, repair};
 use crate::media::sim::{Image, SimDisk};
 use crate::media::{Disk, Files};
+use crate::options::CompactOptions;
 use crate::options::{MediaChoice, StoreOptions, SyncPolicy};
 use crate::read::{FollowerEvent, Reader};
 use crate::store::{Health, Store};

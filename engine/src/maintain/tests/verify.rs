@@ -12,10 +12,10 @@ use rustix::io::Errno;
 use super::{FRAMES, build, check, cursor, fill, go_on, none, with_body};
 use crate::append::Batch;
 use crate::format::super_file::{FileState, SuperState};
-use crate::gc::GcOptions;
 use crate::maintain::{CopyOptions, Finding, MaintainError, Problem, Severity, repair, verify};
 use crate::manifest::Manifest;
 use crate::media::faulty::Faults;
+use crate::options::GcOptions;
 use crate::options::{ScrubOptions, StoreOptions, SyncPolicy};
 use crate::store::{Health, Store};
 use crate::testing::{

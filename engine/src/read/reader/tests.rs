@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::append::Batch;
-use crate::compact::CompactOptions;
+use crate::options::CompactOptions;
 use crate::options::{StoreOptions, SyncPolicy};
 use crate::store::Store;
 use crate::testing::{StillClock, batches, edit, fast_dir, frame, open, options, segment_files};
