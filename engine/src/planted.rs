@@ -60,6 +60,8 @@ pub(crate) enum Bug {
     ForgetTouch,
     /// Garbage collection does not count the states of cursors as names.
     ForgetStates,
+    /// Garbage collection does not make durable what superseded the names that it passes over.
+    SkipBury,
     /// What died since the last collection does not make the next one due.
     ForgetGone,
     /// What the last collection kept because of the grace does not make the next one due.

@@ -296,15 +296,24 @@ impl Store {
     /// # Errors
     /// [`ReadError`] when its state is a blob that cannot be read.
     pub fn cursor(&self, name: &CursorName) -> Result<Option<Cursor>, ReadError> {
-        let Some(held) = self.inner.cursors.read().get(name).cloned() else { return Ok(None) };
-        let state = match &held.state {
-            HeldState::Inline(bytes) => bytes.clone(),
-            HeldState::Blob(_, hash) => match self.inner.blobs.get(hash)? {
-                Some(blob) => blob.bytes(CURSOR_STATE_BYTES_MAX as u64)?,
-                None => return Err(ReadError::MissingBlob(*hash)),
-            },
+        let held = || self.inner.cursors.read().get(name).cloned();
+        let Some(mut found) = held() else { return Ok(None) };
+        let state = loop {
+            let hash = match &found.state {
+                HeldState::Inline(bytes) => break bytes.clone(),
+                HeldState::Blob(_, hash) => *hash,
+            };
+            if let Some(blob) = self.inner.blobs.get(&hash)? {
+                break blob.bytes(CURSOR_STATE_BYTES_MAX as u64)?;
+            }
+            // A state that was replaced meanwhile may have been collected.
+            match held() {
+                Some(newer) if newer.revision != found.revision => found = newer,
+                Some(_) => return Err(ReadError::MissingBlob(hash)),
+                None => return Ok(None),
+            }
         };
-        let HeldCursor { revision, epoch, offset, time_ms, .. } = held;
+        let HeldCursor { revision, epoch, offset, time_ms, .. } = found;
         Ok(Some(Cursor { revision, epoch, offset, time_ms, state }))
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Unseen {
     expired_by_ms: u64,
     /// Floors of the topics that have one.
     floors: HashMap<Box<str>, u64>,
-    /// Whether a frame that names a body was skipped.
+    /// Whether a frame that names a body, or a cursor's record, was skipped.
     pub(super) passed: bool,
 }
 

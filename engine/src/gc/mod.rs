@@ -14,6 +14,7 @@ use crate::error::{Corruption, GcError, ReadError};
 use crate::io_error::IoError;
 use crate::log::WriteError;
 use crate::options::{CollectOptions, GcOptions};
+use crate::planted::{Bug, is_planted};
 use crate::space::{Collected, Found};
 use crate::store::{Inner, Store};
 use crate::value::BlobHash;
@@ -166,7 +167,8 @@ impl Inner {
         if options.dry_run {
             return Ok(report);
         }
-        if !groups.is_empty() && collection.names.passed_any() {
+        let buries = collection.names.passed_any() && !is_planted(Bug::SkipBury);
+        if !groups.is_empty() && buries {
             self.bury()?;
         }
         let swept = collection.sweep_groups(groups, &mut report);
@@ -176,10 +178,10 @@ impl Inner {
         Ok(report)
     }
 
-    /// Makes sure that frames which no reader sees now never come back, since their bodies will be
-    /// missing: makes durable whatever removed them. The frames themselves become durable too, and
-    /// are covered by a mark: where the log may not be durable, recovery cuts it at a frame whose
-    /// blob is missing.
+    /// Makes sure that frames which no reader sees now, and states that cursors had, never come
+    /// back, since their blobs will be missing: makes durable whatever removed or superseded them.
+    /// Their records become durable too, and are covered by a mark: where the log may not be
+    /// durable, recovery cuts it at a record whose blob is missing.
     fn bury(&self) -> Result<(), GcError> {
         let mut writer = self.writer.lock();
         self.begin_writing_with(&mut writer)?;

@@ -19,9 +19,10 @@ use crate::value::{BlobHash, FrameRef};
 
 /// Bytes of a segment read at a time, but at least a whole batch.
 const WINDOW: u64 = 1024 * 1024;
-/// In this many of the newest segments every cursor record counts, in older ones only the current
-/// ones. A power cut can take what is unsynced, at most two segments, and opening then starts from
-/// the checkpoint in the segment before: every cursor record that it can find is in these segments.
+/// In this many of the newest segments every cursor record counts that the caller does not make
+/// final, in older ones only the current ones. A power cut can take what is unsynced, at most two
+/// segments, and opening then starts from the checkpoint in the segment before: every cursor record
+/// that it can find is in these segments.
 const CURSOR_SEGMENTS: usize = 3;
 
 /// Reads names; each call reads those added since the last.
@@ -33,7 +34,7 @@ pub(super) struct Names {
     position: u64,
     /// Frames that do not count, until the log was read once.
     dead: Option<Dead>,
-    /// Whether a frame that readers once saw was skipped.
+    /// Whether a frame that readers once saw, or a cursor's record, was skipped.
     passed: bool,
 }
 
@@ -43,7 +44,8 @@ impl Names {
         Self { dead: Some(dead), ..Self::default() }
     }
 
-    /// Whether a frame was skipped because no reader sees it any more.
+    /// Whether a frame was skipped because no reader sees it any more, or a cursor's record because
+    /// a later one supersedes it. That is final once everything appended so far is durable.
     pub(super) const fn passed_any(&self) -> bool {
         self.passed
     }
@@ -60,6 +62,10 @@ impl Names {
         if self.began && is_planted(Bug::ForgetLateNames) {
             return Ok(());
         }
+        let segments = inner.log.view().segments;
+        // Cursors change before the log that says so is published: those below know every record
+        // before this end.
+        let end = segments.last().map(|last| (last.base(), last.published_len()));
         if !self.began && !is_planted(Bug::ForgetStates) {
             let states: Vec<BlobHash> = inner
                 .cursors
@@ -72,7 +78,6 @@ impl Names {
                 .collect();
             states.iter().try_for_each(&mut take)?;
         }
-        let segments = inner.log.view().segments;
         for (n, segment) in segments.iter().enumerate() {
             let place = (segment.base(), segment.uuid());
             if self.began && place.0 < self.last.0 {
@@ -85,7 +90,12 @@ impl Names {
             };
             let upto = segment.published_len();
             let cursors = n + CURSOR_SEGMENTS >= segments.len();
-            let mut counts = Counts { inner, cursors, dead: self.dead.as_mut() };
+            let known = match end {
+                Some((base, _)) if place.0 < base => u64::MAX,
+                Some((base, position)) if place.0 == base => position,
+                _ => 0,
+            };
+            let mut counts = Counts { inner, cursors, known, dead: self.dead.as_mut() };
             read_batches(segment, from..upto, &go_on, &mut counts, &mut take)?;
             (self.began, self.last, self.position) = (true, place, upto.max(from));
         }
@@ -99,13 +109,19 @@ impl Names {
 struct Counts<'a> {
     inner: &'a Inner,
     cursors: bool,
+    /// Cursor records before this position are current, and counted already, or superseded.
+    known: u64,
     dead: Option<&'a mut Dead>,
 }
 
 impl Counts<'_> {
-    /// Whether a record that names a blob counts.
-    fn takes(&mut self, base: u64, prefix: &RecordPrefix, record: &[u8]) -> bool {
+    /// Whether a record of a batch at this position that names a blob counts.
+    fn takes(&mut self, (at, base): (u64, u64), prefix: &RecordPrefix, record: &[u8]) -> bool {
         match (prefix.kind, &mut self.dead) {
+            (RecordKind::Cursor, Some(Dead::Unseen(unseen))) if at < self.known => {
+                unseen.passed = true;
+                false
+            }
             (RecordKind::Cursor, _) => self.cursors && !is_planted(Bug::ForgetStates),
             (RecordKind::Frame, Some(dead)) => {
                 let offset = base.saturating_add(u64::from(prefix.offset_delta));
@@ -169,7 +185,7 @@ fn read_records<E: From<ReadError>>(
         }
         let (prefix, record) = checked.map_err(|error| damaged(segment, batch, error))?;
         if let Some(hash) = named_blob(record, &prefix)
-            && counts.takes(base, &prefix, record)
+            && counts.takes((batch, base), &prefix, record)
         {
             take(&hash)?;
         }

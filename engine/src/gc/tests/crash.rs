@@ -106,6 +106,56 @@ fn a_power_cut_at_any_operation_loses_nothing_that_is_named() {
     }
 }
 
+/// A power cut may bring back a state that a later one has superseded, until the collection has made
+/// that one durable.
+#[test]
+fn a_power_cut_at_any_operation_leaves_a_cursor_with_its_state() {
+    const STATES: u64 = 12;
+    let name = CursorName::parse("handler").unwrap();
+    for sync in [SyncPolicy::None, SyncPolicy::Sync] {
+        let dir = fast_dir();
+        let disk = SimDisk::new(&Image::new(), dir.path(), MediaChoice::Auto);
+        let store = open_sim(dir.path(), &disk, sync);
+        let set = |n: u64| {
+            let set = Some(CursorValue { offset: n, state: noise(n, 20_000) });
+            let change = CursorChange { name: name.clone(), expect: ExpectRevision::Any, set };
+            let batch = crate::Batch { cursors: vec![change], ..frame("a", n).into() };
+            store.append(batch).unwrap();
+        };
+        (0..STATES).for_each(set);
+        let cases = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&cases);
+        disk.watch(move |operation, moment| {
+            for seed in 0..8 {
+                noted.lock().push((operation, moment.power_cut(seed * 1000 + operation)));
+            }
+        });
+        let report = store.gc(&GcOptions::everything()).unwrap();
+        assert_eq!(report.swept, STATES - 1);
+        disk.unwatch();
+        drop(store);
+        let cases = std::mem::take(&mut *cases.lock());
+        let mut found = BTreeSet::new();
+        for (operation, image) in cases {
+            let disk = SimDisk::new(&image, dir.path(), MediaChoice::Auto);
+            let store = open_sim(dir.path(), &disk, sync);
+            let count = crate::testing::numbers(&store).len() as u64;
+            assert_eq!(store.info().health, Health::Writable, "cut at {operation}");
+            let cursor = store.cursor(&name).unwrap();
+            match count.checked_sub(1) {
+                None => assert!(cursor.is_none(), "cut at {operation}"),
+                Some(last) => {
+                    let cursor = cursor.expect("the batch holds both");
+                    assert_eq!((cursor.offset, cursor.state), (last, noise(last, 20_000)));
+                }
+            }
+            assert!(sync == SyncPolicy::None || count == STATES, "cut at {operation}: {count}");
+            found.insert(count);
+        }
+        assert!(found.contains(&STATES), "{found:?}");
+    }
+}
+
 #[test]
 fn an_operation_that_fails_loses_nothing_that_is_named() {
     for errno in [Errno::IO, Errno::NOSPC] {
