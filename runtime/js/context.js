@@ -9,7 +9,7 @@ const {
 } = core.ops;
 const { parse, stringify } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { buffer, emit, checkContent, duration, isLarge, optionsText, viewBytes, nameOf } = core.loadExtScript("ext:xs_runtime/values.js");
+const { buffer, emit, checkContent, duration, isLarge, optionsText, viewBytes, nameOf, written } = core.loadExtScript("ext:xs_runtime/values.js");
 
 // The async context of a call. Holds no references: code that waits keeps it and may outlive the
 // call, and what a call holds may hold that code.
@@ -401,7 +401,7 @@ function handlerContext(scope, definition, call) {
         if (isLarge(content.body)) {
           throw new TypeError("a handler's append() is buffered and cannot wait: await the text or bytes first");
         }
-        emit(scope.run, call.index, topic, content, "append()");
+        emit(scope.run, call.index, topic, written(content, "append()"), "append()");
       },
       remove(id) {
         if (op_xs_remove_later(call.index, String(id))) buffer.full = true;

@@ -7,7 +7,7 @@ const {
 } = core.ops;
 const { parse } = JSON;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { APPEND_KEYS, checkBody, duration, isLarge, jsonText, metaText, optionsText } = core.loadExtScript("ext:xs_runtime/values.js");
+const { APPEND_KEYS, duration, isLarge, optionsText, written } = core.loadExtScript("ext:xs_runtime/values.js");
 const { base, bytesOf, checkAppend, excuse, iterable, stream, topicsText } = core.loadExtScript("ext:xs_runtime/context.js");
 
 const bytes = () => core.loadExtScript("ext:xs_runtime/bytes.js");
@@ -17,10 +17,7 @@ async function append(scope, topic, options) {
   // Checked as given: destructuring could leave nothing of a value that is not a plain object.
   checkAppend(topic, options, APPEND_KEYS);
   const { key, expect, ...content } = options;
-  const meta = metaText(content.meta, "append()");
-  const ttl = content.ttl === undefined ? "" : String(content.ttl);
-  const body = (content.json === undefined ? content.body : jsonText(content.json, "append()")) ?? "";
-  checkBody(body, "append()", true);
+  const { meta, ttl, body } = written(content, "append()");
   if (key !== undefined || expect !== undefined) {
     const hash = body === "" ? "" : isLarge(body) ? await bytes().upload(body) : await op_xs_blob_put(bytesOf(body, "append({ body })"));
     const of = expect?.of === undefined ? undefined : topicsText(expect.of, "expect.of");
@@ -64,7 +61,9 @@ let lookMs = 60_000;
 // Dates at a steady pace, the first one at once. A slow consumer skips beats and never gets two for
 // the same beat.
 function every(scope, interval) {
-  const ms = Math.max(1, duration(interval, "every()"));
+  const asked = duration(interval, "every()");
+  if (asked === 0) throw new TypeError("every() is 0; use milliseconds or text such as \"500ms\", \"30s\", \"5m\"");
+  const ms = Math.max(1, asked);
   const started = performance.now();
   let beat = -1, wake = null, timer = null, over = false;
   const stop = () => {

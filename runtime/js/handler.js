@@ -47,16 +47,16 @@ class HandlerLoop {
     if (this.#barrier !== null) await this.#barrier;
   }
   load(text, foreign) {
-    let state = text === "" ? definition.state : parse(text);
+    let state = text === "" ? definition.state ?? null : parse(text);
     if (foreign && definition.migrate !== undefined) state = definition.migrate(state);
-    this.#saved = stateText(state ?? null);
+    this.#saved = stateText(state);
     this.#stored = text === "" ? this.#saved : text;
     // A separate copy: the first call must not change the definition's object.
     this.state = parse(this.#saved);
   }
   // The state's text if it differs from the stored one, else "".
   #changed() {
-    const text = stateText(this.state ?? null);
+    const text = stateText(this.state);
     return text === this.#stored ? "" : text;
   }
   // Replies for the next calls. Until that is committed nothing later is read or replied.

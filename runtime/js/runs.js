@@ -3,7 +3,7 @@
 const { core } = __bootstrap;
 const { op_xs_drained, op_xs_finish, op_xs_full } = core.ops;
 const { frames } = core.loadExtScript("ext:xs_runtime/frame.js");
-const { emit, isLarge, isThenable, left, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
+const { emitStored, isLarge, isThenable, left, nameOf, output, Out, report } = core.loadExtScript("ext:xs_runtime/values.js");
 const { callBegan, Scope, within } = core.loadExtScript("ext:xs_runtime/context.js");
 const { generatorContext, commandContext } = core.loadExtScript("ext:xs_runtime/direct.js");
 
@@ -62,7 +62,7 @@ async function result(scope, value) {
   const content = Out.is(value) ? Out.content(value) : null;
   if (content !== null && isLarge(content.body)) {
     const stored = await core.loadExtScript("ext:xs_runtime/bytes.js").upload(content.body);
-    emit(scope.run, 0, content.topic ?? "", { ...content, body: undefined, stored }, "frame()");
+    emitStored(scope.run, content, stored);
   } else {
     output(scope.run, 0, value, about.asBody);
   }

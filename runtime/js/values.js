@@ -3,7 +3,7 @@
 // TypeError that names the fix.
 (function () {
 const { core } = __bootstrap;
-const { op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored, op_xs_results } = core.ops;
+const { op_xs_check_frame, op_xs_emit, op_xs_emit_bytes, op_xs_emit_stored, op_xs_results } = core.ops;
 const { stringify } = JSON;
 const { getPrototypeOf } = Object;
 const { isView } = ArrayBuffer;
@@ -17,6 +17,7 @@ class Retry extends Error {
   constructor(reason, options = {}) {
     super(reason, "cause" in options ? { cause: options.cause } : undefined);
     this.name = "Retry";
+    if (options.after !== undefined) duration(options.after, "the after of a Retry");
     this.after = options.after;
   }
 }
@@ -47,10 +48,35 @@ const FRAME_KEYS = new Set(CONTENT_KEYS);
 const APPEND_KEYS = new Set([...CONTENT_KEYS, "key", "expect"]);
 // Maximum characters of a text quoted in an error.
 const SHOWN_MAX = 40;
+// Levels of an output that are searched for what JSON does not hold.
+const DEPTH_MAX = 100;
 
+// Topics and ttls that Rust has found right. Asking costs as much as the call of a handler.
+const known = new Set();
+const KNOWN_MAX = 1024;
+
+// Everything is checked here, where an error has the author's line: what uses the frame has none.
 function frame(content) {
   checkContent(content, "frame()");
-  return new Out({ ...content });
+  const { topic = "" } = content;
+  if (typeof topic !== "string") throw new TypeError(`frame(): topic is ${nameOf(topic)}; use text`);
+  const taken = written(content, "frame()");
+  const key = `${topic}\n${taken.ttl}`;
+  if (!known.has(key)) {
+    op_xs_check_frame(topic, taken.ttl);
+    if (known.size >= KNOWN_MAX) known.clear();
+    known.add(key);
+  }
+  return new Out({ topic, ...taken });
+}
+
+// The content of a frame as Rust takes it, but for a body that is not text.
+function written(content, where) {
+  const meta = metaText(content.meta, where);
+  const ttl = content.ttl === undefined ? "" : String(content.ttl);
+  const body = (content.json === undefined ? content.body : jsonText(content.json, where)) ?? "";
+  checkBody(body, where, true);
+  return { meta, ttl, body };
 }
 
 function checkContent(content, where, keys = FRAME_KEYS) {
@@ -91,7 +117,7 @@ function meant(value) {
 
 // Names a value the way its author would.
 function nameOf(value) {
-  if (value === null) return "null";
+  if (value === null || value === undefined) return String(value);
   if (Out.is(value)) return "a frame(...)";
   if (typeof value !== "object") return `a ${typeof value}`;
   if (Array.isArray(value)) return "an array";
@@ -122,6 +148,7 @@ function metaOf(meta, where) {
   if (text?.[0] !== "{") {
     throw new TypeError(`${where}: meta is ${nameOf(meta)}, which JSON does not write as an object; use { value: ... } or String(...)`);
   }
+  checkWritten(meta, text, where, "meta");
   return text;
 }
 
@@ -140,7 +167,45 @@ function jsonText(value, where) {
     throw new TypeError(`${where}: json cannot be written: ${error.message}`);
   }
   if (text === undefined) throw new TypeError(`${where}: json is ${nameOf(value)}, which JSON does not have`);
+  checkWritten(value, text, where, "json");
   return text;
+}
+
+// JSON silently writes what it has no form for as one of these; other texts need no closer look.
+const isDoubtful = (text) => text.includes("null") || text.includes("{}") || text.includes('{"0":');
+
+// Refuses values whose content is not in their JSON, such as NaN or a promise.
+function checkWritten(value, text, where, path) {
+  const found = isDoubtful(text) ? lost(value, path, 0) : null;
+  if (found !== null) throw new TypeError(`${where}: ${found}`);
+}
+
+// The first part of a value that JSON does not hold, or null. As JSON does, it takes `undefined`
+// for a value that is absent, and leaves the rest to toJSON() where there is one.
+function lost(value, path, depth) {
+  if (typeof value === "number") {
+    return Number.isFinite(value) ? null : `${path} is ${value}, which JSON does not have; use null or text`;
+  }
+  if (typeof value === "function" || typeof value === "symbol") return `${path} is ${nameOf(value)}; give its result instead`;
+  if (typeof value !== "object" || value === null || depth > DEPTH_MAX) return null;
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? `${path} is an invalid Date` : null;
+  if (typeof value.toJSON === "function") return null;
+  if (isThenable(value)) return `${path} is a promise; await it first`;
+  if (value instanceof Map || value instanceof Set || value instanceof Error || isBytes(value)) {
+    return `${path} is ${nameOf(value)}, which JSON does not hold; convert it first, as with ${conversion(value)}`;
+  }
+  const array = Array.isArray(value);
+  for (const key of array ? value.keys() : Object.keys(value)) {
+    const found = lost(value[key], array ? `${path}[${key}]` : `${path}.${key}`, depth + 1);
+    if (found !== null) return found;
+  }
+  return null;
+}
+
+// How to make JSON of it.
+function conversion(value) {
+  if (value instanceof Map) return "Object.fromEntries(map)";
+  return value instanceof Error ? "String(error)" : "[...value]";
 }
 
 // Options as JSON. Refuses functions, which JSON would omit, so that the option would silently have
@@ -207,13 +272,15 @@ const isLarge = (body) => typeof body === "object" && body !== null && (body ins
 
 const isBytes = (value) => isView(value) || value instanceof ArrayBuffer;
 
-function emit(run, input, topic, content, where) {
-  const meta = metaText(content.meta, where);
-  const ttl = content.ttl === undefined ? "" : String(content.ttl);
-  if (content.stored !== undefined) return op_xs_emit_stored(run, topic, meta, ttl, content.stored);
-  const body = (content.json === undefined ? content.body : jsonText(content.json, where)) ?? "";
+// Hands over what `written` returned.
+function emit(run, input, topic, { meta, ttl, body }, where) {
   checkBody(body, where);
   hand(run, input, topic, meta, ttl, body);
+}
+
+// Hands over a frame whose body is in the store already.
+function emitStored(run, { topic, meta, ttl }, hash) {
+  op_xs_emit_stored(run, topic, meta, ttl, hash);
 }
 
 // Hands over what run() returned or yielded.
@@ -230,7 +297,7 @@ function output(run, input, value, asBody) {
     throw new TypeError(`${nameOf(value)} cannot become a frame; ${fix}`);
   } else if (Out.is(value)) {
     const content = Out.content(value);
-    emit(run, input, content.topic ?? "", content, "frame()");
+    emit(run, input, content.topic, content, "frame()");
   } else if (isBytes(value)) {
     hand(run, input, "", "", "", value);
   } else if (Array.isArray(value)) {
@@ -327,7 +394,7 @@ function describe(error) {
       message = error.message;
       stack = typeof error.stack === "string" ? error.stack : "";
       if (error.cause !== undefined) message += ` (cause: ${brief(error.cause)})`;
-      if (verdict === 1 && error.after !== undefined) after = duration(error.after, "Retry's after");
+      if (verdict === 1 && error.after !== undefined) after = duration(error.after, "the after of a Retry");
     } else {
       message = `threw ${brief(error)}; throw an Error to have its place reported`;
     }
@@ -358,7 +425,7 @@ function brief(value) {
 }
 
 return {
-  APPEND_KEYS, Retry, Park, Out, buffer, drop, flush, frame, emit, output, checkBody, checkContent, stateText, duration, describe,
-  isLarge, isThenable, jsonText, left, metaText, optionsText, report, viewBytes, nameOf,
+  APPEND_KEYS, Retry, Park, Out, buffer, drop, emit, emitStored, flush, frame, output, checkContent, stateText, duration, describe,
+  isLarge, isThenable, left, optionsText, report, viewBytes, nameOf, written,
 };
 })();

@@ -182,6 +182,17 @@ pub(super) fn op_xs_watch_signal(state: &mut OpState, run: u32) {
     }
 }
 
+/// Checks the topic and the ttl of a frame that is handed over later; empty text stands for "not
+/// given".
+#[op2(fast)]
+pub(super) fn op_xs_check_frame(
+    state: &mut OpState,
+    #[string] topic: &str,
+    #[string] ttl: &str,
+) -> Result<(), JsErrorBox> {
+    state.borrow::<Rc<Bridge>>().check_frame(topic, ttl)
+}
+
 /// Buffers an output with a text body; empty text stands for "not given". Returns whether a commit
 /// is full.
 #[op2(fast)]

@@ -50,6 +50,7 @@ deno_core::extension!(
         driver::op_xs_alive,
         driver::op_xs_attempt,
         driver::op_xs_watch_signal,
+        driver::op_xs_check_frame,
         driver::op_xs_emit,
         driver::op_xs_results,
         driver::op_xs_emit_bytes,

@@ -33,6 +33,17 @@ impl Bridge {
         self.runs.borrow().get(&run).map(|run| run.origin)
     }
 
+    /// Checks a topic and a ttl; empty text stands for "not given".
+    pub(super) fn check_frame(&self, topic: &str, ttl: &str) -> Result<(), JsErrorBox> {
+        if !topic.is_empty() {
+            self.topic(topic)?;
+        }
+        if !ttl.is_empty() {
+            Ttl::parse(ttl).map_err(type_error)?;
+        }
+        Ok(())
+    }
+
     /// Builds a frame from a module's description; empty text stands for "not given".
     pub(super) fn frame(
         &self,

@@ -70,6 +70,64 @@ async fn an_append_of_what_is_no_content_says_what_to_write() {
 
 /// Regression test: the key was taken for a misspelled field.
 #[tokio::test]
+async fn a_frame_is_checked_where_it_is_made() {
+    for made in [
+        "{ topic: 'a b' }",
+        "{ topic: 'xs.a' }",
+        "{ topic: 5 }",
+        "{ ttl: 'soon' }",
+        "{ meta: { a: NaN } }",
+        "{ json: 1n }",
+        "{ body: 5 }",
+    ] {
+        let source = format!(
+            "import {{ frame }} from 'xs';\nexport default {{ topics: 'in', run() {{\n\
+             const made = frame({made});\nreturn made; }} }};"
+        );
+        let (isolate, memory) = handler(&source).await;
+        let error = reply(&isolate, inputs(&memory, 1)).await.failure.expect(made).error;
+        assert_eq!(
+            (error.file.as_deref(), error.line),
+            (Some("handlers/it.js"), Some(3)),
+            "{made}"
+        );
+    }
+}
+
+/// JSON would write each of these as something else.
+#[tokio::test]
+async fn what_json_does_not_hold_is_refused_by_its_path() {
+    for (value, want) in [
+        ("{ a: [NaN] }", "a[0] is NaN, which JSON does not have; use null or text"),
+        ("{ a: 1 / 0 }", "a is Infinity"),
+        ("{ a: f() }", "a is a promise; await it first"),
+        ("{ a: { b: new Map() } }", "a.b is a Map, which JSON does not hold; convert it first"),
+        ("{ a: new Set([1]) }", "a is a Set"),
+        ("{ a: new Error('x') }", "a is a Error"),
+        ("{ a: new Uint8Array(2) }", "a is a Uint8Array"),
+        ("{ a: [f] }", "a[0] is a function; give its result instead"),
+        ("{ a: new Date('no') }", "a is an invalid Date"),
+    ] {
+        for kind in ["meta", "json"] {
+            let work = format!(
+                "async function f() {{}} await ctx.append('notes', {{ {kind}: {value} }});"
+            );
+            let told = told_by_command(&work).await;
+            let want = format!("append(): {kind}.{want}");
+            assert!(told.contains(&want), "{value}: {told} / {want}");
+        }
+        let told = told_by_handler(&format!("async function f() {{}} return {value};")).await;
+        assert!(told.contains(&format!("the result: meta.{want}")), "{value}: {told}");
+    }
+    for held in ["{ a: null, b: {}, c: [], d: new Date(0), e: undefined }", "{ a: [undefined] }"] {
+        let (isolate, memory) =
+            handler(&format!("export default {{ topics: 'in', run: () => ({held}) }};")).await;
+        let reply = reply(&isolate, inputs(&memory, 1)).await;
+        assert_eq!((reply.outputs.len(), reply.failure), (1, None), "{held}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_and_a_condition_are_not_for_a_handler() {
     for key in ["key", "expect"] {
         let once = "stored exactly once, in one commit with its state and its place";

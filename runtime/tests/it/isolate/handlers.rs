@@ -295,7 +295,7 @@ async fn values_become_frames_or_errors_that_name_the_fix() {
 async fn a_state_that_json_would_change_is_refused_by_its_path() {
     for (value, want) in [
         ("new Date(0)", "state.a.b[0] is a Date"),
-        ("undefined", "state.a.b[0] is a undefined"),
+        ("undefined", "state.a.b[0] is undefined"),
         ("NaN", "state.a.b[0] is NaN"),
         ("1n", "state.a.b[0] is a bigint"),
         ("ctx.state", "state.a.b[0] contains itself"),
@@ -321,6 +321,22 @@ async fn saved_state_comes_back_and_the_initial_one_is_a_copy() {
     assert_eq!(meta(&reply.outputs[0]), json!({ "n": 42, "initial": 0 }));
     let broken = isolate.load_state(Some(Bytes::from_static(b"{"))).await;
     assert!(broken.is_err());
+}
+
+#[tokio::test]
+async fn a_state_is_not_lost_to_undefined() {
+    let lost = "ctx.state = undefined;";
+    let source =
+        format!("export default {{ topics: 'in', state: {{}}, run(_, ctx) {{ {lost} }} }};");
+    let (isolate, memory) = handler(&source).await;
+    let failed = reply(&isolate, inputs(&memory, 1)).await.failure.unwrap();
+    assert!(failed.error.message.contains("state is undefined"), "{}", failed.error.message);
+    let migrate =
+        "export default { topics: 'in', state: {}, run() {}, migrate(old) { old.n = 1; } };";
+    let (isolate, _, _) = start("handlers/it.js", migrate).await.unwrap();
+    let failed = isolate.migrate_state(Bytes::from_static(b"{}")).await;
+    let message = failed.expect_err("nothing was returned").message;
+    assert!(message.contains("state is undefined"), "{message}");
 }
 
 #[tokio::test]
