@@ -8,6 +8,9 @@ const { Frame } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { buffer, drop, flush, isThenable, output, stateText, describe } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
+// Milliseconds after which calls are committed though others follow at once: what they did becomes
+// visible, and no later failure or stop repeats them.
+const COMMIT_MS = 1000;
 // Microtask turns granted to a promise before the call counts as waiting.
 const TURNS = 16;
 const HANDLER = 0;
@@ -22,6 +25,8 @@ class HandlerLoop {
   // The state in the store; differs from #saved after a migration that is not committed yet.
   #stored = "null";
   #asyncRun = false;
+  // Whether what is thrown is thrown by the current call, not by what was buffered before it.
+  #ofCall = false;
   // The first input that no reply covers yet, and the number of inputs.
   #from = 0;
   #count = 0;
@@ -75,7 +80,7 @@ class HandlerLoop {
     drop();
     op_xs_undo();
     this.state = parse(this.#saved);
-    op_xs_fail(index, verdict, after, name, message, stack);
+    op_xs_fail(index, this.#ofCall, verdict, after, name, message, stack);
   }
   // `ahead`: the output of the previous batch is not committed yet.
   async batch(batch, ahead) {
@@ -85,14 +90,24 @@ class HandlerLoop {
     this.#count = count;
     this.#barrier = ahead ? op_xs_committed() : null;
     buffer.full = false;
+    let replied = started;
     for (let index = 0; index < count; index++) {
-      if (index % this.#stride === 0) op_xs_alive();
       this.index = index;
+      this.#ofCall = false;
       let before = "";
       try {
+        if (index % this.#stride === 0) {
+          op_xs_alive();
+          if (index > this.#from && performance.now() - replied > COMMIT_MS) {
+            await this.#reply(index - this.#from, this.#changed());
+            replied = performance.now();
+          }
+        }
         // A call that waits commits the calls before it, so the state at this point must be known.
         if (this.#asyncRun && index > this.#from) before = this.#changed();
+        this.#ofCall = true;
         const result = definition.run(new Frame(batch, index), this.#context);
+        this.#ofCall = false;
         if (result !== undefined && result !== null) {
           if (isThenable(result)) {
             await this.#settle(result, index, before);
@@ -136,12 +151,14 @@ class HandlerLoop {
         op_xs_waits(-1);
       }
     } else if (outcome.failed) {
+      this.#ofCall = true;
       throw outcome.value;
     }
     output(HANDLER, index, outcome.value, about.asBody);
     if (waits) await this.#reply(1, this.#changed());
   }
   async tick() {
+    this.#ofCall = false;
     this.index = this.#from = this.#count = 0;
     this.#barrier = null;
     try {

@@ -136,7 +136,7 @@ impl Batch {
 
     /// Replies that an input could not be handled.
     pub(super) fn fail(self, blame: Blame, fresh: bool, error: ModuleError, verdict: Verdict) {
-        let fresh = fresh || matches!(blame, Blame::UpTo(_));
+        let fresh = fresh || blame.is_shared();
         let failure = HandlerFailure { error, blame, fresh, verdict };
         // The Host may have dropped its end: then the failure does not matter.
         let _ = self.replies.replies.send(HandlerReply {

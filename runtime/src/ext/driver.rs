@@ -357,6 +357,7 @@ pub(super) fn op_xs_waits(state: &mut OpState, index: i32) {
 pub(super) fn op_xs_fail(
     state: &mut OpState,
     index: u32,
+    of_call: bool,
     verdict: u32,
     after_ms: f64,
     #[string] name: String,
@@ -373,8 +374,11 @@ pub(super) fn op_xs_fail(
         _ => Verdict::Policy,
     };
     let index = index as usize;
-    let is_shared = index > batch.from;
-    let blame = if is_shared { Blame::UpTo(index) } else { Blame::Input(index) };
+    let blame = match index > batch.from {
+        true if of_call => Blame::Sharing(index),
+        true => Blame::UpTo(index),
+        false => Blame::Input(index),
+    };
     batch.fail(blame, false, error, verdict);
     bridge.maybe_idle();
 }

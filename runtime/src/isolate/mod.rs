@@ -146,6 +146,9 @@ pub struct HandlerFailure {
 pub enum Blame {
     /// This one: nothing else is undone with it.
     Input(usize),
+    /// This one, too, but the unfinished inputs before it are undone with it, as they shared a
+    /// commit: a fresh isolate has to repeat them without it.
+    Sharing(usize),
     /// One of the unfinished inputs up to this one, which shared a commit and are undone together:
     /// a fresh isolate has to repeat them one by one.
     UpTo(usize),
@@ -157,8 +160,14 @@ impl Blame {
     pub(crate) const fn after(self, done: usize) -> Self {
         match self {
             Self::Input(index) => Self::Input(index.saturating_sub(done)),
+            Self::Sharing(index) => Self::Sharing(index.saturating_sub(done)),
             Self::UpTo(index) => Self::UpTo(index.saturating_sub(done)),
         }
+    }
+
+    /// Whether other inputs are undone with it.
+    pub(crate) const fn is_shared(self) -> bool {
+        matches!(self, Self::Sharing(_) | Self::UpTo(_))
     }
 
     /// When the isolate ended, with this many inputs unfinished and `last` the index of the last:

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inputs::{Inputs, Next};
-use super::{Break, Handler, MOVE_EVERY, Step, until};
+use super::{BATCH_TIME, Break, Handler, MOVE_EVERY, Step, until};
 use crate::host::driver::Ending;
 use crate::isolate::{
     Blame, HandlerFailure, HandlerReply, INPUTS_MAX, Input, ModuleError, Verdict,
@@ -20,7 +20,7 @@ impl Handler {
             if self.tick_at.is_some_and(|at| at <= Instant::now()) {
                 self.tick(stop).await?;
             }
-            match inputs.next(self.most()) {
+            match inputs.next(self.most) {
                 Next::None => return Ok(()),
                 Next::TooManyHops(frame) => {
                     let line = self.too_many_hops(&frame);
@@ -33,18 +33,19 @@ impl Handler {
                     }
                     let (count, began) = (batch.len(), Instant::now());
                     let failure = self.batch(batch, inputs, stop).await?;
-                    self.took(began.elapsed());
+                    self.took(count, began.elapsed());
                     let Some(failure) = failure else { continue };
-                    if let Blame::UpTo(index) = failure.blame
-                        && count > 1
-                    {
-                        inputs.one_by_one(index);
-                        // No delay: each of these inputs is finished, one way or the other, before
-                        // there can be another batch.
-                        self.replace_isolate(None, stop).await.map_err(Break::End)?;
-                    } else {
-                        self.failed(failure, inputs, stop).await?;
+                    match failure.blame {
+                        Blame::UpTo(index) if count > 1 => inputs.one_by_one(index),
+                        Blame::Sharing(index) if count > 1 => inputs.without(index),
+                        _ => {
+                            self.failed(failure, inputs, stop).await?;
+                            continue;
+                        }
                     }
+                    // No delay: each of these inputs is finished, one way or the other, before
+                    // there can be another batch.
+                    self.replace_isolate(None, stop).await.map_err(Break::End)?;
                 }
             }
         }
@@ -148,16 +149,13 @@ impl Handler {
         Ok(Some(HandlerFailure { error, blame, fresh: true, verdict }))
     }
 
-    fn most(&self) -> usize {
-        self.started.definition.pulse.map_or(INPUTS_MAX, |_| self.most)
-    }
-
-    /// Adjusts the batch size so that a batch takes no longer than a pulse.
-    fn took(&mut self, time: Duration) {
-        match self.started.definition.pulse {
-            Some(pulse) if time > pulse => self.most = (self.most / 2).max(1),
-            Some(pulse) if time < pulse / 2 => self.most = (self.most * 2).min(INPUTS_MAX),
-            _ => {}
+    /// Adjusts the batch size so that a batch takes no longer than its time.
+    fn took(&mut self, count: usize, time: Duration) {
+        let most = self.started.definition.pulse.map_or(BATCH_TIME, |pulse| pulse.min(BATCH_TIME));
+        if time > most {
+            self.most = (count / 2).max(1);
+        } else if time < most / 2 && count == self.most {
+            self.most = (self.most * 2).min(INPUTS_MAX);
         }
     }
 

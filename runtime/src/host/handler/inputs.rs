@@ -33,7 +33,9 @@ pub(super) struct Offered {
 /// Frames not handled yet.
 pub(super) struct Inputs {
     queue: VecDeque<(Input, Option<u64>)>,
-    /// This many inputs at the front are handled alone.
+    /// This many inputs at the front form a batch at most.
+    together: usize,
+    /// This many inputs after them are handled alone.
     alone: usize,
     /// Ephemeral inputs are handled alone too: they are not delivered again to be separated.
     ephemeral_alone: bool,
@@ -55,7 +57,7 @@ impl Inputs {
                 (Input { frame, body, attempt: 1 }, at)
             })
             .collect::<VecDeque<_>>();
-        let mut inputs = Self { queue, alone: 0, ephemeral_alone: false, retry: None };
+        let mut inputs = Self { queue, together: 0, alone: 0, ephemeral_alone: false, retry: None };
         // An ephemeral frame that failed does not come again after a restart.
         let first = inputs.queue.front().map(|(input, _)| input.frame.id());
         if let Some(retry) = retry.filter(|retry| first == Some(retry.frame)) {
@@ -71,7 +73,11 @@ impl Inputs {
         if has_too_many_hops(&first.frame) {
             return Next::TooManyHops(first.frame.clone());
         }
-        let most = if self.goes_alone() { 1 } else { most };
+        let most = match self.together {
+            0 if self.goes_alone() => 1,
+            0 => most,
+            together => together.min(most),
+        };
         let is_alone = |at: &Option<u64>| self.ephemeral_alone && at.is_none();
         let together =
             |(number, (_, at)): &(usize, &(Input, Option<u64>))| *number == 0 || !is_alone(at);
@@ -94,7 +100,8 @@ impl Inputs {
     /// Removes the first input; returns the offset passed with it, if it was a stored frame.
     pub(super) fn pass(&mut self) -> Option<u64> {
         self.retry = None;
-        self.alone = self.alone.saturating_sub(1);
+        let marked = if self.together > 0 { &mut self.together } else { &mut self.alone };
+        *marked = marked.saturating_sub(1);
         self.queue.pop_front().and_then(|(_, at)| at)
     }
 
@@ -105,7 +112,7 @@ impl Inputs {
 
     fn goes_alone(&self) -> bool {
         let is_ephemeral = self.queue.front().is_some_and(|(_, at)| at.is_none());
-        self.alone > 0 || self.ephemeral_alone && is_ephemeral
+        self.together == 0 && (self.alone > 0 || self.ephemeral_alone && is_ephemeral)
     }
 
     /// From now on, ephemeral inputs are handled alone.
@@ -129,7 +136,13 @@ impl Inputs {
 
     /// Marks the inputs up to this index to be handled alone.
     pub(super) fn one_by_one(&mut self, index: usize) {
-        self.alone = self.alone.max(index + 1);
+        self.alone = self.alone.max(self.together).max(index + 1);
+        self.together = 0;
+    }
+
+    /// Marks the input at this index to be handled alone, after those before it.
+    pub(super) fn without(&mut self, index: usize) {
+        (self.together, self.alone) = (index, self.alone.max(1));
     }
 
     /// Marks the first input for a retry.
@@ -137,7 +150,7 @@ impl Inputs {
         if let Some((first, _)) = self.queue.front_mut() {
             first.attempt = retry.attempt.saturating_add(1);
             self.retry = Some(retry);
-            self.alone = self.alone.max(1);
+            self.one_by_one(0);
         }
     }
 }
@@ -195,6 +208,27 @@ mod tests {
             inputs.pass();
         }
         assert_eq!(batch(&inputs), [(2, 1), (3, 1), (4, 1)]);
+    }
+
+    #[test]
+    fn a_group_is_repeated_without_its_culprit() {
+        let mut inputs = Inputs::of((0..6).map(|offset| frame(offset, 0)), None);
+        inputs.without(3);
+        assert_eq!(batch(&inputs), [(0, 1), (1, 1), (2, 1)]);
+        // Another one fails when they are repeated.
+        inputs.without(1);
+        for offset in 0..2 {
+            assert_eq!(batch(&inputs), [(offset, 1)]);
+            inputs.pass();
+        }
+        assert_eq!(batch(&inputs), [(2, 1), (3, 1), (4, 1), (5, 1)]);
+        inputs.without(2);
+        inputs.one_by_one(0);
+        for offset in 2..4 {
+            assert_eq!(batch(&inputs), [(offset, 1)]);
+            inputs.pass();
+        }
+        assert_eq!(batch(&inputs), [(4, 1), (5, 1)]);
     }
 
     #[test]

@@ -32,8 +32,11 @@ use crate::isolate::{Definition, Handling, LogLevel, ModuleError};
 
 /// Bodies up to this many bytes are delivered with their frames.
 const BODIES_UP_TO: u32 = 16 * 1024;
-/// The initial batch size of a handler with ticks, which run between batches.
-const TICKED_INPUTS: usize = 16;
+/// The initial batch size, as nothing is known of how long a call takes.
+const FIRST_INPUTS: usize = 16;
+/// A batch is to take no longer than this, or than a pulse: ticks, a stop and a new version wait
+/// for it.
+const BATCH_TIME: Duration = Duration::from_millis(500);
 /// A cursor that moves without outputs is written at most this often.
 const MOVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -49,8 +52,9 @@ pub(super) struct Handler {
     retry: Option<Retry>,
     /// When to store `seen` as the place.
     move_at: Option<Instant>,
-    /// When `tick` is due, and the batch size of a handler with ticks.
+    /// When `tick` is due.
     tick_at: Option<Instant>,
+    /// The maximum batch size at present.
     most: usize,
     /// The commit in flight, which leads from `saved` to the next.
     under_way: Option<UnderWay>,
@@ -107,7 +111,7 @@ impl Handler {
             saved,
             move_at: None,
             tick_at: None,
-            most: TICKED_INPUTS,
+            most: FIRST_INPUTS,
             under_way: None,
             alone_to: 0,
             backoff: Backoff::default(),

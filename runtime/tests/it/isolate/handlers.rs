@@ -36,6 +36,25 @@ async fn a_batch_of_sync_calls_is_one_commit() {
     assert_eq!(again.state, None);
 }
 
+/// What slow calls have done is not lost with the rest of their batch.
+#[tokio::test]
+async fn a_batch_of_slow_calls_is_committed_in_parts() {
+    let (isolate, memory) = handler(
+        "export default { topics: 'in', state: 0, run(frame, ctx) { \
+           const end = Date.now() + 60; while (Date.now() < end); \
+           return { n: ++ctx.state }; } };",
+    )
+    .await;
+    let mut handling = isolate.handle(inputs(&memory, 40)).unwrap();
+    let (mut done, mut parts) = (0, 0);
+    while let Some(reply) = handling.next().await.unwrap() {
+        done += reply.done;
+        parts += 1;
+        assert_eq!((reply.outputs.len(), state(&reply)), (reply.done, json!(done)));
+    }
+    assert!(done == 40 && (2..=4).contains(&parts), "{done} in {parts}");
+}
+
 /// While the output of the previous batch is not stored, calls are made, but nothing is read and
 /// nothing replied: a read would miss that output, and a reply could be stored without it.
 #[tokio::test]
@@ -98,7 +117,7 @@ async fn a_throw_undoes_outputs_and_state() {
     // In a shared group nothing is written, and the isolate has to be replaced.
     let shared = reply(&isolate, inputs(&memory, 3)).await;
     let failure = shared.failure.unwrap();
-    assert_eq!((shared.done, shared.outputs.len(), failure.blame), (0, 0, Blame::UpTo(1)));
+    assert_eq!((shared.done, shared.outputs.len(), failure.blame), (0, 0, Blame::Sharing(1)));
     assert!(failure.fresh);
 }
 
@@ -311,19 +330,6 @@ async fn a_state_that_json_would_change_is_refused_by_its_path() {
 }
 
 #[tokio::test]
-async fn saved_state_comes_back_and_the_initial_one_is_a_copy() {
-    let source = r#"const initial = { n: 0 };
-        export default { topics: "in", state: initial,
-          run(frame, ctx) { ctx.state.n++; return { n: ctx.state.n, initial: initial.n }; } };"#;
-    let (isolate, _, memory) = start("handlers/it.js", source).await.unwrap();
-    isolate.load_state(Some(Bytes::from_static(b"{\"n\":41}"))).await.unwrap();
-    let reply = reply(&isolate, inputs(&memory, 1)).await;
-    assert_eq!(meta(&reply.outputs[0]), json!({ "n": 42, "initial": 0 }));
-    let broken = isolate.load_state(Some(Bytes::from_static(b"{"))).await;
-    assert!(broken.is_err());
-}
-
-#[tokio::test]
 async fn a_state_is_not_lost_to_undefined() {
     let lost = "ctx.state = undefined;";
     let source =
@@ -337,6 +343,19 @@ async fn a_state_is_not_lost_to_undefined() {
     let failed = isolate.migrate_state(Bytes::from_static(b"{}")).await;
     let message = failed.expect_err("nothing was returned").message;
     assert!(message.contains("state is undefined"), "{message}");
+}
+
+#[tokio::test]
+async fn saved_state_comes_back_and_the_initial_one_is_a_copy() {
+    let source = r#"const initial = { n: 0 };
+        export default { topics: "in", state: initial,
+          run(frame, ctx) { ctx.state.n++; return { n: ctx.state.n, initial: initial.n }; } };"#;
+    let (isolate, _, memory) = start("handlers/it.js", source).await.unwrap();
+    isolate.load_state(Some(Bytes::from_static(b"{\"n\":41}"))).await.unwrap();
+    let reply = reply(&isolate, inputs(&memory, 1)).await;
+    assert_eq!(meta(&reply.outputs[0]), json!({ "n": 42, "initial": 0 }));
+    let broken = isolate.load_state(Some(Bytes::from_static(b"{"))).await;
+    assert!(broken.is_err());
 }
 
 #[tokio::test]
