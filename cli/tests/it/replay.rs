@@ -116,6 +116,28 @@ fn replay_diff_is_empty_only_for_the_same_code() {
     assert_eq!(gone.text().matches("not an input of it").count(), 4, "{}", gone.text());
 }
 
+/// What was made before it is not compared.
+#[test]
+fn replay_diff_is_empty_after_a_reset_too() {
+    let place = Sandbox::new();
+    let source = "export default { topics: 'in', start: 'first', state: 0, \
+                  run: (frame, ctx) => ({ sum: (ctx.state += frame.meta.n) }) };";
+    place.write("modules/handlers/sum.ts", source);
+    for n in 1..4 {
+        place.ok(&["append", "in", "-n", "--meta", &json!({ "n": n }).to_string()]);
+    }
+    let server = place.serve(&["--modules", "modules", "--sync", "none"]);
+    place.await_frames("sum.out", 3);
+    place.write("modules/handlers/sum.ts", &source.replace("+=", "-="));
+    place.await_frames("xs.handler.sum.active", 2);
+    place.ok(&["modules", "reset", "sum", "--yes"]);
+    place.await_frames("sum.out", 6);
+    let same = place.ok(&["replay", "modules/handlers/sum.ts", "--diff"]);
+    let count = "3 inputs with the same events, 0 with different ones";
+    assert!(same.text().is_empty() && same.err.contains(count), "{}{}", same.text(), same.err);
+    assert!(server.stop().success());
+}
+
 #[test]
 fn replay_explains_what_it_cannot_run() {
     let place = handled();

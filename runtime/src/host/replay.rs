@@ -23,7 +23,7 @@ use super::lifecycle::{Event, Key, Versions};
 use super::store::processor_cursor;
 use super::version::{graph_of, told_error};
 use crate::isolate::{
-    Backend, Blame, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
+    Backend, Definition, FailureKind, INPUTS_MAX, Input, Isolate, IsolateSpec, LastResort,
     ModuleError, OnError, Verdict,
 };
 use crate::loader::ModuleGraph;
@@ -200,7 +200,7 @@ async fn parked(
     };
     let mut parked = HashMap::new();
     for record in all(client, options).await? {
-        if began.is_none_or(|began| began.has_parked(&record))
+        if began.is_none_or(|began| began.has_made(&record))
             && let Some(input) = about(&record, "frame")
         {
             *parked.entry(input).or_default() += 1;
@@ -316,7 +316,7 @@ impl Fold {
             left.drain(..done);
             self.done += done;
             let Some(failure) = failed else { continue };
-            if together && matches!(failure.blame, Blame::UpTo(_)) {
+            if together && failure.blame.is_shared() {
                 together = false;
             } else {
                 let parks = self.passes_over(&failure.error, failure.verdict, &left[0])?;

@@ -51,7 +51,7 @@ pub(super) async fn open(client: &Client, key: &Key) -> anyhow::Result<Vec<Frame
     let began =
         place.and_then(|cursor| HandlerCursor::of(&cursor).ok()).and_then(|place| place.began);
     records.retain(|record| {
-        let counts = began.is_none_or(|began| began.has_parked(record));
+        let counts = began.is_none_or(|began| began.has_made(record));
         counts && !decided.contains(&record.id())
     });
     Ok(records)

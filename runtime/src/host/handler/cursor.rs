@@ -27,8 +27,8 @@ pub struct Retry {
 pub struct Began {
     /// The first frame that was offered to it.
     pub from: u64,
-    /// The records of its parked inputs come after this offset: that of its version's `create`
-    /// frame or, after a reset, of the last earlier record if that is later.
+    /// Its outputs and the records of its parked inputs come after this offset: that of its
+    /// version's `create` frame or, after a reset, of the last earlier record if that is later.
     pub behind: u64,
 }
 
@@ -39,12 +39,13 @@ impl Began {
         offset >= self.behind && (offset >= self.from || self.from == self.behind.saturating_add(1))
     }
 
-    /// Whether a record of a parked input belongs to this history, or is about a frame before it.
-    /// Any other record belongs to an earlier history, and its input was offered again in this one.
+    /// Whether an output, or the record of a parked input, belongs to this history, or is of a
+    /// frame before it. Any other belongs to an earlier history, and its input was offered again in
+    /// this one.
     #[must_use]
-    pub fn has_parked(&self, record: &Frame) -> bool {
-        let input = record.origin().and_then(|origin| origin.input_offset);
-        record.offset().is_none_or(|offset| offset > self.behind)
+    pub fn has_made(&self, output: &Frame) -> bool {
+        let input = output.origin().and_then(|origin| origin.input_offset);
+        output.offset().is_none_or(|offset| offset > self.behind)
             || input.is_some_and(|input| input < self.from)
     }
 }

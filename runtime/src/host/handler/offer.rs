@@ -80,7 +80,7 @@ pub(in crate::host) async fn unparked(
     let Some(record) = record.filter(|record| record.topic() == own.as_str()) else {
         return Ok(Unparked::Nothing);
     };
-    if began.is_some_and(|began| !began.has_parked(&record)) {
+    if began.is_some_and(|began| !began.has_made(&record)) {
         return Ok(Unparked::Before);
     }
     let Some(input) = about(&record, "frame") else { return Ok(Unparked::Nothing) };

@@ -98,7 +98,7 @@ fn placed(file: &Path) -> Option<(PathBuf, String)> {
 /// recomputed with the processor's present code; `None` for the initial state.
 ///
 /// # Errors
-/// The errors of [`state_at`].
+/// The errors of [`state_at`](super::state_at).
 pub async fn state_for(
     client: &Client,
     candidate: &Candidate,
@@ -240,7 +240,7 @@ pub struct Recorded {
 
 /// The frames that the processor of a name appended for the inputs of `range` and those at the
 /// offsets that are `given` too, up to the offset `last` if given, in log order and without parked
-/// inputs. At most `max`.
+/// inputs. Of inputs that a reset offered again only those since then. At most `max`.
 ///
 /// # Errors
 /// [`ClientError`] when the log cannot be read.
@@ -253,6 +253,7 @@ pub async fn recorded(
     max: usize,
 ) -> Result<Vec<Recorded>, ClientError> {
     let own: HashSet<FrameId> = creates(client, key).await?.iter().map(Frame::id).collect();
+    let began = history(client, key).await?;
     let parked = key.name.topic(crate::host::handler::parked::PARKED);
     // A frame appended for an input comes after it.
     let (start, since_ms) = (range.start, range.since_ms);
@@ -265,7 +266,8 @@ pub async fn recorded(
         let (Some(offset), Some(input)) = (origin.input_offset, origin.input) else { continue };
         let within = last.is_none_or(|last| offset <= last)
             && (holds(range, offset, input) || given(offset));
-        if within && frame.topic() != parked.as_str() {
+        let is_current = began.is_none_or(|began| began.has_made(&frame));
+        if within && is_current && frame.topic() != parked.as_str() {
             found.push(Recorded { offset, input, frame });
         }
         if found.len() >= max {
