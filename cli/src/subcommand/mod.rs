@@ -35,7 +35,7 @@ mod transfer;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use modules::{MODULE_TOPICS, module_states};
+pub(crate) use modules::{MODULE_TOPICS, modules_overview};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xs_protocol::Address;

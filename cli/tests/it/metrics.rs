@@ -35,6 +35,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("xs_frames", "gauge"),
     ("xs_freed_bytes_total", "counter"),
     ("xs_gc_passes_total", "counter"),
+    ("xs_handler_lag_max_frames", "gauge"),
     ("xs_log_bytes", "gauge"),
     ("xs_log_head_offset", "gauge"),
     ("xs_logins_refused_total", "counter"),
@@ -183,6 +184,28 @@ fn syncs(families: &BTreeMap<String, Family>) -> f64 {
     };
     let syncs = stages.filter(|(name, labels, _)| is_sync(name, labels));
     syncs.map(|(.., value)| *value).sum()
+}
+
+#[test]
+fn a_handler_that_does_not_keep_up_shows() {
+    let place = Sandbox::new();
+    let source = "export default { topics: 'in', onError: { retry: 9, backoff: '1h' }, \
+                  run() { throw new Error('not today'); } };";
+    place.write("modules/handlers/slow.js", source);
+    let server = place.serve(&["--metrics", ":0", "--modules", "modules"]);
+    place.await_frames("xs.handler.slow.active", 1);
+    for n in 0..3 {
+        place.ok(&["append", "other", &n.to_string()]);
+        place.ok(&["append", "in", &n.to_string()]);
+    }
+    let address = address(&place);
+    eventually(|| {
+        let families = parse(&get(&address, "/metrics").1);
+        let lag = value(&families, "xs_handler_lag_max_frames", None);
+        assert!(lag <= 3.0, "{lag}");
+        (lag == 3.0).then_some(())
+    });
+    assert!(server.stop().success());
 }
 
 #[test]

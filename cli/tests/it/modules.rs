@@ -274,7 +274,7 @@ fn parked_inputs_are_retried_or_discarded() {
     place.await_frames("xs.handler.sum.active", 2);
     let id = parked[1]["id"].as_str().unwrap();
     let one = place.ok(&["modules", "unpark", "sum", id]).json().remove(0);
-    assert_eq!(one, json!({ "name": "sum", "kind": "handler", "unparked": 1 }));
+    assert_eq!(one, json!({ "name": "sum", "kind": "handler", "unparked": 1, "gone": 0 }));
     assert_eq!(place.await_frames("sum.out", 2)[1]["meta"]["sum"], 1);
     assert_eq!(place.xs(&["modules", "unpark", "sum", id]).code, 3, "it is not parked any more");
     let input = inputs[0]["id"].as_str().unwrap();
@@ -343,12 +343,58 @@ fn unpark_and_discard_take_all_or_the_named_inputs() {
     let ids: Vec<_> = parked.iter().map(|record| record["id"].as_str().unwrap()).collect();
     let line = [&["modules", "unpark", "sum"][..], &ids].concat();
     let told = place.ok(&line).json().remove(0);
-    assert_eq!(told, json!({ "name": "sum", "kind": "handler", "unparked": 600 }));
+    let expected = json!({ "name": "sum", "kind": "handler", "unparked": 600, "gone": 0 });
+    assert_eq!(told, expected);
     assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
     append("sum.parked", &record.repeat(17 * 512));
     let told = place.ok(&["modules", "discard", "sum", "--yes"]).json().remove(0);
     assert_eq!(told, json!({ "name": "sum", "kind": "handler", "discarded": 17 * 512 }));
     assert_eq!(place.ok(&["modules", "parked", "sum"]).text(), "");
+}
+
+#[test]
+fn a_module_that_retries_may_have_an_invalid_version_too() {
+    let (place, server) = served();
+    let failing = "export default { topics: 'in', onError: { retry: 9, backoff: '1h' },
+        run() { throw new Error('not today'); } };";
+    let state = |is: &str| {
+        eventually(|| (state_of(&place, "sum") == is).then_some(()));
+        let shown = place.ok(&["modules", "show", "sum"]).json().remove(0);
+        [&shown["error"], &shown["last_error"]].map(|error| error["message"].to_string())
+    };
+    let says = |text: &str, what: &str| assert!(text.contains(what), "{what}: {text}");
+    place.write("modules/handlers/sum.ts", failing);
+    place.await_frames("xs.handler.sum.active", 2);
+    add(&place, 1);
+    says(&state("retrying")[0], "not today");
+    place.write("modules/handlers/sum.ts", "export default {");
+    let [error, last] = state("retrying, newest invalid");
+    says(&error, "SyntaxError");
+    says(&last, "not today");
+    place.write("modules/handlers/sum.ts", &failing.replace("throw new", "return void"));
+    state("active");
+    assert!(server.stop().success());
+}
+
+/// A record of a parked input does not hold the input.
+#[test]
+fn what_was_removed_is_not_unparked() {
+    let (place, server) = served();
+    (0..2).for_each(|_| add(&place, 0));
+    let parked = place.await_frames("sum.parked", 2);
+    let input = parked[0]["meta"]["frame"].as_str().unwrap();
+    place.ok(&["remove", input, "--yes"]);
+    let gone =
+        |parked: &[Value]| -> Vec<_> { parked.iter().map(|one| one["gone"].clone()).collect() };
+    let listed = place.ok(&["modules", "parked", "sum"]).json();
+    assert_eq!(gone(&listed), [json!(true), json!(false)]);
+    let unparked = place.xs(&["modules", "unpark", "sum"]);
+    assert_eq!((unparked.code, unparked.json()[0]["unparked"].as_u64()), (3, Some(1)));
+    assert!(unparked.err.contains("1 parked input cannot be handled again"), "{}", unparked.err);
+    place.await_frames("sum.parked", 3);
+    let listed = place.ok(&["modules", "parked", "sum"]).json();
+    assert_eq!(gone(&listed), [json!(true), json!(false)]);
+    assert!(server.stop().success());
 }
 
 #[test]

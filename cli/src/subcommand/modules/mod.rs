@@ -23,7 +23,7 @@ pub(super) use command::describe_command;
 pub(super) use fresh::make;
 pub(super) use logs::said;
 pub(super) use show::lag;
-pub(crate) use survey::{TOPICS as MODULE_TOPICS, states as module_states};
+pub(crate) use survey::{TOPICS as MODULE_TOPICS, overview as modules_overview};
 pub(super) use survey::{all, config_error_of, describe, meant, meta, place, summary};
 pub(super) use within::{Within, within};
 

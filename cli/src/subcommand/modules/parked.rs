@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::json;
 use xs_engine::{
-    CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame,
+    Bound, CursorChange, CursorName, CursorValue, ExpectRevision, Frame, FrameId, Meta, NewFrame,
     ReadOptions, Start, Topic, TopicPattern, TopicPatterns,
 };
 use xs_protocol::{AppendRequest, Class, Client};
@@ -22,6 +22,8 @@ use crate::exit::{Exit, ExitError};
 use crate::output::{Output, counted};
 use crate::subcommand::sure;
 
+/// Maximum number of requests in flight.
+const GETS_MAX: usize = 64;
 /// Maximum number of frames in one batch.
 const BATCH_FRAMES: usize = 512;
 /// Maximum number of consecutive conflicts with other operators at the same handler.
@@ -68,6 +70,7 @@ async fn handler(asked: Asked<'_>, name: &Topic) -> anyhow::Result<Key> {
 pub(super) async fn list(asked: Asked<'_>, name: &Topic, out: &mut Output) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
     let records = open(asked.client, &key).await?;
+    let gone = gone(asked.client, &records).await?;
     let rows = records.iter().map(|record| {
         vec![
             json!(record.id().to_string()),
@@ -75,11 +78,12 @@ pub(super) async fn list(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
             meta(record)["frame"].clone(),
             meta(record)["topic"].clone(),
             meta(record)["attempts"].clone(),
+            json!(gone.contains(&record.id())),
             json!(summary(record)),
         ]
     });
     let rows: Vec<_> = rows.collect();
-    out.table(&["id", "since", "frame", "topic", "attempts", "error"], &rows)?;
+    out.table(&["id", "since", "frame", "topic", "attempts", "gone", "error"], &rows)?;
     Ok(Exit::Ok)
 }
 
@@ -90,12 +94,44 @@ pub(super) async fn unpark(
     out: &mut Output,
 ) -> anyhow::Result<Exit> {
     let key = handler(asked, name).await?;
-    let chosen = Chosen::find(asked.client, &key, &ids).await?;
+    let mut chosen = Chosen::find(asked.client, &key, &ids).await?;
+    let gone = gone(asked.client, chosen.records.make_contiguous()).await?;
+    chosen.records.retain(|record| !gone.contains(&record.id()));
     let count = chosen.decide(Request::Unpark).await?;
     let inputs = counted(count as u64, "input");
     let text = format!("{inputs} of {key} will be retried");
-    say(out, &key, &text, &[("unparked", json!(count))])?;
-    Ok(Exit::Ok)
+    say(out, &key, &text, &[("unparked", json!(count)), ("gone", json!(gone.len()))])?;
+    if gone.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    let what = counted(gone.len() as u64, "parked input");
+    let name = &key.name;
+    let text = format!(
+        "{what} cannot be handled again: expired or removed since; xs modules parked {name} lists \
+         what is gone, xs modules discard {name} ID forgets it"
+    );
+    ExitError::fail(Exit::NotFound, text)
+}
+
+/// The records whose inputs are no longer in the store.
+async fn gone(client: &Client, records: &[Frame]) -> anyhow::Result<BTreeSet<FrameId>> {
+    let mut gone = BTreeSet::new();
+    for records in records.chunks(GETS_MAX) {
+        let ask = |record: &Frame| {
+            let input = about(record, "frame").map(|input| client.get(Bound::Id(input)));
+            (record.id(), input)
+        };
+        for (record, input) in records.iter().map(ask).collect::<Vec<_>>() {
+            let there = match input {
+                Some(input) => input.await.map_err(explain)?.is_some(),
+                None => false,
+            };
+            if !there {
+                gone.insert(record);
+            }
+        }
+    }
+    Ok(gone)
 }
 
 pub(super) async fn discard(

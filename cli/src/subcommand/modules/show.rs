@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{Bound, Cursor, ReadOptions, Start, Topic};
 use xs_protocol::Client;
 use xs_runtime::Kind;
 use xs_runtime::host::files::CONFIG_FILE;
@@ -57,9 +57,8 @@ pub(super) async fn show(asked: Asked<'_>, name: &Topic, out: &mut Output) -> an
     facts.add("permissions", active["permissions"].clone());
     facts.add("process", active["process"].clone());
     facts.add("error", module.error.as_ref().map_or(Value::Null, meta));
-    if module.error.is_none()
-        && let Some(last) = &module.last_error
-    {
+    let is_hidden = module.error.is_none() || module.state() == ModuleState::OlderRetrying;
+    if let Some(last) = module.last_error.as_ref().filter(|_| is_hidden) {
         let mut error = meta(last);
         error["time"] = json!(out.time(last.id().time_ms()));
         facts.add("last_error", error);
@@ -83,10 +82,12 @@ fn next_try(module: &Module, cursor: Option<&Cursor>, facts: &mut Facts, out: &O
         facts.add_time("due", Some(out.time(due_ms)));
         return;
     }
-    let Some(frame) = module.error.as_ref().filter(|_| module.state() == ModuleState::Retrying)
-    else {
-        return;
+    let error = match module.state() {
+        ModuleState::Retrying => &module.error,
+        ModuleState::OlderRetrying => &module.last_error,
+        _ => return,
     };
+    let Some(frame) = error else { return };
     let meta = meta(frame);
     facts.add("tries", meta["tries"].clone());
     let wait = meta["wait_ms"].as_u64().map(Duration::from_millis);
@@ -102,12 +103,7 @@ pub(in crate::subcommand) async fn lag(
     offset: Option<u64>,
     max: u64,
 ) -> anyhow::Result<Option<u64>> {
-    let active = module.active.as_ref().map(meta).unwrap_or_default();
-    let patterns = active["topics"].as_array().map(|topics| {
-        let topics: Vec<_> = topics.iter().filter_map(Value::as_str).collect();
-        TopicPatterns::parse(&topics.join(","))
-    });
-    let (Some(offset), Some(Ok(topics))) = (offset, patterns) else { return Ok(None) };
+    let (Some(offset), Some(topics)) = (offset, module.topics()) else { return Ok(None) };
     let options = ReadOptions {
         topics,
         start: Start::From(Bound::Offset(offset)),

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use xs_engine::{Bound, Cursor, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns};
+use xs_engine::{
+    Bound, Cursor, CursorName, Frame, FrameId, ReadOptions, Start, Topic, TopicPatterns,
+};
 use xs_protocol::{Class, Client, ClientError, LastRequest};
 use xs_runtime::Kind;
 use xs_runtime::host::lifecycle::{Event, Key, Lifecycle, parse_topic};
@@ -39,6 +41,8 @@ pub(crate) struct Module {
     pub(super) wanted: bool,
     /// Whether an older version runs because the newest could not.
     fallen_back: bool,
+    /// Whether the running version waits to try again.
+    retries: bool,
     running: Running,
 }
 
@@ -62,6 +66,8 @@ pub(crate) enum ModuleState {
     Retrying,
     /// An older version runs, because the newest could not start.
     OlderActive,
+    /// The same, and it retries.
+    OlderRetrying,
 }
 
 impl ModuleState {
@@ -78,6 +84,7 @@ impl ModuleState {
             Self::Active => "active",
             Self::Retrying => "retrying",
             Self::OlderActive => "active, newest invalid",
+            Self::OlderRetrying => "retrying, newest invalid",
         }
     }
 }
@@ -134,11 +141,22 @@ async fn lost_its_file(client: &Client, key: &Key, module: &Module) -> anyhow::R
     Ok(false)
 }
 
-/// The kind and state of every module of a served store, from the newest frame of each of
-/// [`TOPICS`].
-pub(crate) fn states(frames: Vec<Frame>) -> Vec<(&'static str, &'static str)> {
-    let modules = fold(frames, true);
-    modules.iter().map(|(key, module)| (key.kind.as_str(), module.state().as_str())).collect()
+/// What the newest frames tell about one module of a served store.
+pub(crate) struct Overview {
+    pub(crate) kind: Kind,
+    pub(crate) state: ModuleState,
+    /// What a handler that should run reads: its position and its topics.
+    pub(crate) reads: Option<(CursorName, TopicPatterns)>,
+}
+
+/// Every module of a served store, from the newest frame of each of [`TOPICS`].
+pub(crate) fn overview(frames: Vec<Frame>) -> Vec<Overview> {
+    let of = |(key, module): (Key, Module)| {
+        let topics = module.topics().filter(|_| module.wanted && key.kind == Kind::Handler);
+        let reads = topics.map(|topics| (processor_cursor(&key), topics));
+        Overview { kind: key.kind, state: module.state(), reads }
+    };
+    fold(frames, true).into_iter().map(of).collect()
 }
 
 fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
@@ -163,7 +181,7 @@ fn fold(frames: Vec<Frame>, served: bool) -> BTreeMap<Key, Module> {
         let slots = lifecycle.get(key);
         module.file = slots.and_then(|slots| slots.taken()).map(|taken| taken.file.clone());
         module.wanted = slots.is_some_and(|slots| slots.wants_to_run());
-        module.fallen_back = module.latest.0 == Event::Invalid
+        module.fallen_back = module.invalid.is_some()
             && slots.is_some_and(|slots| {
                 slots.confirmed().is_some() && slots.waits().is_none() && !slots.is_down()
             });
@@ -267,11 +285,18 @@ impl Module {
             file: None,
             wanted: false,
             fallen_back: false,
+            retries: false,
             running: Running::Nobody,
         }
     }
 
     fn take(&mut self, event: Event, frame: Frame) {
+        match event {
+            Event::Retrying => self.retries = true,
+            // A version that does not start changes nothing for the running one.
+            Event::Create | Event::Invalid => {}
+            _ => self.retries = false,
+        }
         match event {
             Event::Create => {
                 self.create = Some(frame.clone());
@@ -295,7 +320,8 @@ impl Module {
             // The newest version is no longer wanted.
             Event::Term | Event::FinTerm => self.invalid = None,
             Event::FinError | Event::Retrying => {
-                self.error = Some(frame.clone());
+                let newest = self.invalid.clone().filter(|_| event == Event::Retrying);
+                self.error = newest.or_else(|| Some(frame.clone()));
                 // A generator that ended without an error has no message.
                 if !meta(&frame)["message"].is_null() {
                     self.last_error = Some(frame.clone());
@@ -312,6 +338,14 @@ impl Module {
         newest.is_some_and(|newest| meta(frame)["create"] != newest.as_str())
     }
 
+    /// The topics that its running version reads.
+    pub(super) fn topics(&self) -> Option<TopicPatterns> {
+        let active = meta(self.active.as_ref()?);
+        let topics: Vec<_> =
+            active["topics"].as_array()?.iter().filter_map(Value::as_str).collect();
+        TopicPatterns::parse(&topics.join(",")).ok()
+    }
+
     pub(crate) fn state(&self) -> ModuleState {
         match self.latest.0 {
             Event::FinOk => ModuleState::Ended,
@@ -322,7 +356,9 @@ impl Module {
             _ if self.running == Running::Nobody => ModuleState::Waiting,
             _ if self.running == Running::Starting => ModuleState::Starting,
             Event::Active => ModuleState::Active,
+            Event::Retrying if self.fallen_back => ModuleState::OlderRetrying,
             Event::Retrying => ModuleState::Retrying,
+            Event::Invalid if self.retries => ModuleState::OlderRetrying,
             Event::Invalid => ModuleState::OlderActive,
             _ => ModuleState::Starting,
         }
@@ -353,8 +389,9 @@ impl Module {
             ModuleState::Stopped => format!("xs modules start {name}"),
             ModuleState::Deleted => "put its file back".to_owned(),
             // The message names the option and the line of xs.toml; the file may be right as it is.
-            ModuleState::Invalid | ModuleState::OlderActive if self.is_denied() => return None,
-            ModuleState::Invalid | ModuleState::OlderActive => "save its file".to_owned(),
+            ModuleState::Invalid | ModuleState::OlderActive | ModuleState::OlderRetrying => {
+                return (!self.is_denied()).then(|| "save its file".to_owned());
+            }
             ModuleState::Waiting => "xs serve --modules DIR, or xs host DIR".to_owned(),
             ModuleState::Ended
             | ModuleState::Starting
