@@ -79,6 +79,10 @@ pub(super) fn op_xs_spawn(
         type_error(format!("spawn() was called with invalid arguments: {error}"))
     })?;
     let bridge = Rc::clone(state.borrow::<Rc<Bridge>>());
+    if bridge.spec.trial.is_some() {
+        let text = "a trial runs no programs; test what reads their output apart from spawn()";
+        return Err(JsErrorBox::generic(text));
+    }
     if !bridge.granted().may_run(&request.command) {
         return Err(bridge.denied(&Denial::Running(request.command)));
     }

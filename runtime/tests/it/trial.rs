@@ -245,6 +245,17 @@ async fn what_cannot_be_run_says_so() {
     assert!(endless.error.is_none(), "{endless:?}");
 }
 
+#[tokio::test]
+async fn a_trial_runs_no_programs() {
+    let test = "import { assert, test, trial } from 'xs/test'; import g from './g.ts';
+        test('a', async () => { const { error } = await trial(g);
+          assert(error?.message.includes('a trial runs no programs'), error?.message); });";
+    let module = "export default { permissions: { run: ['true'] },
+        run(ctx) { ctx.spawn('true'); } };";
+    let tested = tested(&[("generators/g.test.ts", test), ("generators/g.ts", module)]).await;
+    assert_eq!(errors(&tested), [""], "{tested:?}");
+}
+
 /// However far apart the times are, no time is spent waiting.
 #[tokio::test]
 async fn a_daily_task_takes_no_days() {
