@@ -1,6 +1,7 @@
 //! `call`: builds a command's arguments from words, prints its values to standard output as they
 //! arrive, and its error to standard error. Dropping the call, as Ctrl-C does, cancels it.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
@@ -203,9 +204,10 @@ fn words(call: &CallArgs) -> Result<(Meta, Option<String>), String> {
         Some(meta) => serde_json::from_slice(meta.as_bytes()).map_err(|error| error.to_string())?,
         None => Map::new(),
     };
-    let mut body = None;
+    let (mut body, mut typed) = (None, BTreeSet::new());
     for (index, word) in call.words.iter().enumerate() {
         match argument(word)? {
+            Some((key, _)) if !typed.insert(key) => return Err(format!("{key} is given twice")),
             Some((key, value)) => {
                 args.insert(key.to_owned(), value);
             }
@@ -281,5 +283,6 @@ mod tests {
         assert_eq!(parsed(&["1+1=2"]), Ok((String::new(), body("1+1=2"))));
         assert!(parsed(&["text", "a=1"]).is_err());
         assert!(parsed(&["a:=x"]).is_err());
+        assert_eq!(parsed(&["a=1", "a:=2"]), Err("a is given twice".to_owned()));
     }
 }

@@ -312,6 +312,12 @@ pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow
     };
     let columns = ["rewritten", "written", "frames", "bytes_before", "bytes_after", "damaged"];
     told(&report, &columns, &mut Output::stdout())?;
+    if dead_percent > 1 && report["rewritten"] == 0 {
+        notice(&format!(
+            "no segment is dead to {dead_percent} % or more; --dead-percent 1 rewrites all in \
+             which something is"
+        ));
+    }
     Ok(damaged(&report))
 }
 
