@@ -16,7 +16,7 @@ export type Item = Frame | CaughtUp | Gap | Pulse | Resumed;
  * How a client retries when the server is away or busy: it waits `firstMs`, then `factor` times as
  * long, up to `mostMs`, each time a random part of that between half and all. A request gives up
  * after `giveUpMs`, a read or a download after that time without anything new; followers never do.
- * `firstMs` and `mostMs` count as at least 1.
+ * With `giveUpMs` 0 nothing is tried twice. `firstMs` and `mostMs` count as at least 1.
  */
 export interface Retry {
   readonly firstMs: number;

@@ -216,11 +216,19 @@ export function jsonBytes(value: unknown): Buffer {
   let text: string | undefined;
   try {
     text = JSON.stringify(value);
+    // A number that JSON does not have would become null.
+    if (text?.includes("null")) JSON.stringify(value, finite);
   } catch (error) {
+    if (error instanceof InvalidValue) throw error;
     throw new InvalidValue(`not JSON: ${String(error)}`, { cause: error });
   }
   if (text === undefined) throw new InvalidValue("not JSON: a function or symbol");
   return Buffer.from(text);
+}
+
+function finite(key: string, value: unknown): unknown {
+  if (typeof value !== "number" || Number.isFinite(value)) return value;
+  throw new InvalidValue(`not JSON: ${key === "" ? "it" : key} is ${value}`);
 }
 
 /** The same bytes as a Buffer. */

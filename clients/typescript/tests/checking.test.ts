@@ -15,7 +15,14 @@ import {
 } from "../src/index.js";
 import { append, checkSelection, maintain } from "../src/messages.js";
 import { OPTIONS } from "../src/options.js";
-import { checkResume, hashBytes, idBytes, NEW_FRAME, patternsOf } from "../src/values.js";
+import {
+  checkResume,
+  hashBytes,
+  idBytes,
+  jsonBytes,
+  NEW_FRAME,
+  patternsOf,
+} from "../src/values.js";
 import { PATIENCE_MS, Server } from "./support.js";
 
 describe("what plain JavaScript gives", () => {
@@ -24,6 +31,17 @@ describe("what plain JavaScript gives", () => {
     assert.throws(what, isTold, String(why));
   };
   const any = (value: unknown) => value as never;
+
+  it("a number that JSON does not have is refused", () => {
+    const bad: [unknown, RegExp][] = [
+      [{ a: [1, NaN] }, /^not JSON: 1 is NaN$/],
+      [{ a: { b: -Infinity } }, /^not JSON: b is -Infinity$/],
+      [NaN, /^not JSON: it is NaN$/],
+    ];
+    for (const [value, why] of bad) refuses(() => jsonBytes(value), why);
+    const good = { a: null, b: undefined, c: "null", d: new Date(0) };
+    assert.equal(String(jsonBytes(good)), JSON.stringify(good));
+  });
 
   it("a misspelt name is told with those that are known", () => {
     const frame = any({ topic: "a", mta: {} });

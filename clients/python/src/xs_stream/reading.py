@@ -36,8 +36,8 @@ class Retry:
     """How a client retries when the server is away or busy: it waits `first` seconds, then `factor`
     times as long, up to `most`, each time a random part of that between half and all. A request
     gives up after `give_up` seconds, a read or a download after that time without anything new;
-    followers never do. `first` and `most` count as at least a millisecond. Raises InvalidValue for
-    anything but numbers from 0 on."""
+    followers never do. With `give_up` 0 nothing is tried twice. `first` and `most` count as at
+    least a millisecond. Raises InvalidValue for anything but numbers from 0 on."""
 
     first: float = 0.05
     most: float = 5.0
