@@ -54,9 +54,7 @@ struct Position {
 
 impl Position {
     fn new(meta: &Metadata, offset: u64) -> Self {
-        let birth = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let birth = birth.and_then(|since| u64::try_from(since.as_nanos()).ok());
-        Self { device: meta.dev(), inode: meta.ino(), birth, offset }
+        Self { device: meta.dev(), inode: meta.ino(), birth: birth(meta), offset }
     }
 
     fn is_in(&self, meta: &Metadata) -> bool {
@@ -69,6 +67,12 @@ impl Position {
     fn to_bytes(self) -> Bytes {
         Bytes::from(json!(self).to_string())
     }
+}
+
+/// When a file was created, in nanoseconds since the Unix epoch.
+fn birth(meta: &Metadata) -> Option<u64> {
+    let since = meta.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
 }
 
 /// A file found under the path.
@@ -230,11 +234,12 @@ impl Tail {
             Some(saved) => match self.moved(&opened, saved) {
                 Some((file, meta)) => {
                     self.read(file, &meta, saved.offset);
-                    let now = Instant::now();
-                    self.next = Some(Next { file: opened, seen: now, rests: now });
+                    let (now, next) = (Instant::now(), self.after(saved, opened));
+                    self.next = Some(Next { file: next, seen: now, rests: now });
                 }
                 None => {
-                    self.read(opened.file, &opened.meta, 0);
+                    let next = self.after(saved, opened);
+                    self.read(next.file, &next.meta, 0);
                     let text = format!(
                         "ctx.tail({:?}): the file that was being read is gone; the rest of it is \
                          not read",
@@ -254,6 +259,17 @@ impl Tail {
         let file = self.granted.open_moved(&now.place, saved.device, saved.inode)?;
         let meta = file.metadata().ok()?;
         (saved.is_in(&meta) && saved.offset <= meta.len()).then_some((file, meta))
+    }
+
+    /// The file that comes after another one: the oldest that was created after it and rotated away
+    /// before it was read, or else the present one.
+    fn after(&self, before: Position, now: Opened) -> Opened {
+        let (Some(from), Some(to)) = (before.birth, birth(&now.meta)) else { return now };
+        let between = |meta: &Metadata| birth(meta).filter(|&at| from < at && at < to);
+        match self.granted.open_rotated(&now.place, between) {
+            Some((file, meta)) => Opened { file, meta, ..now },
+            None => now,
+        }
     }
 
     fn read(&mut self, file: File, meta: &Metadata, offset: u64) {
@@ -305,8 +321,8 @@ impl Tail {
         match self.next.take() {
             Some(next) => Ok(self.turn_to(next.file)),
             None => {
-                let now = Instant::now();
-                self.next = Some(Next { file: opened, seen: now, rests: now });
+                let (now, next) = (Instant::now(), self.after(here, opened));
+                self.next = Some(Next { file: next, seen: now, rests: now });
                 Ok(Vec::new())
             }
         }

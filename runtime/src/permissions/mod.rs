@@ -4,7 +4,7 @@
 mod denial;
 mod parser;
 
-use std::fs::File;
+use std::fs::{DirEntry, File, Metadata};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -261,20 +261,37 @@ impl Granted {
     /// Opens a file that was moved away from a path, which was opened before and so may be read:
     /// the file with this inode in the same directory, if its name is the old name plus a suffix.
     pub(crate) fn open_moved(&self, place: &Path, device: u64, inode: u64) -> Option<File> {
-        let name = place.file_name()?.as_bytes();
-        let entries = std::fs::read_dir(place.parent()?).ok()?.take(MOVED_ENTRIES_MAX);
-        let mut entries = entries.filter_map(Result::ok);
-        let entry = entries.find(|entry| {
-            let other = entry.file_name();
-            entry.ino() == inode && other.as_bytes().starts_with(name) && other.len() > name.len()
-        })?;
+        let entry = moved(place)?.find(|(entry, _)| entry.ino() == inode)?.0;
+        let (file, meta) = self.open_beside(place, &entry)?;
+        ((meta.dev(), meta.ino()) == (device, inode)).then_some(file)
+    }
+
+    /// Opens a file that was moved away from a path before anything read it: of those whose name is
+    /// the old name plus a number or a date, the one with the lowest `rank`; one without is none of
+    /// them.
+    pub(crate) fn open_rotated(
+        &self,
+        place: &Path,
+        rank: impl Fn(&Metadata) -> Option<u64>,
+    ) -> Option<(File, Metadata)> {
+        let numbered = moved(place)?.filter(|(_, suffix)| {
+            let is_part = |byte: &u8| byte.is_ascii_digit() || b".-_:T".contains(byte);
+            suffix.iter().all(is_part) && suffix.iter().any(u8::is_ascii_digit)
+        });
+        let ranked =
+            numbered.filter_map(|(entry, _)| Some((rank(&entry.metadata().ok()?)?, entry)));
+        let (_, entry) = ranked.min_by_key(|(rank, _)| *rank)?;
+        self.open_beside(place, &entry).filter(|(_, meta)| rank(meta).is_some())
+    }
+
+    /// Opens a file in the directory of a path that may be read.
+    fn open_beside(&self, place: &Path, entry: &DirEntry) -> Option<(File, Metadata)> {
         let how = libc::O_NONBLOCK | libc::O_NOFOLLOW;
         let file = File::options().read(true).custom_flags(how).open(entry.path()).ok()?;
         let meta = file.metadata().ok()?;
         let mut denied = self.denied.iter().filter_map(|root| self.at(root).canonicalize().ok());
         let is_denied = denied.any(|root| place.starts_with(root));
-        let is_it = meta.is_file() && (meta.dev(), meta.ino()) == (device, inode);
-        (is_it && !is_denied).then_some(file)
+        (meta.is_file() && !is_denied).then_some((file, meta))
     }
 
     /// Where a path of the module is, before any link is followed.
@@ -321,6 +338,17 @@ impl Granted {
             .map_err(|error| ReadDenied::Io { path: path.to_owned(), error: error.to_string() })?;
         if self.holds(&found) { Ok(found) } else { Err(denied()) }
     }
+}
+
+/// The files beside a path whose names are its name and more: each with what that is.
+fn moved(place: &Path) -> Option<impl Iterator<Item = (DirEntry, Vec<u8>)>> {
+    let name = place.file_name()?.as_bytes().to_vec();
+    let entries = std::fs::read_dir(place.parent()?).ok()?.take(MOVED_ENTRIES_MAX);
+    Some(entries.filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let suffix = entry.file_name().as_bytes().strip_prefix(&name[..])?.to_vec();
+        (!suffix.is_empty()).then_some((entry, suffix))
+    }))
 }
 
 /// Why a path cannot be read.

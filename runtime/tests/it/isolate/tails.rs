@@ -41,6 +41,18 @@ impl Log {
         fs::write(&self.path, text).unwrap();
     }
 
+    /// Like [`Log::rotate`], once the clock of the files has moved on: creation orders them.
+    fn rotate_later(&self, more: &str, text: &str) {
+        let born = || fs::metadata(&self.path).unwrap().created().unwrap();
+        fs::rename(&self.path, self.beside(more)).unwrap();
+        let before = fs::metadata(self.beside(more)).unwrap().created().unwrap();
+        fs::write(&self.path, text).unwrap();
+        while born() <= before {
+            fs::remove_file(&self.path).unwrap();
+            fs::write(&self.path, text).unwrap();
+        }
+    }
+
     fn append(&self, more: &str, text: &str) {
         let mut file = fs::OpenOptions::new().append(true).open(self.beside(more)).unwrap();
         file.write_all(text.as_bytes()).unwrap();
@@ -159,6 +171,26 @@ async fn what_was_rotated_meanwhile_is_finished() {
 }
 
 /// Regression test: all of it was read again.
+/// The files between are read by their age, whatever their names say.
+#[tokio::test]
+async fn what_was_rotated_more_than_once_is_read_in_order() {
+    for names in [[".3", ".2", ".1"], ["-20260101", "-20260102", ".0103"]] {
+        let log = Log::new("A\n");
+        log.run_to(0, 2).await;
+        log.append("", "B\n");
+        log.rotate_later(names[0], "C\n");
+        // None of these was rotated.
+        for (other, text) in [(".gz", "D\n"), (".1.gz", "E\n"), ("s", "F\n")] {
+            fs::write(log.beside(other), text).unwrap();
+        }
+        log.rotate_later(names[1], "G\nH");
+        log.rotate_later(names[2], "I\n");
+        log.run_to(5, 2).await;
+        assert_eq!(log.lines(), ["B", "C", "G", "H", "I"], "{names:?}");
+        assert!(log.memory.logs().is_empty(), "{:?}", log.memory.logs());
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_is_not_there_at_first_goes_on_where_it_was() {
     let log = Log::new("old\n");
@@ -231,11 +263,11 @@ async fn a_file_with_the_number_of_another_one_is_read_from_its_beginning() {
     log.set_position(&position);
     log.run_to(5, 8).await;
     assert_eq!(log.lines(), ["A", "B", "old", "A", "B"]);
-    // Nor is the moved file taken for the one that was read.
+    // Nor is the moved file taken for the one that was read: it came after that.
     log.set_position(&position);
-    log.rotate(".1", "C\n");
-    log.run_to(6, 2).await;
-    assert_eq!(log.lines()[5..], ["C"]);
+    log.rotate_later(".1", "C\n");
+    log.run_to(9, 2).await;
+    assert_eq!(log.lines()[5..], ["old", "A", "B", "C"]);
     assert!(log.memory.logs().iter().all(|(_, line)| line.contains("is not read")));
 }
 
