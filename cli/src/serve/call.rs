@@ -39,6 +39,9 @@ const DECIDING: [Event; 7] = [
 /// Extra time after the deadline, before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The Host counts a deadline by another clock, in milliseconds.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(20);
+
 /// Appends the call and opens the feed of its results.
 pub(super) async fn start(
     core: Arc<Core>,
@@ -63,16 +66,27 @@ pub(super) async fn start(
     };
     let hook = core.hooks.add(&core.store, Arc::clone(&wake));
     let follower = core.store.follow(&options).map_err(|error| refuse::read(&error))?;
-    let give_up = request.deadline.map(|deadline| {
-        let at = Instant::now() + deadline + GRACE;
+    let deadline = request.deadline.map(|deadline| Instant::now() + deadline);
+    let give_up = deadline.map(|deadline| {
+        let at = deadline + GRACE;
         let timer = tokio::spawn(async move {
             tokio::time::sleep_until(at).await;
             wake();
         });
         (at, timer.abort_handle())
     });
-    let version = None;
-    let feed = CallFeed { core, name, id, version, follower, _hook: hook, give_up, ended: false };
+    let feed = CallFeed {
+        core,
+        name,
+        id,
+        version: None,
+        follower,
+        _hook: hook,
+        deadline,
+        give_up,
+        ended: false,
+        expired: false,
+    };
     Ok(Called { id, feed: Box::new(feed) })
 }
 
@@ -155,6 +169,10 @@ fn command_topic(name: &ProcessorName, event: Event) -> Topic {
     name.event_topic(Kind::Command, event)
 }
 
+fn passed() -> Refusal {
+    Refusal::new(Code::DeadlinePassed, "the call's deadline has passed")
+}
+
 /// The results of one call.
 struct CallFeed {
     core: Arc<Core>,
@@ -164,8 +182,12 @@ struct CallFeed {
     version: Option<FrameId>,
     follower: Follower,
     _hook: Arc<Hook>,
+    deadline: Option<Instant>,
+    /// When the call ends though the Host has not ended it.
     give_up: Option<(Instant, tokio::task::AbortHandle)>,
     ended: bool,
+    /// The Host has ended it for its deadline.
+    expired: bool,
 }
 
 impl CallFeed {
@@ -190,6 +212,16 @@ impl CallFeed {
         Ok(true)
     }
 
+    /// Whether a frame that ends the call says that its deadline has passed: the caller is told of
+    /// that in one way, whether the Host or the connection notices it first.
+    fn is_expiry(&self, frame: &Frame) -> bool {
+        let code =
+            || serde_json::from_slice::<Value>(frame.meta()).unwrap_or_default()["code"].take();
+        self.deadline.is_some_and(|at| Instant::now() + CLOCKS_DIFFER >= at)
+            && frame.topic().ends_with(".error")
+            && code() == "timeout"
+    }
+
     /// Whether a frame ends the call.
     fn is_last(&self, frame: &Frame) -> bool {
         let ending = frame.topic().strip_prefix(self.name.as_str());
@@ -199,6 +231,9 @@ impl CallFeed {
 
 impl Feed for CallFeed {
     fn pull(&mut self, frames: &mut Vec<Frame>, room: usize) -> Result<Pulled, Refusal> {
+        if self.expired {
+            return Err(passed());
+        }
         if self.ended {
             return Ok(Pulled::End);
         }
@@ -214,6 +249,11 @@ impl Feed for CallFeed {
                     }
                     bytes += frame.record().len();
                     self.ended = self.is_last(&frame);
+                    self.expired = self.ended && self.is_expiry(&frame);
+                    if self.expired {
+                        // What came before is delivered first.
+                        return if frames.is_empty() { Err(passed()) } else { Ok(Pulled::More) };
+                    }
                     frames.push(frame);
                     if self.ended {
                         return Ok(Pulled::End);
