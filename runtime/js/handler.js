@@ -8,9 +8,6 @@ const { Frame } = core.loadExtScript("ext:xs_runtime/frame.js");
 const { buffer, drop, flush, isThenable, output, stateText, describe } = core.loadExtScript("ext:xs_runtime/values.js");
 const { Scope, handlerContext } = core.loadExtScript("ext:xs_runtime/context.js");
 
-// Milliseconds after which calls are committed though others follow at once: what they did becomes
-// visible, and no later failure or stop repeats them.
-const COMMIT_MS = 1000;
 // Microtask turns granted to a promise before the call counts as waiting.
 const TURNS = 16;
 const HANDLER = 0;
@@ -90,19 +87,13 @@ class HandlerLoop {
     this.#count = count;
     this.#barrier = ahead ? op_xs_committed() : null;
     buffer.full = false;
-    let replied = started;
     for (let index = 0; index < count; index++) {
       this.index = index;
       this.#ofCall = false;
       let before = "";
       try {
-        if (index % this.#stride === 0) {
-          op_xs_alive();
-          if (index > this.#from && performance.now() - replied > COMMIT_MS) {
-            await this.#reply(index - this.#from, this.#changed());
-            replied = performance.now();
-          }
-        }
+        const isLate = index % this.#stride === 0 && op_xs_alive();
+        if (isLate && index > this.#from) await this.#reply(index - this.#from, this.#changed());
         // A call that waits commits the calls before it, so the state at this point must be known.
         if (this.#asyncRun && index > this.#from) before = this.#changed();
         this.#ofCall = true;

@@ -1,6 +1,8 @@
 //! A handler's batch of inputs: the output of its calls since the last reply, and how far replies
 //! have been sent. Nothing is stored here; the Host commits the contents of each reply.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use deno_error::JsErrorBox;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -9,7 +11,7 @@ use xs_engine::{FrameId, NewFrame};
 use super::outbox::Weight;
 use crate::isolate::handle::Replies;
 use crate::isolate::limits::{
-    GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, OUTPUT_BYTES_PER_CALL_MAX,
+    GROUP_BODIES_BYTES, GROUP_OUTPUTS, GROUP_RECORDS_BYTES, GROUP_TIME, OUTPUT_BYTES_PER_CALL_MAX,
     OUTPUT_RECORDS_BYTES_PER_CALL_MAX, OUTPUTS_PER_CALL_MAX,
 };
 use crate::isolate::{Blame, HandlerFailure, HandlerReply, Input, ModuleError, Verdict};
@@ -21,6 +23,8 @@ pub(super) struct Batch {
     pub(super) places: Vec<u32>,
     /// The index of the first input that no reply covers yet.
     pub(super) from: usize,
+    /// When the last reply was sent.
+    replied: Instant,
     /// Outputs since the last reply, with the index of their input.
     outputs: Vec<(usize, NewFrame)>,
     /// Frames to remove since then, with the index of their input.
@@ -56,6 +60,7 @@ impl Batch {
             inputs,
             places,
             from: 0,
+            replied: Instant::now(),
             outputs: Vec::new(),
             removes: Vec::new(),
             weight: Weight::default(),
@@ -100,6 +105,12 @@ impl Batch {
         Ok(self.is_full())
     }
 
+    /// Whether the calls so far should be committed though they fill no commit: what they did
+    /// becomes visible, and no later failure or stop repeats them.
+    pub(super) fn is_late(&self) -> bool {
+        self.replied.elapsed() >= GROUP_TIME
+    }
+
     /// Whether the calls so far should be committed before another begins.
     const fn is_full(&self) -> bool {
         self.outputs.len() + self.removes.len() >= GROUP_OUTPUTS
@@ -121,7 +132,7 @@ impl Batch {
         let removes = removes.into_iter().map(|(_, frame)| frame).collect();
         let left = self.outputs.iter().map(|(_, frame)| Weight::of(frame));
         self.weight = left.fold(Weight::default(), |sum, more| sum + more);
-        self.from = until;
+        (self.from, self.replied) = (until, Instant::now());
         // The Host may have dropped its end: then the rest is not needed either.
         let reply = HandlerReply { done, outputs, removes, state, failure: None };
         let _ = self.replies.replies.send(reply);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use xs_engine::Body;
 
+use super::batch::Batch;
 use super::batch::Waiting;
 use super::bridge::{Bridge, HANDLER_RUN, Run, bridge};
 use super::frames;
@@ -159,10 +160,13 @@ pub(super) async fn op_xs_control(state: Rc<RefCell<OpState>>) -> String {
     bridge(&state).next_control().await
 }
 
-/// A call into the module has returned.
+/// A call into the module has returned. Returns whether what a handler's calls have done should be
+/// committed before another begins.
 #[op2(fast)]
-pub(super) fn op_xs_alive(state: &mut OpState) {
-    state.borrow::<Rc<Bridge>>().stop.alive();
+pub(super) fn op_xs_alive(state: &mut OpState) -> bool {
+    let bridge = state.borrow::<Rc<Bridge>>();
+    bridge.stop.alive();
+    bridge.batch.borrow().as_ref().is_some_and(Batch::is_late)
 }
 
 /// The attempt number of the input at `index`.

@@ -10,6 +10,8 @@ pub(crate) const OUTPUT_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const OUTPUT_BYTES_PER_CALL_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the records, without bodies, that one handler call may buffer.
 pub(crate) const OUTPUT_RECORDS_BYTES_PER_CALL_MAX: usize = 2 * 1024 * 1024;
+/// Time after which the calls of a handler are committed though others follow at once.
+pub(crate) const GROUP_TIME: Duration = Duration::from_secs(1);
 /// Number of outputs in a shared commit beyond which no further handler call joins it. A whole
 /// batch of inputs with one output each gives this many; larger commits save nothing more, and
 /// other writers wait for them.
