@@ -171,8 +171,10 @@ function jsonText(value, where) {
   return text;
 }
 
-// JSON silently writes what it has no form for as one of these; other texts need no closer look.
-const isDoubtful = (text) => text.includes("null") || text.includes("{}") || text.includes('{"0":');
+// JSON silently writes what it has no form for as null, {} or {"0":...}: texts without them need no
+// closer look. Most outputs hold no other object, so that is asked first.
+const isDoubtful = (text) =>
+  text.includes("null") || (text.includes("{", 1) || text.length < 3 || text[2] === "0") && (text.includes("{}") || text.includes('{"0":'));
 
 // Refuses values whose content is not in their JSON, such as NaN or a promise.
 function checkWritten(value, text, where, path) {
@@ -191,10 +193,11 @@ function lost(value, path, depth) {
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? `${path} is an invalid Date` : null;
   if (typeof value.toJSON === "function") return null;
   if (isThenable(value)) return `${path} is a promise; await it first`;
-  if (value instanceof Map || value instanceof Set || value instanceof Error || isBytes(value)) {
+  const array = Array.isArray(value);
+  // What an object of a class without such properties holds is behind its methods.
+  if (isBytes(value) || value instanceof Error || !array && !isPlain(value) && Object.keys(value).length === 0) {
     return `${path} is ${nameOf(value)}, which JSON does not hold; convert it first, as with ${conversion(value)}`;
   }
-  const array = Array.isArray(value);
   for (const key of array ? value.keys() : Object.keys(value)) {
     const found = lost(value[key], array ? `${path}[${key}]` : `${path}.${key}`, depth + 1);
     if (found !== null) return found;
@@ -204,8 +207,9 @@ function lost(value, path, depth) {
 
 // How to make JSON of it.
 function conversion(value) {
-  if (value instanceof Map) return "Object.fromEntries(map)";
-  return value instanceof Error ? "String(error)" : "[...value]";
+  if (value instanceof Set || isBytes(value)) return "[...value]";
+  // A Map, Headers, URLSearchParams.
+  return typeof value.entries === "function" ? "Object.fromEntries(value)" : "String(value)";
 }
 
 // Options as JSON. Refuses functions, which JSON would omit, so that the option would silently have

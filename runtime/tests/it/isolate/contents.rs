@@ -102,7 +102,12 @@ async fn what_json_does_not_hold_is_refused_by_its_path() {
         ("{ a: 1 / 0 }", "a is Infinity"),
         ("{ a: f() }", "a is a promise; await it first"),
         ("{ a: { b: new Map() } }", "a.b is a Map, which JSON does not hold; convert it first"),
-        ("{ a: new Set([1]) }", "a is a Set"),
+        (
+            "{ a: new Set([1]) }",
+            "a is a Set, which JSON does not hold; convert it first, as with [...",
+        ),
+        ("{ a: new Headers({ b: 'c' }) }", "a is a Headers"),
+        ("{ a: /b/ }", "a is a RegExp"),
         ("{ a: new Error('x') }", "a is a Error"),
         ("{ a: new Uint8Array(2) }", "a is a Uint8Array"),
         ("{ a: [f] }", "a[0] is a function; give its result instead"),
