@@ -52,7 +52,7 @@ async fn a_batch_of_slow_calls_is_committed_in_parts() {
         parts += 1;
         assert_eq!((reply.outputs.len(), state(&reply)), (reply.done, json!(done)));
     }
-    assert!(done == 40 && (2..=4).contains(&parts), "{done} in {parts}");
+    assert!(done == 40 && parts > 1, "{done} in {parts}");
 }
 
 /// While the output of the previous batch is not stored, calls are made, but nothing is read and
