@@ -38,7 +38,6 @@ const DECIDING: [Event; 7] = [
 ];
 /// Extra time after the deadline, before the caller gives up on the Host too.
 const GRACE: Duration = Duration::from_secs(5);
-
 /// The Host counts a deadline by another clock, in milliseconds.
 const CLOCKS_DIFFER: Duration = Duration::from_millis(20);
 
@@ -66,9 +65,8 @@ pub(super) async fn start(
     };
     let hook = core.hooks.add(&core.store, Arc::clone(&wake));
     let follower = core.store.follow(&options).map_err(|error| refuse::read(&error))?;
-    let deadline = request.deadline.map(|deadline| Instant::now() + deadline);
-    let give_up = deadline.map(|deadline| {
-        let at = deadline + GRACE;
+    let give_up = request.deadline.map(|deadline| {
+        let at = Instant::now() + deadline + GRACE;
         let timer = tokio::spawn(async move {
             tokio::time::sleep_until(at).await;
             wake();
@@ -82,7 +80,6 @@ pub(super) async fn start(
         version: None,
         follower,
         _hook: hook,
-        deadline,
         give_up,
         ended: false,
         expired: false,
@@ -169,6 +166,7 @@ fn command_topic(name: &ProcessorName, event: Event) -> Topic {
     name.event_topic(Kind::Command, event)
 }
 
+/// As the connection says it, whose timer may be first.
 fn passed() -> Refusal {
     Refusal::new(Code::DeadlinePassed, "the call's deadline has passed")
 }
@@ -182,8 +180,7 @@ struct CallFeed {
     version: Option<FrameId>,
     follower: Follower,
     _hook: Arc<Hook>,
-    deadline: Option<Instant>,
-    /// When the call ends though the Host has not ended it.
+    /// When the call ends though the Host has not ended it: [`GRACE`] after its deadline.
     give_up: Option<(Instant, tokio::task::AbortHandle)>,
     ended: bool,
     /// The Host has ended it for its deadline.
@@ -215,11 +212,11 @@ impl CallFeed {
     /// Whether a frame that ends the call says that its deadline has passed: the caller is told of
     /// that in one way, whether the Host or the connection notices it first.
     fn is_expiry(&self, frame: &Frame) -> bool {
-        let code =
-            || serde_json::from_slice::<Value>(frame.meta()).unwrap_or_default()["code"].take();
-        self.deadline.is_some_and(|at| Instant::now() + CLOCKS_DIFFER >= at)
+        let is_over = |(at, _): &(Instant, _)| Instant::now() + GRACE + CLOCKS_DIFFER >= *at;
+        self.give_up.as_ref().is_some_and(is_over)
             && frame.topic().ends_with(".error")
-            && code() == "timeout"
+            && serde_json::from_slice::<Value>(frame.meta())
+                .is_ok_and(|meta| meta["code"] == "timeout")
     }
 
     /// Whether a frame ends the call.
@@ -262,8 +259,7 @@ impl Feed for CallFeed {
                 Some(FollowerEvent::CaughtUp { .. } | FollowerEvent::Lost { .. }) => {}
                 None => {
                     if self.give_up.as_ref().is_some_and(|(at, _)| Instant::now() >= *at) {
-                        let text = format!("command {} exceeded its deadline", self.name);
-                        return Err(Refusal::new(Code::DeadlinePassed, text));
+                        return Err(passed());
                     }
                     return Ok(Pulled::Idle);
                 }

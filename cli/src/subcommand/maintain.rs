@@ -314,8 +314,8 @@ pub(super) async fn compact(args: &CompactArgs, addr: Option<Address>) -> anyhow
     told(&report, &columns, &mut Output::stdout())?;
     if dead_percent > 1 && report["rewritten"] == 0 {
         notice(&format!(
-            "no segment is dead to {dead_percent} % or more; --dead-percent 1 rewrites all in \
-             which something is"
+            "nothing was rewritten: no segment is dead to {dead_percent} % or more; \
+             --dead-percent 1 takes each in which anything is"
         ));
     }
     Ok(damaged(&report))
